@@ -1,0 +1,56 @@
+"""Counter-based randomness: every draw is a pure function of what it is for.
+
+A draw depends on ``(seed, purpose, epoch, sample index, view)`` and on nothing else: not on the
+worker or process that makes it, not on the order of calls, not on what was drawn before. This is
+what makes one process equal to many, and an interrupted run equal to an uninterrupted one, with
+no generator state to save.
+"""
+
+import hashlib
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt64
+
+# Constants of SplitMix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195).
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def _mix(z: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
+    """Return SplitMix64's output function, a bijection whose output bits look independent."""
+    z = z + _GOLDEN
+    z = (z ^ (z >> np.uint64(30))) * _MIX_1
+    z = (z ^ (z >> np.uint64(27))) * _MIX_2
+    return z ^ (z >> np.uint64(31))
+
+
+def derive(seed: int, *purpose: str | int) -> int:
+    """Return the seed in ``[0, 2**63)`` that belongs to a purpose under ``seed``."""
+    text = "\x1f".join(str(part) for part in (seed, *purpose))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def uniforms(
+    seed: int,
+    purpose: str,
+    epochs: Int64[np.ndarray, " samples"],
+    indices: Int64[np.ndarray, " samples"],
+    *,
+    view: int = 0,
+    draws: int = 1,
+) -> Float64[np.ndarray, "samples draws"]:
+    """Return uniform numbers in ``[0, 1)``, row i belonging to sample ``indices[i]`` in its epoch."""
+    # uint64 arithmetic wraps around on arrays without a warning, which is what the hash wants.
+    state = np.full(len(indices), derive(seed, purpose, view), dtype=np.uint64)
+    for part in (epochs, indices):
+        state = _mix(state ^ _mix(part.astype(np.uint64)))
+    counters = np.arange(1, draws + 1, dtype=np.uint64) * _GOLDEN
+    bits = _mix(state[:, None] + counters[None, :])
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def permutation(seed: int, purpose: str, epoch: int, size: int) -> Int64[np.ndarray, " size"]:
+    """Return the order of ``size`` samples in an epoch."""
+    generator = np.random.Generator(np.random.Philox(derive(seed, purpose, epoch)))
+    return generator.permutation(size).astype(np.int64)
