@@ -1,0 +1,47 @@
+# Everything starts here: `make help`. Works on a bare Debian or Ubuntu with git, make and Python 3.11+.
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format types check benchmarks clean
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+# The mark is renewed whenever the dependencies change.
+READY := $(VENV)/.ready
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(READY) ## virtual environment in .venv with everything, tests' tools included
+
+$(READY): setup.cfg pyproject.toml scripts/install.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/install.sh
+	@touch $(READY)
+
+demo: $(READY) ## the main job on embedded images: does BN-tuning predict fine-tuning better than a linear probe?
+	@$(PY) scripts/demo.py
+
+test: $(READY) ## the whole test suite
+	$(PY) -m pytest
+
+lint: $(READY) ## ruff, codespell
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+
+format: $(READY) ## let ruff rewrite
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: $(READY) ## mypy --strict
+	$(VENV)/bin/mypy
+
+check: lint types test ## what CI runs
+
+benchmarks: $(READY) ## speed beside what users would use otherwise (several minutes)
+	$(PY) benchmarks/head_bank.py
+	$(PY) benchmarks/logistic_regression.py
+	$(PY) benchmarks/finished_sweep.py
+
+clean: ## remove caches, not results
+	rm -rf .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

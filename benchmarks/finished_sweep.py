@@ -1,0 +1,83 @@
+"""A finished sweep sent again, against Hydra's basic launcher on an empty task.
+
+    python benchmarks/finished_sweep.py [--runs 200]
+
+Both go through the same command line: 200 runs over seeds. Ours finds every record in place and
+computes nothing; Hydra's basic launcher composes each run and calls a function that returns.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+EMPTY = """
+import hydra, sys
+sys.path.insert(0, {root!r})
+import ssl_transfer.config, launchers
+launchers.register()
+@hydra.main(version_base="1.3", config_path={conf!r}, config_name="config")
+def task(config):
+    pass
+task()
+"""
+
+
+def seconds(command: list[str], folder: Path) -> float:
+    """Return how long a command takes; its failure is this script's."""
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    return time.perf_counter() - began
+
+
+def finish(folder: Path, overrides: list[str]) -> None:
+    """Put a record in every run's place, as if it had been computed."""
+    sys.path.insert(0, str(ROOT))
+    from ssl_transfer.config import compose, plain
+    from ssl_transfer.runs import Run
+
+    example = plain(compose([o for o in overrides if not o.startswith("seed=")]))
+    for seed in range(int(overrides[-1].count(",")) + 1):
+        run = Run({**example, "seed": seed})
+        place = folder / "outputs" / run.place
+        place.mkdir(parents=True)
+        score = {"metric": "top1", "value": 0.5, "split": "test", "unit": "fraction",
+                 "higher_is_better": True, "primary": True}  # fmt: skip
+        record = {**run.identify(), "status": "finished", "reason": None, "scores": [score],
+                  "encoder": {"id": "0" * 16, "label": run.label}, "config": run.config,
+                  "duration_s": 0.0}  # fmt: skip
+        (place / "record.json").write_text(json.dumps(record))
+
+
+def main() -> None:
+    """Measure both and print the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=200)
+    runs = parser.parse_args().runs
+    overrides = ["protocol=linear_probe", "seed=" + ",".join(map(str, range(runs)))]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        finish(folder, overrides)
+        ours = [sys.executable, str(ROOT / "run.py"), "-m", *overrides]
+        first = seconds(ours, folder)
+        again = min(seconds(ours, folder) for _ in range(3))
+        script = folder / "empty.py"
+        script.write_text(EMPTY.format(root=str(ROOT), conf=str(ROOT / "conf")))
+        basic = [sys.executable, str(script), "-m", "hydra/launcher=basic",
+                 "hydra/sweeper=basic", "~hydra.callbacks.tables", *overrides]  # fmt: skip
+        hydra = seconds(basic, folder)
+    print(f"{'':34}{'seconds':>9}{'per run':>10}")
+    rows = [("ours, first time (composes)", first), ("ours, again", again), ("Hydra basic, empty", hydra)]
+    for label, value in rows:
+        print(f"{label:34}{value:9.2f}{value / runs:10.4f}")
+    print(f"ratio Hydra basic / ours again: {hydra / again:.1f}")
+
+
+if __name__ == "__main__":
+    main()

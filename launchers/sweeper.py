@@ -1,0 +1,24 @@
+"""The product of the axes: Hydra's basic sweeper, without composing every run twice."""
+
+from collections.abc import Sequence
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+
+
+class GridSweeper(BasicSweeper):
+    """Hands every combination to the launcher at once.
+
+    The basic sweeper composes each run to see whether it composes, and writes a ``multirun.yaml``;
+    here the launcher composes each run once and reports all problems together, and the sweep's
+    command stands in its ``sweep.json``.
+    """
+
+    def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
+        """Launch the product of the arguments (and of ``hydra.sweeper.params``)."""
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        # A later override of the same key wins, so the command line narrows an experiment.
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        (batch,) = self.split_arguments(overrides, max_batch_size=None)
+        return [self.launcher.launch(batch, initial_job_idx=0)]

@@ -1,0 +1,28 @@
+"""What follows every multirun: the tables of that sweep, and the exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class TablesAfterSweep(Callback):
+    """Runs ``python -m results summary`` on the sweep; exits with 1 if a run has no record."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Print and write the tables."""
+        from launchers.in_process import InProcessLauncher
+
+        outcome = InProcessLauncher.last_outcome
+        if outcome is None or outcome.folder is None:
+            return
+        root = Path(__file__).resolve().parent.parent
+        sys.stdout.flush()
+        command = [sys.executable, "-m", "results", "summary", "--sweep", str(outcome.folder)]
+        command += ["--outputs", str(outcome.folder.parent.parent)]
+        subprocess.run(command, cwd=root, check=False)
+        if outcome.failures:
+            raise SystemExit(outcome.exit_code)

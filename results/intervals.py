@@ -1,0 +1,274 @@
+"""Correlation coefficients over few encoders, each with a 95 % interval that covers.
+
+The methods were chosen by simulated coverage at 6 and 13 encoders, where a percentile bootstrap
+covers only about 88 % at 6; ``benchmarks/correlation_coverage.py`` prints the comparison.
+
+* **Pearson** (also on logits): Fisher's z with standard error ``1 / sqrt(n - 3)``.
+* **Spearman, Kendall**, up to 20 encoders: both take few values at small n and have none beyond
+  1, which normal approximations ignore (at n = 6 and rho = 0.9 they cover 77-87 %). Their
+  sampling distribution under a bivariate normal copula is therefore simulated and the test of
+  each rho inverted: values are rejected in the order of their smaller tail probability (Blaker
+  2000, https://doi.org/10.2307/3315916) until the rejected probability is as near to 5 % as the
+  steps allow. Ranks do not see the margins, so only the dependence is assumed normal.
+* **Spearman, Kendall**, beyond: Fisher's z with the standard errors of Bonett and Wright (2000,
+  https://doi.org/10.1007/BF02294183) and of the normal population (Esscher 1924).
+
+The population values of a bivariate normal with correlation rho are rho itself for Pearson,
+``6 / pi * asin(rho / 2)`` for Spearman and ``2 / pi * asin(rho)`` for Kendall.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["pearson", "spearman", "kendall"]
+Floats = NDArray[np.float64]
+
+FEWEST = 5
+"""With fewer encoders no coefficient is given."""
+SIMULATED_UP_TO = 20
+_Z95 = 1.959963984540054  # 97.5 % point of the standard normal
+_Z_GRID = np.linspace(0.0, 3.5, 51)  # Fisher's z of the populations simulated, up to rho = 0.998
+_SAMPLES = 10_000
+_TIE_BREAK = 1e-5  # far below the step of either rank coefficient for n <= 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficient:
+    """A coefficient in ``[-1, 1]`` (or a difference of two) with its 95 % interval.
+
+    Where there is none, the three numbers are NaN and ``note`` says why.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    note: str = ""
+
+    @classmethod
+    def none(cls, n: int, note: str) -> "Coefficient":
+        """Return the answer where there is no coefficient."""
+        return cls(math.nan, math.nan, math.nan, n, note)
+
+    def __bool__(self) -> bool:
+        return not math.isnan(self.value)
+
+
+def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
+    """Return the correlation of two scores over encoders with its 95 % interval.
+
+    Simulated coverage for bivariate normal populations: 94-96 % for Pearson at any n; 93-97 % for
+    Spearman (average ranks) and Kendall (tau-b), at 6 as well as at 13 encoders and at every rho
+    from 0 to 0.99. Pearson on heavy-tailed scores (t with 3 degrees of freedom) covers less.
+
+    Args:
+        x: one finite score per encoder.
+        y: the other score of the same encoders.
+        kind: which coefficient.
+    """
+    n = len(x)
+    if n < FEWEST:
+        return Coefficient.none(n, "too few")
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Coefficient.none(n, "undefined: one of the two scores is the same for all encoders")
+    if kind == "pearson":
+        value = pearson(x, y)
+        return Coefficient(value, *_fisher(value, 1 / math.sqrt(n - 3)), n)
+    rho_s, tau = spearman(x, y), kendall(x, y)
+    value = rho_s if kind == "spearman" else tau
+    if n > SIMULATED_UP_TO:
+        return Coefficient(value, *_fisher(value, _standard_error(value, n, kind)), n)
+    other = tau if kind == "spearman" else rho_s
+    low, high = _inverted(kind, n, round(value + _TIE_BREAK * other, 10))
+    return Coefficient(value, population(low, kind), population(high, kind), n)
+
+
+def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Coefficient:
+    """Return how much better ``first`` correlates with the target than ``second`` does.
+
+    The interval recovers the variance of the difference from the two coefficients' own
+    intervals and from the correlation between the coefficients, which share the target (Zou
+    2007, https://doi.org/10.1037/1082-989X.12.4.399, section "overlapping"). Simulated coverage
+    over nine trivariate normal populations: 94-98 % for Pearson, 94-99 % for Spearman and
+    93-99 % for Kendall at 6 encoders; 94-96 % for all three at 13.
+    """
+    one, two = coefficient(target, first, kind), coefficient(target, second, kind)
+    if not one or not two:
+        return Coefficient.none(len(target), one.note or two.note)
+    # Kendall's coefficients vary together about as Spearman's do.
+    measure = pearson if kind == "pearson" else spearman
+    together = _overlap(measure(target, first), measure(target, second), measure(first, second))
+    delta = one.value - two.value
+    low = _combined(one.value - one.low, two.high - two.value, together)
+    high = _combined(one.high - one.value, two.value - two.low, together)
+    return Coefficient(delta, delta - low, delta + high, len(target))
+
+
+def average(coefficients: Sequence[Coefficient]) -> Coefficient:
+    """Return the mean coefficient over datasets, as wide an interval as one dataset's.
+
+    The same encoders are judged on every dataset, so the coefficients are dependent in a way that
+    six encoders cannot tell. The mean of the ends holds for any dependence: simulated coverage
+    is 96-98 % where datasets nearly agree, and up to 100 % where they are unrelated.
+    """
+    missing = [one for one in coefficients if not one]
+    fewest = min((one.n for one in coefficients), default=0)
+    if missing or not coefficients:
+        return Coefficient.none(fewest, missing[0].note if missing else "too few")
+    value, low, high = np.mean([(one.value, one.low, one.high) for one in coefficients], axis=0)
+    return Coefficient(float(value), float(low), float(high), fewest)
+
+
+def pearson(x: Floats, y: Floats) -> float:
+    """Return the product-moment correlation."""
+    x, y = x - x.mean(), y - y.mean()
+    value = float(x @ y / math.sqrt(float(x @ x) * float(y @ y)))
+    return min(1.0, max(-1.0, value))
+
+
+def spearman(x: Floats, y: Floats) -> float:
+    """Return the correlation of average ranks."""
+    return pearson(_ranks(x), _ranks(y))
+
+
+def kendall(x: Floats, y: Floats) -> float:
+    """Return tau-b: concordant minus discordant pairs over those that are not tied."""
+    sign_x, sign_y = np.sign(np.subtract.outer(x, x)), np.sign(np.subtract.outer(y, y))
+    untied = math.sqrt(float((sign_x**2).sum()) * float((sign_y**2).sum()))
+    return float((sign_x * sign_y).sum()) / untied
+
+
+def population(rho: float, kind: Kind) -> float:
+    """Return the coefficient of a bivariate normal population with correlation ``rho``."""
+    if kind == "spearman":
+        return 6 / math.pi * math.asin(rho / 2)
+    return 2 / math.pi * math.asin(rho) if kind == "kendall" else rho
+
+
+def _ranks(x: Floats) -> Floats:
+    below, equal = np.less.outer(x, x).sum(0), np.equal.outer(x, x).sum(0)
+    return np.asarray(below + (equal + 1) / 2, dtype=np.float64)
+
+
+def _fisher(value: float, standard_error: float) -> tuple[float, float]:
+    if abs(value) == 1:
+        return value, value
+    z, width = math.atanh(value), _Z95 * standard_error
+    return math.tanh(z - width), math.tanh(z + width)
+
+
+def _standard_error(value: float, n: int, kind: Kind) -> float:
+    """Return the standard error of a rank coefficient on the scale of Fisher's z."""
+    if kind == "spearman":
+        return math.sqrt((1 + value**2 / 2) / (n - 3))
+    rho = math.sin(math.pi * value / 2)
+    pairs = 1 - 4 * math.asin(rho) ** 2 / math.pi**2
+    triples = 1 / 9 - 4 * math.asin(rho / 2) ** 2 / math.pi**2
+    variance = 2 / (n * (n - 1)) * (pairs + 2 * (n - 2) * triples)
+    return math.sqrt(max(variance, 0.0)) / max(1 - value**2, 1e-12)
+
+
+def _overlap(r_1: float, r_2: float, r_12: float) -> float:
+    """Return the correlation between two sample correlations that share a variable.
+
+    Pearson and Filon 1898, as in Zou 2007, equation 13.
+    """
+    r_1, r_2, r_12 = (min(0.999, max(-0.999, r)) for r in (r_1, r_2, r_12))
+    spread = (r_12 - r_1 * r_2 / 2) * (1 - r_1**2 - r_2**2 - r_12**2) + r_12**3
+    return min(1.0, max(-1.0, spread / ((1 - r_1**2) * (1 - r_2**2))))
+
+
+def _combined(a: float, b: float, together: float) -> float:
+    return math.sqrt(max(a * a + b * b - 2 * together * a * b, 0.0))
+
+
+@functools.lru_cache(maxsize=4096)
+def _inverted(kind: Kind, n: int, observed: float) -> tuple[float, float]:
+    low, high = inverted(kind, n, np.array([observed]))
+    return float(low[0]), float(high[0])
+
+
+def inverted(kind: Kind, n: int, observed: Floats) -> tuple[Floats, Floats]:
+    """Return the smallest and largest rho under which each observed value is not rejected.
+
+    Args:
+        kind: one of the rank coefficients.
+        n: number of encoders.
+        observed: the coefficient with its ties broken, as in ``simulated``.
+    """
+    samples = simulated(n)[kind]
+    # A population of -rho is that of rho seen in a mirror.
+    mirrored = _acceptability(samples, -observed)[:0:-1]
+    kept = np.concatenate([mirrored, _acceptability(samples, observed)]) > 0.05
+    # Beyond the grid the order is all but perfect, which explains an observed perfect one.
+    kept[0] |= (observed <= -1) | (~kept.any(0) & (observed < 0))
+    kept[-1] |= (observed >= 1) | (~kept.any(0) & (observed >= 0))
+    z = np.concatenate([-_Z_GRID[:0:-1], _Z_GRID])
+    half_step = (z[1] - z[0]) / 2
+    first, last = kept.argmax(0), len(z) - 1 - kept[::-1].argmax(0)
+    low = np.where(first == 0, -1.0, np.tanh(z[first] - half_step))
+    high = np.where(last == len(z) - 1, 1.0, np.tanh(z[last] + half_step))
+    return low, high
+
+
+def _acceptability(samples: Floats, observed: Floats) -> Floats:
+    """Return for each population the probability of values at most as plausible as observed.
+
+    The observed value itself counts half, so that rejecting at 5 % is right on average over the
+    steps of a discrete distribution rather than never too often.
+
+    Args:
+        samples: sorted values, one row per population.
+        observed: the values to judge, one column of the answer each.
+    """
+    size = samples.shape[1]
+    result = np.empty((len(samples), len(observed)))
+    for row, values in zip(result, samples, strict=True):
+        below, above = _tails(values, observed)
+        tail = np.minimum(below, above)
+        # The other tail goes as far inwards as it stays no likelier than this one.
+        top, bottom = values[np.minimum(size - tail, size - 1)], values[np.maximum(tail - 1, 0)]
+        upto_bottom, from_bottom = _tails(values, bottom)
+        upto_top, from_top = _tails(values, top)
+        upper = np.where(from_top <= tail, from_top, size - upto_top)
+        lower = np.where(upto_bottom <= tail, upto_bottom, size - from_bottom)
+        other = np.where(tail == 0, 0, np.where(below <= above, upper, lower))
+        itself = below + above - size
+        row[:] = (tail + other - itself / 2) / size
+    return result
+
+
+def _tails(values: Floats, observed: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return how many of the sorted values are at most, and at least, as large as each observed."""
+    below = np.searchsorted(values, observed, "right")
+    return below, len(values) - np.searchsorted(values, observed, "left")
+
+
+@functools.lru_cache(maxsize=32)
+def simulated(n: int) -> dict[Kind, Floats]:
+    """Return sorted rank coefficients of normal samples, one row per point of the grid.
+
+    Equal values of one coefficient are ordered by the other, which makes the steps of their
+    distributions finer. The seed is fixed: the same scores always get the same interval.
+    """
+    generator = np.random.default_rng(0)
+    x, noise = generator.standard_normal((2, _SAMPLES, n))
+    x.sort(axis=1)
+    identity = np.arange(n)
+    rows: dict[Kind, list[Floats]] = {"spearman": [], "kendall": []}
+    for rho in np.tanh(_Z_GRID):
+        y = rho * x + math.sqrt(1 - rho**2) * noise
+        # As x is sorted, the permutation that sorts y has the same sum of products as its ranks.
+        products = (np.argsort(y, axis=1) * identity).sum(1) - n * ((n - 1) / 2) ** 2
+        rho_s = products / (n * (n**2 - 1) / 12)
+        concordant = sum((y[:, i + 1 :] > y[:, i : i + 1]).sum(1) for i in range(n - 1))
+        tau = 4 * np.asarray(concordant) / (n * (n - 1)) - 1
+        rows["spearman"].append(np.sort(np.round(rho_s + _TIE_BREAK * tau, 10)))
+        rows["kendall"].append(np.sort(np.round(tau + _TIE_BREAK * rho_s, 10)))
+    return {kind: np.stack(sorted_rows) for kind, sorted_rows in rows.items()}

@@ -1,0 +1,215 @@
+"""What records are about: unique short labels of encoders, protocols and datasets."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+_HOW_NOT_WHAT = frozenset({"resources", "download"})
+_SHOWN_AT_MOST = 3
+
+
+class Identity(NamedTuple):
+    """What a run is about; ``encoder_id`` is the unit of tables, the others are labels."""
+
+    encoder_id: str
+    encoder: str
+    protocol: str
+    dataset: str
+
+
+def identify(documents: Sequence[Mapping[str, Any]]) -> list[Identity]:
+    """Return the labels of records and failures, unique among all of them."""
+    ids = _encoder_ids(documents)
+    encoders = _label_encoders(documents, ids)
+    protocols, datasets = _label_variants(documents, ids)
+    rows = zip(ids, protocols, datasets, strict=True)
+    return [Identity(one, encoders[one], protocol, dataset) for one, protocol, dataset in rows]
+
+
+def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return for each configuration the ``key=value`` pairs that set it apart, or ``""``.
+
+    All keys that differ are shown if there are at most three, else just enough of them to tell
+    the configurations apart. Equal configurations get equal texts.
+    """
+    flat = [_flat(config) for config in configs]
+    keys = list(dict.fromkeys(key for one in flat for key in one))
+    keys = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    if len(keys) > _SHOWN_AT_MOST:
+        keys = _enough(flat, keys)
+    names = {key: _short_name(key, keys) for key in keys}
+    return [" ".join(f"{names[key]}={_text(one.get(key))}" for key in keys) for one in flat]
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """Return a sorting key under which ``epochs=4`` comes before ``epochs=40``."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(0, float(p), "") if p[:1].isdigit() else (1, 0.0, p) for p in parts if p]
+
+
+def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return for each document what identifies its encoder: almost always the encoder's id.
+
+    A run that ended before its weights were read may not know the id. It then belongs to the one
+    encoder with the same configuration, or label if it left no configuration; failing that, it
+    is identified by these.
+    """
+    known: dict[str, set[str]] = defaultdict(set)
+    for document in documents:
+        if (identifier := _stated_id(document)) is not None:
+            known[_description(document)].add(identifier)
+            known[_label(document)].add(identifier)
+    ids = []
+    for document in documents:
+        identifier, description = _stated_id(document), _description(document)
+        if identifier is None:
+            same = known[description]
+            identifier = next(iter(same)) if len(same) == 1 else description
+        ids.append(identifier)
+    return ids
+
+
+def _stated_id(document: Mapping[str, Any]) -> str | None:
+    identifier = (document.get("encoder") or {}).get("id")
+    if identifier == document["run_id"] and document["protocol"] != "pretrain":
+        return None  # a stand-in, written by a run that never saw its weights
+    return None if identifier is None else str(identifier)
+
+
+def _label(document: Mapping[str, Any]) -> str:
+    label = (document.get("encoder") or {}).get("label")
+    return str(label or f"{document['model']}-{document['method']}")
+
+
+def _description(document: Mapping[str, Any]) -> str:
+    """Return a text that documents of one encoder share, as far as they can tell."""
+    if "config" not in document:
+        return _label(document)
+    return f"{_label(document)} {json.dumps(_flat(_encoder_config(document)), sort_keys=True)}"
+
+
+def _encoder_config(document: Mapping[str, Any]) -> dict[str, Any]:
+    # Precision and debug are the encoder's only where it was pre-trained here.
+    axes = ["model", "method", *(("precision", "debug") if document.get("requires") else ())]
+    return {axis: document["config"].get(axis) for axis in axes}
+
+
+def _label_encoders(documents: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[str, str]:
+    """Return a unique label for every encoder id."""
+    documents_of: dict[str, Mapping[str, Any]] = {}
+    for identifier, document in zip(ids, documents, strict=True):
+        if identifier not in documents_of or "config" not in documents_of[identifier]:
+            documents_of[identifier] = document
+    groups: dict[str, list[str]] = defaultdict(list)
+    for identifier, document in documents_of.items():
+        groups[_label(document)].append(identifier)
+    labels = {}
+    for label, members in groups.items():
+        configured = [one for one in members if "config" in documents_of[one]]
+        texts = distinguish([_encoder_config(documents_of[one]) for one in configured])
+        counts = Counter(texts)
+        for one, text in zip(configured, texts, strict=True):
+            id8 = one[:8] if counts[text] > 1 else ""
+            labels[one] = " ".join(part for part in (label, text, id8) if part)
+        for one in set(members) - set(configured):
+            labels[one] = label if not configured else f"{label} (which one is unknown)"
+    return labels
+
+
+def _label_variants(
+    documents: Sequence[Mapping[str, Any]], ids: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return labels of protocols and datasets under which only seeds share a table's cell.
+
+    A protocol may be configured differently for each dataset or encoder without being another
+    one. But where one cell (encoder, dataset, protocol) holds runs of different configurations,
+    they are variants and are told apart by the keys that differ.
+    """
+    cells: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number, (document, identifier) in enumerate(zip(documents, ids, strict=True)):
+        if "config" in document:
+            name = (identifier, document["protocol"], str(document.get("dataset")))
+            cells[name].append(number)
+    protocols = [str(document["protocol"]) for document in documents]
+    datasets = [str(document.get("dataset") or "") for document in documents]
+    for labels, part in ((protocols, _protocol_config), (datasets, _dataset_config)):
+        for number, text in _variants(documents, cells, labels, part).items():
+            labels[number] = f"{labels[number]} {text}"
+    return protocols, datasets
+
+
+def _protocol_config(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: document["config"].get(key) for key in ("protocol", "precision", "debug")}
+
+
+def _dataset_config(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {"dataset": document["config"].get("dataset")}
+
+
+def _variants(
+    documents: Sequence[Mapping[str, Any]],
+    cells: Mapping[tuple[str, ...], Sequence[int]],
+    names: Sequence[str],
+    part: Any,
+) -> dict[int, str]:
+    """Return the text that sets a document apart from others of the same name, where needed."""
+    differing: dict[str, set[str]] = defaultdict(set)
+    for members in cells.values():
+        first = part(documents[members[0]])
+        for number in members[1:]:
+            if (other := part(documents[number])) != first:
+                one, two = _flat(first), _flat(other)
+                keys = {key for key in one.keys() | two if one.get(key) != two.get(key)}
+                differing[names[number]] |= keys
+    texts = {}
+    for name, keys in differing.items():
+        members = [n for n, d in enumerate(documents) if names[n] == name and "config" in d]
+        flat = [_flat(part(documents[number])) for number in members]
+        kept = [{key: value for key, value in one.items() if key in keys} for one in flat]
+        texts |= {n: t for n, t in zip(members, distinguish(kept), strict=True) if t}
+    return texts
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return a nested configuration as dotted keys, without nulls and what cannot matter."""
+    return dict(_leaves(config, ""))
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key not in _HOW_NOT_WHAT:
+                yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif node is not None:
+        yield path, str(node)
+
+
+def _enough(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
+    """Return few keys that separate as much as all do, the shallow ones first."""
+    candidates = sorted(keys, key=lambda key: key.count("."))
+
+    def separated(chosen: Sequence[str]) -> int:
+        return len({tuple(one.get(key) for key in chosen) for one in flat})
+
+    chosen: list[str] = []
+    while separated(chosen) < separated(keys):
+        chosen.append(max(candidates, key=lambda key: separated([*chosen, key])))
+    return chosen
+
+
+def _short_name(key: str, keys: Sequence[str]) -> str:
+    """Return the shortest end of a dotted key that no other key shares."""
+    parts = key.split(".")
+    for length in range(1, len(parts)):
+        end = ".".join(parts[-length:])
+        if not any(other != key and f".{other}".endswith(f".{end}") for other in keys):
+            return end
+    return key
+
+
+def _text(value: str | None) -> str:
+    if value is None:
+        return "none"
+    return value.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,64 @@
+"""Compose, check, run one run; or, with ``-m``, hand the product of the axes to the launcher.
+
+    python run.py -m model=swav,moco protocol=linear_probe,bn_tune,finetune dataset=dtd
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+import launchers
+from ssl_transfer import config as configuration
+
+HELP = """\
+Which pre-trained model is best for my task, and which cheap score tells me so?
+
+usage: python run.py [-m] [axis=option …] [key=value …]
+
+{axes}
+
+examples:
+  python run.py
+  python run.py -m method=simclr,barlow_twins dataset=digits protocol=linear_probe,bn_tune,finetune
+  python run.py dataset=image_folder dataset.root=photos/flowers model=timm model.arch=resnet50
+
+`-m` runs every combination of comma-separated values and ends with tables. Add `--cfg job` to see
+a composed configuration, `--hydra-help` for Hydra's own options. Groups besides the axes:
+{groups}.
+Afterwards: python -m results table
+            python -m results correlate --proxy linear_probe,bn_tune --target finetune
+"""
+
+
+def help_text() -> str:
+    """Return what ``--help`` prints: the axes with their options."""
+    axes = "\n".join(f"  {axis:<9} {', '.join(configuration.options(axis))}"
+                     for axis in configuration.AXES)  # fmt: skip
+    others = ("optimizer", "trainer", "logger", "paths", "experiment")
+    groups = ", ".join(f"{g} ({', '.join(configuration.options(g)) or 'none yet'})" for g in others)
+    return HELP.format(axes=axes, groups=groups)
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def run(config: DictConfig) -> None:
+    """Run one run and what it requires."""
+    from launchers import sweep
+    from ssl_transfer.runs import Run
+
+    asked = Run(configuration.plain(config))
+    outcome = sweep.execute_all([asked])
+    sweep.conclude(outcome)
+
+
+def main() -> None:
+    """Start Hydra with this project's launchers."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text())
+        return
+    launchers.register()
+    run()
+
+
+if __name__ == "__main__":
+    main()

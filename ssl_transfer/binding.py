@@ -1,0 +1,97 @@
+"""Which callable each part of an axis's node belongs to, so that its keys can be checked."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+from ssl_transfer.preprocessing import Preprocessing
+
+
+PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
+"""Keys of a protocol's node that say what it is called and what it asks of a cluster."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Keys of a node and the callable that will receive them."""
+
+    path: str
+    target: str | Callable[..., Any]
+    keys: dict[str, Any]
+    supplied: frozenset[str] = frozenset()
+
+
+def parts(path: str, node: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the callables that a node's keys belong to."""
+    axis = path.rpartition(".")[2]
+    yield from {
+        "model": _model,
+        "method": _method,
+        "dataset": _dataset,
+        "pretrain_on": _dataset,
+        "protocol": _protocol,
+    }[axis](path, dict(node))
+
+
+def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in {"_target_", *keys}}
+
+
+def _dataset(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    yield Part(path, node["_target_"], _without(node))
+
+
+def _model(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    from ssl_transfer.models.weights import load_weights
+
+    yield Part(path, node["_target_"], _without(node, "name", "weights", "preprocessing"))
+    if node.get("weights"):
+        yield Part(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
+    if node.get("preprocessing"):
+        yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
+
+
+def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    from ssl_transfer.datasets.transforms import Augmentation
+    from ssl_transfer.methods import own_keys
+    from ssl_transfer.trainer import Recipe
+
+    if node.get("_target_") is None:  # as_is: nothing is trained
+        yield Part(path, _untrained, _without(node))
+        return
+    yield Part(path, node["_target_"], own_keys(node), frozenset({"encoder", "num_classes", "views"}))
+    for number, view in enumerate(node["views"]):
+        yield Part(f"{path}.views[{number}]", Augmentation, view)
+    recipe = {field.name: node[field.name] for field in dataclasses.fields(Recipe)
+              if field.name in node}  # fmt: skip
+    yield Part(path, Recipe, recipe)
+    yield _optimizer(f"{path}.optimizer", node["optimizer"])
+    yield from _dataset(f"{path}.pretrain_on", node["pretrain_on"])
+
+
+def _untrained(*, name: str, seed: int = 0) -> None:
+    """Take the keys of ``as_is``."""
+
+
+def _protocol(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    yield Part(path, node["_target_"], _without(node, *PROTOCOL_LABELS))
+    if "optimizer" in node:
+        yield _optimizer(f"{path}.optimizer", {**node["optimizer"], **_grid_values(node)})
+
+
+def _grid_values(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the grid's keys with one of their values each: the optimizer must know them."""
+    grid = node.get("grid") or {}
+    return {key: values[0] for key, values in grid.items() if isinstance(values, list) and values}
+
+
+def _optimizer(path: str, node: dict[str, Any]) -> Part:
+    from ssl_transfer.optim import OPTIMIZERS
+
+    if node.get("name") not in OPTIMIZERS:
+        return Part(path, _known_optimizer, {"name": node.get("name")})
+    return Part(path, OPTIMIZERS[node["name"]], _without(node, "name"), frozenset({"groups"}))
+
+
+def _known_optimizer(*, name: Literal["sgd", "adam", "adamw", "lars"]) -> None:
+    """Take an optimizer's name."""

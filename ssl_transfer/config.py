@@ -1,0 +1,261 @@
+"""The schema of the shared groups, composition, and ``problems``: everything wrong, at once."""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+AXES = ("model", "method", "dataset", "protocol")
+
+
+@dataclasses.dataclass
+class TrainerOptions:
+    """Group ``trainer``: how training is carried out; nothing here can change a score."""
+
+    device: str = "auto"
+    workers: int = 0
+    accumulate: int = 1
+    batch_size_eval: int = 256
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float = 5.0
+    compile: bool = False
+    progress_bar: bool = True
+
+
+@dataclasses.dataclass
+class PathOptions:
+    """Group ``paths``: where things lie on this computer."""
+
+    outputs: str = "outputs"
+    data: str = "data"
+    weights: str = "weights"
+    features: str = "outputs/features"
+
+
+@dataclasses.dataclass
+class RootOptions:
+    """The whole configuration of a run."""
+
+    model: Any = MISSING
+    method: Any = MISSING
+    dataset: Any = MISSING
+    protocol: Any = MISSING
+    trainer: TrainerOptions = dataclasses.field(default_factory=TrainerOptions)
+    logger: Any = MISSING
+    paths: PathOptions = dataclasses.field(default_factory=PathOptions)
+    seed: int = 0
+    precision: str = "fp32"
+    debug: bool = False
+    retry: bool = False
+    force: bool = False
+
+
+ConfigStore.instance().store(name="schema", node=RootOptions)
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the configuration that these overrides give on the command line.
+
+    Raises:
+        hydra.errors.HydraException: for an unknown option or key; the message lists the known.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        return hydra_compose("config", overrides=list(overrides))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra_compose("config", overrides=list(overrides))
+
+
+def options(group: str) -> list[str]:
+    """Return the names of a configuration group's options."""
+    names = (path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain dictionaries, interpolations unresolved."""
+    container = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    assert isinstance(container, dict)
+    return typing.cast("dict[str, Any]", {k: v for k, v in container.items() if k != "hydra"})
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plain configuration with its interpolations resolved."""
+    container = OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+    return typing.cast("dict[str, Any]", container)
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """Return the function or class that ``package.module.name`` names.
+
+    Raises:
+        ValueError: if it cannot be imported; the sentence says which part is missing.
+    """
+    module_name, _, attribute = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"`_target_` must name something that can be imported as package.module.name, "
+            f"but `{target}` cannot ({error})."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"`_target_` must name a function or class, but `{target}` is neither.")
+    return typing.cast("Callable[..., Any]", found)
+
+
+def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
+    """Return one sentence for everything that is wrong with a composed configuration.
+
+    Nothing is read but the code that the configuration names: missing data or weights are the
+    business of ``runs.check``.
+
+    Args:
+        config: the whole configuration, plain, interpolations unresolved.
+        processes: number of processes that will share a batch.
+    """
+    missing = sorted(OmegaConf.missing_keys(OmegaConf.create(dict(config))))
+    if missing:
+        return [f"`{key}` must be given; add `{key}=…` to the command line." for key in missing]
+    try:
+        resolved = resolve(config)
+    except Exception as error:  # OmegaConf's own hierarchy: one sentence each
+        return [f"every interpolation must resolve, but {str(error).splitlines()[0]}."]
+    found = list(_shared_problems(resolved))
+    for axis in AXES:
+        if resolved.get(axis) is not None:
+            found += _node_problems(axis, resolved[axis])
+    if not found:
+        found += _batch_problems(resolved, processes)
+    return found
+
+
+def _shared_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    known = ("fp32", "bf16", "fp64")
+    if config["precision"] not in known:
+        yield f"`precision` must be one of {list(known)}, but is {config['precision']!r}."
+    for name in ("workers", "accumulate", "batch_size_eval"):
+        lowest = 0 if name == "workers" else 1
+        if config["trainer"][name] < lowest:
+            yield (
+                f"`trainer.{name}` must be at least {lowest}, but is {config['trainer'][name]}."
+            )
+
+
+def _node_problems(path: str, node: Any) -> list[str]:
+    """Bind one axis's node to what it names: its target, its recipe, its optimizer."""
+    from ssl_transfer import binding
+
+    if not isinstance(node, Mapping):
+        return [f"`{path}` must be an option of its group, but is {node!r}."]
+    found: list[str] = []
+    for part in binding.parts(path, node):
+        try:
+            target = locate(part.target) if isinstance(part.target, str) else part.target
+        except ValueError as error:
+            found.append(f"`{part.path}`: {error}")
+            continue
+        found += signature_problems(part.path, target, part.keys, supplied=part.supplied)
+    return found
+
+
+def signature_problems(
+    path: str, target: Callable[..., Any], keys: Mapping[str, Any], *, supplied: frozenset[str]
+) -> list[str]:
+    """Return what is wrong with calling ``target(**keys)``, without calling it.
+
+    Args:
+        path: where the keys stand in the configuration.
+        target: function or class.
+        keys: the keyword arguments.
+        supplied: parameters that the caller adds by itself.
+    """
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = [
+        name
+        for name, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in supplied
+    ]
+    found = []
+    for key in keys:
+        if key not in named and not open_ended:
+            near = difflib.get_close_matches(key, named, n=1)
+            hint = f"; did you mean `{near[0]}`?" if near else f"; known keys: {', '.join(named)}."
+            found.append(f"`{path}.{key}` is not a key of `{path}`{hint}")
+    for name in named:
+        if parameters[name].default is inspect.Parameter.empty and name not in keys:
+            found.append(f"`{path}.{name}` must be given.")
+    hints = _type_hints(target)
+    for key, value in keys.items():
+        if key in hints and not _conforms(value, hints[key]):
+            found.append(f"`{path}.{key}` must be {_wanted(hints[key])}, but is {value!r}.")
+    return found
+
+
+def _wanted(hint: Any) -> str:
+    """Return an annotation as words."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {list(typing.get_args(hint))}"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_wanted(part) for part in typing.get_args(hint))
+    if hint is type(None):
+        return "null"
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function)
+    except (NameError, TypeError, AttributeError):
+        return {}  # a user's own callable may annotate with names that only a type checker knows
+
+
+def _conforms(value: Any, hint: Any) -> bool:
+    from beartype import BeartypeConf
+    from beartype.door import is_bearable
+    from beartype.roar import BeartypeException
+
+    tower = BeartypeConf(is_pep484_tower=True)  # a whole number is a float, too
+    try:
+        # YAML knows lists only; a tuple may be asked for.
+        return any(is_bearable(v, hint, conf=tower) for v in (value, _as_tuple(value)))
+    except BeartypeException:
+        return True  # an annotation beartype cannot judge
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _batch_problems(config: Mapping[str, Any], processes: int) -> Iterator[str]:
+    accumulate = config["trainer"]["accumulate"]
+    for owner in ("method", "protocol"):
+        node = config[owner]
+        size = node.get("batch_size")
+        if size is None or (owner == "protocol" and config["protocol"]["name"] == "pretrain"):
+            continue
+        if size % (processes * accumulate):
+            yield (
+                f"`{owner}.batch_size` must be a multiple of processes × trainer.accumulate "
+                f"({processes} × {accumulate}), but is {size}."
+            )
+        groups = node.get("bn_groups", 1)
+        if size % groups or (groups % processes and processes % groups):
+            yield (
+                f"`{owner}.bn_groups` must divide the batch ({size}), and divide or be a multiple "
+                f"of the processes ({processes}), but is {groups}."
+            )

@@ -1,0 +1,94 @@
+"""What a run hands to the work it carries out: where, on what, and how to report back."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ssl_transfer import distributed
+from ssl_transfer.files import write_atomically
+
+Item = TypeVar("Item")
+
+
+@dataclasses.dataclass
+class Context:
+    """The surroundings of one run.
+
+    Args:
+        folder: the run's own folder; everything in it survives an interruption.
+        features: folder of the feature store, shared between runs.
+        device: where tensors live.
+        seed: of the evaluation (or of pre-training).
+        precision: ``fp32``, ``bf16`` (autocast) or ``fp64``.
+        workers: DataLoader processes; never changes a result.
+        batch_size_eval: images per forward pass where nothing is trained.
+        checkpoint_every_steps: optimizer steps between checkpoints (``None``: by time only).
+        checkpoint_every_minutes: minutes between checkpoints.
+        accumulate: micro-batches per optimizer step.
+        max_steps: stop every training after so many steps (``debug=true``).
+        progress_bar: whether to draw one.
+    """
+
+    folder: Path
+    features: Path
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    seed: int = 0
+    precision: str = "fp32"
+    workers: int = 0
+    batch_size_eval: int = 256
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float = 5.0
+    accumulate: int = 1
+    max_steps: int | None = None
+    progress_bar: bool = True
+    compile: bool = False
+    logger: Any = None
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def note(self, **facts: Any) -> None:
+        """Put facts into the run's record."""
+        self.facts.update(facts)
+
+    def progress(self, iterable: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
+        """Iterate with a progress bar that shows the remaining time (on the first process)."""
+        hidden = not (self.progress_bar and distributed.is_main())
+        # Short loops stay silent: the bar appears only after two seconds.
+        yield from tqdm(
+            iterable, total=total, desc=label, disable=hidden, leave=False, delay=2.0, mininterval=0.5
+        )
+
+    def log(self, **values: Any) -> None:
+        """Append one line to ``metrics.jsonl`` (and to wandb, if chosen)."""
+        if self.logger is not None and distributed.is_main():
+            self.logger.log(values)
+
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
+        """Return ``compute()``, or what it returned before the run was interrupted.
+
+        The value must be plain JSON. All processes get the first one's value.
+        """
+        path = self.folder / "progress.json"
+        done = json.loads(path.read_text()) if path.exists() else {}
+        done = distributed.broadcast_object(done)
+        if key not in done:
+            done[key] = distributed.broadcast_object(compute())
+            if distributed.is_main():
+                write_atomically(path, json.dumps(done).encode())
+        return done[key]
+
+    def save_predictions(self, name: str, array: np.ndarray) -> None:
+        """Keep per-sample predictions of the test split beside the record, compactly."""
+        if distributed.is_main():
+            with (self.folder / f"{name}.npz").open("wb") as file:
+                np.savez_compressed(file, array)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of weights and inputs (autocast lowers it where it is safe)."""
+        return torch.float64 if self.precision == "fp64" else torch.float32

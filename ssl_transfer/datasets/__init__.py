@@ -1,0 +1,30 @@
+"""Downstream tasks and pre-training sets: readers, splits, and the pipeline from image to batch.
+
+A dataset option is a function named by ``_target_`` in ``conf/dataset/<option>.yaml``: it takes the
+file's other keys and returns a ``Dataset``, whose splits decode one RGB image at a time. Readers
+are written with ``reader``, which gives each of them the same options (``Options``).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_transfer.datasets.base import Dataset, Split, concatenate
+from ssl_transfer.datasets.reader import Options, assemble, reader
+
+__all__ = ["Dataset", "Options", "Split", "assemble", "build", "concatenate", "reader"]
+
+
+def build(config: Mapping[str, Any]) -> Dataset:
+    """Return the dataset that a node of the configuration describes.
+
+    Args:
+        config: ``_target_`` and the keyword arguments to call it with, all resolved.
+
+    Raises:
+        ValueError: if the data do not fit the description; one sentence says how.
+    """
+    from ssl_transfer.config import locate
+
+    dataset = locate(config["_target_"])(**{k: v for k, v in config.items() if k != "_target_"})
+    assert isinstance(dataset, Dataset), f"{config['_target_']} must return a Dataset"
+    return dataset

@@ -1,0 +1,104 @@
+"""What a dataset is: splits of images with targets, and what tables and records say of it."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int64
+from PIL import Image
+
+from ssl_transfer.datasets.images import JoinedImages, PickedImages
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images, their targets and their names, in one fixed order.
+
+    Args:
+        images: ``images[i]`` is decoded when asked for, and always RGB.
+        targets: class numbers in ``[0, classes)``.
+        names: stable names of the samples, for messages and fingerprints.
+    """
+
+    images: Sequence[Image.Image]
+    targets: Int64[np.ndarray, " samples"]
+    names: Sequence[str]
+
+    def __post_init__(self) -> None:
+        assert len(self.images) == len(self.targets) == len(self.names)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def subset(self, indices: Sequence[int] | Int64[np.ndarray, " picked"]) -> "Split":
+        """Return the samples at ``indices``, in that order."""
+        picked = np.asarray(indices, dtype=np.int64)
+        return Split(
+            images=PickedImages(self.images, picked),
+            targets=self.targets[picked],
+            names=[self.names[i] for i in picked],
+        )
+
+    def __add__(self, other: "Split") -> "Split":
+        return concatenate(self, other)
+
+
+def concatenate(*splits: Split) -> Split:
+    """Return one split with the samples of all, in the order given."""
+    return Split(
+        images=JoinedImages([split.images for split in splits]),
+        targets=np.concatenate([split.targets for split in splits]),
+        names=[name for split in splits for name in split.names],
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A task: what encoders are judged on, or pre-trained on.
+
+    Args:
+        name: how tables call it.
+        classes: names of the classes; their order is the order of class numbers.
+        target: kind of target; ``class`` is one class number per image.
+        metric: the score it is judged by, ``top1`` or ``mean_per_class``.
+        splits: ``train``, ``val`` and ``test`` at least.
+        flip: whether a mirrored image still shows the same class.
+        fingerprint: hash that changes when samples, targets or splits change.
+        facts: what the record tells of the data, plain JSON.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    target: str
+    metric: str
+    splits: Mapping[str, Split]
+    flip: bool
+    fingerprint: str
+    facts: dict[str, object]
+
+    def __getitem__(self, split: str) -> Split:
+        if split not in self.splits:
+            raise ValueError(
+                f"the split must be one of {sorted(self.splits)} of `{self.name}`, but is "
+                f"{split!r}."
+            )
+        return self.splits[split]
+
+
+def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: str) -> str:
+    """Return a hash of classes, of every split's names and targets, and of ``content``.
+
+    Args:
+        classes: names of the classes.
+        splits: by name.
+        content: stands for the pixels, e.g. a hash of them, or of names and sizes of files.
+    """
+    digest = hashlib.sha256()
+    for part in (content, *classes):
+        digest.update(part.encode(errors="surrogateescape") + b"\0")
+    for key in sorted(splits):
+        digest.update(f"\1{key}\0".encode())
+        digest.update("\0".join(splits[key].names).encode(errors="surrogateescape"))
+        digest.update(splits[key].targets.astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,276 @@
+"""Real images that come with the wheels of scikit-learn and scikit-image: nothing to download.
+
+The files are read from the installed packages without importing these (importing scikit-learn's
+datasets takes seconds; building each dataset here takes a fraction of one).
+
+``textures`` and ``photos`` cut one picture into many samples. So that no test pixel is ever seen
+in training, every picture is divided into cells with a gap between them, a cell belongs to one
+split as a whole, and samples overlap only within a cell.
+"""
+
+import gzip
+import hashlib
+import importlib.util
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+from PIL import Image
+
+from ssl_transfer.datasets.base import Dataset, Split, concatenate
+from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.datasets.reader import Options, assemble, reader
+from ssl_transfer.datasets.splitting import held_out, hold_out
+from ssl_transfer.randomness import permutation, uniforms
+
+DIGITS = 1797
+DIGITS_TEST_FRACTION = 1 / 3
+
+# Pixels that belong to no split, on every side of a cell: at least 8 between two cells' samples.
+GAP = 4
+
+# Every texture's file, and the box of it that is used (``None``: all). All are read as grey.
+TEXTURES: dict[str, tuple[str, tuple[int, int, int, int] | None]] = {
+    "brick": ("skimage/data/brick.png", None),
+    "coins": ("skimage/data/coins.png", None),
+    "galaxies": ("skimage/data/hubble_deep_field.jpg", None),
+    "grass": ("skimage/data/grass.png", None),
+    "gravel": ("skimage/data/gravel.png", None),
+    "moon": ("skimage/data/moon.png", None),
+    "retina": ("skimage/data/retina.jpg", (212, 212, 1199, 1199)),  # inside of the round picture
+    "tissue": ("skimage/data/ihc.png", None),
+}
+PATCH = 32
+# Sides of the squares that become one patch: every class is seen near and from further away.
+SPANS = (32, 64)
+TEXTURE_CELLS = (4, 4)
+TEXTURE_TEST_CELLS = 6
+PATCHES_PER_SIDE = 3
+PATCH_MEAN, PATCH_STD = 127.5, 48.0
+
+PHOTOS = {
+    "astronaut": "skimage/data/astronaut.png",
+    "cat": "skimage/data/chelsea.png",
+    "coffee": "skimage/data/coffee.png",
+    "motorcycle": "skimage/data/motorcycle_left.png",
+    "rocket": "skimage/data/rocket.jpg",
+    "temple": "sklearn/datasets/images/china.jpg",
+    "flower": "sklearn/datasets/images/flower.jpg",
+}
+TILE = 48
+PHOTO_CELLS = (3, 4)
+PHOTO_TEST_CELLS = 2
+TILES_PER_SIDE = 6
+
+
+class Cell(NamedTuple):
+    """A rectangle of a picture, in pixels."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@reader
+def digits(options: Options) -> Dataset:
+    """Return scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, grey.
+
+    A third is tested (seeded, stratified). Grey values 0 to 16 are scaled to 0 to 255; the
+    preprocessing of the encoder scales the size up.
+    """
+    path = _bundled("sklearn/datasets/data/digits.csv.gz")
+    with gzip.open(path) as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+    pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    names = [f"{number:04d}" for number in range(len(table))]
+    whole = _in_memory(pixels, table[:, -1], names)
+    kept, held = hold_out(whole.targets, DIGITS_TEST_FRACTION, options.split_seed, "test")
+    return assemble(
+        options,
+        classes=[str(digit) for digit in range(10)],
+        train=whole.subset(kept),
+        test=whole.subset(held),
+        content=_hash(pixels),
+        facts={"test": "seeded, 1/3"},
+    )
+
+
+@reader
+def textures(options: Options) -> Dataset:
+    """Return grey 32x32 patches of eight materials.
+
+    Every patch is turned and mirrored at random (fixed for a patch) and standardised to the same
+    mean and spread, so that neither direction nor brightness nor contrast tells the class; each
+    class is seen at two magnifications. Of 16 cells per photograph 6 are tested; with the default
+    ``val_fraction`` 2 validate and 8 train, which gives 1,152 training, 288 validation and 864
+    test patches.
+    """
+    regions = _Regions(options, TEXTURE_CELLS, TEXTURE_TEST_CELLS)
+    for name, (file, box) in TEXTURES.items():
+        with Image.open(_bundled(file)) as opened:
+            picture = opened.convert("L").crop(box)
+        for key, cells in regions.cells(picture, name).items():
+            for span in SPANS:
+                corners = _corners(cells, span, PATCHES_PER_SIDE)
+                patches = standardised(_turned(_cut(picture, corners, span, PATCH)))
+                regions.add(key, patches, list(TEXTURES).index(name), f"{name}/{span}", corners)
+    return regions.assemble(list(TEXTURES))
+
+
+@reader
+def photos(options: Options) -> Dataset:
+    """Return 48x48 colour tiles of seven photographs, made for pre-training.
+
+    The class is the photograph, so that ``supervised`` works, too. None of these photographs is a
+    source of ``textures``. Of 12 cells per photograph 2 are tested; with the default
+    ``val_fraction`` 2 validate and 8 train, which gives 2,016 training tiles, 504 and 504.
+    """
+    regions = _Regions(options, PHOTO_CELLS, PHOTO_TEST_CELLS)
+    for target, (name, file) in enumerate(PHOTOS.items()):
+        with Image.open(_bundled(file)) as opened:
+            picture = opened.convert("RGB")
+        for key, cells in regions.cells(picture, name).items():
+            corners = _corners(cells, TILE, TILES_PER_SIDE)
+            regions.add(key, _cut(picture, corners, TILE, TILE), target, name, corners)
+    return regions.assemble(list(PHOTOS))
+
+
+class _Regions:
+    """Samples cut from pictures, every cell of a picture belonging to one split.
+
+    Args:
+        options: of the dataset.
+        grid: rows and columns of cells in a picture.
+        test_cells: how many of them are tested.
+    """
+
+    def __init__(self, options: Options, grid: tuple[int, int], test_cells: int) -> None:
+        self.options, self.grid, self.test_cells = options, grid, test_cells
+        self.parts: dict[str, list[Split]] = {"train": [], "val": [], "test": []}
+        self.digest = hashlib.sha256()
+
+    def cells(self, picture: Image.Image, name: str) -> Mapping[str, Sequence[Cell]]:
+        """Return the cells of a picture that belong to each split, gaps taken off."""
+        rows, columns = (
+            np.linspace(0, side, count + 1).astype(int).tolist()
+            for side, count in zip((picture.height, picture.width), self.grid, strict=True)
+        )
+        cells = [
+            Cell(top + GAP, left + GAP, bottom - GAP, right - GAP)
+            for top, bottom in itertools.pairwise(rows)
+            for left, right in itertools.pairwise(columns)
+        ]
+        order = permutation(self.options.split_seed, f"cells of {name}", 0, len(cells))
+        shuffled = [cells[i] for i in order]
+        test = self.test_cells
+        train = test + held_out(len(cells) - test, self.options.val_fraction)
+        return {"train": shuffled[train:], "val": shuffled[test:train], "test": shuffled[:test]}
+
+    def add(
+        self,
+        key: str,
+        pixels: UInt8[np.ndarray, "samples height width *channels"],
+        target: int,
+        name: str,
+        corners: Sequence[tuple[int, int]],
+    ) -> None:
+        """Add samples of one class to a split."""
+        self.digest.update(pixels.tobytes())
+        names = [f"{name}/{top:04d}_{left:04d}" for top, left in corners]
+        targets = np.full(len(pixels), target, dtype=np.int64)
+        self.parts[key].append(_in_memory(pixels, targets, names))
+
+    def assemble(self, classes: Sequence[str]) -> Dataset:
+        """Return the dataset of what has been added."""
+        return assemble(
+            self.options,
+            classes=classes,
+            train=concatenate(*self.parts["train"]),
+            val=concatenate(*self.parts["val"]),
+            test=concatenate(*self.parts["test"]),
+            content=self.digest.hexdigest(),
+            facts={
+                "validation": f"regions, {self.options.val_fraction}",
+                "test": "regions",
+            },
+        )
+
+
+def standardised(
+    patches: UInt8[np.ndarray, "patches height width"],
+) -> UInt8[np.ndarray, "patches height width"]:
+    """Return patches of one mean and spread (``PATCH_MEAN``, ``PATCH_STD``, up to clipping)."""
+    values = patches.astype(np.float64)
+    values -= values.mean(axis=(1, 2), keepdims=True)
+    spread: Float64[np.ndarray, "patches 1 1"] = values.std(axis=(1, 2), keepdims=True)
+    values *= PATCH_STD / np.maximum(spread, 1.0)  # at most noise is left in a flat patch
+    return np.clip(np.rint(values + PATCH_MEAN), 0, 255).astype(np.uint8)
+
+
+def _bundled(file: str) -> Path:
+    package, _, inside = file.partition("/")
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    for folder in folders:
+        if (path := Path(folder) / inside).is_file():
+            return path
+    raise ValueError(
+        f"the embedded images need `{file}`, which comes with the wheels of scikit-learn and "
+        "scikit-image, but it is not there; install both again with pip."
+    )
+
+
+def _corners(cells: Sequence[Cell], span: int, per_side: int) -> list[tuple[int, int]]:
+    """Return the top left corners of ``per_side``² evenly spread squares in every cell."""
+
+    def spread(start: int, end: int) -> Iterator[int]:
+        yield from np.rint(np.linspace(start, end - span, per_side)).astype(int).tolist()
+
+    return [
+        (top, left)
+        for cell in cells
+        for top in spread(cell.top, cell.bottom)
+        for left in spread(cell.left, cell.right)
+    ]
+
+
+def _cut(
+    picture: Image.Image, corners: Sequence[tuple[int, int]], span: int, size: int
+) -> UInt8[np.ndarray, "samples size size *channels"]:
+    """Return the squares of side ``span`` at ``corners``, averaged down to ``size``."""
+    squares = (
+        picture.crop((left, top, left + span, top + span)).reduce(span // size)
+        for top, left in corners
+    )
+    return np.stack([np.asarray(square) for square in squares])
+
+
+def _turned(
+    patches: UInt8[np.ndarray, "patches size size"],
+) -> UInt8[np.ndarray, "patches size size"]:
+    """Return every patch in one of its eight orientations, drawn by its position in the list."""
+    zero = np.zeros(len(patches), dtype=np.int64)
+    draws = uniforms(0, "orientation of patches", zero, np.arange(len(patches)), draws=1)[:, 0]
+    turned = [
+        np.rot90(patch[:, ::-1] if number >= 4 else patch, number % 4)
+        for patch, number in zip(patches, (draws * 8).astype(int).tolist(), strict=True)
+    ]
+    return np.stack(turned)
+
+
+def _in_memory(
+    pixels: UInt8[np.ndarray, "samples height width *channels"],
+    targets: Int64[np.ndarray, " samples"],
+    names: Sequence[str],
+) -> Split:
+    if pixels.ndim == 3:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    return Split(ArrayImages(pixels), targets, names)
+
+
+def _hash(pixels: UInt8[np.ndarray, "..."]) -> str:
+    return hashlib.sha256(pixels.tobytes()).hexdigest()

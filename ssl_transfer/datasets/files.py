@@ -1,0 +1,175 @@
+"""Samples in image files: every file is looked at before any training."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+from PIL import Image, UnidentifiedImageError
+
+from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.images import FileImages, to_rgb
+from ssl_transfer.datasets.reader import Options, some
+from ssl_transfer.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+# torchvision's list (torchvision/datasets/folder.py, IMG_EXTENSIONS), and GIF.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Listing:
+    """The files of one split, not yet opened.
+
+    Args:
+        paths: where the files lie.
+        names: stable names, independent of where the dataset lies.
+        targets: class numbers.
+    """
+
+    paths: Sequence[str]
+    names: Sequence[str]
+    targets: Int64[np.ndarray, " samples"]
+
+    def keep(self, indices: Int64[np.ndarray, " kept"]) -> "Listing":
+        """Return the files at ``indices``."""
+        return Listing(
+            paths=[self.paths[i] for i in indices],
+            names=[self.names[i] for i in indices],
+            targets=self.targets[indices],
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """What has been found out about the files of a dataset.
+
+    Args:
+        splits: the splits, without what was skipped.
+        content: hash of names and sizes of all files, for the fingerprint.
+        facts: number and names of the skipped files, for the record.
+    """
+
+    splits: dict[str, Split]
+    content: str
+    facts: dict[str, object]
+
+
+def inspect_files(
+    options: Options, listings: Mapping[str, Listing], *, upright: bool = True
+) -> Files:
+    """Return the splits of these files, after every image has been decoded once.
+
+    The verdict is remembered (see ``corrupt_files``), so that only the first of many runs pays.
+
+    Args:
+        options: of the dataset; ``on_corrupt`` decides what happens to images that do not decode.
+        listings: files per split; all of them exist.
+        upright: whether to turn photographs as their EXIF orientation says.
+
+    Raises:
+        ValueError: naming the files that do not decode, or that stand for different samples.
+    """
+    paths = [path for listing in listings.values() for path in listing.paths]
+    stats = [os.stat(path) for path in paths]  # noqa: PTH116 - six times as fast as Path.stat
+    _refuse_shared(options, listings, stats)
+    sizes = [stat.st_size for stat in stats]
+    corrupt = corrupt_files(paths, sizes, [stat.st_mtime_ns for stat in stats])
+    if corrupt and options.on_corrupt == "error":
+        told = some([f"{paths[i]} ({why})" for i, why in sorted(corrupt.items())])
+        raise ValueError(
+            f"every image of `{options.name}` must decode, but {len(corrupt)} of {len(paths)} "
+            f"do not: {told}; repair or remove them, or set dataset.on_corrupt=skip."
+        )
+    digest = hashlib.sha256()
+    splits, skipped, start = {}, [], 0
+    for key, listing in listings.items():
+        end = start + len(listing.paths)
+        digest.update(json.dumps([key, list(listing.names), sizes[start:end]]).encode())
+        bad = [i for i in range(len(listing.paths)) if start + i in corrupt]
+        skipped += [listing.names[i] for i in bad]
+        kept = listing.keep(np.setdiff1d(np.arange(len(listing.paths)), bad)) if bad else listing
+        splits[key] = Split(FileImages(kept.paths, upright=upright), kept.targets, kept.names)
+        start = end
+    if skipped:
+        logger.warning("`%s`: skipping %d corrupt images: %s", options.name, len(skipped), skipped)
+    facts: dict[str, object] = {"corrupt": len(skipped), "corrupt_names": sorted(skipped)[:100]}
+    return Files(splits, digest.hexdigest(), facts)
+
+
+def _refuse_shared(
+    options: Options, listings: Mapping[str, Listing], stats: Sequence[os.stat_result]
+) -> None:
+    """Refuse one file (through links, too) that is in two splits or two classes."""
+    seen: dict[tuple[int, int], tuple[str, str, int]] = {}
+    position = 0
+    for key, listing in listings.items():
+        for name, target in zip(listing.names, listing.targets.tolist(), strict=True):
+            stat = stats[position]
+            position += 1
+            if not stat.st_ino:
+                continue  # a file system without file numbers
+            other = seen.setdefault((stat.st_dev, stat.st_ino), (key, name, target))
+            if other[0] != key or other[2] != target:
+                raise ValueError(
+                    f"an image of `{options.name}` must be in one split and one class only, but "
+                    f"`{name}` ({key}) and `{other[1]}` ({other[0]}) are the same file; remove one."
+                )
+
+
+def corrupt_files(
+    paths: Sequence[str], sizes: Sequence[int], changed: Sequence[int]
+) -> dict[int, str]:
+    """Return the positions of the files that do not decode, each with the reason.
+
+    Every file is read to its end, in threads (Pillow decodes without holding the interpreter's
+    lock). JPEG is decoded at an eighth of its size, which skips most of the arithmetic but none of
+    the file: about 8,000 files of 32x32 px, or 900 of 500x400 px, per second and core. The
+    verdict is kept under ``$XDG_CACHE_HOME`` (``~/.cache``) until a path, size or time changes;
+    looking it up costs only the files' sizes.
+
+    Args:
+        paths: the files; all exist.
+        sizes: in bytes.
+        changed: times of the last change, in nanoseconds.
+    """
+    digest = hashlib.sha256()
+    for row in zip(paths, sizes, changed, strict=True):
+        digest.update(json.dumps([str(Path(row[0]).absolute()), *row[1:]]).encode())
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    record = folder / "ssl_transfer" / "verified" / f"{digest.hexdigest()[:32]}.json"
+    try:
+        return {int(key): str(why) for key, why in json.loads(record.read_text()).items()}
+    except (OSError, ValueError):
+        pass  # not looked at yet, or a damaged record: look
+    logger.info("looking at %d images; the verdict is kept until they change", len(paths))
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        reasons = list(pool.map(_reason, paths, chunksize=64))
+    corrupt = {position: why for position, why in enumerate(reasons) if why is not None}
+    try:
+        write_atomically(record, json.dumps(corrupt).encode())
+    except OSError as error:
+        logger.info("the verdict cannot be kept (%s), so that every run will look again", error)
+    return corrupt
+
+
+def _reason(path: str) -> str | None:
+    """Return why a file does not decode (``None``: it does)."""
+    try:
+        with Image.open(path) as image:
+            image.draft(None, (1, 1))
+            image.load()
+            if image.mode not in ("RGB", "L"):
+                to_rgb(image)
+    except UnidentifiedImageError:
+        return "not an image" if os.path.getsize(path) else "an empty file"  # noqa: PTH202
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        return str(error) or type(error).__name__
+    return None

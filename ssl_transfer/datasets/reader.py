@@ -1,0 +1,219 @@
+"""What all readers share: their options, and the way from samples to a ``Dataset``."""
+
+import dataclasses
+import functools
+import inspect
+import logging
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ssl_transfer.datasets.base import Dataset, Split, fingerprint
+from ssl_transfer.datasets.splitting import held_out, hold_out, per_class
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """Keyword arguments that every reader takes.
+
+    Args:
+        name: how tables, folders and messages call the dataset.
+        val_fraction: share of every class's training samples that validates, where the dataset
+            has no validation split of its own.
+        split_seed: seed of every choice of samples: validation, few labels, capped test.
+        labels_per_class: labelled samples per class, **training and validation together**
+            (``null``: all). Hyper-parameters would otherwise be chosen, and the final model be
+            refitted, with far more labels than the task claims to have. Of ``k`` labels,
+            ``held_out(k, val_fraction)`` validate, at least one. Subsets are nested: the labels
+            of a smaller ``k`` are among those of a larger one (unless ``val`` is official).
+        test_per_class: at most so many test samples per class, to bound the cost (``null``: all).
+        flip: whether a mirrored image still shows its class.
+        on_corrupt: ``error`` refuses a dataset with images that do not decode, ``skip`` leaves
+            them out and counts them in the record.
+        sizes: what happens when splits do not have their published sizes: ``strict`` refuses,
+            ``warn`` says so and goes on.
+    """
+
+    name: str
+    val_fraction: float = 0.2
+    split_seed: int = 0
+    labels_per_class: int | None = None
+    test_per_class: int | None = None
+    flip: bool = True
+    on_corrupt: Literal["error", "skip"] = "error"
+    sizes: Literal["strict", "warn"] = "strict"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(
+                f"`dataset.val_fraction` must lie between 0 and 1, but is {self.val_fraction}."
+            )
+        if self.labels_per_class is not None and self.labels_per_class < 2:
+            raise ValueError(
+                "`dataset.labels_per_class` must be at least 2 (one to train and one to "
+                f"validate), but is {self.labels_per_class}."
+            )
+        if self.test_per_class is not None and self.test_per_class < 1:
+            raise ValueError(
+                f"`dataset.test_per_class` must be at least 1, but is {self.test_per_class}."
+            )
+        for key, known in (("on_corrupt", ("error", "skip")), ("sizes", ("strict", "warn"))):
+            if getattr(self, key) not in known:
+                raise ValueError(
+                    f"`dataset.{key}` must be one of {list(known)}, but is {getattr(self, key)!r}."
+                )
+
+
+def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
+    """Let ``read(options, **its_own_keys)`` be called with the fields of ``Options`` as keywords.
+
+    The result's signature and annotations show all keys, so that a misspelt one is found before
+    any work.
+    """
+    shared = inspect.signature(Options).parameters
+    own = list(inspect.signature(read).parameters.values())[1:]
+
+    @functools.wraps(read)
+    def dataset(**keys: Any) -> Dataset:
+        options = Options(**{key: keys.pop(key) for key in list(keys) if key in shared})
+        return read(options, **keys)
+
+    hints = typing.get_type_hints(read) | typing.get_type_hints(Options)
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        for parameter in (*own, *shared.values())
+    ]
+    dataset.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        parameters, return_annotation=Dataset
+    )
+    dataset.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": Dataset}
+    return dataset
+
+
+def assemble(
+    options: Options,
+    *,
+    classes: Sequence[str],
+    train: Split,
+    test: Split,
+    val: Split | None = None,
+    content: str,
+    metric: str = "top1",
+    expected: Mapping[str, int] | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> Dataset:
+    """Return the dataset of these samples, split and reduced as the options say.
+
+    Args:
+        options: what the user asked for.
+        classes: names of the classes.
+        train: all samples with labels to learn from.
+        test: samples that are tested.
+        val: the official validation split (``None``: one is made from ``train``).
+        content: stands for the pixels in the fingerprint.
+        metric: ``top1`` or ``mean_per_class``.
+        expected: published sizes of the splits, before any reduction.
+        facts: for the record.
+
+    Raises:
+        ValueError: if a class lacks samples, or a split has another than its published size.
+    """
+    given = {"train": train, "test": test} | ({} if val is None else {"val": val})
+    _check_sizes(options, given, expected or {})
+    _check_classes(options, given, classes)
+    validation = "official" if val is not None else f"seeded, {options.val_fraction} of train"
+    train, val = _labelled(options, train, val, classes)
+    if options.test_per_class is not None:
+        picked = per_class(test.targets, options.test_per_class, options.split_seed, "test subset")
+        test = test.subset(picked)
+    splits = {"train": train, "val": val, "test": test}
+    return Dataset(
+        name=options.name,
+        classes=tuple(classes),
+        target="class",
+        metric=metric,
+        splits=splits,
+        flip=options.flip,
+        fingerprint=fingerprint(classes, splits, content),
+        facts={
+            "sizes": {key: len(split) for key, split in splits.items()},
+            "num_classes": len(classes),
+            "validation": validation,
+            "corrupt": 0,
+            **(facts or {}),
+        },
+    )
+
+
+def _labelled(
+    options: Options, train: Split, val: Split | None, classes: Sequence[str]
+) -> tuple[Split, Split]:
+    """Return the training and validation samples."""
+    labels, seed = options.labels_per_class, options.split_seed
+    if val is None:
+        if labels is not None:
+            _check_enough(options, "train", train, labels, classes)
+            train = train.subset(per_class(train.targets, labels, seed, "labels"))
+        kept, held = hold_out(train.targets, options.val_fraction, seed, "validation")
+        if not len(held):
+            raise ValueError(
+                f"at least one class of `{options.name}` must have two training images, so that "
+                "one can validate, but every class has only one; add images."
+            )
+        return train.subset(kept), train.subset(held)
+    if labels is not None:
+        share = held_out(labels, options.val_fraction)
+        _check_enough(options, "train", train, labels - share, classes)
+        _check_enough(options, "val", val, share, classes)
+        train = train.subset(per_class(train.targets, labels - share, seed, "labels"))
+        val = val.subset(per_class(val.targets, share, seed, "validation labels"))
+    return train, val
+
+
+def _check_enough(
+    options: Options, key: str, split: Split, needed: int, classes: Sequence[str]
+) -> None:
+    counts = np.bincount(split.targets, minlength=len(classes))
+    if counts.min() < needed:
+        raise ValueError(
+            f"`dataset.labels_per_class` must leave {needed} {key} images for every class of "
+            f"`{options.name}`, but class `{classes[int(counts.argmin())]}` has {counts.min()}; "
+            f"lower it (now {options.labels_per_class})."
+        )
+
+
+def _check_sizes(
+    options: Options, splits: Mapping[str, Split], expected: Mapping[str, int]
+) -> None:
+    found = {key: len(splits[key]) for key in expected}
+    if found == dict(expected):
+        return
+    message = (
+        f"`{options.name}` must have its published sizes {dict(expected)}, but has {found}; "
+        "complete the data, or set dataset.sizes=warn."
+    )
+    if options.sizes == "strict":
+        raise ValueError(message)
+    logger.warning(message)
+
+
+def _check_classes(options: Options, splits: Mapping[str, Split], classes: Sequence[str]) -> None:
+    for key in ("train", "test"):
+        counts = np.bincount(splits[key].targets, minlength=len(classes))
+        empty = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
+        if empty and (key == "train" or len(empty) == len(classes)):
+            raise ValueError(
+                f"every class of `{options.name}` must have an image in {key}, but "
+                f"{some(empty)} {'has' if len(empty) == 1 else 'have'} none; add images or "
+                "remove the class."
+            )
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """Return the first names of a list, and how many more there are, for a message."""
+    shown = ", ".join(f"`{name}`" for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

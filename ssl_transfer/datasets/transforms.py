@@ -1,0 +1,466 @@
+"""From images to a normalised batch: geometry per image, everything else on whole batches.
+
+Random numbers come from ``randomness.uniforms`` alone, so that a sample's pixels are a pure
+function of (seed, epoch, sample, view): bit-identical alone or in any batch, in any worker or
+process. To keep it so, only operations are used here whose result for one sample cannot depend on
+its neighbours: no fused multiply-add (its vectorised and its scalar form round differently), no
+matrix products, no reductions by torch (which may split one large sum among threads).
+
+Colour operations follow torchvision's (``transforms.v2.functional``) on float images in [0, 1];
+PIL would round to 8 bits after each of them.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.utils.data
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+
+from ssl_transfer.datasets.base import Split
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.randomness import uniforms
+
+Draws = Float64[np.ndarray, "batch draws"]
+Pixels = Float32[Tensor, "batch 3 height width"]
+
+# Which of a sample's random numbers serves what.
+ATTEMPTS = 10
+AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
+TOP, LEFT, FLIP, JITTER = range(20, 24)
+FACTORS, ORDER = slice(24, 28), slice(28, 32)
+GRAYSCALE, BLUR, SIGMA, SOLARIZE = range(32, 36)
+NUM_DRAWS = 36
+
+# BYOL's solarize (Grill et al. 2020, appendix B): pixels of at least 0.5 are inverted.
+SOLARIZE_THRESHOLD = 0.5
+# Floats worked on at once, so that a chunk stays in the processor's cache.
+CHUNK = 2**18
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """The random part of a view; the defaults are crop and flip.
+
+    Operations are applied in this order: crop, flip, colour jitter (its four parts in random
+    order), grayscale, blur, solarize.
+
+    Args:
+        crop_scale: range of the random crop's share of the area (``None``: the evaluation's resize
+            and centre crop instead).
+        crop_ratio: range of its width over height, drawn evenly in the logarithm.
+        flip_probability: of a horizontal flip.
+        jitter_probability: of brightness, contrast, saturation and hue being changed.
+        brightness: the factor is drawn from ``[max(0, 1 - x), 1 + x]``.
+        contrast: likewise.
+        saturation: likewise.
+        hue: the shift is drawn from ``[-x, x]``; 0.5 is half the colour circle.
+        grayscale_probability: of all colour being taken away.
+        blur_probability: of a Gaussian blur; its kernel is a tenth of the image wide, as in
+            SimCLR (Chen et al. 2020, appendix A).
+        blur_sigma: range of its standard deviation, in pixels.
+        solarize_probability: of bright pixels being inverted.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+    jitter_probability: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grayscale_probability: float = 0.0
+    blur_probability: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("crop_scale", "crop_ratio", "blur_sigma"):
+                if value is None and field.name == "crop_scale":
+                    continue
+                highest = 1.0 if field.name == "crop_scale" else float("inf")
+                if len(value) != 2 or not 0 < value[0] <= value[1] <= highest:
+                    raise ValueError(
+                        f"`{field.name}` must be a range of two positive numbers"
+                        f"{' up to 1' if highest == 1 else ''}, but is {value}."
+                    )
+                value = (float(value[0]), float(value[1]))
+            else:
+                highest = {"hue": 0.5}.get(
+                    field.name, 1.0 if field.name.endswith("probability") else float("inf")
+                )
+                if not 0 <= value <= highest:
+                    raise ValueError(
+                        f"`{field.name}` must lie between 0 and {highest}, but is {value}."
+                    )
+                value = float(value)
+            object.__setattr__(self, field.name, value)
+
+    def without_flip(self) -> "Augmentation":
+        """Return the same without the horizontal flip."""
+        return dataclasses.replace(self, flip_probability=0.0)
+
+
+CROP_FLIP = Augmentation()
+NAMED: dict[str, Augmentation | None] = {"none": None, "crop_flip": CROP_FLIP}
+
+
+def augmentation(
+    choice: "str | Mapping[str, Any] | Augmentation | None", *, flip: bool
+) -> Augmentation | None:
+    """Return what an ``augmentation`` option means for a dataset.
+
+    Args:
+        choice: ``none``, ``crop_flip``, or the fields of an ``Augmentation``.
+        flip: whether the dataset allows horizontal flips; they are taken out if not.
+
+    Raises:
+        ValueError: for an unknown name or field.
+    """
+    if isinstance(choice, str):
+        if choice not in NAMED:
+            raise ValueError(
+                f"`augmentation` must be one of {sorted(NAMED)} or a mapping, but is {choice!r}."
+            )
+        found = NAMED[choice]
+    elif choice is None or isinstance(choice, Augmentation):
+        found = choice
+    else:
+        known = [field.name for field in dataclasses.fields(Augmentation)]
+        unknown = sorted(set(choice) - set(known))
+        if unknown:
+            raise ValueError(f"`augmentation` may have the keys {known}, but has {unknown}.")
+        found = Augmentation(**choice)
+    return found if found is None or flip else found.without_flip()
+
+
+class Pipeline:
+    """Turns images into a normalised batch.
+
+    Args:
+        preprocessing: size, interpolation and statistics the encoder wants.
+        augmentation: the random part (``None``: resize and centre crop, as in evaluation).
+        view: number of the view; views of one sample are independent.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation | None = None,
+        *,
+        view: int = 0,
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.view = view
+
+    def __call__(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        seed: int,
+        epochs: Int64[np.ndarray, " batch"],
+        indices: Int64[np.ndarray, " batch"],
+    ) -> Float32[Tensor, "batch 3 size size"]:
+        """Return the batch, image i being sample ``indices[i]`` in epoch ``epochs[i]``."""
+        draws = uniforms(seed, "augment", epochs, indices, view=self.view, draws=NUM_DRAWS)
+        pixels = torch.from_numpy(self._geometry(images, draws))
+        batch = torch.empty(len(images), 3, *pixels.shape[1:3])
+        mean, std = (
+            torch.tensor(values).view(3, 1, 1)
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        chunk = max(1, CHUNK // batch[0].numel()) if len(images) else 1
+        for start in range(0, len(images), chunk):
+            rows = slice(start, start + chunk)
+            part = pixels[rows].permute(0, 3, 1, 2).contiguous().float().div_(255)
+            if self.augmentation is not None:
+                part = photometry(part, draws[rows], self.augmentation)
+            batch[rows] = part.sub_(mean).div_(std)
+        return batch
+
+    def _geometry(
+        self, images: Sequence[Image.Image], draws: Draws
+    ) -> UInt8[np.ndarray, "batch size size 3"]:
+        """Return the images cropped and resized by PIL (antialiased)."""
+        size, scale = self.preprocessing.size, None
+        pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
+        if self.augmentation is not None:
+            scale = self.augmentation.crop_scale
+        if self.augmentation is None or scale is None:
+            for row, image in enumerate(images):
+                pixels[row] = np.asarray(centre_crop(image, self.preprocessing))
+            return pixels
+        sizes = np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2)
+        boxes = random_boxes(sizes, draws, scale, self.augmentation.crop_ratio)
+        resample = RESAMPLING[self.preprocessing.interpolation]
+        for row, (image, box) in enumerate(zip(images, boxes.tolist(), strict=True)):
+            pixels[row] = np.asarray(image.resize((size, size), resample, box=box))
+        return pixels
+
+
+def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Return the evaluation's view: shorter side resized, centre cropped, as torchvision does."""
+    side, size = preprocessing.shorter_side, preprocessing.size
+    width, height = image.size
+    short = min(width, height)
+    if short != side:
+        # torchvision rounds the longer side down.
+        width, height = (
+            side if length == short else int(side * length / short) for length in (width, height)
+        )
+        image = image.resize((width, height), RESAMPLING[preprocessing.interpolation])
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    if (width, height) == (size, size):
+        return image
+    return image.crop((left, top, left + size, top + size))
+
+
+def random_boxes(
+    sizes: Int64[np.ndarray, "batch 2"],
+    draws: Draws,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Int64[np.ndarray, "batch 4"]:
+    """Return the boxes of random resized crops, distributed as torchvision's.
+
+    Ten attempts draw a share of the area and a ratio of the sides; the first that fits is placed at
+    random. If none does, the largest central crop whose ratio is allowed.
+
+    Args:
+        sizes: width and height of every image.
+        draws: random numbers of every image.
+        scale: range of the share of the area.
+        ratio: range of width over height.
+
+    Returns:
+        Left, top, right and bottom of every box.
+    """
+    full_width, full_height = sizes[:, :1], sizes[:, 1:]
+    area = full_width * full_height * (scale[0] + (scale[1] - scale[0]) * draws[:, AREA])
+    low, high = np.log(ratio)
+    aspect = np.exp(low + (high - low) * draws[:, RATIO])
+    widths = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    heights = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (widths > 0) & (widths <= full_width) & (heights > 0) & (heights <= full_height)
+    first = fits.argmax(axis=1)[:, None]
+    fitting = fits.any(axis=1, keepdims=True)
+
+    central_width = np.minimum(full_width, np.rint(full_height * ratio[1]).astype(np.int64))
+    central_height = np.minimum(full_height, np.rint(full_width / ratio[0]).astype(np.int64))
+    width = np.where(fitting, np.take_along_axis(widths, first, axis=1), central_width)
+    height = np.where(fitting, np.take_along_axis(heights, first, axis=1), central_height)
+    free_width, free_height = full_width - width, full_height - height
+    left = np.where(
+        fitting, (draws[:, [LEFT]] * (free_width + 1)).astype(np.int64), free_width // 2
+    )
+    top = np.where(
+        fitting, (draws[:, [TOP]] * (free_height + 1)).astype(np.int64), free_height // 2
+    )
+    return np.concatenate([left, top, left + width, top + height], axis=1)
+
+
+def photometry(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
+    """Return the flipped and recoloured images, each by its own random numbers.
+
+    Args:
+        pixels: values in [0, 1]; may be overwritten.
+        draws: random numbers of every image.
+        chosen: what to do, and how much of it.
+    """
+
+    def rows(column: int, probability: float) -> Int64[Tensor, " chosen"]:
+        return torch.from_numpy(np.flatnonzero(draws[:, column] < probability))
+
+    if len(flipped := rows(FLIP, chosen.flip_probability)):
+        pixels[flipped] = pixels[flipped].flip(-1)
+    if len(jittered := rows(JITTER, chosen.jitter_probability)):
+        pixels[jittered] = color_jitter(pixels[jittered], draws[jittered.numpy()], chosen)
+    if len(gray := rows(GRAYSCALE, chosen.grayscale_probability)):
+        pixels[gray] = grayscale(pixels[gray]).expand(-1, 3, -1, -1)
+    if len(blurred := rows(BLUR, chosen.blur_probability)):
+        low, high = chosen.blur_sigma
+        sigma = low + (high - low) * draws[blurred.numpy(), SIGMA]
+        pixels[blurred] = gaussian_blur(pixels[blurred], sigma)
+    if len(solarized := rows(SOLARIZE, chosen.solarize_probability)):
+        pixels[solarized] = solarize(pixels[solarized])
+    return pixels
+
+
+def color_jitter(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
+    """Return the images with their colours changed, each in its own order of the four parts."""
+    strengths = (chosen.brightness, chosen.contrast, chosen.saturation, chosen.hue)
+    functions = (brightness, contrast, saturation, hue)
+    place = np.argsort(draws[:, ORDER], axis=1)  # place[i, s] is what happens to image i at step s
+    for step in range(4):
+        for part, (function, strength) in enumerate(zip(functions, strengths, strict=True)):
+            chosen_rows = np.flatnonzero(place[:, step] == part)
+            if not strength or not len(chosen_rows):
+                continue
+            low = -strength if function is hue else max(0.0, 1.0 - strength)
+            high = strength if function is hue else 1.0 + strength
+            factor = low + (high - low) * draws[chosen_rows, FACTORS][:, part]
+            rows = torch.from_numpy(chosen_rows)
+            pixels[rows] = function(pixels[rows], _per_image(factor))
+    return pixels
+
+
+def _per_image(values: Float64[np.ndarray, " batch"]) -> Float32[Tensor, "batch 1 1 1"]:
+    return torch.from_numpy(values.astype(np.float32)).view(-1, 1, 1, 1)
+
+
+Factor = Float32[Tensor, "batch 1 1 1"]
+
+
+def brightness(pixels: Pixels, factor: Factor) -> Pixels:
+    """Return the images multiplied by their factors."""
+    return (pixels * factor).clamp_(0, 1)
+
+
+def contrast(pixels: Pixels, factor: Factor) -> Pixels:
+    """Return the images blended with their mean grey."""
+    # numpy adds every row in an order of its own, whatever the other rows.
+    means = grayscale(pixels).flatten(1).numpy().mean(axis=1)
+    return _blend(pixels, torch.from_numpy(means).view(-1, 1, 1, 1), factor)
+
+
+def saturation(pixels: Pixels, factor: Factor) -> Pixels:
+    """Return the images blended with their grey version."""
+    return _blend(pixels, grayscale(pixels), factor)
+
+
+def hue(pixels: Pixels, shift: Factor) -> Pixels:
+    """Return the images with the hue turned by ``shift`` of the colour circle."""
+    red, green, blue = pixels.unbind(1)
+    value, _ = pixels.max(dim=1)
+    chroma = value - pixels.min(dim=1).values
+    divisor = torch.where(chroma == 0, 1.0, chroma)
+    # In sixths of the circle; red wins ties over green, green over blue, as in torchvision.
+    angle = torch.where(
+        value == red,
+        (green - blue) / divisor,
+        torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
+    )
+    angle = angle + shift[:, 0] * 6.0
+    # Foley et al.'s inverse in closed form: value - chroma * clamp(min(k, 4 - k), 0, 1).
+    channels = []
+    for offset in (5.0, 3.0, 1.0):
+        k = angle + offset
+        k = k - torch.floor(k / 6.0) * 6.0
+        channels.append(value - chroma * torch.minimum(k, 4.0 - k).clamp_(0, 1))
+    return torch.stack(channels, dim=1).clamp_(0, 1)
+
+
+def grayscale(pixels: Pixels) -> Float32[Tensor, "batch 1 height width"]:
+    """Return the luma of the images (ITU-R 601-2 weights, as torchvision and PIL use)."""
+    red, green, blue = pixels[:, 0:1], pixels[:, 1:2], pixels[:, 2:3]
+    return red * 0.2989 + green * 0.587 + blue * 0.114
+
+
+def _blend(
+    pixels: Pixels, other: Float[Tensor, "batch 1 #height #width"], factor: Factor
+) -> Pixels:
+    return (pixels * factor + other * (1.0 - factor)).clamp_(0, 1)
+
+
+def solarize(pixels: Pixels) -> Pixels:
+    """Return the images with bright pixels inverted."""
+    return torch.where(pixels >= SOLARIZE_THRESHOLD, 1.0 - pixels, pixels)
+
+
+def gaussian_blur(pixels: Pixels, sigma: Float64[np.ndarray, " batch"]) -> Pixels:
+    """Return the images blurred with a kernel a tenth of their size, at least 3 pixels, wide."""
+    radius = max(1, min(pixels.shape[-2:]) // 20)
+    radius = min(radius, min(pixels.shape[-2:]) - 1)
+    offsets = np.arange(radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    weights /= weights[:, :1] + 2 * weights[:, 1:].sum(axis=1, keepdims=True)
+    taps = [_per_image(weights[:, offset]) for offset in offsets]
+    padded = torch.nn.functional.pad(pixels, (radius,) * 4, mode="reflect")
+    for axis in (2, 3):
+        padded = _convolve(padded, taps, axis, pixels.shape[axis])
+    return padded
+
+
+def _convolve(
+    pixels: Float32[Tensor, "batch 3 _ _"], taps: Sequence[Factor], axis: int, length: int
+) -> Float32[Tensor, "batch 3 _ _"]:
+    """Return the symmetric convolution along one axis, which shrinks to ``length``."""
+    radius = len(taps) - 1
+    total = pixels.narrow(axis, radius, length) * taps[0]
+    for offset, tap in enumerate(taps[1:], start=1):
+        below = pixels.narrow(axis, radius - offset, length)
+        above = pixels.narrow(axis, radius + offset, length)
+        total += (below + above).mul_(tap)
+    return total
+
+
+class Batch(NamedTuple):
+    """What a training or evaluation step gets.
+
+    Args:
+        views: one tensor ``[batch, 3, size, size]`` per view of the same images.
+        targets: class numbers.
+        indices: positions of the samples in their split.
+    """
+
+    views: tuple[Float32[Tensor, "batch 3 size size"], ...]
+    targets: Int64[Tensor, " batch"]
+    indices: Int64[Tensor, " batch"]
+
+
+class ViewDataset(torch.utils.data.Dataset[Batch]):
+    """What a DataLoader reads: whole batches, by lists of (epoch, sample index).
+
+    Use it with ``batch_sampler`` yielding such lists and ``collate_fn=collate``.
+
+    Args:
+        split: the samples.
+        pipelines: one per view; an image is decoded once for all views.
+        seed: of the random parts.
+    """
+
+    def __init__(self, split: Split, pipelines: Sequence[Pipeline], seed: int) -> None:
+        self.split = split
+        self.pipelines = tuple(pipelines)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
+        """Return the batch of these (epoch, sample index) pairs."""
+        epochs, indices = np.array(items, dtype=np.int64).reshape(-1, 2).T
+        images = [self.split.images[index] for index in indices.tolist()]
+        return Batch(
+            views=tuple(
+                pipeline(images, seed=self.seed, epochs=epochs, indices=indices)
+                for pipeline in self.pipelines
+            ),
+            targets=torch.from_numpy(self.split.targets[indices]),
+            indices=torch.from_numpy(indices.copy()),
+        )
+
+
+def collate(batch: Batch) -> Batch:
+    """Return the batch as it is: ``ViewDataset`` has put it together already."""
+    return batch

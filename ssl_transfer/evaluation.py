@@ -1,0 +1,72 @@
+"""``evaluate``: any protocol on any encoder, from one's own script."""
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from ssl_transfer import datasets, distributed, models
+from ssl_transfer.config import compose, plain, problems, resolve
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.execution import make_context, protocol_of
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.base import EvaluationProtocol
+from ssl_transfer.runs import Run
+
+
+def evaluate(
+    encoder: nn.Module,
+    dataset: str | Dataset = "digits",
+    protocol: str | EvaluationProtocol = "linear_probe",
+    *,
+    overrides: Sequence[str] = (),
+    preprocessing: Preprocessing | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> dict[str, float]:
+    """Return the scores of ``encoder``, which stays as it is, on ``dataset`` by ``protocol``.
+
+    Args:
+        encoder: a module from images ``[B, 3, H, W]`` to features ``[B, D]``.
+        dataset: an option of ``conf/dataset``, or a dataset.
+        protocol: an option of ``conf/protocol``, or an object with its hyper-parameters.
+        overrides: as on the command line, e.g. ``["protocol.epochs=5"]``.
+        preprocessing: what the encoder expects of its images (``None``: its own attribute).
+        seed: of the evaluation.
+        folder: keeps checkpoints and predictions, so that an interrupted call goes on
+            (``None``: a temporary one).
+
+    Returns:
+        Metric -> value; bounded scores are fractions in ``[0, 1]``.
+
+    Raises:
+        ValueError: in one sentence, for whatever does not fit together.
+    """
+    names = [f"{axis}={choice}" for axis, choice in (("dataset", dataset), ("protocol", protocol))
+             if isinstance(choice, str)]  # fmt: skip
+    config = plain(compose([*names, f"seed={seed}", *overrides]))
+    found = problems(config, processes=distributed.world_size())
+    if found:
+        raise ValueError(" ".join(found))
+    resolved = resolve(config)
+    judged = models.wrap(copy.deepcopy(encoder), preprocessing)
+    if isinstance(dataset, str):
+        dataset = datasets.build(resolved["dataset"])
+    if isinstance(protocol, str):
+        protocol = protocol_of(resolved["protocol"])
+    if dataset.target not in protocol.targets:
+        raise ValueError(
+            f"the protocol must be given a dataset whose target is one of "
+            f"{sorted(protocol.targets)}, but `{dataset.name}` has `{dataset.target}`."
+        )
+    device = distributed.start(resolved["trainer"]["device"])
+    with tempfile.TemporaryDirectory() as temporary:
+        place = folder or Path(temporary)
+        context = make_context(Run(config), device)
+        context.folder, context.features = place, place / "features"
+        place.mkdir(parents=True, exist_ok=True)
+        return {score.metric: score.value for score in protocol.run(judged, dataset, context)}
+
+

@@ -1,0 +1,277 @@
+"""Carrying out one run: check it, claim it, do the work, leave a record or a failure."""
+
+import contextlib
+import datetime
+import functools
+import json
+import logging
+import platform
+import subprocess
+import time
+import traceback
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_transfer import datasets, distributed, models, runs
+from ssl_transfer.claims import claimed
+from ssl_transfer.config import locate
+from ssl_transfer.context import Context
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.errors import NotApplicable
+from ssl_transfer.files import write_atomically
+from ssl_transfer.logger import RunLogger
+from ssl_transfer.models import Encoder
+from ssl_transfer.binding import PROTOCOL_LABELS
+from ssl_transfer.protocols.base import EvaluationProtocol, Score
+from ssl_transfer.protocols.pretrain import Pretrain
+from ssl_transfer.runs import Run
+
+log = logging.getLogger(__name__)
+
+UserError = (ValueError, OSError)
+"""Errors whose message is a sentence for the user; anything else is a bug and shows its trace."""
+
+
+class RunFailed(RuntimeError):
+    """A run ended without a record; the message is the sentence for the user."""
+
+
+def check(run: Run) -> str | None:
+    """Return what is wrong with the run's data, weights or kind of target; None if nothing is.
+
+    This is everything that needs no training, done before any run of a sweep starts.
+    """
+    try:
+        dataset = dataset_of(run)
+        if not run.requirements and not run.is_pretraining:
+            weights = run.resolved["model"].get("weights") or {}
+            if weights.get("path"):
+                models.build(run.resolved["model"], seed=run.resolved["method"]["seed"])
+        if not run.is_pretraining:
+            accepted = locate(run.resolved["protocol"]["_target_"]).targets  # type: ignore[attr-defined]
+            if dataset.target not in accepted:
+                return (
+                    f"`{run.names['protocol']}` must be given a dataset whose target is one of "
+                    f"{sorted(accepted)}, but `{dataset.name}` has `{dataset.target}`."
+                )
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def dataset_of(run: Run) -> Dataset:
+    """Return the dataset that a run trains on, built once per process."""
+    config = run.resolved
+    node = config["method"]["pretrain_on"] if run.is_pretraining else config["dataset"]
+    return _dataset(json.dumps(node, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=16)
+def _dataset(node: str) -> Dataset:
+    return datasets.build(json.loads(node))
+
+
+def execute(run: Run) -> dict[str, Any]:
+    """Carry out one run whose requirements are finished, and return its record.
+
+    A finished run is not computed again (unless ``force=true``); an interrupted one goes on.
+    With several processes, all of them call this.
+
+    Raises:
+        RunFailed: with one sentence; the folder holds ``failure.json`` with the whole traceback.
+        Interrupted: if a signal stopped it; it can go on.
+    """
+    device = distributed.start(run.config["trainer"]["device"])
+    with contextlib.ExitStack() as stack:
+        ours = True
+        if distributed.is_main():
+            ours = stack.enter_context(
+                claimed(run.folder, finished=lambda: _done(run), waiting=_say_waiting)
+            )
+        if not distributed.broadcast_object(ours):
+            return run.record()
+        if distributed.is_main() and run.config["force"]:
+            (run.folder / "record.json").unlink(missing_ok=True)
+        distributed.barrier()
+        try:
+            return _work(run, device)
+        except NotApplicable as error:
+            return _finish_not_applicable(run, str(error))
+        except Exception as error:
+            sentence = str(error) if isinstance(error, UserError) else _last_line(error)
+            fail(run, sentence, trace=traceback.format_exc(), stage="work")
+            if not isinstance(error, UserError):
+                log.error("%s", traceback.format_exc())
+            raise RunFailed(sentence) from error
+
+
+def _done(run: Run) -> bool:
+    return run.is_finished and not run.config["force"]
+
+
+def _say_waiting(owner: dict[str, Any]) -> None:
+    log.info("waiting for process %s on %s, which computes this run", owner["pid"], owner["host"])
+
+
+def _last_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
+    """Leave ``failure.json``, so that the run is not repeated unless ``retry=true``.
+
+    Args:
+        run: what failed.
+        sentence: why, for the user.
+        trace: the whole traceback.
+        stage: ``check`` if nothing was started (such a run is tried again), else ``work``.
+    """
+    encoder = {"id": encoder_id(run), "label": run.label}
+    failure = {
+        **run.identify(),
+        "encoder": encoder,
+        "error": sentence,
+        "traceback": trace,
+        "stage": stage,
+        "when": _now(),
+    }
+    try:
+        write_atomically(run.folder / "failure.json", json.dumps(failure, indent=1).encode())
+    except OSError as error:
+        log.warning("%s", error)  # the disk is full: the sweep's summary still names the run
+
+
+def encoder_id(run: Run) -> str | None:
+    """Return the id of the encoder a run judges; None where only its weights can tell."""
+    for required in run.requirements:
+        return required.id
+    return run.id if run.is_pretraining else None
+
+
+def _work(run: Run, device: torch.device) -> dict[str, Any]:
+    began, clock = _now(), time.monotonic()
+    context = make_context(run, device)
+    config = run.resolved
+    dataset = dataset_of(run)
+    encoder = models.build(config["model"], seed=config["method"]["seed"])
+    with RunLogger(run, context) as context.logger:
+        if run.is_pretraining:
+            scores: list[Score] = []
+            Pretrain().run(encoder, dataset, context, config["method"])
+            _leave_encoder(run, encoder)
+        else:
+            for required in run.requirements:
+                models.load_encoder(encoder, required.folder)
+            weights = models.fingerprint(encoder)
+            context.note(weights_sha256=weights)
+            scores = list(protocol_of(config["protocol"]).run(encoder, dataset, context))
+        facts = context.facts
+        weights = facts.pop("weights_sha256", None) or models.fingerprint(encoder)
+        record = {
+            **run.identify(),
+            "status": "finished",
+            "reason": None,
+            "encoder": {"id": encoder_id(run) or weights[:16], "label": run.label},
+            "scores": [vars(score) for score in scores],
+            **facts,
+            "config": run.config,
+            "weights_sha256": weights,
+            "data": {"fingerprint": dataset.fingerprint, **dataset.facts},
+            "requires": [required.id for required in run.requirements],
+            "started": began,
+            "duration_s": round(time.monotonic() - clock, 3),
+            "device": device.type,
+            "processes": distributed.world_size(),
+            "versions": _versions(),
+            "code": _revision(),
+        }
+        context.logger.finish(scores)
+    if distributed.is_main():
+        runs.finish(run, record)
+    distributed.barrier()
+    return record
+
+
+def protocol_of(node: Mapping[str, Any]) -> EvaluationProtocol:
+    """Return the protocol that a resolved node of the configuration describes."""
+    keys = {key: value for key, value in node.items() if key not in PROTOCOL_LABELS}
+    protocol: EvaluationProtocol = locate(node["_target_"])(**keys)
+    return protocol
+
+
+def make_context(run: Run, device: torch.device) -> Context:
+    """Return the surroundings that the configuration describes."""
+    config = run.resolved
+    trainer = config["trainer"]
+    return Context(
+        folder=run.folder,
+        features=Path(config["paths"]["features"]).absolute(),
+        device=device,
+        seed=run.seed,
+        precision=config["precision"],
+        workers=trainer["workers"],
+        batch_size_eval=trainer["batch_size_eval"],
+        checkpoint_every_steps=trainer["checkpoint_every_steps"],
+        checkpoint_every_minutes=trainer["checkpoint_every_minutes"],
+        accumulate=trainer["accumulate"],
+        max_steps=2 if config["debug"] else None,
+        progress_bar=trainer["progress_bar"],
+        compile=trainer["compile"],
+    )
+
+
+def _finish_not_applicable(run: Run, reason: str) -> dict[str, Any]:
+    record = {
+        **run.identify(),
+        "status": "not_applicable",
+        "reason": reason,
+        "encoder": {"id": encoder_id(run) or run.id, "label": run.label},
+        "scores": [],
+        "config": run.config,
+        "requires": [required.id for required in run.requirements],
+        "started": _now(),
+        "duration_s": 0.0,
+        "versions": _versions(),
+        "code": _revision(),
+    }
+    if distributed.is_main():
+        runs.finish(run, record)
+    return record
+
+
+def _leave_encoder(run: Run, encoder: Encoder) -> None:
+    if distributed.is_main():
+        models.save_encoder(
+            encoder, run.folder, config=run.config["model"], parents=[run.id, run.label]
+        )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = ("torch", "torchvision", "timm", "hydra-core", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+@functools.cache
+def _revision() -> dict[str, Any]:
+    """Return the commit of the code that runs, and whether it was changed since."""
+    folder = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+            )
+        except OSError:
+            return None  # no git on this machine
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

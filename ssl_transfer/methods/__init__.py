@@ -1,0 +1,74 @@
+"""Pre-training objectives, one file each, the loss a pure function at its top.
+
+An option of ``conf/method`` names a ``Method`` by ``_target_``. It is called as
+``_target_(encoder, num_classes, views, **own keys)``; the node's remaining keys are the recipe
+of the training (``RECIPE_KEYS``), which the trainer reads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssl_transfer.config import locate
+from ssl_transfer.datasets.transforms import Augmentation, augmentation
+from ssl_transfer.methods.base import Method
+from ssl_transfer.models import Encoder
+
+__all__ = ["RECIPE_KEYS", "Method", "augmentations", "build", "own_keys"]
+
+RECIPE_KEYS = (
+    "optimizer",
+    "pretrain_on",
+    "seed",
+    "epochs",
+    "batch_size",
+    "warmup_epochs",
+    "schedule",
+    "clip_grad_norm",
+    "bn_groups",
+    "resources",
+)
+
+
+def own_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a method's node that its constructor receives, but for ``views``."""
+    others = {"name", "_target_", "views", *RECIPE_KEYS}
+    return {key: value for key, value in config.items() if key not in others}
+
+
+def augmentations(config: Mapping[str, Any]) -> tuple[Augmentation, ...]:
+    """Return the views that a method's node describes.
+
+    Raises:
+        ValueError: for an unknown field or a value out of its range.
+    """
+    views = []
+    for view in config["views"]:
+        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
+        found = augmentation(fields, flip=True)
+        assert found is not None
+        views.append(found)
+    return tuple(views)
+
+
+def build(config: Mapping[str, Any], encoder: Encoder, num_classes: int | None) -> Method:
+    """Return the method that a resolved, plain node of ``conf/method`` describes.
+
+    Its own parameters are drawn from torch's global generator.
+
+    Args:
+        config: the node.
+        encoder: trained in place.
+        num_classes: of the pre-training set (``None``: without labels).
+
+    Raises:
+        ValueError: if the node trains nothing (``as_is``) or its values do not fit.
+    """
+    if config["_target_"] is None:
+        raise ValueError(
+            f"`method={config['name']}` takes the model's weights as they are, so that there is "
+            "nothing to pre-train; choose another method."
+        )
+    views = augmentations(config)
+    method = locate(config["_target_"])(encoder, num_classes, views, **own_keys(config))
+    assert isinstance(method, Method), config["_target_"]
+    return method

@@ -1,0 +1,80 @@
+"""SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_transfer import distributed
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.projector import Projector
+from ssl_transfer.models import Encoder
+
+
+def nt_xent(
+    z0: Float[Tensor, "batch dim"], z1: Float[Tensor, "batch dim"], temperature: float
+) -> Float[Tensor, ""]:
+    """Return the normalised, temperature-scaled cross-entropy (equation 1 of the paper).
+
+    Each of the 2B embeddings must find its other view among the 2B - 1 others by cosine
+    similarity; the mean over the 2B. Guessing gives ``log(2B - 1)``; 0 is the unreachable best.
+
+    Args:
+        z0: embeddings of the first views of the whole global batch, of any length but 0.
+        z1: embeddings of the second views, in the same order.
+        temperature: divides the similarities.
+    """
+    z = F.normalize(torch.cat([z0, z1]))
+    similarities = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+    partners = torch.arange(len(z), device=z.device).roll(len(z0))
+    return F.cross_entropy(similarities, partners)
+
+
+class SimCLR(Method):
+    """Tell an image's other view from all other images of the batch.
+
+    Both views go through encoder and projector as one batch, sample by sample side by side, so
+    that batch statistics are joint (as in the paper) and a group of the batch holds whole pairs.
+
+    Args:
+        encoder: trained in place.
+        num_classes: not used.
+        views: two augmentations.
+        temperature: of the loss.
+        projector: keys of ``Projector``.
+    """
+
+    separable = False
+    minimum_batch = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        temperature: float,
+        projector: Mapping[str, Any],
+    ) -> None:
+        super().__init__(encoder, num_classes, views)
+        if temperature <= 0:
+            raise ValueError(f"`method.temperature` must be positive, but is {temperature}.")
+        self.temperature = temperature
+        self.projector = Projector(encoder.feature_dim, **projector)
+
+    def forward(
+        self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """Return the loss over the global batch, and the mean cosine of the positive pairs."""
+        images = torch.stack(views, dim=1).flatten(0, 1)
+        z = full_precision(self.projector(self.encoder(images)))
+        with torch.autocast(z.device.type, enabled=False):
+            z0, z1 = distributed.gather(z.view(-1, 2, z.shape[1])).unbind(1)
+            loss = nt_xent(z0, z1, self.temperature)
+        with torch.no_grad():
+            cosine = F.cosine_similarity(z0, z1).mean()
+        return {"loss": loss, "positive_cosine": cosine}

@@ -1,0 +1,44 @@
+"""The contract between a protocol and the run that carries it out."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar, Protocol
+
+from ssl_transfer.context import Context
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.models import Encoder
+
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One number that a protocol measured.
+
+    Args:
+        metric: the metric's name in the literature, e.g. ``top1``.
+        value: bounded scores are fractions in ``[0, 1]``.
+        split: where it was measured.
+        unit: ``fraction`` for bounded scores, else the unit's name.
+        higher_is_better: direction of the metric.
+        primary: the score that tables show when none is asked for; one per run.
+    """
+
+    metric: str
+    value: float
+    split: str = "test"
+    unit: str = "fraction"
+    higher_is_better: bool = True
+    primary: bool = False
+
+
+class EvaluationProtocol(Protocol):
+    """What is measured: hyper-parameters in the constructor, the work in ``run``."""
+
+    targets: ClassVar[frozenset[str]]
+    """Kinds of target it accepts, e.g. ``{"class"}``."""
+
+    def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
+        """Yield the scores of ``encoder`` on ``dataset``."""
+        ...
+
+

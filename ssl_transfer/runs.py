@@ -1,0 +1,199 @@
+"""What a run is: its identity, what it requires, and the folder that holds its state.
+
+A run is its configuration. The same configuration has the same id and the same folder, so a
+finished run is never computed again and an interrupted one goes on where it stopped.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_transfer.config import resolve
+from ssl_transfer.files import write_atomically
+
+SCHEMA = 1
+PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pretrain"}
+
+# Keys that say how, not what: they never enter an id.
+_OUTSIDE = frozenset({"resources", "download"})
+# Keys that came after the first ids, with the value that leaves an id as it was.
+_NEUTRAL: dict[str, Any] = {}
+
+
+def essence(node: Any) -> Any:
+    """Return what of a configuration identifies it: without nulls, neutral and outside keys."""
+    if isinstance(node, Mapping):
+        return {
+            key: essence(value)
+            for key, value in sorted(node.items())
+            if value is not None and key not in _OUTSIDE and _NEUTRAL.get(key, ...) != value
+        }
+    if isinstance(node, list | tuple):
+        return [essence(item) for item in node]
+    return node
+
+
+def digest(*parts: Any) -> str:
+    """Return 16 hex digits that identify plain JSON values."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One cell of the product of the axes.
+
+    Args:
+        config: the whole composed configuration, plain, interpolations unresolved; frozen by use.
+    """
+
+    config: dict[str, Any] = dataclasses.field(hash=False)
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the run ends once the method's weights exist."""
+        return bool(self.config["protocol"]["name"] == PRETRAIN["name"])
+
+    @functools.cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration with interpolations resolved on this computer."""
+        return resolve(self.config)
+
+    @functools.cached_property
+    def requirements(self) -> tuple["Run", ...]:
+        """The runs whose products this one needs."""
+        if self.is_pretraining or self.config["method"].get("_target_") is None:
+            return ()
+        return (pretraining_of(self.config),)
+
+    @functools.cached_property
+    def id(self) -> str:
+        """16 hex digits: a hash of what the run is, and of what it requires."""
+        config = self.config
+        parts: dict[str, Any] = {
+            key: essence(config[key]) for key in ("model", "method", "precision")
+        }
+        if config.get("debug"):
+            parts["debug"] = True
+        if self.is_pretraining:
+            # The pre-training set and seed stand in the method; no downstream task enters.
+            parts["protocol"] = PRETRAIN["name"]
+        else:
+            parts |= {key: essence(config[key]) for key in ("dataset", "protocol", "seed")}
+        return digest(parts, [required.id for required in self.requirements])
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The four names, as tables show them; a pre-training has no dataset."""
+        names: dict[str, Any] = {
+            axis: self.resolved[axis]["name"] for axis in ("model", "method", "protocol")
+        }
+        names["dataset"] = None if self.is_pretraining else self.resolved["dataset"]["name"]
+        return names
+
+    @property
+    def seed(self) -> int:
+        """The evaluation's seed, or the method's for a pre-training."""
+        owner = self.config["method"] if self.is_pretraining else self.config
+        return int(owner["seed"])
+
+    @property
+    def label(self) -> str:
+        """The encoder's short name; ``results`` tells apart encoders that share one."""
+        model, method = self.names["model"], self.names["method"]
+        return model if method == "as_is" else f"{model}-{method}"
+
+    @functools.cached_property
+    def place(self) -> str:
+        """The folder's path below ``paths.outputs``."""
+        parts = [self.label, self.names["dataset"], self.id[:8]]
+        name = "_".join(_filename(part) for part in parts if part)
+        return f"{_filename(self.names['protocol'])}/{name}"
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The folder that holds everything the run leaves."""
+        return Path(self.resolved["paths"]["outputs"]).absolute() / self.place
+
+    def describe(self) -> str:
+        """Return one line for logs."""
+        dataset = self.names["dataset"]
+        target = f" on {dataset}" if dataset else ""
+        return f"{self.names['protocol']} of {self.label}{target}, seed {self.seed} [{self.id[:8]}]"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the record stands (it is written last, whole)."""
+        return (self.folder / "record.json").exists()
+
+    def record(self) -> dict[str, Any]:
+        """Return a finished run's record."""
+        return dict(json.loads((self.folder / "record.json").read_text()))
+
+    def failure(self) -> dict[str, Any] | None:
+        """Return what ``fail`` wrote, or None."""
+        path = self.folder / "failure.json"
+        if not path.exists():
+            return None
+        try:
+            return dict(json.loads(path.read_text()))
+        except ValueError:
+            return {"error": f"`{path}` cannot be read", "traceback": "", "stage": "work"}
+
+    def identify(self) -> dict[str, Any]:
+        """Return the head that records and failures share."""
+        return {
+            "schema": SCHEMA,
+            "run_id": self.id,
+            **self.names,
+            "seed": self.seed,
+            "precision": self.config["precision"],
+        }
+
+
+def pretraining_of(config: Mapping[str, Any]) -> Run:
+    """Return the run that pre-trains what ``config`` evaluates.
+
+    It is built from the model and the method alone, so that every dataset, protocol and seed
+    shares it.
+    """
+    kept = {key: value for key, value in config.items() if key != "dataset"}
+    return Run({**kept, "dataset": None, "protocol": dict(PRETRAIN)})
+
+
+def graph(runs: Iterable[Run]) -> list[Run]:
+    """Return every distinct run, with what it requires before it, otherwise in the given order."""
+    ordered: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.id not in ordered:
+            for required in run.requirements:
+                visit(required)
+            ordered[run.id] = run
+
+    for run in runs:
+        visit(run)
+    return list(ordered.values())
+
+
+def finish(run: Run, record: Mapping[str, Any]) -> None:
+    """Write the record, atomically, then remove what only a resume would need."""
+    write_atomically(run.folder / "record.json", json.dumps(record, indent=1).encode())
+    for leftover in _leftovers(run.folder):
+        leftover.unlink(missing_ok=True)
+
+
+def _leftovers(folder: Path) -> Iterator[Path]:
+    for name in ("failure.json", "progress.json", "checkpoint.pt"):
+        yield folder / name
+    yield from folder.glob(".*.tmp")
+
+
+def _filename(text: str) -> str:
+    """Return ``text`` with everything that file systems dislike replaced."""
+    return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")[:60] or "unnamed"

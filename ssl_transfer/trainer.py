@@ -1,0 +1,398 @@
+"""The one training loop: pre-training, linear probe, BN-tuning and fine-tuning go through ``fit``.
+
+They differ in what is trainable, which layers are in train mode, and the loss; all of that is the
+learner's. The loop knows steps, processes, precision, checkpoints and stopping.
+"""
+
+import contextlib
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from ssl_transfer import checkpoint, distributed, optim, randomness
+from ssl_transfer.batch_statistics import convert
+from ssl_transfer.context import Context
+from ssl_transfer.datasets.transforms import Batch
+
+Parts = dict[str, Tensor]
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """What a loader reads: whole batches by (epoch, index), such as a ``ViewDataset``."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
+        """Return the batch of these samples, a pure function of ``items``."""
+        ...
+
+
+class NonFiniteLoss(ValueError):
+    """The loss became infinite or not a number."""
+
+
+class Interrupted(SystemExit):
+    """A signal asked the training to stop; it has saved and can go on."""
+
+
+class Learner(nn.Module):
+    """What ``fit`` trains: ``forward`` returns the loss and named parts of it."""
+
+    separable: bool = True
+    """Whether the loss is a mean over samples, so that gradient accumulation is exact."""
+
+    minimum_batch: int = 1
+
+    def forward(self, views: tuple[Tensor, ...], targets: Tensor) -> Parts:
+        """Return ``{"loss": …}`` and other scalars worth logging."""
+        raise TypeError(f"{type(self).__name__} must define `forward`.")
+
+    def after_step(self, progress: float) -> None:
+        """Update what gradients do not: momentum encoders, queues. ``progress`` is in (0, 1]."""
+
+    def clip_groups(self) -> list[list[nn.Parameter]]:
+        """Return the sets of parameters whose gradient norms are clipped separately."""
+        return [[parameter for parameter in self.parameters() if parameter.requires_grad]]
+
+    def constant(self) -> frozenset[str]:
+        """Return the names in ``state_dict`` that training never changes."""
+        return frozenset()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The budget and the optimisation of one training.
+
+    Args:
+        epochs: passes over the training samples; a fraction is allowed.
+        batch_size: images per step over all processes.
+        optimizer: keys of an option of ``conf/optimizer``.
+        schedule: of the learning rate, per step.
+        warmup_epochs: linear warm-up.
+        clip_grad_norm: largest gradient norm (``None``: no clipping).
+        bn_groups: groups of the global batch that share batch statistics (1: all of it).
+        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
+            the next epoch follows in the same batch, so that every batch is full.
+    """
+
+    epochs: float
+    batch_size: int
+    optimizer: Mapping[str, Any]
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = 0.0
+    clip_grad_norm: float | None = None
+    bn_groups: int = 1
+    drop_last: bool = False
+
+    def steps_per_epoch(self, samples: int) -> float:
+        """Return how many optimizer steps an epoch over ``samples`` images takes."""
+        full = samples / self.batch_size
+        return float(math.floor(full)) if self.drop_last else full
+
+    def steps(self, samples: int) -> int:
+        """Return the number of optimizer steps over ``samples`` images."""
+        return math.ceil(self.epochs * self.steps_per_epoch(samples))
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The endless order of samples: one shuffled epoch after another, cut into global batches.
+
+    Position p of the stream is a pure function of (seed, p), so a training resumes in mid-epoch
+    by asking for a later step, and every process takes its own slice of each batch.
+    """
+
+    samples: int
+    batch_size: int
+    drop_last: bool
+    seed: int
+
+    @property
+    def usable(self) -> int:
+        """Samples of an epoch that take part."""
+        return self.samples - self.samples % self.batch_size if self.drop_last else self.samples
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """Return the (epoch, index) pairs of a global batch."""
+        first = step * self.batch_size
+        positions = range(first, first + self.batch_size)
+        orders = {epoch: self._order(epoch) for epoch in {p // self.usable for p in positions}}
+        return [(p // self.usable, int(orders[p // self.usable][p % self.usable])) for p in positions]
+
+    def _order(self, epoch: int) -> Any:
+        if epoch not in _ORDERS or _ORDERS[epoch][0] != (self.seed, self.samples):
+            _ORDERS.clear()
+        if epoch not in _ORDERS:
+            order = randomness.permutation(self.seed, "order", epoch, self.samples)
+            _ORDERS[epoch] = ((self.seed, self.samples), order)
+        return _ORDERS[epoch][1]
+
+
+# The current epoch's order: drawing it anew for every batch of ImageNet would cost more than the
+# batch.
+_ORDERS: dict[int, tuple[tuple[int, int], Any]] = {}
+
+
+def fit(
+    learner: Learner,
+    data: TrainingData,
+    recipe: Recipe,
+    context: Context,
+    *,
+    name: str,
+    groups: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Train ``learner`` in place, from where the run was interrupted if it was.
+
+    Args:
+        learner: on the context's device and of its type; its BatchNorm layers are converted.
+        data: the training samples and their views.
+        recipe: budget and optimisation.
+        context: the run's surroundings.
+        name: of this training within the run; its checkpoint is found by it.
+        groups: parameter groups with their own ``lr`` or ``weight_decay``
+            (``None``: all trainable parameters).
+
+    Raises:
+        ValueError: if the batch does not fit the data, the learner or the processes.
+        NonFiniteLoss: with step and value.
+        Interrupted: after a checkpoint, if SIGTERM or SIGUSR2 asked for it.
+    """
+    _check(learner, len(data), recipe, context)
+    # 1. Everything that changes: learner, optimizer, step (see checkpoint.py).
+    steps = recipe.steps(len(data))
+    if context.max_steps is not None:
+        steps = min(steps, context.max_steps)
+    if _has_batch_statistics(learner):
+        convert(learner, recipe.bn_groups, micro_batches=context.accumulate)
+    groups = groups or [{"params": [p for p in learner.parameters() if p.requires_grad]}]
+    optimizer = optim.build(recipe.optimizer, groups)
+    start = _restore(learner, optimizer, context, name)
+    model = _parallel(learner, context)
+    warmup = round(recipe.warmup_epochs * recipe.steps_per_epoch(len(data)))
+    stream = Stream(len(data), recipe.batch_size, recipe.drop_last, context.seed)
+    batches = _loader(data, stream, range(start, steps), context)
+    watch = Watch(learner, optimizer, context, name)
+
+    # 2. The loop.
+    learner.train()
+    with stop_signals() as stop:
+        bar = context.progress(batches, total=steps - start, label=name)
+        for step, batch in zip(range(start, steps), bar, strict=True):
+            factor = optim.learning_rate(
+                step, steps=steps, base=1.0, schedule=recipe.schedule, warmup_steps=warmup
+            )
+            optim.scale_learning_rate(optimizer, factor)
+            torch.manual_seed(randomness.derive(context.seed, name, step, distributed.rank()))
+            parts = _backward(model, batch, context)
+            watch.check(step, parts, stop)
+            if recipe.clip_grad_norm is not None:
+                for parameters in learner.clip_groups():
+                    nn.utils.clip_grad_norm_(parameters, recipe.clip_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            learner.after_step((step + 1) / steps)
+            watch.after(step, steps, parts, lr=factor * max(g["base_lr"] for g in optimizer.param_groups))
+
+
+def _check(learner: Learner, samples: int, recipe: Recipe, context: Context) -> None:
+    processes, accumulate = distributed.world_size(), context.accumulate
+    if recipe.batch_size % (processes * accumulate):
+        raise ValueError(
+            f"`batch_size` must be a multiple of processes × trainer.accumulate ({processes} × "
+            f"{accumulate}), but is {recipe.batch_size}."
+        )
+    if recipe.batch_size < learner.minimum_batch:
+        raise ValueError(
+            f"`batch_size` must be at least {learner.minimum_batch} for "
+            f"{type(learner).__name__}, but is {recipe.batch_size}."
+        )
+    if samples == 0 or (recipe.drop_last and samples < recipe.batch_size):
+        raise ValueError(
+            f"there must be at least one whole batch of {recipe.batch_size} training images, but "
+            f"there are {samples}; lower `batch_size`."
+        )
+    if accumulate > 1 and not learner.separable:
+        raise ValueError(
+            f"`trainer.accumulate` must be 1 for {type(learner).__name__}, whose loss compares "
+            f"all images of a batch, but is {accumulate}."
+        )
+
+
+def _has_batch_statistics(learner: nn.Module) -> bool:
+    """Return whether any BatchNorm layer uses the batch's statistics while training."""
+    learner.train()
+    layers = (m for m in learner.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return any(layer.training for layer in layers)
+
+
+def _restore(
+    learner: Learner, optimizer: torch.optim.Optimizer, context: Context, name: str
+) -> int:
+    """Bring learner and optimizer to the saved state and return the step to go on with."""
+    state = checkpoint.load(context.folder / "checkpoint.pt", name)
+    if state is None:
+        return 0
+    learner.load_state_dict({**learner.state_dict(), **state["learner"]})
+    optimizer.load_state_dict(state["optimizer"])
+    context.note(resumed_at=[*context.facts.get("resumed_at", []), [name, state["step"]]])
+    return int(state["step"])
+
+
+def _parallel(learner: Learner, context: Context) -> nn.Module:
+    model: nn.Module = learner
+    if context.compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    if distributed.world_size() == 1:
+        return model
+    # Buffers need no broadcast: batch statistics are reduced over all processes already.
+    return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def _loader(
+    data: TrainingData, stream: Stream, steps: Iterable[int], context: Context
+) -> Iterable[Batch]:
+    share = stream.batch_size // distributed.world_size()
+    mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
+    return DataLoader(
+        data,
+        batch_sampler=_Batches(stream, steps, mine),
+        collate_fn=_identity,
+        num_workers=context.workers,
+        generator=torch.Generator(),
+        pin_memory=context.device.type == "cuda",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """This process's share of the batches of some steps."""
+
+    stream: Stream
+    steps: Iterable[int]
+    share: slice
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return (self.stream.batch(step)[self.share] for step in self.steps)
+
+    def __len__(self) -> int:
+        return len(list(self.steps))
+
+
+def _identity(batch: Batch) -> Batch:
+    return batch
+
+
+def _backward(model: nn.Module, batch: Batch, context: Context) -> Parts:
+    """Accumulate the gradient of one global batch and return its detached parts."""
+    totals: Parts = {}
+    count = context.accumulate
+    for micro in range(count):
+        views = tuple(view.chunk(count)[micro] for view in batch.views)
+        views = tuple(view.to(context.device, context.dtype, non_blocking=True) for view in views)
+        targets = batch.targets.chunk(count)[micro].to(context.device, non_blocking=True)
+        last = micro == count - 1
+        parallel = isinstance(model, DistributedDataParallel)
+        with contextlib.nullcontext() if last or not parallel else model.no_sync():
+            with autocast(context):
+                parts = model(views, targets)
+            (parts["loss"] / count).backward()
+        for key, value in parts.items():
+            totals[key] = totals.get(key, 0.0) + value.detach() / count
+    return totals
+
+
+def autocast(context: Context) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which the forward pass runs."""
+    if context.precision != "bf16":
+        return contextlib.nullcontext()
+    return torch.autocast(context.device.type, dtype=torch.bfloat16)
+
+
+class Watch:
+    """What happens around a step: agreement on stopping, logging, checkpoints."""
+
+    def __init__(
+        self, learner: Learner, optimizer: torch.optim.Optimizer, context: Context, name: str
+    ) -> None:
+        self.learner, self.optimizer = learner, optimizer
+        self.context, self.name = context, name
+        self.saved_at = self.logged_at = time.monotonic()
+        self.stopping = False
+
+    def check(self, step: int, parts: Parts, stop: Callable[[], bool]) -> None:
+        """Agree with the other processes on whether the loss is finite and whether to stop."""
+        flags = torch.stack([parts["loss"].double(), parts["loss"].new_tensor(float(stop())).double()])
+        if distributed.world_size() > 1:
+            torch.distributed.all_reduce(flags)
+        loss, stops = (flags / distributed.world_size()).tolist()
+        self.stopping = stops > 0
+        if not math.isfinite(loss):
+            raise NonFiniteLoss(
+                f"the loss must stay finite, but is {loss} at step {step} of `{self.name}`; "
+                "lower the learning rate, or set `clip_grad_norm`."
+            )
+
+    def after(self, step: int, steps: int, parts: Parts, *, lr: float) -> None:
+        """Log and save when it is time; stop after saving if a signal asked for it."""
+        now, last = time.monotonic(), step + 1 == steps
+        if last or now - self.logged_at > 1.0:
+            self.logged_at = now
+            values = {key: float(value) for key, value in parts.items()}
+            self.context.log(training=self.name, step=step + 1, lr=lr, **values)
+        every = self.context.checkpoint_every_steps
+        due = now - self.saved_at > 60 * self.context.checkpoint_every_minutes
+        due = due or (every is not None and (step + 1) % every == 0)
+        if not last and (due or self.stopping):
+            self.save(step + 1)
+        if self.stopping and not last:
+            raise Interrupted(75)  # EX_TEMPFAIL: start again to go on
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint with which ``step`` would begin."""
+        constant = self.learner.constant()
+        state = {k: v for k, v in self.learner.state_dict().items() if k not in constant}
+        checkpoint.save(
+            self.context.folder / "checkpoint.pt",
+            {
+                "name": self.name,
+                "step": step,
+                "learner": state,
+                "optimizer": self.optimizer.state_dict(),
+            },
+        )
+        self.saved_at = time.monotonic()
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether SIGTERM or SIGUSR2 arrived meanwhile."""
+    arrived: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+
+    try:
+        before = {s: signal.signal(s, remember) for s in (signal.SIGTERM, signal.SIGUSR2)}
+    except ValueError:  # not in the main thread: a caller's script decides about signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
