@@ -1,6 +1,6 @@
 """Compose, check, run one run; or, with ``-m``, hand the product of the axes to the launcher.
 
-    python run.py -m model=swav,moco protocol=linear_probe,bn_tune,finetune dataset=dtd
+python run.py -m model=swav,moco protocol=linear_probe,bn_tune,finetune dataset=dtd
 """
 
 import sys

@@ -73,7 +73,11 @@ def main() -> None:
                  "hydra/sweeper=basic", "~hydra.callbacks.tables", *overrides]  # fmt: skip
         hydra = seconds(basic, folder)
     print(f"{'':34}{'seconds':>9}{'per run':>10}")
-    rows = [("ours, first time (composes)", first), ("ours, again", again), ("Hydra basic, empty", hydra)]
+    rows = [
+        ("ours, first time (composes)", first),
+        ("ours, again", again),
+        ("Hydra basic, empty", hydra),
+    ]
     for label, value in rows:
         print(f"{label:34}{value:9.2f}{value / runs:10.4f}")
     print(f"ratio Hydra basic / ours again: {hydra / again:.1f}")

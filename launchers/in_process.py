@@ -43,7 +43,10 @@ class InProcessLauncher(Launcher):
         if sweep.is_main_process():
             sweep.remember(outcome, outputs)
         type(self).last_outcome = outcome
-        return [_job_return(run, overrides, outcome) for run, overrides in zip(runs, job_overrides, strict=True)]
+        return [
+            _job_return(run, overrides, outcome)
+            for run, overrides in zip(runs, job_overrides, strict=True)
+        ]
 
     def _compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
         loader = self.hydra_context.config_loader

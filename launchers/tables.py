@@ -19,10 +19,17 @@ class TablesAfterSweep(Callback):
         outcome = InProcessLauncher.last_outcome
         if outcome is None or outcome.folder is None:
             return
-        root = Path(__file__).resolve().parent.parent
-        sys.stdout.flush()
-        command = [sys.executable, "-m", "results", "summary", "--sweep", str(outcome.folder)]
-        command += ["--outputs", str(outcome.folder.parent.parent)]
-        subprocess.run(command, cwd=root, check=False)
+        if config.tables:
+            self._print(outcome.folder)
+        else:
+            for identifier, reason in outcome.failures.items():
+                print(f"failed [{identifier[:8]}]: {reason}")
         if outcome.failures:
             raise SystemExit(outcome.exit_code)
+
+    def _print(self, folder: Path) -> None:
+        root = Path(__file__).resolve().parent.parent
+        sys.stdout.flush()
+        command = [sys.executable, "-m", "results", "summary", "--sweep", str(folder)]
+        command += ["--outputs", str(folder.parent.parent)]
+        subprocess.run(command, cwd=root, check=False)

@@ -32,10 +32,10 @@ Floats = NDArray[np.float64]
 FEWEST = 5
 """With fewer encoders no coefficient is given."""
 SIMULATED_UP_TO = 20
-_Z95 = 1.959963984540054  # 97.5 % point of the standard normal
+Z95 = 1.959963984540054  # 97.5 % point of the standard normal
 _Z_GRID = np.linspace(0.0, 3.5, 51)  # Fisher's z of the populations simulated, up to rho = 0.998
 _SAMPLES = 10_000
-_TIE_BREAK = 1e-5  # far below the step of either rank coefficient for n <= 20
+TIE_BREAK = 1e-5  # far below the step of either rank coefficient for n <= 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
     if n > SIMULATED_UP_TO:
         return Coefficient(value, *_fisher(value, _standard_error(value, n, kind)), n)
     other = tau if kind == "spearman" else rho_s
-    low, high = _inverted(kind, n, round(value + _TIE_BREAK * other, 10))
+    low, high = _inverted(kind, n, round(value + TIE_BREAK * other, 10))
     return Coefficient(value, population(low, kind), population(high, kind), n)
 
 
@@ -159,7 +159,7 @@ def _ranks(x: Floats) -> Floats:
 def _fisher(value: float, standard_error: float) -> tuple[float, float]:
     if abs(value) == 1:
         return value, value
-    z, width = math.atanh(value), _Z95 * standard_error
+    z, width = math.atanh(value), Z95 * standard_error
     return math.tanh(z - width), math.tanh(z + width)
 
 
@@ -269,6 +269,6 @@ def simulated(n: int) -> dict[Kind, Floats]:
         rho_s = products / (n * (n**2 - 1) / 12)
         concordant = sum((y[:, i + 1 :] > y[:, i : i + 1]).sum(1) for i in range(n - 1))
         tau = 4 * np.asarray(concordant) / (n * (n - 1)) - 1
-        rows["spearman"].append(np.sort(np.round(rho_s + _TIE_BREAK * tau, 10)))
-        rows["kendall"].append(np.sort(np.round(tau + _TIE_BREAK * rho_s, 10)))
+        rows["spearman"].append(np.sort(np.round(rho_s + TIE_BREAK * tau, 10)))
+        rows["kendall"].append(np.sort(np.round(tau + TIE_BREAK * rho_s, 10)))
     return {kind: np.stack(sorted_rows) for kind, sorted_rows in rows.items()}

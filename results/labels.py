@@ -32,7 +32,7 @@ def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return for each configuration the ``key=value`` pairs that set it apart, or ``""``.
 
     All keys that differ are shown if there are at most three, else just enough of them to tell
-    the configurations apart. Equal configurations get equal texts.
+    the configurations apart; keys that one has not are left out. Equal ones get equal texts.
     """
     flat = [_flat(config) for config in configs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
@@ -40,7 +40,7 @@ def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(keys) > _SHOWN_AT_MOST:
         keys = _enough(flat, keys)
     names = {key: _short_name(key, keys) for key in keys}
-    return [" ".join(f"{names[key]}={_text(one.get(key))}" for key in keys) for one in flat]
+    return [" ".join(f"{names[k]}={_text(one[k])}" for k in keys if k in one) for one in flat]
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
@@ -209,7 +209,6 @@ def _short_name(key: str, keys: Sequence[str]) -> str:
     return key
 
 
-def _text(value: str | None) -> str:
-    if value is None:
-        return "none"
+def _text(value: str) -> str:
+    """Return a value without the folders of a path."""
     return value.rstrip("/").rsplit("/", 1)[-1]

@@ -179,7 +179,9 @@ def _load_sweep(path: Path) -> dict[str, Any]:
         if len(sweep["runs"]) != len(sweep["folders"]):
             raise ValueError("it names as many folders as runs")
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise ResultsError(f"`{path}` must list runs and folders, but is damaged ({error}).") from error
+        raise ResultsError(
+            f"`{path}` must list runs and folders, but is damaged ({error})."
+        ) from error
     return sweep
 
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from ssl_transfer.preprocessing import Preprocessing
 
-
 PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
 """Keys of a protocol's node that say what it is called and what it asks of a cluster."""
 
@@ -54,12 +53,17 @@ def _model(path: str, node: dict[str, Any]) -> Iterator[Part]:
 def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
     from ssl_transfer.datasets.transforms import Augmentation
     from ssl_transfer.methods import own_keys
+    from ssl_transfer.methods.projector import Projector
     from ssl_transfer.trainer import Recipe
 
     if node.get("_target_") is None:  # as_is: nothing is trained
         yield Part(path, _untrained, _without(node))
         return
-    yield Part(path, node["_target_"], own_keys(node), frozenset({"encoder", "num_classes", "views"}))
+    yield Part(
+        path, node["_target_"], own_keys(node), frozenset({"encoder", "num_classes", "views"})
+    )
+    if "projector" in node:
+        yield Part(f"{path}.projector", Projector, node["projector"], frozenset({"in_dim"}))
     for number, view in enumerate(node["views"]):
         yield Part(f"{path}.views[{number}]", Augmentation, view)
     recipe = {field.name: node[field.name] for field in dataclasses.fields(Recipe)

@@ -57,6 +57,7 @@ class RootOptions:
     debug: bool = False
     retry: bool = False
     force: bool = False
+    tables: bool = True
 
 
 ConfigStore.instance().store(name="schema", node=RootOptions)
@@ -149,9 +150,7 @@ def _shared_problems(config: Mapping[str, Any]) -> Iterator[str]:
     for name in ("workers", "accumulate", "batch_size_eval"):
         lowest = 0 if name == "workers" else 1
         if config["trainer"][name] < lowest:
-            yield (
-                f"`trainer.{name}` must be at least {lowest}, but is {config['trainer'][name]}."
-            )
+            yield (f"`trainer.{name}` must be at least {lowest}, but is {config['trainer'][name]}.")
 
 
 def _node_problems(path: str, node: Any) -> list[str]:

@@ -60,7 +60,13 @@ class Context:
         hidden = not (self.progress_bar and distributed.is_main())
         # Short loops stay silent: the bar appears only after two seconds.
         yield from tqdm(
-            iterable, total=total, desc=label, disable=hidden, leave=False, delay=2.0, mininterval=0.5
+            iterable,
+            total=total,
+            desc=label,
+            disable=hidden,
+            leave=False,
+            delay=2.0,
+            mininterval=0.5,
         )
 
     def log(self, **values: Any) -> None:

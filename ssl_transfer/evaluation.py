@@ -68,5 +68,3 @@ def evaluate(
         context.folder, context.features = place, place / "features"
         place.mkdir(parents=True, exist_ok=True)
         return {score.metric: score.value for score in protocol.run(judged, dataset, context)}
-
-

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ssl_transfer import datasets, distributed, models, runs
+from ssl_transfer.binding import PROTOCOL_LABELS
 from ssl_transfer.claims import claimed
 from ssl_transfer.config import locate
 from ssl_transfer.context import Context
@@ -25,7 +26,6 @@ from ssl_transfer.errors import NotApplicable
 from ssl_transfer.files import write_atomically
 from ssl_transfer.logger import RunLogger
 from ssl_transfer.models import Encoder
-from ssl_transfer.binding import PROTOCOL_LABELS
 from ssl_transfer.protocols.base import EvaluationProtocol, Score
 from ssl_transfer.protocols.pretrain import Pretrain
 from ssl_transfer.runs import Run

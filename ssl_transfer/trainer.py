@@ -6,6 +6,7 @@ learner's. The loop knows steps, processes, precision, checkpoints and stopping.
 
 import contextlib
 import dataclasses
+import functools
 import math
 import signal
 import time
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -128,21 +131,16 @@ class Stream:
         """Return the (epoch, index) pairs of a global batch."""
         first = step * self.batch_size
         positions = range(first, first + self.batch_size)
-        orders = {epoch: self._order(epoch) for epoch in {p // self.usable for p in positions}}
-        return [(p // self.usable, int(orders[p // self.usable][p % self.usable])) for p in positions]
+        places = [divmod(position, self.usable) for position in positions]
+        return [(epoch, int(self._order(epoch)[place])) for epoch, place in places]
 
-    def _order(self, epoch: int) -> Any:
-        if epoch not in _ORDERS or _ORDERS[epoch][0] != (self.seed, self.samples):
-            _ORDERS.clear()
-        if epoch not in _ORDERS:
-            order = randomness.permutation(self.seed, "order", epoch, self.samples)
-            _ORDERS[epoch] = ((self.seed, self.samples), order)
-        return _ORDERS[epoch][1]
+    def _order(self, epoch: int) -> Int64[np.ndarray, " samples"]:
+        return _order(self.seed, epoch, self.samples)
 
 
-# The current epoch's order: drawing it anew for every batch of ImageNet would cost more than the
-# batch.
-_ORDERS: dict[int, tuple[tuple[int, int], Any]] = {}
+@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
+def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]:
+    return randomness.permutation(seed, "order", epoch, samples)
 
 
 def fit(
@@ -196,15 +194,14 @@ def fit(
             )
             optim.scale_learning_rate(optimizer, factor)
             torch.manual_seed(randomness.derive(context.seed, name, step, distributed.rank()))
-            parts = _backward(model, batch, context)
-            watch.check(step, parts, stop)
+            parts = watch.check(step, _backward(model, batch, context), stop)
             if recipe.clip_grad_norm is not None:
                 for parameters in learner.clip_groups():
                     nn.utils.clip_grad_norm_(parameters, recipe.clip_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             learner.after_step((step + 1) / steps)
-            watch.after(step, steps, parts, lr=factor * max(g["base_lr"] for g in optimizer.param_groups))
+            watch.after(step, steps, parts)
 
 
 def _check(learner: Learner, samples: int, recipe: Recipe, context: Context) -> None:
@@ -332,25 +329,38 @@ class Watch:
         self.saved_at = self.logged_at = time.monotonic()
         self.stopping = False
 
-    def check(self, step: int, parts: Parts, stop: Callable[[], bool]) -> None:
-        """Agree with the other processes on whether the loss is finite and whether to stop."""
-        flags = torch.stack([parts["loss"].double(), parts["loss"].new_tensor(float(stop())).double()])
-        if distributed.world_size() > 1:
-            torch.distributed.all_reduce(flags)
-        loss, stops = (flags / distributed.world_size()).tolist()
-        self.stopping = stops > 0
-        if not math.isfinite(loss):
-            raise NonFiniteLoss(
-                f"the loss must stay finite, but is {loss} at step {step} of `{self.name}`; "
-                "lower the learning rate, or set `clip_grad_norm`."
-            )
+    def check(self, step: int, parts: Parts, stop: Callable[[], bool]) -> Parts:
+        """Return the mean over processes of the parts, having agreed on whether to go on.
 
-    def after(self, step: int, steps: int, parts: Parts, *, lr: float) -> None:
+        One small reduction per step tells all processes the global loss and whether any of them
+        got a signal, so that they stop at the same step.
+        """
+        mine = torch.stack(
+            [
+                *(part.double() for part in parts.values()),
+                parts["loss"].new_tensor(float(stop()), dtype=torch.float64),
+            ]
+        )
+        if distributed.world_size() > 1:
+            torch.distributed.all_reduce(mine)
+            mine /= distributed.world_size()
+        *values, stops = mine.unbind()
+        means = dict(zip(parts, values, strict=True))
+        self.stopping = bool(stops > 0)
+        if not torch.isfinite(means["loss"]):
+            raise NonFiniteLoss(
+                f"the loss must stay finite, but is {float(means['loss'])} at step {step} of "
+                f"`{self.name}`; lower the learning rate, or set `clip_grad_norm`."
+            )
+        return means
+
+    def after(self, step: int, steps: int, parts: Parts) -> None:
         """Log and save when it is time; stop after saving if a signal asked for it."""
         now, last = time.monotonic(), step + 1 == steps
         if last or now - self.logged_at > 1.0:
             self.logged_at = now
             values = {key: float(value) for key, value in parts.items()}
+            lr = max(group["lr"] for group in self.optimizer.param_groups)
             self.context.log(training=self.name, step=step + 1, lr=lr, **values)
         every = self.context.checkpoint_every_steps
         due = now - self.saved_at > 60 * self.context.checkpoint_every_minutes
@@ -394,5 +404,3 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-

@@ -77,7 +77,9 @@ def test_datasets_protocols_and_seeds_share_one_pretraining(configuration):
 
 
 def test_asking_for_the_pretraining_itself_gives_the_same_run(configuration):
-    asked = Run(plain(compose(["method=simclr", "protocol=pretrain", "seed=4", "dataset=textures"])))
+    asked = Run(
+        plain(compose(["method=simclr", "protocol=pretrain", "seed=4", "dataset=textures"]))
+    )
     assert asked.id == Run(configuration).requirements[0].id
     assert asked.place == Run(configuration).requirements[0].place
 
@@ -96,9 +98,7 @@ def test_weights_as_they_are_require_nothing():
     assert run.place.startswith("linear_probe/small_resnet_digits_")
 
 
-def test_finishing_leaves_the_record_and_removes_what_a_resume_would_need(
-    configuration, tmp_path
-):
+def test_finishing_leaves_the_record_and_removes_what_a_resume_would_need(configuration, tmp_path):
     run = Run(changed(configuration, "paths.outputs", str(tmp_path)))
     run.folder.mkdir(parents=True)
     for name in ("checkpoint.pt", "progress.json", "failure.json", "metrics.jsonl"):

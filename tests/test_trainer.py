@@ -146,7 +146,13 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_value(tmp_path):
 def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, recipe, options, message):
     context = Context(tmp_path, tmp_path, progress_bar=False, **options)
     with pytest.raises(ValueError, match=message):
-        fit(net(torch.float32), Images(), Recipe(epochs=1, optimizer=SGD, **recipe), context, name="x")
+        fit(
+            net(torch.float32),
+            Images(),
+            Recipe(epochs=1, optimizer=SGD, **recipe),
+            context,
+            name="x",
+        )
 
 
 SCRIPT = """

@@ -131,7 +131,7 @@ def corrupt_files(
 
     Every file is read to its end, in threads (Pillow decodes without holding the interpreter's
     lock). JPEG is decoded at an eighth of its size, which skips most of the arithmetic but none of
-    the file: about 8,000 files of 32x32 px, or 900 of 500x400 px, per second and core. The
+    the file: about 7,000 files of 32x32 px, or 1,400 of 500x400 px, per second and core. The
     verdict is kept under ``$XDG_CACHE_HOME`` (``~/.cache``) until a path, size or time changes;
     looking it up costs only the files' sizes.
 

@@ -2,12 +2,7 @@
 
 Random numbers come from ``randomness.uniforms`` alone, so that a sample's pixels are a pure
 function of (seed, epoch, sample, view): bit-identical alone or in any batch, in any worker or
-process. To keep it so, only operations are used here whose result for one sample cannot depend on
-its neighbours: no fused multiply-add (its vectorised and its scalar form round differently), no
-matrix products, no reductions by torch (which may split one large sum among threads).
-
-Colour operations follow torchvision's (``transforms.v2.functional``) on float images in [0, 1];
-PIL would round to 8 bits after each of them.
+process (see ``pixels`` for what that asks of the arithmetic).
 """
 
 import dataclasses
@@ -17,16 +12,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.utils.data
-from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.pixels import (
+    Pixels,
+    brightness,
+    contrast,
+    gaussian_blur,
+    grayscale,
+    hue,
+    per_image,
+    saturation,
+    solarize,
+)
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.randomness import uniforms
 
 Draws = Float64[np.ndarray, "batch draws"]
-Pixels = Float32[Tensor, "batch 3 height width"]
 
 # Which of a sample's random numbers serves what.
 ATTEMPTS = 10
@@ -36,8 +41,6 @@ FACTORS, ORDER = slice(24, 28), slice(28, 32)
 GRAYSCALE, BLUR, SIGMA, SOLARIZE = range(32, 36)
 NUM_DRAWS = 36
 
-# BYOL's solarize (Grill et al. 2020, appendix B): pixels of at least 0.5 are inverted.
-SOLARIZE_THRESHOLD = 0.5
 # Floats worked on at once, so that a chunk stays in the processor's cache.
 CHUNK = 2**18
 RESAMPLING = {
@@ -146,7 +149,11 @@ def augmentation(
         unknown = sorted(set(choice) - set(known))
         if unknown:
             raise ValueError(f"`augmentation` may have the keys {known}, but has {unknown}.")
-        found = Augmentation(**choice)
+        # YAML knows lists only.
+        values: dict[str, Any] = {
+            key: tuple(v) if isinstance(v, list) else v for key, v in choice.items()
+        }
+        found = Augmentation(**values)
     return found if found is None or flip else found.without_flip()
 
 
@@ -317,98 +324,8 @@ def color_jitter(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
             high = strength if function is hue else 1.0 + strength
             factor = low + (high - low) * draws[chosen_rows, FACTORS][:, part]
             rows = torch.from_numpy(chosen_rows)
-            pixels[rows] = function(pixels[rows], _per_image(factor))
+            pixels[rows] = function(pixels[rows], per_image(factor))
     return pixels
-
-
-def _per_image(values: Float64[np.ndarray, " batch"]) -> Float32[Tensor, "batch 1 1 1"]:
-    return torch.from_numpy(values.astype(np.float32)).view(-1, 1, 1, 1)
-
-
-Factor = Float32[Tensor, "batch 1 1 1"]
-
-
-def brightness(pixels: Pixels, factor: Factor) -> Pixels:
-    """Return the images multiplied by their factors."""
-    return (pixels * factor).clamp_(0, 1)
-
-
-def contrast(pixels: Pixels, factor: Factor) -> Pixels:
-    """Return the images blended with their mean grey."""
-    # numpy adds every row in an order of its own, whatever the other rows.
-    means = grayscale(pixels).flatten(1).numpy().mean(axis=1)
-    return _blend(pixels, torch.from_numpy(means).view(-1, 1, 1, 1), factor)
-
-
-def saturation(pixels: Pixels, factor: Factor) -> Pixels:
-    """Return the images blended with their grey version."""
-    return _blend(pixels, grayscale(pixels), factor)
-
-
-def hue(pixels: Pixels, shift: Factor) -> Pixels:
-    """Return the images with the hue turned by ``shift`` of the colour circle."""
-    red, green, blue = pixels.unbind(1)
-    value, _ = pixels.max(dim=1)
-    chroma = value - pixels.min(dim=1).values
-    divisor = torch.where(chroma == 0, 1.0, chroma)
-    # In sixths of the circle; red wins ties over green, green over blue, as in torchvision.
-    angle = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
-    )
-    angle = angle + shift[:, 0] * 6.0
-    # Foley et al.'s inverse in closed form: value - chroma * clamp(min(k, 4 - k), 0, 1).
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        k = angle + offset
-        k = k - torch.floor(k / 6.0) * 6.0
-        channels.append(value - chroma * torch.minimum(k, 4.0 - k).clamp_(0, 1))
-    return torch.stack(channels, dim=1).clamp_(0, 1)
-
-
-def grayscale(pixels: Pixels) -> Float32[Tensor, "batch 1 height width"]:
-    """Return the luma of the images (ITU-R 601-2 weights, as torchvision and PIL use)."""
-    red, green, blue = pixels[:, 0:1], pixels[:, 1:2], pixels[:, 2:3]
-    return red * 0.2989 + green * 0.587 + blue * 0.114
-
-
-def _blend(
-    pixels: Pixels, other: Float[Tensor, "batch 1 #height #width"], factor: Factor
-) -> Pixels:
-    return (pixels * factor + other * (1.0 - factor)).clamp_(0, 1)
-
-
-def solarize(pixels: Pixels) -> Pixels:
-    """Return the images with bright pixels inverted."""
-    return torch.where(pixels >= SOLARIZE_THRESHOLD, 1.0 - pixels, pixels)
-
-
-def gaussian_blur(pixels: Pixels, sigma: Float64[np.ndarray, " batch"]) -> Pixels:
-    """Return the images blurred with a kernel a tenth of their size, at least 3 pixels, wide."""
-    radius = max(1, min(pixels.shape[-2:]) // 20)
-    radius = min(radius, min(pixels.shape[-2:]) - 1)
-    offsets = np.arange(radius + 1)
-    weights = np.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
-    weights /= weights[:, :1] + 2 * weights[:, 1:].sum(axis=1, keepdims=True)
-    taps = [_per_image(weights[:, offset]) for offset in offsets]
-    padded = torch.nn.functional.pad(pixels, (radius,) * 4, mode="reflect")
-    for axis in (2, 3):
-        padded = _convolve(padded, taps, axis, pixels.shape[axis])
-    return padded
-
-
-def _convolve(
-    pixels: Float32[Tensor, "batch 3 _ _"], taps: Sequence[Factor], axis: int, length: int
-) -> Float32[Tensor, "batch 3 _ _"]:
-    """Return the symmetric convolution along one axis, which shrinks to ``length``."""
-    radius = len(taps) - 1
-    total = pixels.narrow(axis, radius, length) * taps[0]
-    for offset, tap in enumerate(taps[1:], start=1):
-        below = pixels.narrow(axis, radius - offset, length)
-        above = pixels.narrow(axis, radius + offset, length)
-        total += (below + above).mul_(tap)
-    return total
 
 
 class Batch(NamedTuple):

@@ -9,7 +9,6 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.models import Encoder
 
 
-
 @dataclasses.dataclass(frozen=True)
 class Score:
     """One number that a protocol measured.
@@ -40,5 +39,3 @@ class EvaluationProtocol(Protocol):
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the scores of ``encoder`` on ``dataset``."""
         ...
-
-

@@ -33,9 +33,9 @@ class Pretrain:
             torch.manual_seed(randomness.derive(context.seed, "projector"))
             learner = methods.build(method, encoder, len(dataset.classes))
         learner = learner.to(context.device, context.dtype)
+        views = [view if dataset.flip else view.without_flip() for view in learner.views]
         pipelines = [
-            Pipeline(encoder.preprocessing, view, view=number)
-            for number, view in enumerate(learner.views)
+            Pipeline(encoder.preprocessing, view, view=number) for number, view in enumerate(views)
         ]
         recipe = Recipe(
             epochs=method["epochs"],

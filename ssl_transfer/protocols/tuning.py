@@ -7,7 +7,7 @@ layers are in train mode: nothing of the encoder, its BatchNorm layers, or all o
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from ssl_transfer import distributed, metrics, randomness
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
+from ssl_transfer.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.protocols.base import Score
@@ -76,7 +77,10 @@ class TunedClassifier(Learner):
     ) -> dict[str, Tensor]:
         """Return the cross-entropy, summed over the heads that are still finite."""
         losses = torch.stack(
-            [F.cross_entropy(logits.to(targets.device), targets) for logits in self.logits(views[0])]
+            [
+                F.cross_entropy(logits.to(targets.device), targets)
+                for logits in self.logits(views[0])
+            ]
         )
         if len(self.heads) == 1:
             return {"loss": losses[0]}
@@ -257,8 +261,14 @@ class Trial:
             clip_grad_norm=self.protocol.clip_grad_norm,
             bn_groups=self.protocol.bn_groups,
         )
-        data = ViewDataset(split, [self.training_view], self.context.seed)
-        fit(learner, data, recipe, self.context, name=name, groups=groups)
+        fit(
+            learner,
+            self.view(split, self.training_view),
+            recipe,
+            self.context,
+            name=name,
+            groups=groups,
+        )
         return learner
 
     def grid_scores(self, points: Sequence[Point]) -> list[float | None]:
@@ -312,22 +322,20 @@ class Trial:
             torch.from_numpy(logits), torch.from_numpy(targets)
         )
 
-    @torch.no_grad()
     def predict(
         self, learner: TunedClassifier, split: Split
     ) -> list[Float[np.ndarray, "samples classes"]]:
         """Return each head's logits for every sample once, whatever the number of processes."""
         learner.eval()
-        data = ViewDataset(split, [self.test_view], self.context.seed)
-        outputs = distributed.map_samples(
-            lambda batch: torch.stack(
-                [logits.float() for logits in self._logits(learner, batch.views[0])], dim=1
-            ),
-            data,
-            self.context,
-        )
-        return list(outputs.transpose(1, 0, 2))
 
-    def _logits(self, learner: TunedClassifier, images: Tensor) -> list[Tensor]:
-        with autocast(self.context):
-            return learner.logits(images.to(self.context.device, self.context.dtype))
+        def logits(images: Tensor) -> Float[Tensor, "batch heads classes"]:
+            with autocast(self.context):
+                outputs = learner.logits(images)
+            return torch.stack([output.to(self.context.dtype) for output in outputs], dim=1)
+
+        outputs = map_samples(logits, self.view(split, self.test_view), self.context, label="test")
+        return [np.ascontiguousarray(outputs[:, head]) for head in range(outputs.shape[1])]
+
+    def view(self, split: Split, pipeline: Pipeline) -> ViewDataset:
+        """Return what the classifier is fed: one view of each image."""
+        return ViewDataset(split, [pipeline], self.context.seed)

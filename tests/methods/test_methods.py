@@ -24,8 +24,14 @@ TRAINED = ("barlow_twins", "simclr", "supervised")
 BATCH = 16
 
 
-def _node(name: str) -> dict[str, Any]:
+def _file(name: str) -> dict[str, Any]:
     node: dict[str, Any] = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    return node
+
+
+def _node(name: str) -> dict[str, Any]:
+    node = _file(name)
+    node.pop("defaults", None)
     if "projector" in node:
         node["projector"]["dims"] = [12, 7]
     return node
@@ -133,7 +139,7 @@ def test_supervised_is_separable_and_cross_entropy_with_accuracy() -> None:
 
 
 def test_supervised_without_classes_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least two classes, but .* has none"):
+    with pytest.raises(ValueError, match=r"at least two classes, but .* has none"):
         methods.build(_node("supervised"), _encoder(), None)
 
 
@@ -152,7 +158,7 @@ def test_an_unknown_field_of_a_view_is_refused() -> None:
 
 
 def test_as_is_has_no_budget_and_nothing_to_build() -> None:
-    node = _node("as_is")
+    node = _file("as_is")
     assert node == {"name": "as_is", "_target_": None, "seed": 0}
     with pytest.raises(ValueError, match="nothing to pre-train"):
         methods.build(node, _encoder(), 4)
@@ -160,12 +166,10 @@ def test_as_is_has_no_budget_and_nothing_to_build() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_node_is_its_names_file_and_binds_to_its_target(name: str) -> None:
-    node = _node(name)
+    node, mounted = _node(name), _file(name)["defaults"]
     assert node["name"] == name
-    assert node["defaults"][-1] == "_self_"
-    mounted = {"optimizer", "pretrain_on"}
-    assert set(methods.RECIPE_KEYS) - mounted <= set(node)
-    node.pop("defaults")
+    assert [next(iter(m)).partition("@")[2] for m in mounted[:-1]] == ["optimizer", "pretrain_on"]
+    assert set(methods.RECIPE_KEYS) - {"pretrain_on"} <= set(node)
     target = type(methods.build(node, _encoder(), 4))
     supplied = frozenset({"encoder", "num_classes", "views"})
     keys = methods.own_keys(node)

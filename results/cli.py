@@ -1,0 +1,250 @@
+"""The commands of ``python -m results``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from results import rendering, tables
+from results.errors import ResultsError
+from results.records import Gap, Results, Row, read
+from results.rendering import Table
+
+if TYPE_CHECKING:
+    from results.correlations import Correlation
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+EXAMPLES = """examples:
+  python -m results table
+  python -m results table --protocol linear_probe,bn_tune --format markdown
+  python -m results correlate --proxy linear_probe,bn_tune --target finetune --plot scatter.png
+  python -m results correlate --published transfer_2021_table1 --proxy linear --target finetune
+  python -m results summary --sweep latest
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 2 for a request that cannot be answered."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        code = int(parsed.function(parsed))
+        sys.stdout.flush()
+    except ResultsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader has gone; Python must not try to write the rest when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: every file must be readable and writable, but {error}.", file=sys.stderr)
+        return 2
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m results",
+        description="Tables and correlations from the records that runs leave.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    table = _reading(commands, "table", _table, "encoder × dataset for each protocol")
+    table.add_argument("--metric", help="show this metric instead of each run's primary one")
+    _writing(table)
+    correlate = _reading(commands, "correlate", _correlate, "does a proxy tell the target?")
+    spec = "PROTOCOL[:METRIC]"
+    correlate.add_argument("--proxy", type=_names, required=True, metavar=f"{spec},…")
+    correlate.add_argument("--target", required=True, metavar=spec)
+    correlate.add_argument("--plot", type=Path, metavar="FILE", help="draw the scatter (PNG, PDF)")
+    _writing(correlate)
+    long = _reading(commands, "list", _list, "the long table: one line per run and metric")
+    long.add_argument("--format", choices=("terminal", "csv", "markdown"), default="terminal")
+    _reading(commands, "failures", _failures, "what failed or could not be judged, and why")
+    summary = commands.add_parser("summary", help="what is said at the end of a multirun")
+    summary.add_argument("--sweep", default="latest", help="latest, a name, or a path")
+    summary.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs write")
+    summary.set_defaults(function=_summary)
+    published = commands.add_parser("published", help="published tables to compare with")
+    published.set_defaults(function=_published)
+    return parser
+
+
+def _reading(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """Add a command that reads records, with the options that say which."""
+    parser = commands.add_parser(name, help=text)
+    parser.set_defaults(function=function)
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs write")
+    parser.add_argument("--sweep", help="only one sweep: latest, a name, or a path")
+    parser.add_argument(
+        "--published", type=_names, metavar="NAME,…", help="published tables instead of records"
+    )
+    if name != "correlate":
+        parser.add_argument("--protocol", type=_names, default=[], metavar="NAME,…")
+    parser.add_argument("--dataset", type=_names, default=[], metavar="NAME,…")
+    parser.add_argument("--without", type=_names, default=[], metavar="ENCODER,…")
+    return parser
+
+
+def _writing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", choices=("terminal", "csv", "markdown"), default="terminal")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="write CSV and Markdown there")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _results(options: argparse.Namespace) -> Results:
+    """Read what the options ask for; say which files could not be used."""
+    if options.published:
+        from results.published import read_published
+
+        results = read_published(options.published)
+    else:
+        results = read(options.outputs, options.sweep)
+    warn(results)
+    if not results.rows and not results.gaps:
+        raise ResultsError(
+            f"there must be a record with scores, but `{options.outputs}` holds none; "
+            f"start a run first."
+        )
+    return results.keep(
+        protocols=getattr(options, "protocol", ()),
+        datasets=options.dataset,
+        without=options.without,
+    )
+
+
+def warn(results: Results) -> None:
+    """Name the files that could not be used."""
+    for problem in results.problems[:10]:
+        print(f"warning: {problem}", file=sys.stderr)
+    if len(results.problems) > 10:
+        print(f"warning: … and {len(results.problems) - 10} more files.", file=sys.stderr)
+
+
+def _table(options: argparse.Namespace) -> int:
+    results = _results(options)
+    wide, numbers = tables.wide(results, options.metric), tables.wide_csv(results, options.metric)
+    if not wide:
+        raise ResultsError("a table needs a run that judges an encoder, but there is none yet.")
+    _show(wide, numbers, options.format)
+    if options.save:
+        print(f"saved: {save(options.save, 'table', wide, numbers)}", file=sys.stderr)
+    return 0
+
+
+def _correlate(options: argparse.Namespace) -> int:
+    from results import correlations
+
+    results = _results(options)
+    found = correlations.correlate(results, options.proxy, options.target)
+    numbers, one = correlations.to_csv_long(found), correlations.to_one_table(found)
+    if options.format == "terminal":
+        show_correlations(found)
+    else:
+        _show([one], numbers, options.format)
+    if options.save:
+        print(f"saved: {save(options.save, 'correlations', [one], numbers)}", file=sys.stderr)
+    if options.plot:
+        from results.plots import scatter
+
+        target = correlations.scores(results, options.target)
+        scatter(
+            options.plot, target, [correlations.scores(results, p) for p in options.proxy], found
+        )
+        print(f"drawn: {options.plot}", file=sys.stderr)
+    return 0
+
+
+def show_correlations(found: Sequence["Correlation"]) -> None:
+    """Print one table per dataset, then what the numbers mean."""
+    from results import correlations
+
+    for table in correlations.to_tables(found):
+        print(rendering.to_terminal(table), end="\n\n")
+    print(rendering.notes(correlations.legend(found)))
+
+
+def _show(shown: Sequence[Table], numbers: str, form: str) -> None:
+    if form == "csv":
+        print(numbers, end="")
+    else:
+        render = rendering.to_markdown if form == "markdown" else rendering.to_terminal
+        print("\n\n".join(render(table) for table in shown))
+
+
+def save(folder: Path, name: str, shown: Sequence[Table], numbers: str) -> str:
+    """Write a table as CSV and Markdown and return the paths as a text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    csv, markdown = folder / f"{name}.csv", folder / f"{name}.md"
+    csv.write_text(numbers, encoding="utf-8")
+    text = "\n\n".join(rendering.to_markdown(table) for table in shown)
+    markdown.write_text(text + "\n", encoding="utf-8")
+    return f"{csv}, {markdown}"
+
+
+def _list(options: argparse.Namespace) -> int:
+    rows = _results(options).rows
+    header = [name.replace("_", " ") for name in Row._fields]
+    table = Table("One line per run and metric", header, [[_plain(v) for v in row] for row in rows])
+    if options.format == "terminal":
+        short = ["encoder", "protocol", "dataset", "seed", "metric", "split", "value", "unit"]
+        cells = [[_plain(getattr(row, name)) for name in short] for row in rows]
+        table = Table(table.title, short, cells, left=3)
+    _show([table], rendering.to_csv(Row._fields, rows), options.format)
+    return 0
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _failures(options: argparse.Namespace) -> int:
+    print("\n".join(describe(_results(options).gaps)) or "No run failed.")
+    return 0
+
+
+def describe(gaps: Sequence[Gap]) -> list[str]:
+    """Return why runs have no scores, those of one encoder with the same reason together."""
+    groups: dict[tuple[str, ...], list[Gap]] = {}
+    for gap in gaps:
+        alone = gap.run_id if not gap.encoder else ""
+        key = (gap.kind, gap.protocol, gap.encoder, gap.reason, alone)
+        groups.setdefault(key, []).append(gap)
+    return [_describe(group) for group in groups.values()]
+
+
+def _describe(group: Sequence[Gap]) -> str:
+    first = group[0]
+    kind = {"not_applicable": "not applicable", "required": "failed"}.get(first.kind, first.kind)
+    what = first.folder or f"{first.protocol} {first.run_id}"
+    if first.encoder:
+        datasets = ", ".join(dict.fromkeys(gap.dataset for gap in group if gap.dataset))
+        seeds = ", ".join(str(n) for n in sorted({g.seed for g in group if g.seed is not None}))
+        what = f"{first.protocol} of {first.encoder}" + (f" on {datasets}" if datasets else "")
+        what += f", seed {seeds}" if seeds else ""
+    lines = [f"{kind}: {what}", f"  {first.reason}"]
+    lines += [f"  {gap.folder}/failure.json" for gap in group if gap.kind == "failed"]
+    return "\n".join(lines)
+
+
+def _summary(options: argparse.Namespace) -> int:
+    from results.summary import summarise
+
+    return summarise(options.outputs, options.sweep)
+
+
+def _published(options: argparse.Namespace) -> int:
+    from results.published import names, source
+
+    for name in names():
+        print(f"{name}\n  {source(name)}")
+    return 0

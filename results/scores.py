@@ -1,0 +1,98 @@
+"""Scores over seeds: what a cell of a table holds, and the number that enters a correlation."""
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from results.errors import ResultsError, unknown
+from results.labels import natural
+from results.records import Results, Row
+
+
+@dataclasses.dataclass
+class Cell:
+    """What is known of one encoder on one dataset under one protocol.
+
+    Args:
+        values: score by seed.
+        failed: number of runs that failed.
+        not_applicable: whether the protocol cannot judge this encoder.
+        row: any of the scores, for its metric, unit and direction.
+    """
+
+    values: dict[int, float] = dataclasses.field(default_factory=dict)
+    failed: int = 0
+    not_applicable: bool = False
+    row: Row | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds; fails without values."""
+        return statistics.fmean(self.values.values())
+
+    @property
+    def spread(self) -> float | None:
+        """The sample standard deviation over seeds; None for a single seed."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
+
+
+Cells = dict[tuple[str, str], Cell]
+"""Cells of one protocol by encoder and dataset."""
+
+
+def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
+    """Return the cells of a protocol.
+
+    Args:
+        results: what was read.
+        protocol: its label.
+        metric: None for each run's primary metric.
+
+    Raises:
+        ResultsError: if the protocol has no such metric, listing those it has.
+    """
+    found: Cells = defaultdict(Cell)
+    for row in results.rows:
+        wanted = row.primary if metric is None else row.metric == metric
+        if row.protocol == protocol and wanted:
+            cell = found[row.encoder, row.dataset]
+            # Scores on the test split come before others of the same metric.
+            if row.seed not in cell.values or row.split == "test":
+                cell.values[row.seed] = row.value
+                cell.row = row
+    if metric is not None and not found:
+        metrics = sorted({row.metric for row in results.rows if row.protocol == protocol})
+        raise unknown(f"the metric of `{protocol}`", metric, metrics)
+    for gap in results.gaps:
+        if gap.protocol == protocol and gap.encoder:
+            cell = found[gap.encoder, gap.dataset]
+            cell.failed += gap.kind == "failed"
+            cell.not_applicable |= gap.kind == "not_applicable"
+    return dict(found)
+
+
+def choose(results: Results, proxy: str) -> tuple[str, str | None]:
+    """Return the protocol's label and the metric that ``protocol[:metric]`` names.
+
+    Raises:
+        ResultsError: if the protocol is unknown or stands for several variants.
+    """
+    name, _, metric = proxy.partition(":")
+    known = sorted({row.protocol for row in results.rows}, key=natural)
+    variants = [label for label in known if label.split(" ")[0] == name]
+    if name in known:
+        variants = [name]
+    if not variants:
+        raise unknown("a protocol", name, known)
+    if len(variants) > 1:
+        listed = ", ".join(f"`{label}`" for label in variants)
+        raise ResultsError(
+            f"a protocol must name one variant, but `{name}` was run as {listed}; name one of them."
+        )
+    return variants[0], metric or None
+
+
+def ordered(labels: Iterable[str]) -> list[str]:
+    """Return labels without repetition in natural order."""
+    return sorted(set(labels), key=natural)

@@ -1,0 +1,67 @@
+"""What is said at the end of a sweep, and left in its folder."""
+
+from collections import Counter
+from pathlib import Path
+
+from results import rendering, tables
+from results.cli import describe, save, show_correlations, warn
+from results.errors import ResultsError
+from results.intervals import FEWEST
+from results.records import Results, read
+
+TARGET = "finetune"
+
+
+def summarise(outputs: Path, sweep: str) -> int:
+    """Print and save the tables of a sweep; return 1 if a run of it has no record, else 0.
+
+    Correlations follow where at least five encoders were judged by ``finetune`` and by something
+    cheaper.
+    """
+    results = read(outputs, sweep)
+    assert results.sweep is not None
+    warn(results)
+    saved = []
+    wide = tables.wide(results)
+    if wide:
+        print("\n\n".join(rendering.to_terminal(table) for table in wide), end="\n\n")
+        saved.append(save(results.sweep, "table", wide, tables.wide_csv(results)))
+    if (text := _correlations(results, results.sweep)) is not None:
+        saved.append(text)
+    bad = [gap for gap in results.gaps if gap.kind != "not_applicable"]
+    for text in describe(results.gaps):
+        print(text)
+    print(_counts(results))
+    for paths in saved:
+        print(f"saved: {paths}")
+    return 1 if bad else 0
+
+
+def _counts(results: Results) -> str:
+    counts = Counter(gap.kind for gap in results.gaps)
+    failed = counts["failed"] + counts["missing"]
+    parts = [f"{results.finished} finished"]
+    if counts["not_applicable"]:
+        parts.append(f"{counts['not_applicable']} not applicable")
+    parts.append(f"{failed} failed or missing" if failed else "none failed")
+    return f"{results.finished + counts['not_applicable'] + failed} runs: {', '.join(parts)}"
+
+
+def _correlations(results: Results, folder: Path) -> str | None:
+    from results import correlations
+
+    names = tables.protocols(results)
+    encoders = {row.encoder for row in results.rows if row.protocol == TARGET}
+    proxies = [name for name in names if name.split(" ")[0] != TARGET]
+    proxies = [name for name in proxies if any(row.protocol == name for row in results.rows)]
+    if len(encoders) < FEWEST or not proxies:
+        return None
+    try:
+        found = correlations.correlate(results, proxies, TARGET)
+    except ResultsError as error:
+        print(f"no correlations: {error}\n")
+        return None
+    show_correlations(found)
+    print()
+    table = correlations.to_one_table(found)
+    return save(folder, "correlations", [table], correlations.to_csv_long(found))

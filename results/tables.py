@@ -1,0 +1,128 @@
+"""Wide tables: encoder × dataset for each protocol, mean and spread over seeds."""
+
+import statistics
+from collections.abc import Sequence
+
+from results.rendering import Table, to_csv
+from results.records import Results
+from results.scores import Cell, Cells, cells, ordered
+
+MISSING = "–"
+
+
+def wide(results: Results, metric: str | None = None) -> list[Table]:
+    """Return one table per protocol, as texts to read.
+
+    Scores that are fractions are shown in percent. The last column is the mean over datasets,
+    for encoders that have a score on all of them.
+    """
+    return [_table(protocol, cells(results, protocol, metric)) for protocol in protocols(results)]
+
+
+def protocols(results: Results) -> list[str]:
+    """Return the protocols that judge encoders on datasets."""
+    return ordered(one.protocol for one in (*results.rows, *results.gaps) if one.dataset)
+
+
+def wide_csv(results: Results, metric: str | None = None) -> str:
+    """Return all tables as one, as numbers to compute with: one row per protocol and encoder.
+
+    Each dataset has a column for the mean, the sample standard deviation, and the number of
+    seeds; the first holds ``failed`` or ``n/a`` where there is no score for such a reason.
+    """
+    tables = {protocol: cells(results, protocol, metric) for protocol in protocols(results)}
+    datasets = ordered(name for table in tables.values() for _, name in table if name)
+    header = ["protocol", "encoder"]
+    header += [f"{name}{part}" for name in datasets for part in ("", " std", " seeds")]
+    rows = []
+    for protocol, table in tables.items():
+        own = _datasets(table)
+        for encoder in ordered(encoder for encoder, _ in table):
+            row: list[object] = [protocol, encoder]
+            for name in datasets:
+                row += _numbers(table.get((encoder, name), Cell()))
+            rows.append([*row, _mean(table, encoder, own)])
+    return to_csv([*header, "mean"], rows)
+
+
+def _datasets(table: Cells) -> list[str]:
+    return ordered(dataset for _, dataset in table if dataset)
+
+
+def _scale(cell: Cell) -> float:
+    return 100.0 if cell.row is not None and cell.row.unit == "fraction" else 1.0
+
+
+def _numbers(cell: Cell) -> list[object]:
+    if not cell.values:
+        return ["" if _text(cell, 1) == MISSING else _text(cell, 1), None, None]
+    spread = None if cell.spread is None else round(cell.spread * _scale(cell), 4)
+    return [round(cell.mean * _scale(cell), 4), spread, len(cell.values)]
+
+
+def _mean(table: Cells, encoder: str, datasets: Sequence[str]) -> float | None:
+    """Return the mean over datasets; None unless all are there and of one kind."""
+    row = [table.get((encoder, dataset), Cell()) for dataset in datasets]
+    units = {cell.row.unit for cell in row if cell.row is not None}
+    if not all(cell.values for cell in row) or len(units) != 1:
+        return None
+    return round(statistics.fmean(cell.mean * _scale(cell) for cell in row), 4)
+
+
+def _text(cell: Cell, seeds: int) -> str:
+    if not cell.values:
+        return "failed" if cell.failed else "n/a" if cell.not_applicable else MISSING
+    scale = _scale(cell)
+    digits = ".2f" if scale == 100 else ".4g"
+    text = f"{cell.mean * scale:{digits}}"
+    if cell.spread is not None:
+        text += f" ± {cell.spread * scale:{digits}}"
+    remarks = [f"n={len(cell.values)}"] if len(cell.values) != seeds else []
+    remarks += [f"{cell.failed} failed"] if cell.failed else []
+    return f"{text} ({', '.join(remarks)})" if remarks else text
+
+
+def _table(protocol: str, table: Cells) -> Table:
+    datasets, encoders = _datasets(table), ordered(encoder for encoder, _ in table)
+    counts = [len(cell.values) for cell in table.values() if cell.values]
+    seeds = max(counts, default=1)
+    with_mean = len(datasets) > 1
+    rows = []
+    for encoder in encoders:
+        row = [encoder, *(_text(table.get((encoder, d), Cell()), seeds) for d in datasets)]
+        if with_mean:
+            mean = _mean(table, encoder, datasets)
+            row.append(MISSING if mean is None else f"{mean:.2f}")
+        rows.append(row)
+    header = ["encoder", *datasets, *(["mean"] if with_mean else [])]
+    return Table(f"{protocol}: {_metrics(table)}", header, rows, _notes(rows, seeds))
+
+
+def _metrics(table: Cells) -> str:
+    """Return which metrics a table shows, and in what unit."""
+    found: dict[str, list[str]] = {}
+    for (_, dataset), cell in table.items():
+        if cell.row is not None:
+            unit = "%" if cell.row.unit == "fraction" else cell.row.unit
+            found.setdefault(f"{cell.row.metric} in {unit}", []).append(dataset)
+    if not found:
+        return "no score"
+    common = max(found, key=lambda metric: len(found[metric]))
+    others = [
+        f"{metric} on {', '.join(ordered(found[metric]))}" for metric in found if metric != common
+    ]
+    return "; ".join([common, *others])
+
+
+def _notes(rows: Sequence[Sequence[str]], seeds: int) -> list[str]:
+    texts = [text for row in rows for text in row[1:]]
+    notes = []
+    if seeds > 1:
+        notes.append(f"mean ± sample standard deviation over {seeds} seeds")
+    if MISSING in texts:
+        notes.append(f"{MISSING} not run, or no mean because a dataset is missing")
+    if "n/a" in texts:
+        notes.append("n/a: the protocol cannot judge this encoder")
+    if any("failed" in text for text in texts):
+        notes.append("failed: see `python -m results failures`")
+    return notes

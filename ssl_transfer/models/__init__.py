@@ -1,0 +1,28 @@
+"""Encoders: the networks that are judged, and the weights they start from.
+
+An ``Encoder`` maps images ``[B, 3, H, W]`` to features ``[B, feature_dim]`` and carries the
+``preprocessing`` that its weights expect. ``build`` makes one from an option of ``conf/model``,
+``wrap`` from any module. Weights are read strictly by ``load_weights``: all of the encoder or a
+refusal.
+"""
+
+from ssl_transfer.models.encoder import Encoder, wrap
+from ssl_transfer.models.factory import build
+from ssl_transfer.models.weights import (
+    LoadReport,
+    fingerprint,
+    load_encoder,
+    load_weights,
+    save_encoder,
+)
+
+__all__ = [
+    "Encoder",
+    "LoadReport",
+    "build",
+    "fingerprint",
+    "load_encoder",
+    "load_weights",
+    "save_encoder",
+    "wrap",
+]

@@ -1,0 +1,210 @@
+"""Backbones of torchvision and timm by name, their classifiers removed."""
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from ssl_transfer.preprocessing import Interpolation, Preprocessing
+
+Stem = Literal["imagenet", "small"]
+
+
+def torchvision_backbone(
+    arch: str, pretrained: bool | str = False, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Return a classification model of torchvision without its last layer.
+
+    Only the layer that makes the logits goes: VGG keeps its two hidden layers of 4,096, and
+    MobileNet-v3 its hidden layer. The attribute ``preprocessing`` is that of torchvision's
+    default weights for the model.
+
+    Args:
+        arch: e.g. ``efficientnet_b0``.
+        pretrained: whether to download weights; or their name, e.g. ``IMAGENET1K_V1``.
+        options: further keyword arguments of torchvision's builder.
+
+    Raises:
+        ValueError: for an unknown name or option, and if the download fails.
+    """
+    from torchvision import models
+
+    # Their auxiliary classifiers go, too; asking for the slow published initialisation by name
+    # is what silences a warning.
+    auxiliary = arch in ("googlenet", "inception_v3")
+    known = models.list_models(module=models)
+    if arch not in known:
+        raise ValueError(_unknown_arch("torchvision", arch, known))
+    weights = None if not pretrained else "DEFAULT" if pretrained is True else pretrained
+    keys = {"init_weights": True} if auxiliary and weights is None else {}
+    with _explained(arch, pretrained):
+        module: nn.Module = models.get_model(arch, weights=weights, **{**keys, **(options or {})})
+    if auxiliary:
+        for name in {"aux1", "aux2", "AuxLogits"} & dict(module.named_children()).keys():
+            setattr(module, name, None)
+        module.aux_logits = False  # type: ignore[assignment]
+    _remove_classifier(module, arch)
+    preprocessing = _torchvision_preprocessing(arch, weights or "DEFAULT")
+    _attach(module, preprocessing.at_size((options or {}).get("image_size")))
+    return module
+
+
+def torchvision_resnet(
+    arch: str, stem: Stem = "imagenet", pretrained: bool | str = False
+) -> nn.Module:
+    """Return a ResNet of torchvision without its classifier.
+
+    Args:
+        arch: e.g. ``resnet50``.
+        stem: ``imagenet``: a 7x7 convolution with stride 2 and max-pooling; ``small``: a 3x3
+            convolution with stride 1 and no pooling, as SimCLR uses it on CIFAR (Chen et al.
+            2020, appendix B.9, https://arxiv.org/abs/2002.05709).
+        pretrained: as of ``torchvision_backbone``; only for the ``imagenet`` stem.
+
+    Raises:
+        ValueError: for an unknown name, and for pre-trained weights of a stem that has none.
+    """
+    if stem not in get_args(Stem):
+        raise ValueError(f"`model.stem` must be one of {list(get_args(Stem))}, but is {stem!r}.")
+    if stem == "small" and pretrained:
+        raise ValueError(
+            "`model.pretrained` weights have a 7x7 stem, but `model.stem` is small; set "
+            "`model.stem=imagenet`, or `model.pretrained=false`."
+        )
+    module = torchvision_backbone(arch, pretrained)
+    conv1 = getattr(module, "conv1", None)
+    if not isinstance(conv1, nn.Conv2d) or not hasattr(module, "maxpool"):
+        raise ValueError(
+            f"`model.arch` must be a ResNet, but is {arch!r}; use `model=torchvision` for others."
+        )
+    if stem == "small":
+        small = nn.Conv2d(3, conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+        module.conv1, module.maxpool = small, nn.Identity()
+    return module
+
+
+def timm_backbone(
+    arch: str, pretrained: bool = False, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Return a model of timm that ends in its pooled features (``num_classes=0``).
+
+    The attribute ``preprocessing`` is what timm knows of the weights.
+
+    Args:
+        arch: e.g. ``vit_base_patch16_224.dino``, or ``hf-hub:…``.
+        pretrained: whether to download the weights.
+        options: further keyword arguments of ``timm.create_model``, e.g. ``img_size``.
+
+    Raises:
+        ValueError: for an unknown name or option, and if the download fails.
+    """
+    import timm
+
+    if ":" not in arch and not timm.is_model(arch):
+        raise ValueError(_unknown_arch("timm", arch, timm.list_models()))
+    with _explained(arch, pretrained):
+        module: nn.Module = timm.create_model(
+            arch, pretrained=pretrained, **{"num_classes": 0, **(options or {})}
+        )
+    preprocessing = timm_preprocessing(module)
+    _attach(module, preprocessing.at_size((options or {}).get("img_size")))
+    return module
+
+
+def timm_preprocessing(module: nn.Module) -> Preprocessing:
+    """Return what timm knows of the images that a model of its own expects.
+
+    The crop is always taken from the centre; timm's few ``squash`` and ``border`` crops are not
+    imitated.
+
+    Raises:
+        ValueError: if the model's images are not square, or interpolated in an unknown way.
+    """
+    from timm.data.config import resolve_data_config
+
+    resolve: Any = resolve_data_config
+    config = resolve({}, model=module)
+    _, height, width = config["input_size"]
+    if height != width:
+        raise ValueError(
+            f"Images must be square, but timm's model expects {height} x {width} pixels; give "
+            "`model.preprocessing` with a size that it accepts."
+        )
+    # timm's own rule for the shorter side.
+    resize = math.floor(height / config["crop_pct"])
+    mean, std, interpolation = config["mean"], config["std"], config["interpolation"]
+    return Preprocessing(height, resize, interpolation, mean, std)
+
+
+def _torchvision_preprocessing(arch: str, weights: str) -> Preprocessing:
+    from torchvision.models import get_model_weights
+
+    transform = get_model_weights(arch)[weights].transforms()
+    interpolation: Interpolation = transform.interpolation.value
+    size, resize = _side(transform.crop_size), _side(transform.resize_size)
+    return Preprocessing(size, resize, interpolation, tuple(transform.mean), tuple(transform.std))
+
+
+def _attach(module: nn.Module, preprocessing: Preprocessing) -> None:
+    """Leave the preprocessing where ``wrap`` looks for it."""
+    module.preprocessing = preprocessing  # type: ignore[assignment]
+
+
+def _side(lengths: Sequence[int]) -> int:
+    return int(lengths[0])
+
+
+def _remove_classifier(module: nn.Module, arch: str) -> None:
+    """Replace the layer that makes the logits by the identity.
+
+    It is the last linear layer (SqueezeNet: convolution) of the child that torchvision names
+    after its role.
+    """
+    for name in ("fc", "classifier", "heads", "head"):
+        child = getattr(module, name, None)
+        if not isinstance(child, nn.Module):
+            continue
+        paths = [p for p, m in child.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        if paths:
+            path = f"{name}.{paths[-1]}".rstrip(".")
+            parent, _, last = path.rpartition(".")
+            setattr(module.get_submodule(parent), last, nn.Identity())
+            return
+    raise ValueError(
+        f"A classifier must be found in torchvision's `{arch}` to be removed, but none of fc, "
+        "classifier, heads, head has a linear layer; wrap the model by `model=custom`."
+    )
+
+
+def _unknown_arch(library: str, arch: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(arch.split(".")[0], known, n=8, cutoff=0.5)
+    names = close or known
+    words = "close ones are" if close else "known are" if len(known) < 100 else "examples are"
+    shown = ", ".join(names[:100] if len(names) < 100 else names[:: len(names) // 20])
+    return (
+        f"`model.arch` must be a classification model of {library}, but {arch!r} is none; "
+        f"{words} {shown}."
+    )
+
+
+@contextmanager
+def _explained(arch: str, pretrained: bool | str) -> Iterator[None]:
+    """Turn whatever a library's builder raises into one sentence."""
+    try:
+        yield
+    except Exception as error:  # downloads fail with unrelated exceptions of several libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if pretrained:
+            raise ValueError(
+                f"The pre-trained weights of `{arch}` must be downloadable or cached, but "
+                f"{type(error).__name__} says {reason!r}; fetch the file elsewhere and give it by "
+                "`model.weights.path` with `model.pretrained=false`."
+            ) from error
+        raise ValueError(
+            f"`{arch}` must be built with `model.options`, but its builder refuses them "
+            f"({reason}); correct or remove them."
+        ) from error

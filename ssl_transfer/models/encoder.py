@@ -1,0 +1,164 @@
+"""The contract of an encoder, and ``wrap``, which brings any module under it."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ssl_transfer.preprocessing import Preprocessing
+
+
+class Encoder(nn.Module):
+    """A backbone with the facts that every use of it needs.
+
+    Args:
+        backbone: a module from images to features ``[batch, feature_dim]``.
+        feature_dim: number of features per image.
+        preprocessing: what the weights expect of their images.
+        name: for messages and tables.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        feature_dim: int,
+        preprocessing: Preprocessing,
+        name: str = "encoder",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.feature_dim = feature_dim
+        self.preprocessing = preprocessing
+        self.name = name
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """Return the features of normalised images."""
+        features: Tensor = self.backbone(images)
+        return features
+
+
+def wrap(
+    module: nn.Module,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+) -> Encoder:
+    """Return an encoder around ``module``, its feature dimension measured by a forward pass.
+
+    Args:
+        module: from images ``[B, 3, H, W]`` to features ``[B, D]``; not copied. An ``Encoder``
+            is accepted, too.
+        preprocessing: what its weights expect of their images; a mapping replaces single values
+            of the module's own. ``None``: the module's attribute ``preprocessing`` (a
+            ``Preprocessing`` or a mapping), or what timm attached to it.
+        name: for messages and tables (``None``: the encoder's own, or the class's).
+
+    Raises:
+        ValueError: in one sentence, if nothing says how images must be prepared, or if the
+            module's output is not ``[B, D]``.
+    """
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            "An encoder must be a torch.nn.Module from images to features, but is a "
+            f"{type(module).__name__}; return the module itself."
+        )
+    backbone = module.backbone if isinstance(module, Encoder) else module
+    name = name or (module.name if isinstance(module, Encoder) else type(module).__name__)
+    prepared = _preprocessing(module, preprocessing, name)
+    return Encoder(backbone, measure_feature_dim(backbone, prepared.size, name), prepared, name)
+
+
+def _preprocessing(
+    module: nn.Module, given: Preprocessing | Mapping[str, Any] | None, name: str
+) -> Preprocessing:
+    if isinstance(given, Preprocessing):
+        return given
+    own = _own_preprocessing(module)
+    if own is None and given is None:
+        raise ValueError(
+            f"`{name}` must say how its images are prepared, but has no attribute `preprocessing` "
+            "and none was given; give `model.preprocessing` (in a script `preprocessing=`) with "
+            "size, resize, interpolation, mean and std."
+        )
+    return adjusted(own or Preprocessing(), given or {})
+
+
+def _own_preprocessing(module: nn.Module) -> Preprocessing | None:
+    own = getattr(module, "preprocessing", None)
+    if isinstance(own, Mapping):
+        return adjusted(Preprocessing(), own)
+    if isinstance(own, Preprocessing):
+        return own
+    if hasattr(module, "pretrained_cfg"):
+        from ssl_transfer.models.backbones import timm_preprocessing
+
+        return timm_preprocessing(module)
+    return None
+
+
+def adjusted(preprocessing: Preprocessing, values: Mapping[str, Any]) -> Preprocessing:
+    """Return ``preprocessing`` with some values replaced.
+
+    A new size alone keeps the crop's share of the image.
+
+    Raises:
+        ValueError: for an unknown key, or a value out of its range.
+    """
+    known = [field.name for field in dataclasses.fields(Preprocessing)]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise ValueError(f"The keys of `preprocessing` must be among {known}, but are {unknown}.")
+    if "resize" not in values:
+        preprocessing = preprocessing.at_size(values.get("size"))
+    return dataclasses.replace(preprocessing, **values)
+
+
+def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:
+    """Return D of the module's output ``[B, D]``, by a forward pass of two black images.
+
+    The pass runs in eval mode, so that no running statistics change; training modes and the
+    random generator are restored.
+
+    Raises:
+        ValueError: if the pass fails, or the output is not one floating-point ``[B, D]``.
+    """
+    reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
+    images = torch.zeros(2, 3, size, size, device=reference.device, dtype=reference.dtype)
+    try:
+        with _evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = module(images)
+    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(
+            f"`{name}` must map images [B, 3, {size}, {size}] to features [B, D], but failed on "
+            f"two of them ({reason}); check `model.preprocessing.size` and the network."
+        ) from error
+    if not isinstance(output, Tensor):
+        found, remedy = f"a {type(output).__name__}", "return one tensor"
+    elif output.ndim != 2 or len(output) != 2 or not output.is_floating_point():
+        found = f"a tensor {['B', *output.shape[1:]]} of {output.dtype} for B = {len(images)}"
+        if output.ndim == 0 or len(output) != 2:
+            found = f"a tensor of shape {list(output.shape)} for B = {len(images)}"
+        remedy = "pool or flatten it" if output.ndim > 2 else "return one row per image"
+    else:
+        return int(output.shape[1])
+    raise ValueError(
+        f"`{name}` must map images [B, 3, H, W] to floating-point features [B, D], but returned "
+        f"{found}; {remedy}."
+    )
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put every layer in eval mode, then back into the mode it had."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training

@@ -1,0 +1,101 @@
+"""A ResNet for small images that trains fast on a CPU."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Map = Float[Tensor, "batch channels_in height_in width_in"]
+Output = Float[Tensor, "batch channels height width"]
+
+
+class SmallResNet(nn.Module):
+    """Three stages of BasicBlocks behind a 3x3 stem without max-pooling.
+
+    The block is that of He et al. 2016 (https://arxiv.org/abs/1512.03385, figure 5 left, with the
+    projection shortcut B), the three stages are those of their CIFAR networks (section 4.2), and
+    the names of all layers are those of torchvision's ResNet.
+
+    Args:
+        width: channels of the first stage; the others have twice and four times as many, and
+            ``4 * width`` is the feature dimension.
+        blocks: per stage.
+        stem_stride: of the first convolution. 2 makes training about four times as fast as 1.
+    """
+
+    def __init__(self, width: int, blocks: int, stem_stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(3, width, stem_stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """Return the last stage's channels, averaged over positions."""
+        # Convolutions this narrow run up to 1.4 times faster on a CPU with the channels last; the
+        # order spreads from the input, the weights may keep theirs.
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = self.layer3(self.layer2(self.layer1(x)))
+        features: Tensor = x.mean((2, 3))
+        return features
+
+
+def small_resnet(width: int = 24, blocks: int = 1, stem_stride: int = 2) -> SmallResNet:
+    """Return a ``SmallResNet`` with random weights.
+
+    Raises:
+        ValueError: if a number is below 1.
+    """
+    for key, value in {"width": width, "blocks": blocks, "stem_stride": stem_stride}.items():
+        if value < 1:
+            raise ValueError(f"`model.{key}` must be at least 1, but is {value}.")
+    return SmallResNet(width, blocks, stem_stride)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv3x3(channels_in, channels, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = _conv3x3(channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or channels_in != channels:
+            self.downsample = nn.Sequential(
+                _Conv1x1(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Map) -> Output:
+        """Return the rectified sum of residual and shortcut."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+
+
+class _Conv1x1(nn.Conv2d):
+    """A 1x1 convolution whose gradient has the memory layout of its weight.
+
+    With channels-last inputs torch gives the two size-1 axes of a 1x1 weight's gradient other
+    strides, about which DistributedDataParallel warns and then copies.
+    """
+
+    def forward(self, input: Map) -> Output:
+        weight = self.weight.flatten(1)[:, :, None, None]
+        output: Tensor = self._conv_forward(input, weight, self.bias)
+        return output
+
+
+def _conv3x3(channels_in: int, channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+
+
+def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(channels_in, channels, stride)
+    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))

@@ -1,0 +1,351 @@
+"""Strict loading of weights in published layouts, and saving of one's own.
+
+A layout is one function from a file's tensors to a clean state dict, with its name in
+``LAYOUTS``. To add one, write the function and its entry: ``layout=auto`` then tries it, too.
+"""
+
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from ssl_transfer.files import replace_atomically, write_atomically
+from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.models.reading import State, read_state
+from ssl_transfer.preprocessing import Preprocessing
+
+log = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "encoder.safetensors"
+FACTS_FILE = "encoder.yaml"
+
+# ---- layouts ------------------------------------------------------------------------------------
+
+
+def below(prefix: str, state: State) -> State:
+    """Return the tensors whose names start with ``prefix``, without it."""
+    return {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+
+
+def plain(state: State) -> State:
+    """Return a state dict that has the encoder's own names: torchvision's, timm's or ours."""
+    return state
+
+
+def moco(state: State) -> State:
+    """Return the query encoder of MoCo v1, v2 and of PCL (``main_lincls.py`` of MoCo's code)."""
+    return below("module.encoder_q.", state)
+
+
+def pycontrast(state: State) -> State:
+    """Return the encoder of InsDis, PIRL and InfoMin (PyContrast, ``build_backbone.py``)."""
+    return below("module.encoder.", state)
+
+
+def swav(state: State) -> State:
+    """Return the encoder of SwAV, DeepCluster-v2 and SeLa-v2 (``hubconf.py`` of SwAV's code)."""
+    return below("module.", state)
+
+
+def mmselfsup(state: State) -> State:
+    """Return the backbone of an OpenMMLab model."""
+    return below("backbone.", state)
+
+
+LAYOUTS: dict[str, Callable[[State], State]] = {
+    "ssl_transfer": plain,
+    "plain": plain,
+    "torchvision": plain,
+    "moco": moco,
+    "pycontrast": pycontrast,
+    "swav": swav,
+    "mmselfsup": mmselfsup,
+}
+
+# First parts of the names of what stands on an encoder: classifiers (of supervised training and
+# of published linear probes), projectors, predictors, prototypes, queues, auxiliary tasks.
+_HEAD = re.compile(
+    r"(fc|heads?|head_\w+|classifier|linear|last_linear|aux\w*|project\w*|predict\w*|prototypes?"
+    r"|queue\w*|jigsaw\w*)(\.|$)",
+    re.IGNORECASE,
+)
+
+# ---- loading ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What of a file became what of an encoder.
+
+    Args:
+        path: the file.
+        layout: how its names were read.
+        matched: the encoder's tensors that the file has, in the same shape.
+        missing: the encoder's tensors that the file lacks, but for BatchNorm's counters
+            ``num_batches_tracked``.
+        unexpected: the file's tensors that the encoder lacks, but for the dropped ones.
+        reshaped: names with the file's and the encoder's shape, where they differ.
+        dropped: the file's tensors that belong to a head.
+        total: number of the encoder's tensors.
+    """
+
+    path: Path
+    layout: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    dropped: tuple[str, ...]
+    total: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether the file is the encoder, the whole encoder and nothing but the encoder."""
+        return not (self.missing or self.unexpected or self.reshaped)
+
+    def differences(self) -> str:
+        """Return what does not fit, the first few names of each kind."""
+        parts = []
+        if self.missing:
+            parts.append(f"the file lacks {_some(self.missing)}")
+        if self.unexpected:
+            parts.append(f"the encoder lacks {_some(self.unexpected)}")
+        if self.reshaped:
+            shapes = [f"{n} is {list(a)} for {list(b)}" for n, a, b in self.reshaped]
+            parts.append(f"shapes differ (another architecture?): {_some(shapes)}")
+        return "; ".join(parts)
+
+
+def load_weights(
+    encoder: Encoder,
+    path: str | Path | None,
+    layout: str = "auto",
+    sha256: str | None = None,
+    prefix: str | None = None,
+    add_prefix: str | None = None,
+    drop: Sequence[str] | None = None,
+) -> LoadReport:
+    """Load all of the encoder's tensors from a file, or none.
+
+    Args:
+        encoder: changed in place.
+        path: a safetensors file, a PyTorch checkpoint, or a folder that ``save_encoder`` wrote.
+        layout: a name in ``LAYOUTS``; ``auto`` takes the first under which everything matches.
+        sha256: expected checksum of the file.
+        prefix: removed from the file's names before the layout; names without it are left out.
+        add_prefix: put before the file's names, after the layout.
+        drop: beginnings of names that the encoder need not have, beside those of heads.
+
+    Returns:
+        The report of what was matched and dropped.
+
+    Raises:
+        ValueError: in one sentence, if the file cannot be read, if anything but
+            ``num_batches_tracked`` is missing, unexpected or of another shape, or if the weights
+            expect other images than the encoder.
+    """
+    if layout != "auto" and layout not in LAYOUTS:
+        raise ValueError(
+            f"`model.weights.layout` must be auto or one of {sorted(LAYOUTS)}, but is {layout!r}."
+        )
+    if path is None:
+        raise ValueError("`model.weights.path` must name a file or folder, but is null.")
+    file = _weights_file(Path(path).expanduser())
+    whole = read_state(file, sha256)
+    state = below(prefix, whole) if prefix else whole
+    wanted = encoder.backbone.state_dict()
+    reports = []
+    for name in [layout] if layout != "auto" else list(LAYOUTS):
+        converted = {f"{add_prefix or ''}{n}": t for n, t in LAYOUTS[name](state).items()}
+        report = _compare(wanted, converted, file, name, drop or ())
+        if report.complete:
+            _check_preprocessing(encoder, file)
+            _fill(encoder.backbone, {n: converted[n] for n in report.matched})
+            log.info("%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",
+                     file, len(report.matched), report.total, encoder.name, name,
+                     len(report.dropped))  # fmt: skip
+            return report
+        reports.append(report)
+    best = max(reports, key=lambda r: (len(r.matched), -len(r.unexpected)))
+    renamed = bool(prefix or add_prefix)
+    raise ValueError(
+        f"All {best.total} tensors of `{encoder.name}` must be in `{file}`, but "
+        f"{len(best.matched)} match (layout {best.layout}): {best.differences()}; "
+        f"{_hint(wanted, whole, file, drop or (), renamed)}."
+    )
+
+
+def load_encoder(encoder: Encoder, folder: Path) -> LoadReport:
+    """Load what ``save_encoder`` left in a folder."""
+    return load_weights(encoder, folder, layout="ssl_transfer")
+
+
+def _weights_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if (path / WEIGHTS_FILE).is_file():
+        return path / WEIGHTS_FILE
+    raise ValueError(
+        f"`model.weights.path` must be a file, or a folder with {WEIGHTS_FILE}, but `{path}` is a "
+        "folder without it."
+    )
+
+
+def _compare(
+    wanted: Mapping[str, Tensor], found: State, path: Path, layout: str, drop: Sequence[str]
+) -> LoadReport:
+    shared = [name for name in wanted if name in found]
+    extra = [name for name in found if name not in wanted]
+    dropped = [n for n in extra if _HEAD.match(n) or n.startswith(tuple(drop))]
+    return LoadReport(
+        path=path,
+        layout=layout,
+        matched=tuple(n for n in shared if found[n].shape == wanted[n].shape),
+        missing=tuple(n for n in wanted if n not in found and not _is_counter(n)),
+        unexpected=tuple(n for n in extra if n not in set(dropped)),
+        reshaped=tuple(
+            (n, tuple(found[n].shape), tuple(wanted[n].shape))
+            for n in shared
+            if found[n].shape != wanted[n].shape
+        ),
+        dropped=tuple(dropped),
+        total=len(wanted),
+    )
+
+
+def _is_counter(name: str) -> bool:
+    return name.rpartition(".")[2] == "num_batches_tracked"
+
+
+@torch.no_grad()
+def _fill(backbone: nn.Module, state: State) -> None:
+    left = backbone.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys
+    assert all(_is_counter(name) for name in left.missing_keys)
+
+
+def _hint(
+    wanted: Mapping[str, Tensor], state: State, path: Path, drop: Sequence[str], renamed: bool
+) -> str:
+    """Return what would make the file fit, found by trying."""
+
+    def fits(candidate: State) -> bool:
+        return _compare(wanted, candidate, path, "", drop).complete
+
+    instead = " without other prefixes" if renamed else ""
+    for name, convert in LAYOUTS.items():
+        if fits(convert(state)):
+            how = f"under another layout: use model.weights.layout={name}"
+            return _all_match(wanted, how + instead)
+    anchor = next((name for name in wanted if not _is_counter(name)), "")
+    for prefix in {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}:
+        if fits(below(prefix, state)):
+            how = f"after removing the prefix `{prefix}`: use model.weights.prefix={prefix}"
+            return _all_match(wanted, how + instead)
+    for prefix in {anchor.removesuffix(name): None for name in state if anchor.endswith(name)}:
+        if fits({f"{prefix}{name}": tensor for name, tensor in state.items()}):
+            how = f"after adding the prefix `{prefix}`: use model.weights.add_prefix={prefix}"
+            return _all_match(wanted, how + instead)
+    return (
+        "choose the model that the weights belong to, or say how its names differ by "
+        "model.weights.layout, .prefix, .add_prefix or .drop"
+    )
+
+
+def _all_match(wanted: Mapping[str, Tensor], how: str) -> str:
+    return f"all {len(wanted)} tensors match {how}"
+
+
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+# ---- saving -------------------------------------------------------------------------------------
+
+
+def save_encoder(
+    encoder: Encoder, folder: Path, *, config: Mapping[str, Any], parents: Sequence[str]
+) -> None:
+    """Leave the encoder in a folder that ``model.weights.path`` accepts.
+
+    Args:
+        encoder: its backbone's tensors go to ``encoder.safetensors`` under the backbone's names.
+        folder: made if it does not exist.
+        config: the node ``model`` that the architecture was built from.
+        parents: what the weights come from, e.g. ids of runs.
+
+    Raises:
+        OSError: in one sentence, if the disk is full or read-only; older files are unharmed.
+    """
+    from safetensors.torch import save
+
+    # Copies, since safetensors takes no tensors that share memory.
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in encoder.backbone.state_dict().items()
+    }
+    facts = {
+        "name": encoder.name,
+        "feature_dim": encoder.feature_dim,
+        "preprocessing": _as_yaml(encoder.preprocessing),
+        "model": dict(config),
+        "parents": list(parents),
+    }
+    # The large file first: where it does not fit, both stay as they were.
+    replace_atomically(folder / WEIGHTS_FILE, lambda file: file.write(save(tensors)))
+    text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    write_atomically(folder / FACTS_FILE, text.encode())
+
+
+def _as_yaml(preprocessing: Preprocessing) -> dict[str, Any]:
+    values = dataclasses.asdict(preprocessing)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _check_preprocessing(encoder: Encoder, file: Path) -> None:
+    """Refuse weights of our own that were trained on images prepared in another way."""
+    facts = file.with_name(FACTS_FILE)
+    if file.name != WEIGHTS_FILE or not facts.is_file():
+        return
+    try:
+        trained = yaml.safe_load(facts.read_text(encoding="utf-8"))["preprocessing"]
+        differing = {k: v for k, v in _as_yaml(encoder.preprocessing).items() if trained[k] != v}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`{facts}` must hold the facts that were saved with the weights, but cannot be read; "
+            "restore it, or remove it to load the weights without them."
+        ) from error
+    if differing:
+        wanted = " ".join(f"model.preprocessing.{key}={trained[key]}" for key in differing)
+        raise ValueError(
+            f"The encoder must prepare images as its weights expect ({wanted}), but has "
+            f"{differing}; give these values, or remove `{facts}` to insist."
+        )
+
+
+def fingerprint(encoder: nn.Module) -> str:
+    """Return the sha256, in hexadecimal digits, of an encoder's weights.
+
+    It covers names, shapes, types and bytes of the backbone's parameters and buffers; not
+    BatchNorm's counters of batches, which many published files lack and no output depends on.
+    """
+    backbone = encoder.backbone if isinstance(encoder, Encoder) else encoder
+    digest = hashlib.sha256()
+    for name, tensor in _sorted_tensors(backbone):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _sorted_tensors(backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    state = backbone.state_dict()
+    yield from ((name, state[name]) for name in sorted(state) if not _is_counter(name))

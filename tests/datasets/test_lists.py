@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ssl_transfer.datasets.lists import image_list
+
+TRAIN = [("a photo.png", 0), ("b.png", 0), ("c.png", 1), ("sub/d 1.png", 1)]
+TEST = [("e.png", 0), ("f.png", 1)]
+
+
+def write(root: Path, train: str | None = None, test: str | None = None) -> None:
+    for number, (name, target) in enumerate(TRAIN + TEST):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2), (target, number, 0)).save(root / name)
+    for file, text, lines in (("train.txt", train, TRAIN), ("test.txt", test, TEST)):
+        whole = "".join(f"{name} {target}\n" for name, target in lines)
+        (root / file).write_text(whole if text is None else text, encoding="utf-8")
+
+
+def read(root: Path, **options):
+    return image_list(
+        root=str(root), **{"name": "mine", "train": "train.txt", "test": "test.txt"} | options
+    )
+
+
+def test_lines_are_names_with_blanks_and_class_numbers(tmp_path) -> None:
+    write(tmp_path, train="\ufeffa photo.png 0\r\n\n  b.png\t0  \nc.png 1\n  sub/d 1.png   1\n\n")
+    dataset = read(tmp_path)
+    both = dataset["train"] + dataset["val"]
+    assert sorted(zip(both.names, both.targets.tolist(), strict=True)) == TRAIN
+    for image, target in zip(both.images, both.targets, strict=True):
+        assert image.getpixel((0, 0))[0] == target
+    assert dataset.classes == ("0", "1")
+    assert list(dataset["test"].names) == ["e.png", "f.png"]
+
+
+def test_own_validation_class_names_and_image_folder(tmp_path) -> None:
+    (tmp_path / "pictures").mkdir()
+    write(tmp_path / "pictures")
+    for name, text in (
+        ("tr.txt", "a photo.png 0\nc.png 1\n"),
+        ("va.txt", "b.png 0\nsub/d 1.png 1\n"),
+        ("te.txt", "e.png 0\n"),
+        ("names.txt", "ant\nbee\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    dataset = read(
+        tmp_path, train="tr.txt", val="va.txt", test="te.txt", classes="names.txt",
+        images="pictures",
+    )  # fmt: skip
+    assert dataset.classes == ("ant", "bee")
+    assert list(dataset["val"].names) == ["b.png", "sub/d 1.png"]
+    assert dataset.facts["validation"] == "official"
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "sentence"),
+    [
+        ("a photo.png 0\nb.png\nc.png 1\n", None, r"train\.txt:2: no class number .*'b\.png'"),
+        ("a photo.png 0\nb.png one\nc.png 1\n", None, r"train\.txt:2: no class number"),
+        ("# my list\na photo.png 0\nc.png 1\n", None, r"train\.txt:1: no class number"),
+        ("a photo.png -1\nb.png 0\nc.png 1\n", None, r"train\.txt:1: class number -1 is out of"),
+        (None, "e.png 0\nf.png 2\n", r"test\.txt:2: class number 2 is out of range \(0 to 1, by"),
+        ("a photo.png 1\nb.png 1\nc.png 2\n", None, r"no training line has class `0` \(numbers"),
+        ("a photo.png 0\nc.png 1\na photo.png 0\n", None, r"train\.txt:3: .* in train\.txt:1 al"),
+        (None, "e.png 0\n./c.png 1\n", r"test\.txt:2: `\./c\.png` is named in train\.txt:3"),
+        (None, "e.png 0\ng.png 1\n", r"test\.txt:2: there is no file `.*g\.png`"),
+        (None, "\n", r"test\.txt: no lines"),
+    ],
+)
+def test_bad_lines_are_named_with_file_and_line(tmp_path, train, test, sentence: str) -> None:
+    write(tmp_path, train, test)
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path)
+
+
+def test_class_numbers_must_be_those_of_the_classes_file(tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "names.txt").write_text("ant\n")
+    with pytest.raises(ValueError, match=r"train\.txt:3: class number 1 .*the lines of names\.txt"):
+        read(tmp_path, classes="names.txt")
+    (tmp_path / "names.txt").write_text("ant\nbee\ncow\n")
+    with pytest.raises(ValueError, match="no training line has class `cow`"):
+        read(tmp_path, classes="names.txt")
+
+
+def test_the_first_problems_come_in_one_message(tmp_path) -> None:
+    write(tmp_path, train="a photo.png 0\nc.png 1\n" + "".join(f"x{i}.png 0\n" for i in range(9)))
+    with pytest.raises(ValueError, match=r"x0\.png`; .*x4\.png`; and 4 more\.$"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"train": "gone.txt"}, r"`dataset\.train` must be a text file, but .* does not exist"),
+        ({"classes": "gone.txt"}, r"`dataset\.classes` must be a text file"),
+        ({"test": "a photo.png"}, "is not UTF-8 text"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, options, sentence: str) -> None:
+    write(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path, **options)
+
+
+def test_missing_root(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"`dataset\.root` must be a folder, but .*gone` does not"):
+        read(tmp_path / "gone")
+
+
+def test_corrupt_images_are_named(tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+    with pytest.raises(ValueError, match=r"1 of 6 do not: `.*b\.png \("):
+        read(tmp_path)
+    assert read(tmp_path, on_corrupt="skip").facts["corrupt_names"] == ["b.png"]

@@ -1,0 +1,185 @@
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssl_transfer import datasets, distributed, models
+from ssl_transfer.config import compose, plain, resolve
+from ssl_transfer.context import Context
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.errors import NotApplicable
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.heads import build_head
+from ssl_transfer.protocols.tuning import Trial, Tuning
+
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True}
+KINDS = ("head", "batch_norm", "all")
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    node = resolve(plain(compose(["dataset=digits"])))["dataset"]
+    return datasets.build({**node, "labels_per_class": 5, "test_per_class": 4})
+
+
+def encoder(size=16):
+    config = resolve(plain(compose([f"model.preprocessing.size={size}", "model.width=8"])))
+    return models.build(config["model"])
+
+
+def context(folder, **options):
+    return Context(folder, folder / "features", progress_bar=False, **options)
+
+
+def tuning(trainable="all", **options):
+    values = {"epochs": 4, "batch_size": 20, "optimizer": SGD, **options}
+    return Tuning(trainable=trainable, **values)
+
+
+def changed(before, after):
+    return {name for name, value in after.items() if not torch.equal(before[name], value)}
+
+
+@pytest.mark.parametrize("trainable", KINDS)
+def test_each_protocol_changes_what_it_trains_and_nothing_else(tmp_path, digits, trainable):
+    judged = encoder()
+    before = copy.deepcopy(judged.state_dict())
+    scores = list(tuning(trainable).run(judged, digits, context(tmp_path)))
+    names = changed(before, judged.state_dict())
+    norms = {n for n, m in judged.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    if trainable == "head":
+        assert names == set()  # weights and running statistics, bit for bit
+    elif trainable == "batch_norm":
+        assert {name.rpartition(".")[0] for name in names} == norms
+    else:
+        assert names == set(before)
+    (score,) = [score for score in scores if score.primary]
+    assert score.metric == "top1"
+    assert score.value > 0.2  # chance is 0.1
+
+
+def test_trainable_parameters_and_their_share_are_recorded(tmp_path, digits):
+    surroundings = context(tmp_path)
+    judged = encoder()
+    list(tuning("batch_norm", epochs=1).run(judged, digits, surroundings))
+    norms = [m for m in judged.modules() if isinstance(m, nn.BatchNorm2d)]
+    affine = sum(2 * m.num_features for m in norms)
+    total = sum(p.numel() for p in judged.parameters())
+    head = (judged.feature_dim + 1) * 10
+    assert surroundings.facts["trainable"] == {
+        "parameters": affine + head,
+        "encoder_trained": affine,
+        "encoder_parameters": total,
+        "share": affine / total,
+        "head_parameters": head,
+    }
+
+
+def test_published_scope_leaves_the_other_layers_in_eval_mode(tmp_path, digits):
+    judged = encoder()
+    before = copy.deepcopy(judged.state_dict())
+    list(tuning("batch_norm", bn_scope="published").run(judged, digits, context(tmp_path)))
+    layers = {name.rpartition(".")[0] for name in changed(before, judged.state_dict())}
+    assert "backbone.bn1" in layers
+    assert "backbone.layer1.0.bn2" in layers
+    assert not any(name.endswith(("layer1.0.bn1", "downsample.1")) for name in layers)
+
+
+def test_an_encoder_without_batch_norm_is_not_applicable(tmp_path, digits):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    judged = models.wrap(module, Preprocessing(size=8, resize=None))
+    with pytest.raises(NotApplicable):
+        list(tuning("batch_norm").run(judged, digits, context(tmp_path)))
+
+
+POINTS = [{"lr": lr, "weight_decay": decay} for lr in (0.3, 0.03) for decay in (0.0, 0.01)]
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_each_head_of_a_bank_is_that_head_trained_alone(tmp_path, digits, clip):
+    protocol = tuning("head", clip_grad_norm=clip)
+    trial = Trial(protocol, encoder(), digits, context(tmp_path))
+    bank = copy.deepcopy(trial.train(POINTS, digits["train"], "bank").heads)
+    for head, point in zip(bank, POINTS, strict=True):
+        alone = trial.train([point], digits["train"], "alone").heads[0]
+        for ours, theirs in zip(head.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_diverged_head_is_dropped_and_recorded(tmp_path, digits):
+    protocol = tuning("head", grid={"lr": [1e30, 0.1]}, optimizer={**SGD, "weight_decay": 0.1})
+    surroundings = context(tmp_path)
+    scores = list(protocol.run(encoder(), digits, surroundings))
+    selection = surroundings.facts["selection"]
+    assert selection["scores"][0]["value"] is None
+    assert selection["chosen"] == {"lr": 0.1}
+    assert scores[0].value > 0.2
+
+
+def test_selection_follows_validation_and_never_sees_the_test_split(tmp_path, digits):
+    grid = {"lr": [1e-6, 0.1]}
+    surroundings = context(tmp_path / "a")
+    (tmp_path / "a").mkdir()
+    list(tuning("head", grid=grid).run(encoder(), digits, surroundings))
+    first = surroundings.facts["selection"]
+    assert first["split"] == "val"
+    assert first["chosen"] == {"lr": 0.1}
+    # Other test labels change the test score only.
+    test = digits["test"]
+    turned = dataclasses.replace(test, targets=(test.targets + 1) % 10)
+    other = dataclasses.replace(digits, splits={**digits.splits, "test": turned})
+    surroundings = context(tmp_path / "b")
+    (tmp_path / "b").mkdir()
+    list(tuning("head", grid=grid).run(encoder(), other, surroundings))
+    assert surroundings.facts["selection"] == first
+
+
+def test_stored_features_give_what_passing_the_images_gives(tmp_path, digits):
+    scores = {}
+    for stored in (True, False):
+        folder = tmp_path / str(stored)
+        folder.mkdir()
+        # A crop of the whole image without a flip is no augmentation, but the pipeline runs.
+        augmentation = "none" if stored else {"flip_probability": 0.0}
+        judged = tuning("head", augmentation=augmentation, epochs=3)
+        (scores[stored],) = judged.run(encoder(), digits, context(folder))
+        assert (folder / "features").exists() == stored
+    assert scores[True] == scores[False]
+
+
+def logits_of(folder, trainable):
+    node = resolve(plain(compose(["dataset=digits"])))["dataset"]
+    dataset = datasets.build({**node, "labels_per_class": 5, "test_per_class": 3})
+    surroundings = context(folder / str(distributed.rank()), precision="fp64")
+    trial = Trial(tuning(trainable, epochs=2), encoder(), dataset, surroundings)
+    learner = trial.train([{}], dataset["train"], "both")
+    return trial.predict(learner, dataset["test"])[0]
+
+
+@pytest.mark.parametrize("trainable", KINDS)
+def test_two_processes_train_and_predict_as_one(gloo_pool, tmp_path, trainable):
+    alone = logits_of(tmp_path / "alone", trainable)
+    first, second = gloo_pool.run(logits_of, tmp_path, trainable)
+    assert alone.shape == (30, 10)
+    np.testing.assert_allclose(first, alone, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(first, second)
+
+
+def test_heads_are_what_their_names_say():
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    heads = {
+        kind: build_head(kind, 5, 3) for kind in ("linear", "bn_linear", "cosine", "l2_linear")
+    }
+    norm = x / x.norm(dim=1, keepdim=True)
+    linear = heads["l2_linear"][1]
+    torch.testing.assert_close(heads["l2_linear"](x), norm @ linear.weight.T + linear.bias)
+    weight = heads["cosine"].weight
+    expected = 10 * norm @ (weight / weight.norm(dim=1, keepdim=True)).T
+    torch.testing.assert_close(heads["cosine"](x), expected)
+    standard = (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt()
+    linear = heads["bn_linear"][1]
+    torch.testing.assert_close(heads["bn_linear"](x), standard @ linear.weight.T + linear.bias)
+    assert heads["linear"].bias.abs().max() == 0
