@@ -57,6 +57,7 @@ def main() -> None:
         print(help_text())
         return
     launchers.register()
+    sys.argv[1:] = launchers.defer_axis_keys(sys.argv[1:])
     run()
 
 

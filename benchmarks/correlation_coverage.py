@@ -1,6 +1,6 @@
 """How often do 95 % intervals of a correlation over few encoders hold the true value?
 
-    python -m benchmarks.correlation_coverage            # about four minutes on one core
+    python benchmarks/correlation_coverage.py        # about four minutes on one core
 
 Coverage in percent of the methods that ``results/intervals.py`` uses and of those that it does
 not, for 6 and 13 encoders drawn from populations with known coefficients. The nominal value is
@@ -12,15 +12,21 @@ between two proxies' coefficients with one target.
 
 import argparse
 import math
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from results import intervals
-from results.intervals import Coefficient, Kind, coefficient, difference, inverted, population
+from results.intervals import Coefficient, Kind, difference, inverted, population
 
 Floats = NDArray[np.float64]
+Draw = Callable[[np.random.Generator, float, tuple[int, ...]], tuple[Floats, Floats]]
+Method = Callable[[Floats, Floats, Kind], tuple[Floats, Floats]]
 RHOS = (0.0, 0.5, 0.8, 0.9, 0.95)
 SIZES = (6, 13)
 TRIPLES = (  # target with first proxy, target with second, first with second
@@ -36,21 +42,29 @@ TRIPLES = (  # target with first proxy, target with second, first with second
 )
 
 
-def normal(generator: np.random.Generator, rho: float, shape: tuple[int, ...]) -> list[Floats]:
+def normal(
+    generator: np.random.Generator, rho: float, shape: tuple[int, ...]
+) -> tuple[Floats, Floats]:
     """Draw from the bivariate normal."""
     x, noise = generator.standard_normal((2, *shape))
-    return [x, rho * x + math.sqrt(1 - rho**2) * noise]
+    return x, rho * x + math.sqrt(1 - rho**2) * noise
 
 
-def heavy_tails(generator: np.random.Generator, rho: float, shape: tuple[int, ...]) -> list[Floats]:
+def heavy_tails(
+    generator: np.random.Generator, rho: float, shape: tuple[int, ...]
+) -> tuple[Floats, Floats]:
     """Draw from the bivariate t with 3 degrees of freedom; Pearson and Kendall are as if normal."""
     scale = np.sqrt(generator.chisquare(3, shape) / 3)
-    return [one / scale for one in normal(generator, rho, shape)]
+    x, y = normal(generator, rho, shape)
+    return x / scale, y / scale
 
 
-def accuracies(generator: np.random.Generator, rho: float, shape: tuple[int, ...]) -> list[Floats]:
+def accuracies(
+    generator: np.random.Generator, rho: float, shape: tuple[int, ...]
+) -> tuple[Floats, Floats]:
     """Draw scores in (0, 1) whose logits are normal."""
-    return [1 / (1 + np.exp(-1 - 0.7 * one)) for one in normal(generator, rho, shape)]
+    x, y = normal(generator, rho, shape)
+    return 1 / (1 + np.exp(-1 - 0.7 * x)), 1 / (1 + np.exp(-1 - 0.7 * y))
 
 
 def coefficients(x: Floats, y: Floats, kind: Kind) -> Floats:
@@ -109,7 +123,7 @@ def bootstrap(x: Floats, y: Floats, kind: Kind) -> tuple[Floats, Floats]:
     draws = []
     for _ in range(400):
         take = generator.integers(x.shape[1], size=x.shape)
-        again = [np.take_along_axis(one, take, 1) for one in (x, y)]
+        again = np.take_along_axis(x, take, 1), np.take_along_axis(y, take, 1)
         draws.append(coefficients(*again, kind) if kind == "pearson" else tied(*again, kind))
     low, high = np.nanpercentile(draws, [2.5, 97.5], axis=0)
     return low, high
@@ -129,7 +143,7 @@ def tied(x: Floats, y: Floats, kind: Kind) -> Floats:
         return np.asarray((signs[0] * signs[1]).sum((1, 2)) / norm)
 
 
-METHODS: dict[str, Callable[[Floats, Floats, Kind], tuple[Floats, Floats]]] = {
+METHODS: dict[str, Method] = {
     "used here": chosen,
     "Fisher z, Bonett-Wright": fisher_bonett_wright,
     "Fisher z, Fieller": fisher_fieller,
@@ -137,7 +151,7 @@ METHODS: dict[str, Callable[[Floats, Floats, Kind], tuple[Floats, Floats]]] = {
 }
 
 
-def truth(kind: Kind, rho: float, draw: Callable[..., list[Floats]]) -> float:
+def truth(kind: Kind, rho: float, draw: Draw) -> float:
     """Return the population's coefficient, by a closed form or from four million draws."""
     if draw is normal or kind == "kendall" or (draw is heavy_tails and kind == "pearson"):
         return population(rho, kind)
@@ -148,11 +162,11 @@ def truth(kind: Kind, rho: float, draw: Callable[..., list[Floats]]) -> float:
 
 
 def coverage(
-    interval: Callable[[Floats, Floats, Kind], tuple[Floats, Floats]],
+    interval: Method,
     kind: Kind,
     n: int,
     rho: float,
-    draw: Callable[..., list[Floats]] = normal,
+    draw: Draw = normal,
     samples: int = 20_000,
 ) -> float:
     """Return how often a method's interval holds the population's coefficient."""

@@ -10,8 +10,43 @@ def register() -> None:
     """Make the plugins known to Hydra from a clone, without installation."""
     from hydra.core.plugins import Plugins
 
+    # First: finding Hydra's own plugins loads their modules anew, and with them the base classes.
+    plugins = Plugins.instance()
     from launchers.in_process import InProcessLauncher
     from launchers.sweeper import GridSweeper
 
     for plugin in (InProcessLauncher, GridSweeper):
-        Plugins.instance().register(plugin)
+        plugins.register(plugin)
+        # Hydra instantiates only what is called hydra_plugins.…; a package of that name would have
+        # to be installed to be found.
+        plugins.class_name_to_class[f"hydra_plugins.ssl_transfer.{plugin.__name__}"] = plugin
+
+
+def defer_axis_keys(arguments: list[str]) -> list[str]:
+    """Return a multirun's arguments with the axes' keys left to the composition of each run.
+
+    Before it sweeps, Hydra applies every constant override to the default options, where
+    ``method=simclr,byol method.epochs=5`` fails because the default method has no epochs. A choice
+    of one is applied with the options that it belongs to.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    from ssl_transfer.config import AXES
+
+    if not {"-m", "--multirun"} & set(arguments):
+        return arguments
+    parser = OverridesParser.create()
+    deferred = []
+    for argument in arguments:
+        try:
+            override = None if argument.startswith("-") else parser.parse_override(argument)
+        except HydraException:
+            override = None  # Hydra itself says what is wrong with it
+        owner = override.key_or_group.partition(".") if override else ("", "", "")
+        constant = override is not None and not override.is_sweep_override()
+        if constant and owner[0] in AXES and owner[1] and not override.is_delete():
+            value = override.get_value_element_as_str()
+            argument = f"{override.get_key_element()}=choice({value})"
+        deferred.append(argument)
+    return deferred

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from results import rendering, tables
-from results.errors import ResultsError
+from results.errors import ResultsError, unknown
 from results.records import Gap, Results, Row, read
 from results.rendering import Table
 
 if TYPE_CHECKING:
     from results.correlations import Correlation
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+PICTURES = (".png", ".pdf", ".svg")
 
 EXAMPLES = """examples:
   python -m results table
@@ -75,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reading(
-    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], text: str
+    commands: "Commands", name: str, function: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
     """Add a command that reads records, with the options that say which."""
     parser = commands.add_parser(name, help=text)
@@ -144,6 +146,8 @@ def _table(options: argparse.Namespace) -> int:
 def _correlate(options: argparse.Namespace) -> int:
     from results import correlations
 
+    if options.plot and options.plot.suffix not in PICTURES:
+        raise unknown("the ending of `--plot`", options.plot.suffix, PICTURES)
     results = _results(options)
     found = correlations.correlate(results, options.proxy, options.target)
     numbers, one = correlations.to_csv_long(found), correlations.to_one_table(found)

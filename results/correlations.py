@@ -130,8 +130,9 @@ def correlate_scores(target: Scores, proxies: Sequence[Scores]) -> list[Correlat
         found += list(_compare(dataset, target.name, target.on(dataset), pairs))
     if len(datasets) > 1:
         found += list(_means(found))
-        pooled = {p.name: ({}, p.mean_logits(datasets)) for p in proxies}
-        goal = {}, target.mean_logits(datasets)
+        none: Values = {}
+        pooled = {proxy.name: (none, proxy.mean_logits(datasets)) for proxy in proxies}
+        goal = none, target.mean_logits(datasets)
         found += list(_compare(POOLED, target.name, goal, pooled))
     return found
 

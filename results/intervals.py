@@ -179,7 +179,7 @@ def _overlap(r_1: float, r_2: float, r_12: float) -> float:
 
     Pearson and Filon 1898, as in Zou 2007, equation 13.
     """
-    r_1, r_2, r_12 = (min(0.999, max(-0.999, r)) for r in (r_1, r_2, r_12))
+    r_1, r_2 = (min(0.999, max(-0.999, r)) for r in (r_1, r_2))  # 1 has no variance
     spread = (r_12 - r_1 * r_2 / 2) * (1 - r_1**2 - r_2**2 - r_12**2) + r_12**3
     return min(1.0, max(-1.0, spread / ((1 - r_1**2) * (1 - r_2**2))))
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 _HOW_NOT_WHAT = frozenset({"resources", "download"})
@@ -152,7 +152,7 @@ def _variants(
     documents: Sequence[Mapping[str, Any]],
     cells: Mapping[tuple[str, ...], Sequence[int]],
     names: Sequence[str],
-    part: Any,
+    part: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> dict[int, str]:
     """Return the text that sets a document apart from others of the same name, where needed."""
     differing: dict[str, set[str]] = defaultdict(set)
@@ -163,7 +163,7 @@ def _variants(
                 one, two = _flat(first), _flat(other)
                 keys = {key for key in one.keys() | two if one.get(key) != two.get(key)}
                 differing[names[number]] |= keys
-    texts = {}
+    texts: dict[int, str] = {}
     for name, keys in differing.items():
         members = [n for n, d in enumerate(documents) if names[n] == name and "config" in d]
         flat = [_flat(part(documents[number])) for number in members]

@@ -4,7 +4,6 @@ matplotlib is imported only when a picture is drawn.
 """
 
 import math
-import os.path
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,15 +30,16 @@ def scatter(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     datasets = [d for d in dict.fromkeys(one.dataset for one in correlations) if d in target.raw]
     panels = [(dataset, proxy) for dataset in datasets for proxy in proxies]
     columns = len(proxies) if len(proxies) > 1 else min(3, len(datasets))
     rows = math.ceil(len(panels) / columns)
     size = (_PANEL[0] * columns, _PANEL[1] * rows)
-    figure = Figure(figsize=size, layout="constrained", dpi=150)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=size, layout=layout, dpi=150)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
@@ -99,7 +99,11 @@ def _panel(
 
 def _common_start(labels: set[str]) -> str:
     """Return what all labels begin with, up to its last separator."""
-    start = os.path.commonprefix(sorted(labels)) if len(labels) > 1 else ""
+    if len(labels) < 2:
+        return ""
+    first, last = min(labels), max(labels)
+    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    start = first[: next(same, min(len(first), len(last)))]
     cut = max(start.rfind(separator) for separator in "- ") + 1
     return start[:cut]
 
@@ -123,7 +127,8 @@ def _place(axes: "Axes", points: Sequence[tuple[float, float]], labels: Sequence
         box, distance = best[2], best[3]
         taken.append(box)
         middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-        offset = [(m - d) * to_points for m, d in zip(middle, dots[index], strict=True)]
+        dot = dots[index]
+        offset = ((middle[0] - dot[0]) * to_points, (middle[1] - dot[1]) * to_points)
         line = {"arrowstyle": "-", "color": _LINE, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2}
         axes.annotate(
             labels[index],
@@ -187,7 +192,7 @@ def _cost(
         if math.dist(dot, end) * part / 8 > 8
     ]
     crossed = sum(a[0] <= x <= a[2] and a[1] <= y <= a[3] for x, y in way for a in taken)
-    return overlap + 2 * (area - inside) + 0.1 * area * crossed
+    return float(overlap + 2 * (area - inside) + 0.1 * area * crossed)
 
 
 def _common(a: tuple[float, ...], b: tuple[float, ...]) -> float:

@@ -139,10 +139,9 @@ def read(outputs: Path, sweep: str | None = None) -> Results:
             f"start a run first, or name another one."
         )
     if sweep is None:
-        folders, asked, where = _all_folders(outputs), None, None
+        folders, asked, where = list(_all_folders(outputs)), None, None
     else:
         where, asked = find_sweep(outputs, sweep)
-        # A sweep's folder may hold what another sweep finished, hence the path, not the time.
         folders = [outputs / place for place in asked["folders"]]
     found, problems = [], []
     for folder in folders:
@@ -193,7 +192,7 @@ def _all_folders(outputs: Path) -> Iterator[Path]:
                     yield Path(run)
 
 
-_REQUIRED = {
+_REQUIRED: dict[str, dict[str, type]] = {
     "record.json": {"run_id": str, "status": str, "encoder": dict, "config": dict, "scores": list},
     "failure.json": {"run_id": str, "error": str},
 }

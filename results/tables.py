@@ -3,8 +3,8 @@
 import statistics
 from collections.abc import Sequence
 
-from results.rendering import Table, to_csv
 from results.records import Results
+from results.rendering import Table, to_csv
 from results.scores import Cell, Cells, cells, ordered
 
 MISSING = "–"
@@ -21,7 +21,8 @@ def wide(results: Results, metric: str | None = None) -> list[Table]:
 
 def protocols(results: Results) -> list[str]:
     """Return the protocols that judge encoders on datasets."""
-    return ordered(one.protocol for one in (*results.rows, *results.gaps) if one.dataset)
+    judged = [row.protocol for row in results.rows if row.dataset]
+    return ordered(judged + [gap.protocol for gap in results.gaps if gap.dataset])
 
 
 def wide_csv(results: Results, metric: str | None = None) -> str:

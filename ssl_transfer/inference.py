@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ssl_transfer import distributed
 from ssl_transfer.context import Context
-from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.datasets.transforms import Batch, collate
 from ssl_transfer.trainer import TrainingData
 
 
@@ -51,7 +51,7 @@ def _batches(data: TrainingData, chunks: list[list[int]], context: Context) -> I
     loader = DataLoader(
         data,  # type: ignore[arg-type]  # whole batches come through __getitems__
         batch_sampler=[[(0, index) for index in chunk] for chunk in chunks],  # type: ignore[arg-type]
-        collate_fn=lambda batch: batch,
+        collate_fn=collate,
         num_workers=context.workers,
         generator=torch.Generator(),
         pin_memory=context.device.type == "cuda",

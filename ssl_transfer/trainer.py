@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from ssl_transfer import checkpoint, distributed, optim, randomness
 from ssl_transfer.batch_statistics import convert
 from ssl_transfer.context import Context
-from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.datasets.transforms import Batch, collate
 
 Parts = dict[str, Tensor]
 
@@ -266,7 +266,7 @@ def _loader(
     return DataLoader(
         data,
         batch_sampler=_Batches(stream, steps, mine),
-        collate_fn=_identity,
+        collate_fn=collate,
         num_workers=context.workers,
         generator=torch.Generator(),
         pin_memory=context.device.type == "cuda",
@@ -286,10 +286,6 @@ class _Batches:
 
     def __len__(self) -> int:
         return len(list(self.steps))
-
-
-def _identity(batch: Batch) -> Batch:
-    return batch
 
 
 def _backward(model: nn.Module, batch: Batch, context: Context) -> Parts:

@@ -53,23 +53,29 @@ def wrap(
         module: from images ``[B, 3, H, W]`` to features ``[B, D]``; not copied. An ``Encoder``
             is accepted, too.
         preprocessing: what its weights expect of their images; a mapping replaces single values
-            of the module's own. ``None``: the module's attribute ``preprocessing`` (a
-            ``Preprocessing`` or a mapping), or what timm attached to it.
+            of the module's own (without those, of ``Preprocessing``'s defaults). ``None``: the
+            module's attribute ``preprocessing`` (a ``Preprocessing`` or a mapping), or what timm
+            attached to it.
         name: for messages and tables (``None``: the encoder's own, or the class's).
 
     Raises:
         ValueError: in one sentence, if nothing says how images must be prepared, or if the
             module's output is not ``[B, D]``.
     """
-    if not isinstance(module, nn.Module):
-        raise ValueError(
-            "An encoder must be a torch.nn.Module from images to features, but is a "
-            f"{type(module).__name__}; return the module itself."
-        )
+    require_module(module)
     backbone = module.backbone if isinstance(module, Encoder) else module
     name = name or (module.name if isinstance(module, Encoder) else type(module).__name__)
     prepared = _preprocessing(module, preprocessing, name)
     return Encoder(backbone, measure_feature_dim(backbone, prepared.size, name), prepared, name)
+
+
+def require_module(found: object) -> None:
+    """Raise a ``ValueError`` for what a user's own code gave instead of a module."""
+    if not isinstance(found, nn.Module):
+        raise ValueError(
+            "An encoder must be a torch.nn.Module from images to features, but is a "
+            f"{type(found).__name__}; return the module itself."
+        )
 
 
 def _preprocessing(
@@ -114,7 +120,11 @@ def adjusted(preprocessing: Preprocessing, values: Mapping[str, Any]) -> Preproc
         raise ValueError(f"The keys of `preprocessing` must be among {known}, but are {unknown}.")
     if "resize" not in values:
         preprocessing = preprocessing.at_size(values.get("size"))
-    return dataclasses.replace(preprocessing, **values)
+    # YAML and JSON know lists only, and write whole numbers without a point.
+    given: dict[str, Any] = {
+        key: tuple(map(float, v)) if isinstance(v, list) else v for key, v in values.items()
+    }
+    return dataclasses.replace(preprocessing, **given)
 
 
 def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from ssl_transfer import randomness
 from ssl_transfer.config import locate
-from ssl_transfer.models.encoder import Encoder, wrap
+from ssl_transfer.models.encoder import Encoder, require_module, wrap
 from ssl_transfer.models.weights import load_weights
 
 _LABELS = frozenset({"_target_", "name", "weights", "preprocessing"})
@@ -37,6 +37,7 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     keys = {str(key): value for key, value in config.items() if key not in _LABELS}
     with _seeded(randomness.derive(seed, "init")):
         module = locate(target)(**keys)
+        require_module(module)
         encoder = wrap(module, config.get("preprocessing"), name=config.get("name"))
     weights = config.get("weights") or {}
     if weights.get("path"):

@@ -88,7 +88,7 @@ def test_something_else_than_a_module_is_refused(package: types.ModuleType) -> N
 
 def test_preprocessing_comes_from_the_argument_then_the_module_and_cannot_be_forgotten() -> None:
     net = Net()
-    with pytest.raises(ValueError, match="give `model.preprocessing`"):
+    with pytest.raises(ValueError, match=r"give `model\.preprocessing`"):
         wrap(net)
     net.preprocessing = {"size": 16, "resize": 20, "mean": [0, 0, 0], "std": [1, 1, 1]}  # type: ignore[assignment]
     own = Preprocessing(16, 20, mean=(0, 0, 0), std=(1, 1, 1))

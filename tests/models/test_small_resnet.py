@@ -69,7 +69,7 @@ def test_features_are_the_mean_of_the_last_map() -> None:
 
 
 def test_a_width_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="`model.width` must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match=r"`model\.width` must be at least 1, but is 0"):
         small_resnet(width=0)
 
 

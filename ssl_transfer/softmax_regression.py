@@ -1,0 +1,459 @@
+"""Multinomial logistic regression with an L2 penalty, for a whole grid of penalties.
+
+The objective is scikit-learn's, ``C * sum_n CE(W x_n + b, y_n) + |W|^2 / 2`` with a free intercept,
+divided by ``C N``. A grid of 45 values of C is a path of similar problems on the same features;
+four things make it cheap, none of which changes the objective:
+
+1. *Coordinates.* The features are centred (the free intercept absorbs it), scaled by one number and
+   rotated to their principal axes. With fewer samples than features this also drops the directions
+   in which nothing varies, where the best weight is zero.
+2. *Preconditioning.* There the Hessian is about ``h s_r^2 + penalty`` on axis r, with ``s_r^2`` the
+   variance along it and ``h`` the mean of ``p (1 - p)``. L-BFGS starts from the inverse of that.
+3. *Following the path.* Every fourth problem is solved in ascending order of C from where the last
+   two point; all the others start from an interpolation in log C, a few iterations from their end.
+4. *Batches.* Problems of one level share each product with the features. Logits are linear in the
+   step, so a line search costs no product at all: two per iteration, whatever it tries.
+
+Axes: P problems, K classes, N samples, R rotated features and the constant, M remembered pairs.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+Parameters = Float[Tensor, "P K R"]
+PerProblem = Float64[Tensor, " P"]
+
+SUFFICIENT_DECREASE = 1e-4  # Nocedal and Wright 2006, section 3.1
+CURVATURE = 0.9  # likewise
+TRIALS = 25  # of a line search; every one doubles or halves
+COARSE = 4  # every fourth problem is solved one after another
+MEMORY_ELEMENTS = 2**27  # of the largest array of a batch: 512 MiB in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """One classifier per value of C, in the order given to ``fit_path``.
+
+    Args:
+        weights: of the features as they came.
+        intercepts: minus infinity for a class without a sample.
+        iterations: of L-BFGS.
+        converged: whether the tolerance was reached.
+    """
+
+    weights: Float[Tensor, "P classes dim"]
+    intercepts: Float[Tensor, "P classes"]
+    iterations: Int64[Tensor, " P"]
+    converged: Bool[Tensor, " P"]
+
+    def logits(
+        self, problem: int, features: Float[Tensor, "samples dim"]
+    ) -> Float[Tensor, "samples classes"]:
+        """Return one classifier's class scores."""
+        return torch.addmm(self.intercepts[problem], features, self.weights[problem].T)
+
+    def __getitem__(self, problems: slice) -> "Solution":
+        return Solution(*(getattr(self, f.name)[problems] for f in dataclasses.fields(self)))
+
+
+def fit_path(
+    features: Float[Tensor, "samples dim"],
+    labels: Int64[Tensor, " samples"],
+    *,
+    C: Sequence[float],
+    classes: int,
+    tol: float = 1e-5,
+    max_iter: int = 1000,
+    memory: int = 10,
+    start: Solution | None = None,
+) -> Solution:
+    """Return the classifiers that minimise ``C * sum CE + |W|^2 / 2`` for every C.
+
+    Args:
+        features: floating point; the work is done in their type and on their device.
+        labels: class numbers in ``[0, classes)``; a class without a sample is left out of the
+            fit and never predicted, as in scikit-learn.
+        C: inverse strengths of the penalty, in any order.
+        classes: number of classes.
+        tol: a problem has converged when the next step is expected to lower its loss by less than
+            this share. Unlike scikit-learn's bound on the gradient it means the same for features
+            of any scale and for any C.
+        max_iter: iterations per problem.
+        memory: pairs that L-BFGS remembers.
+        start: classifier to start from, for a single C (``None``: zero).
+
+    Raises:
+        ValueError: in one sentence, for features or labels that cannot be fitted.
+    """
+    _check(features, labels, C, classes)
+    present, targets = labels.unique(return_inverse=True)
+    design = _Design(features)
+    ascending, inverse = np.unique(np.asarray(C, dtype=np.float64), return_inverse=True)
+    # Of the mean loss, for weights of the scaled features.
+    penalties = torch.from_numpy(1 / (ascending * len(features) * design.scale**2))
+    solver = _Solver(design, targets, len(present), tol=tol, max_iter=max_iter, memory=memory)
+    path = _Path(np.log(ascending), solver, penalties)
+    if start is not None:
+        assert len(ascending) == len(start.intercepts) == 1, "a start belongs to a single C"
+        path.begin(design.from_features(start.weights[:, present], start.intercepts[:, present]))
+    path.follow()
+    weights, intercepts = design.to_features(path.theta)
+    every = torch.from_numpy(inverse)
+    solution = Solution(
+        weights=weights.new_zeros(len(C), classes, features.shape[1]),
+        intercepts=weights.new_full((len(C), classes), -torch.inf),
+        iterations=path.iterations[every],
+        converged=path.converged[every],
+    )
+    solution.weights[:, present] = weights[every]
+    solution.intercepts[:, present] = intercepts[every]
+    return solution
+
+
+def _check(features: Tensor, labels: Tensor, C: Sequence[float], classes: int) -> None:
+    if len(features) == 0 or len(C) == 0:
+        raise ValueError("logistic regression needs at least one sample and one value of C.")
+    if min(C) <= 0 or not np.isfinite(C).all():
+        raise ValueError(f"every C must be a positive number, but they are {list(C)}.")
+    if not bool(features.isfinite().all()):
+        raise ValueError(
+            "the features must be finite numbers, but some are infinite or NaN; check the "
+            "encoder's weights, or use `precision=fp32`."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels must lie in [0, {classes}), but reach from {low} to {high}.")
+
+
+class _Design:
+    """Features in the coordinates of the fit, with a column of ones for the intercept."""
+
+    def __init__(self, features: Float[Tensor, "N dim"]) -> None:
+        self.mean = features.mean(0)
+        centred = features - self.mean
+        self.scale = float(centred.square().mean().sqrt()) or 1.0
+        centred /= self.scale
+        self.basis = _principal_axes(centred)
+        rows = centred @ self.basis
+        self.rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+        self.variances = self.rows.square().mean(0)
+
+    def logits(self, theta: Parameters) -> Float[Tensor, "P K N"]:
+        return (theta.flatten(0, 1) @ self.rows.T).unflatten(0, theta.shape[:2])
+
+    def pull_back(self, residuals: Float[Tensor, "P K N"]) -> Parameters:
+        """Return the mean over samples of residual times features."""
+        product = residuals.flatten(0, 1) @ self.rows
+        return product.div_(len(self.rows)).unflatten(0, residuals.shape[:2])
+
+    def to_features(
+        self, theta: Parameters
+    ) -> tuple[Float[Tensor, "P K dim"], Float[Tensor, "P K"]]:
+        """Return weights and intercepts for the features as they came."""
+        weights = theta[..., :-1] @ self.basis.T / self.scale
+        return weights, theta[..., -1] - weights @ self.mean
+
+    def from_features(
+        self, weights: Float[Tensor, "P K dim"], intercepts: Float[Tensor, "P K"]
+    ) -> Parameters:
+        """Return the parameters of the fit; the inverse of ``to_features``."""
+        intercepts = (intercepts + weights @ self.mean).unsqueeze(-1)
+        return torch.cat([weights @ self.basis * self.scale, intercepts], dim=-1)
+
+
+def _principal_axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"]:
+    """Return an orthonormal basis of the space of the rows, up to rounding the principal axes.
+
+    Any orthonormal basis gives the same optimum; how well it fits the axes only decides how good
+    the preconditioner is, so single precision is enough.
+    """
+    if len(centred) >= centred.shape[1]:
+        return torch.linalg.eigh(centred.T @ centred).eigenvectors
+    span, triangle = torch.linalg.qr(centred.T)
+    return span @ torch.linalg.eigh(triangle @ triangle.T).eigenvectors
+
+
+class _Path:
+    """The problems in ascending order of C, and those that are solved so far."""
+
+    def __init__(
+        self, log_C: Float64[np.ndarray, " P"], solver: "_Solver", penalties: PerProblem
+    ) -> None:
+        self.log_C, self.solver, self.penalties = log_C, solver, penalties
+        rows = solver.design.rows
+        self.theta = rows.new_zeros(len(log_C), solver.classes, rows.shape[1])
+        self.iterations = torch.zeros(len(log_C), dtype=torch.int64)
+        self.converged = torch.zeros(len(log_C), dtype=torch.bool)
+        self.solved: list[int] = []
+
+    def begin(self, theta: Parameters) -> None:
+        """Start the only problem from ``theta``."""
+        self.theta = theta.clone()
+
+    def follow(self) -> None:
+        """Solve every problem: coarse steps one by one, then what lies between in batches."""
+        last = len(self.log_C) - 1
+        for problem in sorted({*range(0, last, COARSE), last}):
+            self._solve([problem], self._extrapolate(problem))
+        for stride in (COARSE // 2, 1):
+            between = sorted(set(range(0, last, stride)) - set(self.solved))
+            for first in range(0, len(between), self.solver.largest_batch):
+                problems = between[first : first + self.solver.largest_batch]
+                self._solve(problems, self._combine(self._spline(problems), self.solved))
+
+    def _solve(self, problems: list[int], start: Parameters) -> None:
+        found = self.solver.solve(start, self.penalties[problems].to(start.device))
+        self.theta[problems], self.iterations[problems], self.converged[problems] = found
+        self.solved = sorted({*self.solved, *problems})
+
+    def _extrapolate(self, problem: int) -> Parameters:
+        """Return the point to which the last two solutions lead, linearly in log C."""
+        if len(self.solved) < 2:
+            return self.theta[self.solved or [problem]]
+        before, last = self.solved[-2:]
+        ahead = self.log_C[problem] - self.log_C[last]
+        share = ahead / (self.log_C[last] - self.log_C[before])
+        return self._combine(np.array([[-share, 1 + share]]), [before, last])
+
+    def _spline(self, problems: list[int]) -> Float64[np.ndarray, "new solved"]:
+        """Return the coefficients of a cubic spline through the solved problems."""
+        spline = CubicSpline(self.log_C[self.solved], np.eye(len(self.solved)))
+        return np.asarray(spline(self.log_C[problems]))
+
+    def _combine(
+        self, coefficients: Float64[np.ndarray, "new solved"], problems: list[int]
+    ) -> Parameters:
+        matrix = torch.from_numpy(coefficients).to(self.theta)
+        return torch.tensordot(matrix, self.theta[problems], dims=1)
+
+
+class _Solver:
+    """Batched L-BFGS on one design."""
+
+    def __init__(
+        self,
+        design: _Design,
+        targets: Int64[Tensor, " N"],
+        classes: int,
+        *,
+        tol: float,
+        max_iter: int,
+        memory: int,
+    ) -> None:
+        self.design, self.targets, self.classes = design, targets, classes
+        self.tol, self.max_iter, self.memory = tol, max_iter, memory
+        samples, axes = design.rows.shape
+        largest = classes * max(samples, 2 * memory * axes)
+        self.largest_batch = max(1, MEMORY_ELEMENTS // largest)
+
+    def solve(
+        self, start: Parameters, penalties: PerProblem
+    ) -> tuple[Parameters, Int64[Tensor, " P"], Bool[Tensor, " P"]]:
+        """Return the minima, the iterations spent, and which problems converged."""
+        theta = start.clone()
+        iterations = torch.zeros(len(start), dtype=torch.int64)
+        converged = torch.zeros(len(start), dtype=torch.bool)
+        numbers = torch.arange(len(start), device=start.device)
+        state = _State(self, start, penalties)
+        for iteration in range(self.max_iter + 1):
+            good, stuck = state.prepare(self.tol)
+            if iteration < 2:  # the curvature is a guess so far
+                good &= state.decrease <= 0
+            over = good | stuck
+            if iteration == self.max_iter:
+                over[:] = True
+            if bool(over.any()):
+                ended = numbers[over]
+                theta[ended] = state.theta[over]
+                iterations[ended.cpu()] = iteration
+                converged[ended.cpu()] = good[over].cpu()
+                if bool(over.all()):
+                    break
+                numbers = numbers[~over]
+                state.keep(~over)
+            state.step()
+        return theta, iterations, converged
+
+
+class _State:
+    """The problems of a batch that still run; every tensor's first axis is the problem."""
+
+    def __init__(self, solver: _Solver, theta: Parameters, penalties: PerProblem) -> None:
+        self._design, self._targets = solver.design, solver.targets
+        self.theta = theta
+        self.penalty = penalties.to(theta.dtype)[:, None, None].repeat(1, 1, theta.shape[2])
+        self.penalty[..., -1] = 0  # the intercept is free
+        self.logits = self._design.logits(theta)
+        p, losses = self._softmax(self.logits, self._picked(self.logits))
+        self.loss = losses + self._ridge(theta, theta) / 2
+        # Below 1e-8 rounding, not curvature, would scale the first step.
+        spread = (p * (1 - p)).mean((1, 2)).clamp(min=1e-8)
+        self.scaling = (spread[:, None, None] * self._design.variances + self.penalty).rsqrt()
+        self.gradient = self._gradient(p)
+        self.direction, self.decrease = self.gradient, self.loss
+        self.stuck = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
+        self._pairs = _Pairs(len(theta), solver.memory, theta[0].numel(), theta)
+
+    def keep(self, mask: Bool[Tensor, " P"]) -> None:
+        """Forget the problems outside of ``mask``."""
+        for name, value in vars(self).items():
+            if not name.startswith("_"):
+                setattr(self, name, value[mask])
+        self._pairs.keep(mask)
+
+    def prepare(self, tol: float) -> tuple[Bool[Tensor, " P"], Bool[Tensor, " P"]]:
+        """Choose the direction; return who has converged and who cannot go on."""
+        scaled = (self.gradient * self.scaling).flatten(1)
+        direction = self._pairs.apply_inverse(scaled).neg_().view_as(self.theta)
+        self.direction = direction.mul_(self.scaling)
+        # Half of Newton's squared decrement: by how much the quadratic model falls.
+        self.decrease = -_dot(self.gradient, self.direction) / 2
+        good = self.decrease.abs() <= tol * self.loss
+        return good, (self.stuck | (self.decrease <= 0)) & ~good
+
+    def step(self) -> None:
+        """Move every problem along its direction."""
+        change = self._design.logits(self.direction)
+        length, p = self._line_search(change)
+        narrow = length.to(self.theta.dtype)[:, None, None]
+        step = self.direction * narrow
+        self.logits.addcmul_(change, narrow)
+        self.theta = self.theta + step
+        before, self.gradient = self.gradient, self._gradient(p)
+        difference = (self.gradient - before).mul_(self.scaling).flatten(1)
+        self.stuck |= ~self._pairs.add(step.div_(self.scaling).flatten(1), difference)
+
+    def _line_search(
+        self, change: Float[Tensor, "P K N"]
+    ) -> tuple[PerProblem, Float[Tensor, "P K N"]]:
+        """Return step lengths that satisfy the Wolfe conditions, and the softmax there.
+
+        Bisection between a length that is too short and one that is too long (Nocedal and Wright
+        2006, section 3.1); a problem that finds none gets the longest that was too short.
+        """
+        picked, picked_change = self._picked(self.logits), self._picked(change)
+        fixed = picked_change.double().mean(1)
+        linear = self._ridge(self.theta, self.direction)
+        square = self._ridge(self.direction, self.direction)
+        ridge = self._ridge(self.theta, self.theta) / 2
+        before, slope = self.loss, -2 * self.decrease
+        # A loss is known to rounding only.
+        noise = 4 * torch.finfo(self.theta.dtype).eps * before
+        length = torch.ones_like(before)
+        short, long = torch.zeros_like(before), torch.full_like(before, torch.inf)
+        for trial in range(TRIALS + 1):
+            narrow = length.to(self.theta.dtype)[:, None]
+            logits = torch.addcmul(self.logits, change, narrow[..., None])
+            p, losses = self._softmax(logits, torch.addcmul(picked, picked_change, narrow))
+            self.loss = losses + ridge + length * linear + length.square() * square / 2
+            steepness = _dot(p, change) / len(self._targets) - fixed + linear + length * square
+            fell = self.loss <= before + SUFFICIENT_DECREASE * length * slope + noise
+            flat = steepness >= CURVATURE * slope
+            if trial == TRIALS or bool((fell & flat).all()):
+                break
+            long = torch.where(fell, long, length)
+            short = torch.where(fell & ~flat, length, short)
+            middle = torch.where(long.isinf(), 2 * length, (short + long) / 2)
+            if trial == TRIALS - 1:
+                middle = short
+            length = torch.where(fell & flat, length, middle)
+        return length, p
+
+    def _softmax(
+        self, logits: Float[Tensor, "P K N"], picked: Float[Tensor, "P N"]
+    ) -> tuple[Float[Tensor, "P K N"], PerProblem]:
+        """Return the probabilities and the mean cross-entropy."""
+        partition = logits.logsumexp(1)
+        p = (logits - partition[:, None]).exp_()
+        return p, (partition - picked).double().mean(1)
+
+    def _picked(self, logits: Float[Tensor, "P K N"]) -> Float[Tensor, "P N"]:
+        """Return the labels' logits."""
+        return logits.gather(1, self._targets.expand(len(logits), 1, -1)).squeeze(1)
+
+    def _ridge(self, first: Parameters, second: Parameters) -> PerProblem:
+        return _dot(self.penalty * first, second)
+
+    def _gradient(self, p: Float[Tensor, "P K N"]) -> Parameters:
+        """Return the gradient of the loss; ``p`` becomes the residuals."""
+        index = self._targets.expand(len(p), 1, -1)
+        p.scatter_add_(1, index, p.new_full((1, 1, 1), -1.0).expand_as(index))
+        return self._design.pull_back(p).addcmul_(self.penalty, self.theta)
+
+
+class _Pairs:
+    """The last steps s and changes of the gradient y, in scaled coordinates, and their products.
+
+    The inverse Hessian is applied in its compact form (Byrd, Nocedal and Schnabel 1994, theorem
+    2.2): two passes over the pairs, the rest is algebra of M x M matrices.
+    """
+
+    def __init__(self, problems: int, memory: int, size: int, like: Tensor) -> None:
+        self.steps = like.new_zeros(problems, memory, size)
+        self.changes = like.new_zeros(problems, memory, size)
+        double = torch.zeros(problems, memory, memory, dtype=torch.float64, device=like.device)
+        self.step_change, self.change_change = double, double.clone()
+        self.order: list[int] = []  # slots, oldest pair first
+
+    def keep(self, mask: Bool[Tensor, " P"]) -> None:
+        """Forget the problems outside of ``mask``."""
+        for name in ("steps", "changes", "step_change", "change_change"):
+            setattr(self, name, getattr(self, name)[mask])
+
+    def add(self, step: Float[Tensor, "P n"], change: Float[Tensor, "P n"]) -> Bool[Tensor, " P"]:
+        """Remember a pair instead of the oldest; return whether its curvature is positive."""
+        full = len(self.order) == self.steps.shape[1]
+        slot = self.order.pop(0) if full else len(self.order)
+        self.order.append(slot)
+        self.steps[:, slot], self.changes[:, slot] = step, change
+        used = slice(0, len(self.order))
+        both = torch.stack([step, change], dim=2)
+        with_change = torch.bmm(self.changes[:, used], both).double()
+        self.step_change[:, used, slot] = _products(self.steps[:, used], change)
+        self.step_change[:, slot, used] = with_change[..., 0]
+        self.change_change[:, used, slot] = with_change[..., 1]
+        self.change_change[:, slot, used] = with_change[..., 1]
+        return self.step_change[:, slot, slot] > 0
+
+    def apply_inverse(self, vector: Float[Tensor, "P n"]) -> Float[Tensor, "P n"]:
+        """Return the approximate inverse Hessian times ``vector``."""
+        if not self.order:
+            return vector.clone()
+        used, order = slice(0, len(self.order)), torch.tensor(self.order)
+        steps, changes = self.steps[:, used], self.changes[:, used]
+        products = self.step_change[:, order][:, :, order]
+        upper, curvature = products.triu(), products.diagonal(dim1=1, dim2=2)
+        squares = self.change_change[:, order][:, :, order]
+        gamma = (curvature[:, -1] / squares[:, -1, -1])[:, None, None]
+        a = _products(steps, vector)[:, order, None]
+        b = _products(changes, vector)[:, order, None]
+        u = torch.linalg.solve_triangular(upper, a, upper=True)
+        inner = curvature[..., None] * u + gamma * (squares @ u - b)
+        v = torch.linalg.solve_triangular(upper.mT, inner, upper=False)
+        by_age = torch.cat([v, -gamma * u], dim=2).to(vector.dtype)
+        by_slot = torch.empty_like(by_age)
+        by_slot[:, order] = by_age
+        found = vector * gamma[:, 0].to(vector.dtype)
+        found += torch.bmm(by_slot[:, None, :, 0], steps)[:, 0]
+        found += torch.bmm(by_slot[:, None, :, 1], changes)[:, 0]
+        return found
+
+
+def _dot(first: Float[Tensor, "P *n"], second: Float[Tensor, "P *n"]) -> PerProblem:
+    """Return each problem's scalar product."""
+    a, b = first.flatten(1), second.expand_as(first).flatten(1)
+    return torch.bmm(a[:, None], b[:, :, None])[:, 0, 0].double()
+
+
+def _products(rows: Float[Tensor, "P M n"], vector: Float[Tensor, "P n"]) -> Float64[Tensor, "P M"]:
+    """Return the scalar products of a problem's rows with its vector."""
+    return torch.bmm(rows, vector[..., None])[..., 0].double()

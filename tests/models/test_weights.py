@@ -1,0 +1,297 @@
+import errno
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ssl_transfer import models
+from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.models.small_resnet import small_resnet
+from ssl_transfer.models.weights import LAYOUTS, load_weights
+from ssl_transfer.preprocessing import Preprocessing
+
+SMALL = Preprocessing(size=32, resize=None)
+CONFIG = {
+    "_target_": "ssl_transfer.models.small_resnet.small_resnet",
+    "name": "tiny",
+    "width": 2,
+    "preprocessing": {"size": 32, "resize": None},
+}
+
+
+def _tiny(seed: int = 0) -> Encoder:
+    return models.build(CONFIG, seed=seed)
+
+
+@pytest.fixture
+def donor() -> Encoder:
+    """An encoder whose every tensor differs from a fresh one's."""
+    encoder = _tiny(seed=1)
+    torch.manual_seed(0)
+    for tensor in encoder.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand_like(tensor))
+        else:
+            tensor.fill_(7)
+    return encoder
+
+
+def _saved(path: Path, state: dict[str, torch.Tensor], wrapper: str | None = None) -> Path:
+    torch.save(state if wrapper is None else {wrapper: state, "epoch": 1}, path)
+    return path
+
+
+def _prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+# Wrapper, prefix and neighbours as in the converters of
+# github.com/linusericsson/ssl-transfer (download_and_prepare_models.py, commit 416913f) and
+# OpenMMLab's mmselfsup.
+FILES: dict[str, tuple[str | None, str, list[str]]] = {
+    "torchvision": (None, "", ["fc.weight", "fc.bias"]),
+    "moco": ("state_dict", "module.encoder_q.",
+             ["module.encoder_q.fc.0.weight", "module.encoder_k.conv1.weight", "module.queue"]),
+    "pycontrast": ("model", "module.encoder.",
+                   ["module.head.0.weight", "module.head_jig.fc1.weight", "module.jigsaw.x"]),
+    "swav": (None, "module.", ["module.projection_head.0.weight", "module.prototypes.weight"]),
+    "mmselfsup": ("state_dict", "backbone.", ["head.fc_cls.weight", "neck.mlp.0.weight"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("layout", FILES)
+def test_a_published_layout_is_read_whole(
+    tmp_path: Path, donor: Encoder, layout: str, explicit: bool
+) -> None:
+    wrapper, prefix, others = FILES[layout]
+    state = _prefixed(prefix, donor.backbone.state_dict())
+    state |= {name: torch.zeros(2) for name in others}
+    path = _saved(tmp_path / "x.pth", state, wrapper)
+    encoder = _tiny()
+    report = load_weights(encoder, path, layout=layout if explicit else "auto")
+    assert models.fingerprint(encoder) == models.fingerprint(donor)
+    assert report.complete
+    assert len(report.matched) == report.total == len(donor.backbone.state_dict())
+    assert LAYOUTS[report.layout] is LAYOUTS[layout]
+
+
+def test_only_the_counters_of_batches_may_be_missing(tmp_path: Path, donor: Encoder) -> None:
+    state = dict(donor.backbone.state_dict())
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    path = _saved(tmp_path / "x.pth", {n: t for n, t in state.items() if n not in counters})
+    encoder = _tiny()
+    report = load_weights(encoder, path)
+    assert report.total - len(report.matched) == len(counters)
+    assert models.fingerprint(encoder) == models.fingerprint(donor)
+    del state["layer3.0.bn2.running_mean"]
+    with pytest.raises(ValueError, match=r"the file lacks layer3\.0\.bn2\.running_mean;"):
+        load_weights(_tiny(), _saved(path, state))
+
+
+def test_half_precision_weights_become_the_encoder_s_type(tmp_path: Path, donor: Encoder) -> None:
+    state = {name: tensor.half() for name, tensor in donor.backbone.state_dict().items()}
+    encoder = _tiny()
+    load_weights(encoder, _saved(tmp_path / "x.pth", state))
+    weight = encoder.backbone.get_parameter("conv1.weight")
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, state["conv1.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("prefix", "options", "hint"),
+    [
+        ("net.", {}, "all {n} tensors match after removing the prefix `net.`: "
+                     "use model.weights.prefix=net."),
+        ("module.", {"layout": "plain"}, "under another layout: use model.weights.layout=swav"),
+        ("", {"layout": "moco"}, "under another layout: use model.weights.layout="),
+        ("", {"prefix": "no."}, "use model.weights.layout=ssl_transfer without other prefixes"),
+        ("teacher.net.", {"prefix": "net."}, "use model.weights.prefix=teacher.net."),
+    ],
+)  # fmt: skip
+def test_a_wrong_prefix_refuses_with_a_hint_and_changes_nothing(
+    tmp_path: Path, donor: Encoder, prefix: str, options: dict[str, Any], hint: str
+) -> None:
+    path = _saved(tmp_path / "x.pth", _prefixed(prefix, donor.backbone.state_dict()))
+    encoder = _tiny()
+    before = models.fingerprint(encoder)
+    with pytest.raises(ValueError, match=r"but 0 match .*the file lacks conv1.weight") as caught:
+        load_weights(encoder, path, **options)
+    sentence = str(caught.value)
+    assert hint.format(n=len(donor.backbone.state_dict())) in sentence
+    assert "\n" not in sentence
+    assert models.fingerprint(encoder) == before
+    remedy = dict([sentence.rsplit("model.weights.")[-1].split(" ")[0].rstrip(".").split("=")])
+    remedy = {k: f"{v}." if k == "prefix" else v for k, v in remedy.items()}
+    load_weights(encoder, path, **remedy)  # what the hint says works
+    assert models.fingerprint(encoder) == models.fingerprint(donor)
+
+
+def test_a_prefix_is_added_where_the_encoder_wraps_a_network(
+    tmp_path: Path, donor: Encoder
+) -> None:
+    wrapped = Encoder(nn.Sequential(small_resnet(2)), 8, SMALL, "mine")
+    path = _saved(tmp_path / "x.pth", donor.backbone.state_dict())
+    with pytest.raises(ValueError, match=r"use model.weights.add_prefix=0\."):
+        load_weights(wrapped, path)
+    load_weights(wrapped, path, add_prefix="0.")
+    assert isinstance(wrapped.backbone, nn.Sequential)
+    assert models.fingerprint(wrapped.backbone[0]) == models.fingerprint(donor)
+
+
+def test_another_width_is_named_with_both_shapes(tmp_path: Path) -> None:
+    other = models.build({**CONFIG, "width": 3})
+    path = _saved(tmp_path / "x.pth", other.backbone.state_dict())
+    with pytest.raises(
+        ValueError, match=r"another architecture.*conv1.weight is \[3, 3, 3, 3\] for \[2, 3, 3, 3\]"
+    ):
+        load_weights(_tiny(), path)
+
+
+def test_a_deeper_network_that_contains_the_encoder_is_refused(tmp_path: Path) -> None:
+    deeper = models.build({**CONFIG, "blocks": 2})
+    path = _saved(tmp_path / "x.pth", deeper.backbone.state_dict())
+    with pytest.raises(ValueError, match=r"the encoder lacks layer1.1.conv1.weight, .* more"):
+        load_weights(_tiny(), path)
+
+
+def test_a_resnet50_in_a_wrapper_of_its_own_counts_318_tensors(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        net = torchvision.models.resnet50()
+    del net.fc
+    encoder = Encoder(net, 2048, Preprocessing(), "resnet50")
+    # One number per tensor, expanded: the names matter here.
+    state = {n: torch.zeros(()).expand(t.shape) for n, t in net.state_dict().items()}
+    path = _saved(tmp_path / "x.pth", _prefixed("module.", state))
+    with pytest.raises(ValueError, match="all 318 tensors match under another layout"):
+        load_weights(encoder, path, layout="plain")
+
+
+def test_foreign_tensors_are_dropped_by_name_only(tmp_path: Path, donor: Encoder) -> None:
+    state = {**donor.backbone.state_dict(), "my_task.weight": torch.zeros(2)}
+    path = _saved(tmp_path / "x.pth", state)
+    with pytest.raises(ValueError, match=r"the encoder lacks my_task.weight;"):
+        load_weights(_tiny(), path)
+    assert load_weights(_tiny(), path, drop=["my_task."]).dropped == ("my_task.weight",)
+
+
+def test_an_unknown_layout_is_answered_with_the_known() -> None:
+    with pytest.raises(ValueError, match=r"auto or one of \['mmselfsup', 'moco'.*'mocco'"):
+        load_weights(_tiny(), "x.pth", layout="mocco")
+
+
+# ---- saving -------------------------------------------------------------------------------------
+
+
+def test_a_saved_encoder_is_a_model_s_weights(tmp_path: Path, donor: Encoder) -> None:
+    folder = tmp_path / "run"
+    models.save_encoder(donor, folder, config=CONFIG, parents=["0123456789abcdef"])
+    for path in (folder, folder / "encoder.safetensors"):
+        built = models.build({**CONFIG, "weights": {"path": str(path), "layout": "auto"}})
+        assert models.fingerprint(built) == models.fingerprint(donor)
+    fresh = _tiny()
+    assert models.load_encoder(fresh, folder).complete
+    assert models.fingerprint(fresh) == models.fingerprint(donor)
+    facts = yaml.safe_load((folder / "encoder.yaml").read_text())
+    assert facts["model"] == CONFIG
+    assert facts["parents"] == ["0123456789abcdef"]
+    assert facts["feature_dim"] == 8
+    assert Preprocessing(**{
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in facts["preprocessing"].items()
+    }) == SMALL  # fmt: skip
+    assert sorted(path.name for path in folder.iterdir()) == ["encoder.safetensors", "encoder.yaml"]
+    assert set(load_file(folder / "encoder.safetensors")) == set(donor.backbone.state_dict())
+
+
+def test_tied_and_strided_tensors_are_saved(tmp_path: Path) -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    net = nn.Sequential(nn.Conv2d(3, 3, 2).to(memory_format=torch.channels_last), nn.Flatten(),
+                        first, second)  # fmt: skip
+    encoder = models.wrap(net, Preprocessing(size=2, resize=None))
+    before = models.fingerprint(encoder)
+    models.save_encoder(encoder, tmp_path, config={}, parents=[])
+    with torch.no_grad():
+        first.weight.zero_()
+    models.load_encoder(encoder, tmp_path)
+    assert models.fingerprint(encoder) == before
+
+
+def test_weights_that_expect_other_images_are_refused(tmp_path: Path, donor: Encoder) -> None:
+    models.save_encoder(donor, tmp_path, config=CONFIG, parents=[])
+    other = models.wrap(_tiny(), {"mean": [0, 0, 0]})
+    with pytest.raises(ValueError, match=r"model.preprocessing.mean=\[0.485, 0.456, 0.406\]"):
+        models.load_encoder(other, tmp_path)
+    (tmp_path / "encoder.yaml").write_text("preprocessing: [")
+    with pytest.raises(ValueError, match=r"encoder.yaml` must hold the facts"):
+        models.load_encoder(other, tmp_path)
+    (tmp_path / "encoder.yaml").unlink()
+    assert models.load_encoder(other, tmp_path).complete
+
+
+def test_a_full_disk_leaves_the_older_encoder_whole(
+    tmp_path: Path, donor: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.save_encoder(donor, tmp_path, config=CONFIG, parents=["old"])
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        models.save_encoder(_tiny(), tmp_path, config=CONFIG, parents=["new"])
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+def test_a_folder_without_an_encoder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a folder without it"):
+        load_weights(_tiny(), tmp_path)
+
+
+# ---- fingerprints -------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_the_sha256_of_names_shapes_types_and_bytes() -> None:
+    layer = nn.Linear(2, 1, dtype=torch.float64)
+    digest = hashlib.sha256()
+    for name, shape in (("bias", "(1,)"), ("weight", "(1, 2)")):
+        digest.update(f"{name} {shape} torch.float64\n".encode())
+        digest.update(layer.get_parameter(name).detach().numpy().tobytes())
+    assert models.fingerprint(layer) == digest.hexdigest()
+
+
+def test_a_fingerprint_sees_every_value_but_not_the_counters(donor: Encoder) -> None:
+    first = models.fingerprint(donor)
+    assert isinstance(donor.backbone.bn1, nn.BatchNorm2d)
+    assert donor.backbone.bn1.num_batches_tracked is not None
+    donor.backbone.bn1.num_batches_tracked += 1
+    assert models.fingerprint(donor) == first
+    assert donor.backbone.bn1.running_var is not None
+    donor.backbone.bn1.running_var[0] += 1e-3
+    assert models.fingerprint(donor) != first
+
+
+def test_every_type_of_tensor_has_a_fingerprint() -> None:
+    net = nn.Module()
+    for number, dtype in enumerate((torch.bfloat16, torch.float16, torch.int64, torch.bool)):
+        net.register_buffer(f"b{number}", torch.ones((), dtype=dtype))
+    net.register_buffer("empty", torch.zeros(0, 3))
+    assert len(models.fingerprint(net)) == 64
+
+
+def test_plain_safetensors_of_timm_or_others_load_too(tmp_path: Path, donor: Encoder) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({**donor.backbone.state_dict(), "head.weight": torch.zeros(2)}, path)
+    encoder = _tiny()
+    assert load_weights(encoder, path).dropped == ("head.weight",)
+    assert models.fingerprint(encoder) == models.fingerprint(donor)

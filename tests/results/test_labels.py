@@ -1,0 +1,42 @@
+from results.labels import distinguish, natural
+
+
+def test_equal_configurations_get_no_text() -> None:
+    assert distinguish([{"a": 1}, {"a": 1}]) == ["", ""]
+
+
+def test_all_of_a_few_differing_keys_are_shown_by_their_last_name() -> None:
+    configs = [
+        {"method": {"epochs": 4, "optimizer": {"lr": 0.1}, "kept": 1}},
+        {"method": {"epochs": 40, "optimizer": {"lr": 0.2}, "kept": 1}},
+    ]
+    assert distinguish(configs) == ["epochs=4 lr=0.1", "epochs=40 lr=0.2"]
+
+
+def test_names_that_end_alike_are_shown_as_far_as_they_differ() -> None:
+    configs = [{"model": {"width": 1}, "method": {"width": n}} for n in (2, 3)]
+    configs.append({"model": {"width": 2}, "method": {"width": 3}})
+    assert distinguish(configs)[2] == "model.width=2 method.width=3"
+
+
+def test_of_many_differing_keys_just_enough_are_shown() -> None:
+    configs = [{"a": n, "b": n, "c": n, "deep": {"d": n}, "e": n % 2} for n in range(4)]
+    assert distinguish(configs) == ["a=0", "a=1", "a=2", "a=3"]
+
+
+def test_what_a_job_asks_of_a_cluster_does_not_count() -> None:
+    assert distinguish([{"resources": {"gpus": n}} for n in (1, 2)]) == ["", ""]
+
+
+def test_missing_keys_are_left_out_and_paths_shortened() -> None:
+    configs = [{"weights": {"path": None}}, {"weights": {"path": "/data/swav.pth"}}]
+    assert distinguish(configs) == ["", "path=swav.pth"]
+
+
+def test_numbers_are_sorted_by_size() -> None:
+    assert sorted(["epochs=40", "epochs=4", "b", "epochs=10"], key=natural) == [
+        "b",
+        "epochs=4",
+        "epochs=10",
+        "epochs=40",
+    ]

@@ -1,0 +1,64 @@
+import pytest
+
+from results import ResultsError
+from results.correlations import MEAN, POOLED, correlate
+from results.published import names, read_published, source
+
+TABLE = ["transfer_2021_table1", "transfer_2021_imagenet"]
+
+# Linear against finetune: Pearson, Pearson on logits, Spearman over 13 self-supervised encoders,
+# then over 14 with the supervised one. Computed from Table 1 of Ericsson et al. 2021 with numpy
+# and scipy, independently of this package.
+EXPECTED = {
+    "aircraft": (0.637, 0.637, 0.720, 0.615, 0.613, 0.675),
+    "caltech101": (0.832, 0.810, 0.791, 0.840, 0.818, 0.798),
+    "stanford_cars": (0.741, 0.717, 0.830, 0.745, 0.722, 0.824),
+    "cifar10": (0.818, 0.828, 0.604, 0.820, 0.829, 0.622),
+    "cifar100": (0.612, 0.634, 0.539, 0.617, 0.637, 0.552),
+    "dtd": (0.665, 0.687, 0.780, 0.644, 0.663, 0.745),
+    "flowers": (0.683, 0.747, 0.780, 0.681, 0.730, 0.692),
+    "food": (0.675, 0.719, 0.781, 0.671, 0.714, 0.790),
+    "pets": (0.818, 0.808, 0.747, 0.845, 0.851, 0.798),
+    "sun397": (0.723, 0.731, 0.742, 0.727, 0.734, 0.745),
+    "voc2007": (0.602, 0.598, 0.600, 0.631, 0.631, 0.662),
+    MEAN: (0.710, 0.720, 0.720, 0.713, 0.722, 0.718),
+}
+AVERAGE_LOG_ODDS = {
+    ("linear", "finetune"): (0.770, 0.773),
+    ("imagenet", "linear"): (0.956, 0.926),
+    ("imagenet", "finetune"): (0.847, 0.857),
+}
+NAMES = ("pearson", "pearson (logit)", "spearman")
+
+
+@pytest.mark.parametrize(("without", "part"), [(["supervised_resnet50"], 0), ([], 1)])
+def test_correlations_of_the_published_table_are_the_known_ones(
+    without: list[str], part: int
+) -> None:
+    results = read_published(TABLE).keep(without=without)
+    found = {one.dataset: one.coefficients for one in correlate(results, ["linear"], "finetune")}
+    assert set(found) == {*EXPECTED, POOLED}
+    for dataset, expected in EXPECTED.items():
+        values = [found[dataset][name].value for name in NAMES]
+        assert values == pytest.approx(expected[3 * part : 3 * part + 3], abs=0.0005001)
+        assert found[dataset]["spearman"].n == 13 + part
+    for (proxy, target), pair in AVERAGE_LOG_ODDS.items():
+        (pooled,) = [o for o in correlate(results, [proxy], target) if o.dataset == POOLED]
+        value = pooled.coefficients["pearson (logit)"].value
+        assert value == pytest.approx(pair[part], abs=0.0005001)
+
+
+def test_row_means_equal_the_printed_averages() -> None:
+    results = read_published(TABLE[:1])
+    printed = {("linear", "swav"): 77.97, ("finetune", "byol"): 84.03, ("linear", "pcl_v1"): 56.73}
+    for (protocol, model), mean in printed.items():
+        values = [r.value for r in results.rows if (r.protocol, r.encoder) == (protocol, model)]
+        assert len(values) == 11
+        assert 100 * sum(values) / 11 == pytest.approx(mean, abs=0.011)
+
+
+def test_every_published_table_names_its_source() -> None:
+    assert set(TABLE) <= set(names())
+    assert all("arXiv" in source(name) for name in names())
+    with pytest.raises(ResultsError, match="transfer_2021_table1"):
+        read_published(["nothing"])
