@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 _HOW_NOT_WHAT = frozenset({"resources", "download"})
 _SHOWN_AT_MOST = 3
+_UNKNOWN = "? "
 
 
 class Identity(NamedTuple):
@@ -56,19 +57,23 @@ def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
     encoder with the same configuration, or label if it left no configuration; failing that, it
     is identified by these.
     """
+    ids = [_stated_id(document) for document in documents]
+    unknown = {_label(d) for d, one in zip(documents, ids, strict=True) if one is None}
     known: dict[str, set[str]] = defaultdict(set)
-    for document in documents:
-        if (identifier := _stated_id(document)) is not None:
+    # One document of each encoder is enough, but only a record knows the configuration.
+    some = {(one, "config" in d): d for d, one in zip(documents, ids, strict=True)}
+    for (identifier, _), document in some.items():
+        if identifier is not None and _label(document) in unknown:
             known[_description(document)].add(identifier)
             known[_label(document)].add(identifier)
-    ids = []
-    for document in documents:
-        identifier, description = _stated_id(document), _description(document)
+    found = []
+    for document, identifier in zip(documents, ids, strict=True):
         if identifier is None:
+            description = _description(document)
             same = known[description]
-            identifier = next(iter(same)) if len(same) == 1 else description
-        ids.append(identifier)
-    return ids
+            identifier = next(iter(same)) if len(same) == 1 else f"{_UNKNOWN}{description}"
+        found.append(identifier)
+    return found
 
 
 def _stated_id(document: Mapping[str, Any]) -> str | None:
@@ -111,11 +116,16 @@ def _label_encoders(documents: Sequence[Mapping[str, Any]], ids: Sequence[str]) 
         texts = distinguish([_encoder_config(documents_of[one]) for one in configured])
         counts = Counter(texts)
         for one, text in zip(configured, texts, strict=True):
-            id8 = one[:8] if counts[text] > 1 else ""
-            labels[one] = " ".join(part for part in (label, text, id8) if part)
+            parts = [label, text, _mark(one) if counts[text] > 1 else ""]
+            labels[one] = " ".join(part for part in parts if part)
         for one in set(members) - set(configured):
-            labels[one] = label if not configured else f"{label} (which one is unknown)"
+            labels[one] = f"{label} {_mark(one)}" if configured else label
     return labels
+
+
+def _mark(identifier: str) -> str:
+    unknown = identifier.startswith(_UNKNOWN)
+    return "(which one is unknown)" if unknown else identifier[:8]
 
 
 def _label_variants(
@@ -178,7 +188,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping):
+    if isinstance(node, dict):
         for key, value in node.items():
             if key not in _HOW_NOT_WHAT:
                 yield from _leaves(value, f"{path}.{key}" if path else str(key))

@@ -134,6 +134,7 @@ def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
     failure = {
         **run.identify(),
         "encoder": encoder,
+        "config": run.config,
         "error": sentence,
         "traceback": trace,
         "stage": stage,
@@ -229,7 +230,7 @@ def _finish_not_applicable(run: Run, reason: str) -> dict[str, Any]:
         **run.identify(),
         "status": "not_applicable",
         "reason": reason,
-        "encoder": {"id": encoder_id(run) or run.id, "label": run.label},
+        "encoder": {"id": encoder_id(run), "label": run.label},
         "scores": [],
         "config": run.config,
         "requires": [required.id for required in run.requirements],

@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from scipy.interpolate import CubicSpline
 from torch import Tensor
+from torch.nn import functional as F
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +252,8 @@ class _Solver:
     ) -> None:
         self.design, self.targets, self.classes = design, targets, classes
         self.tol, self.max_iter, self.memory = tol, max_iter, memory
+        shares = targets.bincount(minlength=classes).double() / len(targets)
+        self.entropy = float(torch.special.entr(shares).sum())  # the loss without features
         samples, axes = design.rows.shape
         largest = classes * max(samples, 2 * memory * axes)
         self.largest_batch = max(1, MEMORY_ELEMENTS // largest)
@@ -288,17 +291,20 @@ class _State:
     """The problems of a batch that still run; every tensor's first axis is the problem."""
 
     def __init__(self, solver: _Solver, theta: Parameters, penalties: PerProblem) -> None:
-        self._design, self._targets = solver.design, solver.targets
+        self._design, self._targets, self._entropy = solver.design, solver.targets, solver.entropy
         self.theta = theta
         self.penalty = penalties.to(theta.dtype)[:, None, None].repeat(1, 1, theta.shape[2])
         self.penalty[..., -1] = 0  # the intercept is free
-        self.logits = self._design.logits(theta)
-        p, losses = self._softmax(self.logits, self._picked(self.logits))
-        self.loss = losses + self._ridge(theta, theta) / 2
+        # Classes other than the label, relative to the label's logit: rounding stays relative to
+        # the loss however small it gets, so that single precision is enough.
+        self.margins = self._margins(theta)
+        self.margins.scatter_(1, self._index(theta), -torch.inf)
+        p, doubt = self._softmax(self.margins)
+        self.loss = _mean_loss(doubt) + self._ridge(theta, theta) / 2
         # Below 1e-8 rounding, not curvature, would scale the first step.
         spread = (p * (1 - p)).mean((1, 2)).clamp(min=1e-8)
         self.scaling = (spread[:, None, None] * self._design.variances + self.penalty).rsqrt()
-        self.gradient = self._gradient(p)
+        self.gradient = self._gradient(p, doubt)
         self.direction, self.decrease = self.gradient, self.loss
         self.stuck = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
         self._pairs = _Pairs(len(theta), solver.memory, theta[0].numel(), theta)
@@ -317,31 +323,31 @@ class _State:
         self.direction = direction.mul_(self.scaling)
         # Half of Newton's squared decrement: by how much the quadratic model falls.
         self.decrease = -_dot(self.gradient, self.direction) / 2
-        good = self.decrease.abs() <= tol * self.loss
+        # What is left of the loss, or what the features have explained of it, if that is less.
+        explained = (self._entropy - self.loss).clamp(min=1e-4 * self._entropy)
+        good = self.decrease.abs() <= tol * torch.minimum(self.loss, explained)
         return good, (self.stuck | (self.decrease <= 0)) & ~good
 
     def step(self) -> None:
         """Move every problem along its direction."""
-        change = self._design.logits(self.direction)
-        length, p = self._line_search(change)
+        change = self._margins(self.direction)
+        length, p, doubt = self._line_search(change)
         narrow = length.to(self.theta.dtype)[:, None, None]
         step = self.direction * narrow
-        self.logits.addcmul_(change, narrow)
+        self.margins.addcmul_(change, narrow)
         self.theta = self.theta + step
-        before, self.gradient = self.gradient, self._gradient(p)
+        before, self.gradient = self.gradient, self._gradient(p, doubt)
         difference = (self.gradient - before).mul_(self.scaling).flatten(1)
         self.stuck |= ~self._pairs.add(step.div_(self.scaling).flatten(1), difference)
 
     def _line_search(
         self, change: Float[Tensor, "P K N"]
-    ) -> tuple[PerProblem, Float[Tensor, "P K N"]]:
+    ) -> tuple[PerProblem, Float[Tensor, "P K N"], Float[Tensor, "P N"]]:
         """Return step lengths that satisfy the Wolfe conditions, and the softmax there.
 
         Bisection between a length that is too short and one that is too long (Nocedal and Wright
         2006, section 3.1); a problem that finds none gets the longest that was too short.
         """
-        picked, picked_change = self._picked(self.logits), self._picked(change)
-        fixed = picked_change.double().mean(1)
         linear = self._ridge(self.theta, self.direction)
         square = self._ridge(self.direction, self.direction)
         ridge = self._ridge(self.theta, self.theta) / 2
@@ -351,11 +357,10 @@ class _State:
         length = torch.ones_like(before)
         short, long = torch.zeros_like(before), torch.full_like(before, torch.inf)
         for trial in range(TRIALS + 1):
-            narrow = length.to(self.theta.dtype)[:, None]
-            logits = torch.addcmul(self.logits, change, narrow[..., None])
-            p, losses = self._softmax(logits, torch.addcmul(picked, picked_change, narrow))
-            self.loss = losses + ridge + length * linear + length.square() * square / 2
-            steepness = _dot(p, change) / len(self._targets) - fixed + linear + length * square
+            narrow = length.to(self.theta.dtype)[:, None, None]
+            p, doubt = self._softmax(torch.addcmul(self.margins, change, narrow))
+            self.loss = _mean_loss(doubt) + ridge + length * linear + length.square() * square / 2
+            steepness = _dot(p, change) / len(self._targets) + linear + length * square
             fell = self.loss <= before + SUFFICIENT_DECREASE * length * slope + noise
             flat = steepness >= CURVATURE * slope
             if trial == TRIALS or bool((fell & flat).all()):
@@ -366,28 +371,35 @@ class _State:
             if trial == TRIALS - 1:
                 middle = short
             length = torch.where(fell & flat, length, middle)
-        return length, p
+        return length, p, doubt
+
+    def _index(self, theta: Parameters) -> Int64[Tensor, "P 1 N"]:
+        return self._targets.expand(len(theta), 1, -1)
+
+    def _margins(self, theta: Parameters) -> Float[Tensor, "P K N"]:
+        """Return the logits minus the label's logit."""
+        logits = self._design.logits(theta)
+        return logits.sub_(logits.gather(1, self._index(theta)))
 
     def _softmax(
-        self, logits: Float[Tensor, "P K N"], picked: Float[Tensor, "P N"]
-    ) -> tuple[Float[Tensor, "P K N"], PerProblem]:
-        """Return the probabilities and the mean cross-entropy."""
-        partition = logits.logsumexp(1)
-        p = (logits - partition[:, None]).exp_()
-        return p, (partition - picked).double().mean(1)
-
-    def _picked(self, logits: Float[Tensor, "P K N"]) -> Float[Tensor, "P N"]:
-        """Return the labels' logits."""
-        return logits.gather(1, self._targets.expand(len(logits), 1, -1)).squeeze(1)
+        self, margins: Float[Tensor, "P K N"]
+    ) -> tuple[Float[Tensor, "P K N"], Float[Tensor, "P N"]]:
+        """Return the probabilities (0 for the label) and ``log((1 - p) / p)`` of the label's."""
+        doubt = margins.logsumexp(1)
+        return (margins - F.softplus(doubt)[:, None]).exp_(), doubt
 
     def _ridge(self, first: Parameters, second: Parameters) -> PerProblem:
         return _dot(self.penalty * first, second)
 
-    def _gradient(self, p: Float[Tensor, "P K N"]) -> Parameters:
+    def _gradient(self, p: Float[Tensor, "P K N"], doubt: Float[Tensor, "P N"]) -> Parameters:
         """Return the gradient of the loss; ``p`` becomes the residuals."""
-        index = self._targets.expand(len(p), 1, -1)
-        p.scatter_add_(1, index, p.new_full((1, 1, 1), -1.0).expand_as(index))
+        p.scatter_(1, self._index(self.theta), doubt.sigmoid().neg_()[:, None])
         return self._design.pull_back(p).addcmul_(self.penalty, self.theta)
+
+
+def _mean_loss(doubt: Float[Tensor, "P N"]) -> PerProblem:
+    """Return the mean cross-entropy: softplus is the label's surprise."""
+    return F.softplus(doubt).double().mean(1)
 
 
 class _Pairs:

@@ -116,11 +116,12 @@ def test_a_difference_changes_its_sign_with_the_order_of_proxies(kind: Kind) -> 
     assert forth.value == pytest.approx(parts)
 
 
-def test_a_proxy_against_itself_differs_by_nothing_with_a_narrow_interval() -> None:
-    target, one = np.random.default_rng(6).standard_normal((2, 9))
-    found = difference(target, one, one, "pearson")
-    assert found.value == 0
-    assert found.high - found.low < 0.2
+def test_the_more_two_proxies_agree_the_better_they_can_be_told_apart() -> None:
+    target, one, noise = np.random.default_rng(6).standard_normal((3, 9))
+    near, far = (difference(target, one, one + s * noise, "pearson") for s in (0.1, 1.0))
+    itself = difference(target, one, one, "pearson")
+    assert itself.value == 0
+    assert itself.high - itself.low <= near.high - near.low < far.high - far.low
 
 
 def test_the_difference_of_pearsons_equals_zous_published_formula() -> None:

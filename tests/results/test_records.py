@@ -85,10 +85,13 @@ def test_a_not_applicable_run_with_a_stand_in_id_belongs_to_its_encoder(
 ) -> None:
     write("a" * 16)
     nothing = {"status": "not_applicable", "reason": "No.", "scores": []}
-    encoder = {"id": "f" * 16, "label": "small_resnet-simclr"}
-    write(protocol="bn_tune", run_id="f" * 16, encoder=encoder, **nothing)
+    write("f" * 16, protocol="bn_tune", run_id="f" * 16, **nothing)
     results = read(outputs)
-    assert [gap.encoder for gap in results.gaps] == [results.rows[0].encoder]
+    assert [gap.encoder for gap in results.gaps] == ["small_resnet-simclr"]
+    assert results.rows[0].encoder == "small_resnet-simclr"
+    write("b" * 16)
+    (gap,) = read(outputs).gaps
+    assert gap.encoder == "small_resnet-simclr (which one is unknown)"
 
 
 def test_damaged_and_newer_records_are_named_and_skipped(write, outputs: Path) -> None:
@@ -141,7 +144,7 @@ def test_a_sweep_reads_only_its_own_runs_and_knows_what_is_missing(write, output
             ("missing", "requires pretrain, which failed"),
             ("required", "The disk is full."),
         ]
-    with pytest.raises(ResultsError, match=r"`nonsense`.*|2026-01-02"):
+    with pytest.raises(ResultsError, match=r"2026-01-02.*`nonsense`"):
         read(outputs, "nonsense")
     (sweep / "sweep.json").write_text("{}")
     with pytest.raises(ResultsError, match="damaged"):
@@ -155,13 +158,12 @@ def test_names_that_do_not_exist_are_answered_with_those_that_do(write, outputs:
     assert read(outputs).keep(without=["small_resnet-simclr"]).rows == []
 
 
-@pytest.mark.slow
-def test_ten_thousand_records_are_read_in_seconds(write, outputs: Path) -> None:
+def test_a_record_is_read_in_less_than_a_millisecond(write, outputs: Path) -> None:
     for number in range(2500):
         write(f"{number // 10:016x}", seed=number, config={"method": {"epochs": number // 10}})
     began = time.process_time()
     assert len(read(outputs).rows) == 2500
-    assert time.process_time() - began < 2.5  # of ten thousand: under ten
+    assert time.process_time() - began < 2.5
 
 
 def test_neither_torch_nor_the_library_is_imported_nor_slow_packages_for_a_table() -> None:
