@@ -43,7 +43,7 @@ def main() -> None:
                 context = Context(Path(name), Path(name), progress_bar=False)
                 trial = Trial(protocol, encoder, dataset, context)
                 began = time.perf_counter()
-                trial.train(bank, dataset["train"], "bank")
+                trial.train(bank, ["train"], "bank")
                 taken = time.perf_counter() - began
             fastest[len(bank)] = min(taken, fastest.get(len(bank), taken))
     print(f"{options.model}: 12 heads {fastest[12]:.3f} s, one head {fastest[1]:.3f} s")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUTS = "outputs/demo"
-QUESTION = ["--proxy", "linear_probe,bn_tune", "--target", "finetune", "--outputs", OUTPUTS]
 
 
 def step(title: str, *arguments: str) -> None:
@@ -22,20 +21,17 @@ def step(title: str, *arguments: str) -> None:
 def main() -> None:
     """Run the steps and say where everything lies."""
     began = time.monotonic()
-    step(
-        "Pre-train six encoders and judge each, if not done before",
-        "run.py",
-        "-m",
-        "experiment=demo",
-    )
+    tables = f"{OUTPUTS}/tables"
+    step("Pre-train six encoders, judge each", "run.py", "-m", "experiment=demo")
     step("Judge a random encoder", "run.py", "-m", "experiment=demo_random")
-    step(
-        "The scores", "-m", "results", "table", "--outputs", OUTPUTS, "--save", f"{OUTPUTS}/tables"
-    )
-    step("Does BN-tuning predict fine-tuning better than a linear probe?", "-m", "results", "correlate",
-         *QUESTION, "--save", f"{OUTPUTS}/tables", "--plot", f"{OUTPUTS}/scatter.png")  # fmt: skip
+    saved = ["--outputs", OUTPUTS, "--save", tables]
+    step("The scores", "-m", "results", "table", *saved)
+    question = ["--proxy", "linear_probe,bn_tune", "--target", "finetune"]
+    plot = ["--plot", f"{OUTPUTS}/scatter.png"]
+    title = "Does BN-tuning predict fine-tuning better than a linear probe?"
+    step(title, "-m", "results", "correlate", *question, *saved, *plot)
     sys.stdout.write(
-        f"\ntables: {OUTPUTS}/tables   scatter: {OUTPUTS}/scatter.png   runs: {OUTPUTS}/*/*/record.json\n"
+        f"\ntables   {tables}\nscatter  {OUTPUTS}/scatter.png\nruns     {OUTPUTS}/*/*/record.json\n"
         f"done in {time.monotonic() - began:.0f} s\n"
     )
 

@@ -40,7 +40,7 @@ def uniforms(
     view: int = 0,
     draws: int = 1,
 ) -> Float64[np.ndarray, "samples draws"]:
-    """Return uniform numbers in ``[0, 1)``, row i belonging to sample ``indices[i]`` in its epoch."""
+    """Return uniform numbers in ``[0, 1)``; row i belongs to sample ``indices[i]``."""
     # uint64 arithmetic wraps around on arrays without a warning, which is what the hash wants.
     state = np.full(len(indices), derive(seed, purpose, view), dtype=np.uint64)
     for part in (epochs, indices):

@@ -9,8 +9,9 @@ four things make it cheap, none of which changes the objective:
    in which nothing varies, where the best weight is zero.
 2. *Preconditioning.* There the Hessian is about ``h s_r^2 + penalty`` on axis r, with ``s_r^2`` the
    variance along it and ``h`` the mean of ``p (1 - p)``. L-BFGS starts from the inverse of that.
-3. *Following the path.* Every fourth problem is solved in ascending order of C from where the last
-   two point; all the others start from an interpolation in log C, a few iterations from their end.
+3. *Following the path.* About one problem per decade is solved in ascending order of C, from where
+   the last two point; the others start from an interpolation in log C, a few iterations from their
+   end. A large C alone is reached the same way: from zero it would take thousands of iterations.
 4. *Batches.* Problems of one level share each product with the features. Logits are linear in the
    step, so a line search costs no product at all: two per iteration, whatever it tries.
 
@@ -18,7 +19,8 @@ Axes: P problems, K classes, N samples, R rotated features and the constant, M r
 """
 
 import dataclasses
-import logging
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,15 +30,13 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn import functional as F
 
-log = logging.getLogger(__name__)
-
 Parameters = Float[Tensor, "P K R"]
 PerProblem = Float64[Tensor, " P"]
 
 SUFFICIENT_DECREASE = 1e-4  # Nocedal and Wright 2006, section 3.1
 CURVATURE = 0.9  # likewise
 TRIALS = 25  # of a line search; every one doubles or halves
-COARSE = 4  # every fourth problem is solved one after another
+STRIDE = 10.0  # factor between the values of C that are solved one after another
 MEMORY_ELEMENTS = 2**27  # of the largest array of a batch: 512 MiB in float32
 
 
@@ -96,27 +96,33 @@ def fit_path(
         ValueError: in one sentence, for features or labels that cannot be fitted.
     """
     _check(features, labels, C, classes)
-    present, targets = labels.unique(return_inverse=True)
+    present, targets = torch.unique(labels, return_inverse=True)
     design = _Design(features)
-    ascending, inverse = np.unique(np.asarray(C, dtype=np.float64), return_inverse=True)
-    # Of the mean loss, for weights of the scaled features.
-    penalties = torch.from_numpy(1 / (ascending * len(features) * design.scale**2))
     solver = _Solver(design, targets, len(present), tol=tol, max_iter=max_iter, memory=memory)
-    path = _Path(np.log(ascending), solver, penalties)
-    if start is not None:
-        assert len(ascending) == len(start.intercepts) == 1, "a start belongs to a single C"
-        path.begin(design.from_features(start.weights[:, present], start.intercepts[:, present]))
-    path.follow()
-    weights, intercepts = design.to_features(path.theta)
-    every = torch.from_numpy(inverse)
+    wanted = np.asarray(C, dtype=np.float64)
+    # The penalty of the mean loss, for weights of the scaled features, is 1 / (C unit).
+    unit = len(features) * design.scale**2
+    if start is None:
+        # Where the penalty outweighs any curvature, zero is a good start.
+        values = _waypoints(wanted, 1 / (unit * features.shape[1]))
+        path = _Path(values, unit, solver)
+        path.follow()
+    else:
+        assert len(wanted) == len(start.intercepts) == 1, "a start belongs to a single C"
+        path = _Path(wanted, unit, solver)
+        path.solve(
+            [0], design.from_features(start.weights[:, present], start.intercepts[:, present])
+        )
+    every = torch.from_numpy(np.searchsorted(path.values, wanted))
+    weights, intercepts = design.to_features(path.theta[every])
     solution = Solution(
         weights=weights.new_zeros(len(C), classes, features.shape[1]),
         intercepts=weights.new_full((len(C), classes), -torch.inf),
         iterations=path.iterations[every],
         converged=path.converged[every],
     )
-    solution.weights[:, present] = weights[every]
-    solution.intercepts[:, present] = intercepts[every]
+    solution.weights[:, present] = weights
+    solution.intercepts[:, present] = intercepts
     return solution
 
 
@@ -149,12 +155,13 @@ class _Design:
         self.variances = self.rows.square().mean(0)
 
     def logits(self, theta: Parameters) -> Float[Tensor, "P K N"]:
-        return (theta.flatten(0, 1) @ self.rows.T).unflatten(0, theta.shape[:2])
+        logits = theta.flatten(0, 1) @ self.rows.T
+        return logits.view(*theta.shape[:2], -1)
 
     def pull_back(self, residuals: Float[Tensor, "P K N"]) -> Parameters:
         """Return the mean over samples of residual times features."""
         product = residuals.flatten(0, 1) @ self.rows
-        return product.div_(len(self.rows)).unflatten(0, residuals.shape[:2])
+        return product.div_(len(self.rows)).view(*residuals.shape[:2], -1)
 
     def to_features(
         self, theta: Parameters
@@ -177,44 +184,71 @@ def _principal_axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"
     Any orthonormal basis gives the same optimum; how well it fits the axes only decides how good
     the preconditioner is, so single precision is enough.
     """
-    if len(centred) >= centred.shape[1]:
-        return torch.linalg.eigh(centred.T @ centred).eigenvectors
-    span, triangle = torch.linalg.qr(centred.T)
-    return span @ torch.linalg.eigh(triangle @ triangle.T).eigenvectors
+    span: Tensor | None = None
+    square = centred
+    if len(centred) < centred.shape[1]:
+        span, triangle = torch.linalg.qr(centred.T)
+        square = triangle.T
+    axes: Tensor = torch.linalg.eigh(square.T @ square).eigenvectors
+    return axes if span is None else torch.mm(span, axes)
+
+
+def _waypoints(wanted: Float64[np.ndarray, " C"], lowest: float) -> Float64[np.ndarray, " path"]:
+    """Return the wanted values in ascending order, and more where steps would be too large.
+
+    Args:
+        wanted: values of C.
+        lowest: where a path may begin.
+    """
+    ascending = np.unique(wanted)
+    if lowest < ascending[0]:
+        ascending = np.concatenate([[lowest], ascending])
+    parts = []
+    for low, high in itertools.pairwise(ascending):
+        steps = math.ceil(math.log(high / low, STRIDE) - 1e-6)
+        parts.append(np.geomspace(low, high, max(1, steps), endpoint=False))
+    return np.concatenate([*parts, ascending[-1:]])
 
 
 class _Path:
     """The problems in ascending order of C, and those that are solved so far."""
 
     def __init__(
-        self, log_C: Float64[np.ndarray, " P"], solver: "_Solver", penalties: PerProblem
+        self, values: Float64[np.ndarray, " path"], unit: float, solver: "_Solver"
     ) -> None:
-        self.log_C, self.solver, self.penalties = log_C, solver, penalties
+        self.values, self.log_C, self.solver = values, np.log(values), solver
         rows = solver.design.rows
-        self.theta = rows.new_zeros(len(log_C), solver.classes, rows.shape[1])
-        self.iterations = torch.zeros(len(log_C), dtype=torch.int64)
-        self.converged = torch.zeros(len(log_C), dtype=torch.bool)
+        self.penalties = torch.from_numpy(1 / (values * unit)).to(rows.device)
+        self.theta = rows.new_zeros(len(values), solver.classes, rows.shape[1])
+        self.iterations = torch.zeros(len(values), dtype=torch.int64)
+        self.converged = torch.zeros(len(values), dtype=torch.bool)
         self.solved: list[int] = []
 
-    def begin(self, theta: Parameters) -> None:
-        """Start the only problem from ``theta``."""
-        self.theta = theta.clone()
-
     def follow(self) -> None:
-        """Solve every problem: coarse steps one by one, then what lies between in batches."""
-        last = len(self.log_C) - 1
-        for problem in sorted({*range(0, last, COARSE), last}):
-            self._solve([problem], self._extrapolate(problem))
-        for stride in (COARSE // 2, 1):
-            between = sorted(set(range(0, last, stride)) - set(self.solved))
-            for first in range(0, len(between), self.solver.largest_batch):
-                problems = between[first : first + self.solver.largest_batch]
-                self._solve(problems, self._combine(self._spline(problems), self.solved))
+        """Solve every problem: long steps one by one, then what lies between in batches."""
+        for problem in self._long_steps():
+            self.solve([problem], self._extrapolate(problem))
+        middles = [(a + b) // 2 for a, b in itertools.pairwise(self.solved) if b - a > 1]
+        for level in (middles, sorted({*range(len(self.values))} - {*middles, *self.solved})):
+            for first in range(0, len(level), self.solver.largest_batch):
+                problems = level[first : first + self.solver.largest_batch]
+                self.solve(problems, self._combine(self._spline(problems), self.solved))
 
-    def _solve(self, problems: list[int], start: Parameters) -> None:
-        found = self.solver.solve(start, self.penalties[problems].to(start.device))
+    def solve(self, problems: list[int], start: Parameters) -> None:
+        """Solve some problems together."""
+        found = self.solver.solve(start, self.penalties[problems])
         self.theta[problems], self.iterations[problems], self.converged[problems] = found
         self.solved = sorted({*self.solved, *problems})
+
+    def _long_steps(self) -> list[int]:
+        """Return the first and the last problem, and between them as few as may be."""
+        steps = [0]
+        reach = math.log(STRIDE) + 1e-6
+        for problem in range(1, len(self.values)):
+            last = problem + 1 == len(self.values)
+            if last or self.log_C[problem + 1] - self.log_C[steps[-1]] > reach:
+                steps.append(problem)
+        return steps
 
     def _extrapolate(self, problem: int) -> Parameters:
         """Return the point to which the last two solutions lead, linearly in log C."""
@@ -234,7 +268,8 @@ class _Path:
         self, coefficients: Float64[np.ndarray, "new solved"], problems: list[int]
     ) -> Parameters:
         matrix = torch.from_numpy(coefficients).to(self.theta)
-        return torch.tensordot(matrix, self.theta[problems], dims=1)
+        point: Tensor = torch.tensordot(matrix, self.theta[problems], dims=1)
+        return point
 
 
 class _Solver:
@@ -255,7 +290,7 @@ class _Solver:
         shares = targets.bincount(minlength=classes).double() / len(targets)
         self.entropy = float(torch.special.entr(shares).sum())  # the loss without features
         samples, axes = design.rows.shape
-        largest = classes * max(samples, 2 * memory * axes)
+        largest = classes * max(samples, memory * axes)
         self.largest_batch = max(1, MEMORY_ELEMENTS // largest)
 
     def solve(

@@ -45,7 +45,7 @@ class SmallResNet(nn.Module):
         return features
 
 
-def small_resnet(width: int = 24, blocks: int = 1, stem_stride: int = 2) -> SmallResNet:
+def small_resnet(width: int = 16, blocks: int = 1, stem_stride: int = 2) -> SmallResNet:
     """Return a ``SmallResNet`` with random weights.
 
     Raises:

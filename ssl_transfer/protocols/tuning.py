@@ -18,14 +18,23 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed, metrics, randomness
 from ssl_transfer.context import Context
-from ssl_transfer.datasets import Dataset, Split
+from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
+from ssl_transfer.features import FeatureRows, FrozenFeatures
 from ssl_transfer.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.protocols.base import Score
+from ssl_transfer.protocols.classification import scores_on_test
 from ssl_transfer.protocols.heads import HeadKind, build_head
-from ssl_transfer.trainer import Learner, NonFiniteLoss, Recipe, autocast, fit
+from ssl_transfer.trainer import (
+    Learner,
+    NonFiniteLoss,
+    Recipe,
+    TrainingData,
+    autocast,
+    fit,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +51,13 @@ class TunedClassifier(Learner):
     head i is that head trained alone. A head whose loss is not finite any more is dropped.
 
     Args:
-        encoder: trained in place.
+        encoder: trained in place; the identity where the views are features already.
         heads: modules from features to logits.
         trained: the encoder's layers that are in train mode, all of whose parameters are trained.
     """
 
     def __init__(
-        self, encoder: Encoder, heads: Sequence[nn.Module], trained: Sequence[nn.Module]
+        self, encoder: nn.Module, heads: Sequence[nn.Module], trained: Sequence[nn.Module]
     ) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
@@ -199,6 +208,12 @@ class Trial:
         self.initial = {k: v.clone() for k, v in encoder.state_dict().items()}
         preprocessing = encoder.preprocessing.at_size(protocol.image_size)
         augment = augmentation(protocol.augmentation, flip=dataset.flip)
+        # Where nothing changes an image's features, they are computed once, for all runs.
+        self.features = None
+        if protocol.trainable == "head" and augment is None:
+            self.features = FrozenFeatures(
+                encoder, dataset, context, image_size=protocol.image_size
+            )
         self.training_view = Pipeline(preprocessing, augment)
         self.test_view = Pipeline(preprocessing)
         self.trained_layers()  # an encoder without BatchNorm is not applicable: say so first
@@ -221,7 +236,8 @@ class Trial:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 built.append(build_head(self.protocol.head, dim, classes))
-        learner = TunedClassifier(self.encoder, built, self.trained_layers())
+        body = self.encoder if self.features is None else nn.Identity()
+        learner = TunedClassifier(body, built, self.trained_layers())
         return learner.to(self.context.device, self.context.dtype)
 
     def count_parameters(self) -> dict[str, Any]:
@@ -241,7 +257,7 @@ class Trial:
             "head_parameters": head,
         }
 
-    def train(self, points: Sequence[Point], split: Split, name: str) -> TunedClassifier:
+    def train(self, points: Sequence[Point], splits: Sequence[str], name: str) -> TunedClassifier:
         """Return a classifier trained at one point, or a bank of heads trained at several."""
         learner = self.learner(len(points))
         defaults = dict(self.protocol.optimizer)
@@ -263,7 +279,7 @@ class Trial:
         )
         fit(
             learner,
-            self.view(split, self.training_view),
+            self.view(splits, self.training_view),
             recipe,
             self.context,
             name=name,
@@ -283,47 +299,36 @@ class Trial:
         ]
 
     def _bank_scores(self, points: Sequence[Point]) -> list[float | None]:
-        bank = self.train(points, self.dataset["train"], "grid")
-        split = self.dataset[self.protocol.selection]
-        scores = [self.score(logits, split.targets) for logits in self.predict(bank, split)]
-        alive = bank.alive.tolist()
-        return [score if ok else None for score, ok in zip(scores, alive, strict=True)]
+        bank = self.train(points, ["train"], "grid")
+        logits = self.predict(bank, self.protocol.selection)
+        return [
+            self.score(one) if alive else None
+            for one, alive in zip(logits, bank.alive.tolist(), strict=True)
+        ]
 
     def _point_score(self, number: int, point: Point) -> float | None:
         try:
-            learner = self.train([point], self.dataset["train"], f"grid {number}")
+            learner = self.train([point], ["train"], f"grid {number}")
         except NonFiniteLoss as error:
             log.warning("grid point %s is dropped: %s", point, error)
             return None
-        split = self.dataset[self.protocol.selection]
-        return self.score(self.predict(learner, split)[0], split.targets)
+        (logits,) = self.predict(learner, self.protocol.selection)
+        return self.score(logits)
 
     def final_scores(self, point: Point) -> Iterator[Score]:
         """Refit at the chosen point, test once."""
-        both = self.dataset["train"] + self.dataset["val"]
-        learner = self.train([point], both, "refit")
-        test = self.dataset["test"]
-        logits = self.predict(learner, test)[0]
-        self.context.save_predictions("test_predictions", logits.argmax(1).astype(np.int16))
-        primary = self.dataset.metric
-        for name in sorted({primary, "top1"}):
-            value = self.score(logits, test.targets, name)
-            yield Score(metric=name, value=value, primary=name == primary)
+        learner = self.train([point], ["train", "val"], "refit")
+        (logits,) = self.predict(learner, "test")
+        yield from scores_on_test(torch.from_numpy(logits), self.dataset, self.context)
 
-    def score(
-        self,
-        logits: Float[np.ndarray, "samples classes"],
-        targets: Int64[np.ndarray, " samples"],
-        metric: str | None = None,
-    ) -> float:
-        """Return the dataset's metric (or another), a fraction."""
-        function = {"top1": metrics.top1, "mean_per_class": metrics.mean_per_class}
-        return function[metric or self.dataset.metric](
-            torch.from_numpy(logits), torch.from_numpy(targets)
-        )
+    def score(self, logits: Float[np.ndarray, "samples classes"]) -> float:
+        """Return the dataset's metric on the split that selects, a fraction."""
+        targets = self.dataset[self.protocol.selection].targets
+        metric = metrics.CLASSIFICATION[self.dataset.metric]
+        return metric(torch.from_numpy(logits), torch.from_numpy(targets))
 
     def predict(
-        self, learner: TunedClassifier, split: Split
+        self, learner: TunedClassifier, split: str
     ) -> list[Float[np.ndarray, "samples classes"]]:
         """Return each head's logits for every sample once, whatever the number of processes."""
         learner.eval()
@@ -333,9 +338,12 @@ class Trial:
                 outputs = learner.logits(images)
             return torch.stack([output.to(self.context.dtype) for output in outputs], dim=1)
 
-        outputs = map_samples(logits, self.view(split, self.test_view), self.context, label="test")
+        outputs = map_samples(logits, self.view([split], self.test_view), self.context, label=split)
         return [np.ascontiguousarray(outputs[:, head]) for head in range(outputs.shape[1])]
 
-    def view(self, split: Split, pipeline: Pipeline) -> ViewDataset:
-        """Return what the classifier is fed: one view of each image."""
-        return ViewDataset(split, [pipeline], self.context.seed)
+    def view(self, splits: Sequence[str], pipeline: Pipeline) -> TrainingData:
+        """Return what the classifier is fed: one view of each image, or its stored features."""
+        if self.features is not None:
+            return FeatureRows(*self.features.load(*splits))
+        samples = concatenate(*(self.dataset[split] for split in splits))
+        return ViewDataset(samples, [pipeline], self.context.seed)

@@ -20,8 +20,8 @@ def _config(**keys: object) -> dict[str, object]:
 def test_the_default_has_the_documented_size() -> None:
     encoder = models.build(_config())
     # The figures of conf/model/small_resnet.yaml.
-    assert sum(p.numel() for p in encoder.parameters()) == 173_304
-    assert encoder.feature_dim == 96
+    assert sum(p.numel() for p in encoder.parameters()) == 77_392
+    assert encoder.feature_dim == 64
 
 
 @pytest.mark.parametrize("stride", [1, 2])

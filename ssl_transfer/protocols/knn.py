@@ -1,0 +1,102 @@
+"""``knn``: a weighted vote of the most similar training features; nothing is trained."""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_transfer.context import Context
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.features import FrozenFeatures
+from ssl_transfer.models import Encoder
+from ssl_transfer.protocols.base import Score
+from ssl_transfer.protocols.classification import scores_on_test
+
+log = logging.getLogger(__name__)
+
+CHUNK_ELEMENTS = 2**25  # similarities in memory at once: 128 MiB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KNN:
+    """Let the ``k`` most similar features of train and validation vote on each test image.
+
+    Wu et al. 2018, section 3.4 (https://arxiv.org/abs/1805.01978). There is nothing to choose, so
+    the validation split joins the bank.
+
+    Args:
+        k: voters; at most as many as there are images (a smaller bank votes as a whole).
+        temperature: a vote weighs ``exp(cosine / temperature)``.
+        image_size: in pixels (null: what the encoder's weights expect).
+    """
+
+    targets: ClassVar[frozenset[str]] = frozenset({"class"})
+    needs: ClassVar[str] = "features"
+
+    k: int = 200
+    temperature: float = 0.07
+    image_size: int | None = None
+
+    def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
+        """Yield the scores of the vote on the test split."""
+        features = FrozenFeatures(encoder, dataset, context, image_size=self.image_size)
+        bank, labels = features.load("train", "val")
+        queries, _ = features.load("test")
+        if self.k > len(bank):
+            log.warning("k is lowered from %d to the %d images there are", self.k, len(bank))
+        context.note(neighbours=min(self.k, len(bank)))
+        votes = vote(
+            queries,
+            bank,
+            labels,
+            k=min(self.k, len(bank)),
+            temperature=self.temperature,
+            classes=len(dataset.classes),
+        )
+        yield from scores_on_test(votes, dataset, context)
+
+
+def vote(
+    queries: Float[Tensor, "queries dim"],
+    bank: Float[Tensor, "bank dim"],
+    labels: Int64[Tensor, " bank"],
+    *,
+    k: int,
+    temperature: float,
+    classes: int,
+) -> Float[Tensor, "queries classes"]:
+    """Return each class's share of the votes of the ``k`` nearest neighbours.
+
+    Args:
+        queries: features to classify.
+        bank: features with known labels.
+        labels: classes of the bank.
+        k: number of voters.
+        temperature: a vote weighs ``exp(cosine / temperature)``.
+        classes: number of classes.
+
+    Returns:
+        Rows that sum to 1.
+
+    Raises:
+        ValueError: if ``k`` does not lie in ``[1, bank]``, or the temperature is not positive.
+    """
+    if not 1 <= k <= len(bank):
+        raise ValueError(f"`k` must lie in [1, {len(bank)}], the size of the bank, but is {k}.")
+    if temperature <= 0:
+        raise ValueError(f"`temperature` must be positive, but is {temperature}.")
+    bank = F.normalize(bank)
+    chunks = torch.split(F.normalize(queries), max(1, CHUNK_ELEMENTS // len(bank)))
+    shares = []
+    for chunk in chunks:
+        similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
+        # Softmax: the same votes up to a factor per query, without overflow.
+        weights = (similarity / temperature).softmax(dim=1)
+        empty = weights.new_zeros(len(chunk), classes)
+        shares.append(empty.scatter_add_(1, labels[neighbours], weights))
+    return torch.cat(shares)

@@ -1,0 +1,187 @@
+"""``knn`` and ``logistic_regression`` from images to scores."""
+
+import numpy as np
+import pytest
+import sklearn.linear_model
+import torch
+from torch import nn
+
+from ssl_transfer import models
+from ssl_transfer.binding import PROTOCOL_LABELS
+from ssl_transfer.config import compose, locate, plain, problems, resolve
+from ssl_transfer.context import Context
+from ssl_transfer.datasets import Dataset, Split
+from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.knn import KNN
+from ssl_transfer.protocols.logistic_regression import LogisticRegression
+
+OPTIONS = ("knn", "logistic_regression")
+FOUR = Preprocessing(size=4, resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def split(samples, seed):
+    """Noisy patterns of three classes, one of them rare."""
+    generator = np.random.default_rng(seed)
+    patterns = np.random.default_rng(0).integers(60, 196, (3, 4, 4, 3))
+    targets = np.array([0, 0, 1, 1, 2], dtype=np.int64)[np.arange(samples) % 5]
+    noise = generator.normal(0, 40, (samples, 4, 4, 3))
+    pixels = (patterns[targets] + noise).clip(0, 255).astype(np.uint8)
+    return Split(ArrayImages(pixels), targets, [f"{seed}/{i}" for i in range(samples)])
+
+
+@pytest.fixture
+def dataset():
+    splits = {"train": split(40, 1), "val": split(20, 2), "test": split(50, 3)}
+    return Dataset("toy", ("a", "b", "c"), "class", "mean_per_class", splits, True, "f" * 64, {})
+
+
+@pytest.fixture
+def encoder():
+    return models.wrap(nn.Flatten(), FOUR)
+
+
+def pixels(samples):
+    images = np.stack([np.asarray(image) for image in samples.images]) / 255
+    return ((images - 0.5) / 0.25).transpose(0, 3, 1, 2).reshape(len(samples), -1)
+
+
+def both(dataset):
+    return dataset["train"] + dataset["val"]
+
+
+def context(folder, **options):
+    return Context(folder, folder / "features", progress_bar=False, **options)
+
+
+def run(protocol, encoder, dataset, folder):
+    surroundings = context(folder)
+    scores = {score.metric: score for score in protocol.run(encoder, dataset, surroundings)}
+    assert [name for name, score in scores.items() if score.primary] == [dataset.metric]
+    return scores, surroundings.facts, np.load(folder / "test_predictions.npz")["arr_0"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_the_option_composes_binds_and_runs(option, encoder, dataset, tmp_path):
+    config = plain(compose([f"protocol={option}"]))
+    assert problems(config) == []
+    node = resolve(config)["protocol"]
+    keys = {key: value for key, value in node.items() if key not in PROTOCOL_LABELS}
+    protocol = locate(node["_target_"])(**keys)
+    assert (
+        protocol
+        == {"knn": KNN(), "logistic_regression": LogisticRegression(wd_log10=[-6, 5])}[option]
+    )
+    assert dataset.target in protocol.targets
+    scores, _, predictions = run(protocol, encoder, dataset, tmp_path)
+    assert scores["top1"].value == pytest.approx((predictions == dataset["test"].targets).mean())
+    assert scores["top1"].value > 0.8
+
+
+def test_knn_is_the_vote_of_train_and_validation(encoder, dataset, tmp_path):
+    bank, queries = pixels(both(dataset)), pixels(dataset["test"])
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (queries, bank)]
+    weights = np.exp(unit[0] @ unit[1].T / 0.1)
+    weights[weights < np.sort(weights, axis=1)[:, [-9]]] = 0
+    expected = (weights @ np.eye(3)[both(dataset).targets]).argmax(1)
+    _, _, predictions = run(KNN(k=9, temperature=0.1), encoder, dataset, tmp_path)
+    assert np.array_equal(predictions, expected)
+
+
+def test_a_bank_smaller_than_k_votes_as_a_whole_and_says_so(encoder, dataset, tmp_path, caplog):
+    _, facts, few = run(KNN(k=200), encoder, dataset, tmp_path)
+    assert facts["neighbours"] == 60
+    assert "lowered from 200 to the 60" in caplog.text
+    _, _, all_of_them = run(KNN(k=60), encoder, dataset, tmp_path)
+    assert np.array_equal(few, all_of_them)
+
+
+def converged_choice(dataset):
+    """The published procedure with scikit-learn, each fit run to its end."""
+    grid = 1 / np.logspace(-3, 3, 7)
+
+    def fitted(C, samples):
+        model = sklearn.linear_model.LogisticRegression(C=C, tol=1e-9, max_iter=10_000)
+        return model.fit(pixels(samples), samples.targets)
+
+    def recall(model, samples):
+        right = model.predict(pixels(samples)) == samples.targets
+        return np.mean([right[samples.targets == c].mean() for c in range(3)])
+
+    scores = [recall(fitted(C, dataset["train"]), dataset["val"]) for C in grid]
+    best = int(np.argmax(scores))
+    final = fitted(grid[best], both(dataset))
+    return scores, grid[best], final.predict(pixels(dataset["test"]))
+
+
+def test_logistic_regression_chooses_and_predicts_as_scikit_learn_run_to_convergence(
+    encoder, dataset, tmp_path
+):
+    scores, C, expected = converged_choice(dataset)
+    protocol = LogisticRegression(wd_values=7, wd_log10=(-3, 3), tol=1e-7)
+    _, facts, predictions = run(protocol, encoder, dataset, tmp_path)
+    found = facts["selection"]
+    assert [point["value"] for point in found["scores"]] == pytest.approx(scores)
+    assert (found["split"], found["chosen"]["C"]) == ("val", pytest.approx(C))
+    assert np.array_equal(predictions, expected)
+
+
+def test_published_is_the_warm_started_loop_of_a_hundred_iterations(
+    encoder, dataset, tmp_path, monkeypatch
+):
+    fits = []
+    original = sklearn.linear_model.LogisticRegression.fit
+
+    def spy(model, features, labels):
+        warm = getattr(model, "coef_", None)
+        fits.append((model.C, len(labels), model.max_iter, model.warm_start, warm is not None))
+        return original(model, features, labels)
+
+    monkeypatch.setattr(sklearn.linear_model.LogisticRegression, "fit", spy)
+    protocol = LogisticRegression(wd_values=5, wd_log10=(-2, 2), published=True)
+    _, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    C = facts["selection"]["chosen"]["C"]
+    expected = [(C, 40) for C in (100.0, 10.0, 1.0, 0.1, 0.01)] + [(C, 60)]
+    assert [fit[:2] for fit in fits] == [(pytest.approx(c), n) for c, n in expected]
+    assert [fit[2:] for fit in fits] == [(100, True, number > 0) for number in range(6)]
+
+
+def test_equally_good_values_give_the_largest_c(encoder, dataset, tmp_path):
+    easy = Dataset(
+        "easy", dataset.classes, "class", "top1",
+        dict.fromkeys(("train", "val", "test"), dataset["train"]), True, "e" * 64, {},
+    )  # fmt: skip
+    _, facts, _ = run(LogisticRegression(wd_values=9, wd_log10=(-6, 2)), encoder, easy, tmp_path)
+    scores = [point["value"] for point in facts["selection"]["scores"]]
+    assert scores.count(max(scores)) > 1
+    assert facts["selection"]["chosen"]["C"] == pytest.approx(1e6)
+
+
+def test_a_fit_that_ran_out_of_iterations_is_told(encoder, dataset, tmp_path, caplog):
+    run(LogisticRegression(max_iter=2, tol=1e-12), encoder, dataset, tmp_path)
+    assert "before it converged" in caplog.text
+
+
+def _test_scores(folder):
+    splits = {"train": split(40, 1), "val": split(20, 2), "test": split(50, 3)}
+    data = Dataset("toy", ("a", "b", "c"), "class", "top1", splits, True, "f" * 64, {})
+    protocol = LogisticRegression(wd_values=5)
+    return list(protocol.run(models.wrap(nn.Flatten(), FOUR), data, context(folder)))
+
+
+def test_two_processes_give_the_score_of_one(tmp_path, gloo_pool):
+    (tmp_path / "one").mkdir()
+    alone = _test_scores(tmp_path / "one")
+    assert gloo_pool.run(_test_scores, tmp_path) == [alone, alone]
+
+
+def test_a_grid_without_values_is_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        LogisticRegression(wd_values=0).grid()
+
+
+def test_the_published_grid_is_quarter_decades_from_1e6_down():
+    grid = LogisticRegression().grid()
+    assert (len(grid), grid[0], grid[-1]) == (45, pytest.approx(1e6), pytest.approx(1e-5))
+    expected = torch.logspace(-6, 5, 45, dtype=torch.float64)
+    torch.testing.assert_close(1 / torch.tensor(grid, dtype=torch.float64), expected)

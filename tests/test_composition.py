@@ -1,0 +1,108 @@
+import json
+import random
+
+import pytest
+from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+
+import launchers
+from launchers.composition import CompositionCache, task_overrides
+from ssl_transfer.config import CONF, compose, options, plain
+
+
+def command_line(chance: random.Random) -> list[str]:
+    """Return random overrides of all kinds: options, keys, lists, nulls, additions, removals."""
+    method = chance.choice(["as_is", "simclr", "barlow_twins", "supervised"])
+    protocol = chance.choice(["linear_probe", "bn_tune", "finetune", "pretrain"])
+    dataset = chance.choice(["digits", "textures", "cifar10", "image_folder"])
+    line = [f"method={method}", f"protocol={protocol}", f"dataset={dataset}"]
+    extra = [
+        f"model={chance.choice(['small_resnet', 'resnet18', 'resnet50'])}",
+        f"seed={chance.randrange(5)}",
+        "paths.outputs=/elsewhere/outputs",
+        "trainer.workers=2",
+        "+dataset.citation='a, b = c'",
+        f"dataset.name=my_{dataset}",
+        "logger=wandb",
+        "~retry",
+    ]
+    if method != "as_is":
+        extra += [f"method.epochs={chance.randrange(1, 9)}", "method.optimizer.lr=0.25"]
+        extra += ["dataset@method.pretrain_on=textures", "optimizer@method.optimizer=lars"]
+    if protocol != "pretrain":
+        extra += ["protocol.grid.lr=[0.1,1e-3]", "protocol.clip_grad_norm=null"]
+        extra += [
+            "optimizer@protocol.optimizer=adamw",
+            "protocol.augmentation={crop_scale:[0.5,1]}",
+        ]
+    return line + chance.sample(extra, k=chance.randrange(len(extra)))
+
+
+@pytest.fixture(scope="module")
+def hydra():
+    launchers.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        instance = GlobalHydra.instance().hydra
+        assert isinstance(instance, Hydra)
+        yield instance
+
+
+def test_remembered_compositions_equal_hydras_own_on_200_random_command_lines(hydra, tmp_path):
+    chance = random.Random(0)
+    lines = [command_line(chance) for _ in range(200)]
+    master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN)
+    path = tmp_path / "compositions.jsonl"
+    cache = CompositionCache(path)
+    for line in lines:
+        cache.get(line, lambda line=line: hydra.config_loader.load_sweep_config(master, line))
+    again = CompositionCache(path)
+    for line in lines:
+        remembered = again.get(line, lambda: pytest.fail("it was composed before"))
+        assert remembered == plain(compose(line)), line
+
+
+def test_another_option_file_or_order_of_overrides_is_another_composition(tmp_path):
+    cache = CompositionCache(tmp_path / "c.jsonl")
+    assert cache.key(["seed=1", "seed=2"]) != cache.key(["seed=2", "seed=1"])
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra" / "a.yaml").write_text("x: 1")
+    first = CompositionCache(tmp_path / "c.jsonl", search_path=[str(tmp_path / "extra")])
+    (tmp_path / "extra" / "a.yaml").write_text("x: 2")
+    second = CompositionCache(tmp_path / "c.jsonl", search_path=[str(tmp_path / "extra")])
+    assert len({c.key(["seed=1"]) for c in (cache, first, second)}) == 3
+
+
+def test_a_torn_line_is_composed_again(tmp_path):
+    path = tmp_path / "c.jsonl"
+    cache = CompositionCache(path)
+    path.write_text(f"{cache.key(['seed=3'])}\t" + '{"seed": ')
+    cache = CompositionCache(path)
+    assert cache.get(["seed=3"], lambda: compose(["seed=3"]))["seed"] == 3
+    lines = [line for line in path.read_text().splitlines() if line]
+    assert json.loads(lines[-1].partition("\t")[2])["seed"] == 3
+    assert CompositionCache(path).get(["seed=3"], pytest.fail)["seed"] == 3
+
+
+def test_hydras_own_overrides_do_not_shape_a_run():
+    overrides = ["seed=1", "hydra.verbose=true", "hydra/launcher=basic", "model.width=8"]
+    assert task_overrides(overrides) == ["seed=1", "model.width=8"]
+
+
+def test_constant_axis_keys_wait_for_the_option_they_belong_to():
+    line = ["-m", "method=simclr,as_is", "method.epochs=5", "+dataset.x='a b'", "seed=1", "~retry"]
+    deferred = launchers.defer_axis_keys(line)
+    assert deferred == [
+        "-m", "method=simclr,as_is", "method.epochs=choice(5)", "+dataset.x=choice('a b')",
+        "seed=1", "~retry",
+    ]  # fmt: skip
+    assert launchers.defer_axis_keys(line[1:]) == line[1:]
+
+
+@pytest.mark.parametrize("axis", ["model", "method", "dataset", "protocol"])
+def test_an_unknown_option_is_answered_with_the_known_ones(axis):
+    with pytest.raises(HydraException) as caught:
+        compose([f"{axis}=no_such_thing"])
+    assert options(axis)[0] in str(caught.value)
