@@ -37,16 +37,15 @@ def defer_axis_keys(arguments: list[str]) -> list[str]:
     if not {"-m", "--multirun"} & set(arguments):
         return arguments
     parser = OverridesParser.create()
-    deferred = []
-    for argument in arguments:
+
+    def deferred(argument: str) -> str:
         try:
-            override = None if argument.startswith("-") else parser.parse_override(argument)
+            override = parser.parse_override(argument)
         except HydraException:
-            override = None  # Hydra itself says what is wrong with it
-        owner = override.key_or_group.partition(".") if override else ("", "", "")
-        constant = override is not None and not override.is_sweep_override()
-        if constant and owner[0] in AXES and owner[1] and not override.is_delete():
-            value = override.get_value_element_as_str()
-            argument = f"{override.get_key_element()}=choice({value})"
-        deferred.append(argument)
-    return deferred
+            return argument  # Hydra itself says what is wrong with it
+        axis, dot, _ = override.key_or_group.partition(".")
+        if axis not in AXES or not dot or override.is_sweep_override() or override.is_delete():
+            return argument
+        return f"{override.get_key_element()}=choice({override.get_value_element_as_str()})"
+
+    return [a if a.startswith("-") else deferred(a) for a in arguments]

@@ -1,5 +1,6 @@
 """The in-process launcher: one Python process for the whole sweep, requirements first."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class InProcessLauncher(Launcher):
             try:
                 composed = cache.get(
                     task_overrides(overrides),
-                    lambda o=overrides: loader.load_sweep_config(self.config, list(o)),
+                    functools.partial(loader.load_sweep_config, self.config, list(overrides)),
                 )
                 runs.append(Run(composed))
             except HydraException as error:

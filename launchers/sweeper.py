@@ -17,6 +17,8 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch the product of the arguments (and of ``hydra.sweeper.params``)."""
+        assert self.hydra_context is not None
+        assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         # A later override of the same key wins, so the command line narrows an experiment.
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])

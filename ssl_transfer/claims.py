@@ -52,7 +52,7 @@ def is_alive(path: Path) -> bool:
     me = owner()
     if claim["host"] != me["host"]:
         return age < DEAD_AFTER_SECONDS
-    return claim["boot"] == me["boot"] and _started(claim["pid"]) == claim["started"]
+    return bool(claim["boot"] == me["boot"] and _started(claim["pid"]) == claim["started"])
 
 
 def _try_claim(path: Path) -> bool:

@@ -194,7 +194,7 @@ class FeatureStore:
             return None
         try:
             return _read_intact(path)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError) as error:
             log.warning("`%s` is damaged (%s) and will be computed again", path, error)
             return None
 

@@ -1,17 +1,15 @@
 """One pass over a split without training: every sample once, rows by sample index."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from ssl_transfer import distributed
 from ssl_transfer.context import Context
-from ssl_transfer.datasets.transforms import Batch, collate
-from ssl_transfer.trainer import TrainingData
+from ssl_transfer.loading import TrainingData, load
 
 
 @torch.no_grad()
@@ -37,7 +35,8 @@ def map_samples(
     size = context.batch_size_eval
     chunks = [mine[start : start + size] for start in range(0, len(mine), size)]
     found: list[tuple[np.ndarray, np.ndarray]] = []
-    for batch in context.progress(_batches(data, chunks, context), total=len(chunks), label=label):
+    batches = load(data, [[(0, index) for index in chunk] for chunk in chunks], context)
+    for batch in context.progress(batches, total=len(chunks), label=label):
         view = batch.views[0].to(context.device, context.dtype, non_blocking=True)
         found.append((batch.indices.numpy(), function(view).cpu().numpy()))
     shares = [pair for share in distributed.gather_objects(found) for pair in share]
@@ -45,15 +44,3 @@ def map_samples(
     for indices, values in shares:
         rows[indices] = values
     return rows
-
-
-def _batches(data: TrainingData, chunks: list[list[int]], context: Context) -> Iterator[Batch]:
-    loader = DataLoader(
-        data,  # type: ignore[arg-type]  # whole batches come through __getitems__
-        batch_sampler=[[(0, index) for index in chunk] for chunk in chunks],  # type: ignore[arg-type]
-        collate_fn=collate,
-        num_workers=context.workers,
-        generator=torch.Generator(),
-        pin_memory=context.device.type == "cuda",
-    )
-    yield from loader

@@ -22,7 +22,8 @@ def _mix(z: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     z = z + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    return z ^ (z >> np.uint64(31))
+    mixed: UInt64[np.ndarray, "*shape"] = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def derive(seed: int, *purpose: str | int) -> int:

@@ -10,36 +10,23 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from ssl_transfer import checkpoint, distributed, optim, randomness
 from ssl_transfer.batch_statistics import convert
 from ssl_transfer.context import Context
-from ssl_transfer.datasets.transforms import Batch, collate
+from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.loading import Items, TrainingData, load
 
 Parts = dict[str, Tensor]
-
-
-@runtime_checkable
-class TrainingData(Protocol):
-    """What a loader reads: whole batches by (epoch, index), such as a ``ViewDataset``."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        ...
-
-    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
-        """Return the batch of these samples, a pure function of ``items``."""
-        ...
 
 
 class NonFiniteLoss(ValueError):
@@ -181,7 +168,7 @@ def fit(
     model = _parallel(learner, context)
     warmup = round(recipe.warmup_epochs * recipe.steps_per_epoch(len(data)))
     stream = Stream(len(data), recipe.batch_size, recipe.drop_last, context.seed)
-    batches = _loader(data, stream, range(start, steps), context)
+    batches = load(data, _share(stream, range(start, steps)), context)
     watch = Watch(learner, optimizer, context, name)
 
     # 2. The loop.
@@ -258,34 +245,11 @@ def _parallel(learner: Learner, context: Context) -> nn.Module:
     return DistributedDataParallel(model, broadcast_buffers=False)
 
 
-def _loader(
-    data: TrainingData, stream: Stream, steps: Iterable[int], context: Context
-) -> Iterable[Batch]:
+def _share(stream: Stream, steps: range) -> Iterator[Items]:
+    """Yield this process's share of the batches of some steps."""
     share = stream.batch_size // distributed.world_size()
-    mine = slice(distributed.rank() * share, (distributed.rank() + 1) * share)
-    return DataLoader(
-        data,
-        batch_sampler=_Batches(stream, steps, mine),
-        collate_fn=collate,
-        num_workers=context.workers,
-        generator=torch.Generator(),
-        pin_memory=context.device.type == "cuda",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batches:
-    """This process's share of the batches of some steps."""
-
-    stream: Stream
-    steps: Iterable[int]
-    share: slice
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return (self.stream.batch(step)[self.share] for step in self.steps)
-
-    def __len__(self) -> int:
-        return len(list(self.steps))
+    first = distributed.rank() * share
+    return (stream.batch(step)[first : first + share] for step in steps)
 
 
 def _backward(model: nn.Module, batch: Batch, context: Context) -> Parts:
@@ -296,15 +260,20 @@ def _backward(model: nn.Module, batch: Batch, context: Context) -> Parts:
         views = tuple(view.chunk(count)[micro] for view in batch.views)
         views = tuple(view.to(context.device, context.dtype, non_blocking=True) for view in views)
         targets = batch.targets.chunk(count)[micro].to(context.device, non_blocking=True)
-        last = micro == count - 1
-        parallel = isinstance(model, DistributedDataParallel)
-        with contextlib.nullcontext() if last or not parallel else model.no_sync():
+        with _reducing(model, last=micro == count - 1):
             with autocast(context):
                 parts = model(views, targets)
             (parts["loss"] / count).backward()
         for key, value in parts.items():
             totals[key] = totals.get(key, 0.0) + value.detach() / count
     return totals
+
+
+def _reducing(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a backward pass; processes exchange gradients in the last only."""
+    if last or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
 
 
 def autocast(context: Context) -> contextlib.AbstractContextManager[Any]:

@@ -24,7 +24,7 @@ from ssl_transfer.softmax_regression import fit_path
 
 log = logging.getLogger(__name__)
 
-Samples = tuple[Float[Tensor, "samples dim"], Int64[Tensor, " samples"]]
+Samples = tuple[Float[Tensor, "_ dim"], Int64[Tensor, " _"]]
 
 PUBLISHED_MAX_ITER = 100  # scikit-learn's default
 PUBLISHED_TOL = 1e-4  # likewise, then a bound on the gradient of the summed loss

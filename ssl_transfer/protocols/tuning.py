@@ -5,6 +5,7 @@ layers are in train mode: nothing of the encoder, its BatchNorm layers, or all o
 """
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
 from ssl_transfer.features import FeatureRows, FrozenFeatures
 from ssl_transfer.inference import map_samples
+from ssl_transfer.loading import TrainingData
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.protocols.base import Score
@@ -31,7 +33,6 @@ from ssl_transfer.trainer import (
     Learner,
     NonFiniteLoss,
     Recipe,
-    TrainingData,
     autocast,
     fit,
 )
@@ -294,7 +295,7 @@ class Trial:
             return list(found)
         # A trained encoder differs from point to point, so the points train one after another.
         return [
-            self.context.once(f"grid {i}", lambda i=i, point=point: self._point_score(i, point))
+            self.context.once(f"grid {i}", functools.partial(self._point_score, i, point))
             for i, point in enumerate(points)
         ]
 
