@@ -43,7 +43,8 @@ def defer_axis_keys(arguments: list[str]) -> list[str]:
             override = parser.parse_override(argument)
         except HydraException:
             return argument  # Hydra itself says what is wrong with it
-        axis, dot, _ = override.key_or_group.partition(".")
+        # `dataset@method.pretrain_on=…` belongs to the method as `method.epochs=…` does.
+        axis, dot, _ = (override.package or override.key_or_group).partition(".")
         if axis not in AXES or not dot or override.is_sweep_override() or override.is_delete():
             return argument
         return f"{override.get_key_element()}=choice({override.get_value_element_as_str()})"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,9 +52,19 @@ class Context:
     logger: Any = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Take over the resumptions that an earlier process of the run noted."""
+        if resumed := self._progress().get("resumed_at"):
+            self.note(resumed_at=resumed)
+
     def note(self, **facts: Any) -> None:
         """Put facts into the run's record."""
         self.facts.update(facts)
+
+    def note_resumption(self, training: str, step: int) -> None:
+        """Put into the record, however often the run is interrupted, where it went on."""
+        self.note(resumed_at=[*self.facts.get("resumed_at", []), [training, step]])
+        self._keep_progress(resumed_at=self.facts["resumed_at"])
 
     def progress(self, iterable: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
         """Iterate with a progress bar that shows the remaining time (on the first process)."""
@@ -66,7 +77,8 @@ class Context:
             disable=hidden,
             leave=False,
             delay=2.0,
-            mininterval=0.5,
+            # A log file gets a line now and then, a terminal a moving bar.
+            mininterval=0.5 if sys.stderr.isatty() else 60.0,
         )
 
     def log(self, **values: Any) -> None:
@@ -79,14 +91,21 @@ class Context:
 
         The value must be plain JSON. All processes get the first one's value.
         """
-        path = self.folder / "progress.json"
-        done = json.loads(path.read_text()) if path.exists() else {}
-        done = distributed.broadcast_object(done)
+        done = distributed.broadcast_object(self._progress())
         if key not in done:
             done[key] = distributed.broadcast_object(compute())
-            if distributed.is_main():
-                write_atomically(path, json.dumps(done).encode())
+            self._keep_progress(**{key: done[key]})
         return done[key]
+
+    def _progress(self) -> dict[str, Any]:
+        """Return what an interruption leaves besides the checkpoint."""
+        path = self.folder / "progress.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def _keep_progress(self, **values: Any) -> None:
+        if distributed.is_main():
+            content = json.dumps({**self._progress(), **values}).encode()
+            write_atomically(self.folder / "progress.json", content)
 
     def save_predictions(self, name: str, array: np.ndarray) -> None:
         """Keep per-sample predictions of the test split beside the record, compactly."""

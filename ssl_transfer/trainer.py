@@ -231,7 +231,7 @@ def _restore(
         return 0
     learner.load_state_dict({**learner.state_dict(), **state["learner"]})
     optimizer.load_state_dict(state["optimizer"])
-    context.note(resumed_at=[*context.facts.get("resumed_at", []), [name, state["step"]]])
+    context.note_resumption(name, state["step"])
     return int(state["step"])
 
 

@@ -93,10 +93,11 @@ def test_hydras_own_overrides_do_not_shape_a_run():
 
 def test_constant_axis_keys_wait_for_the_option_they_belong_to():
     line = ["-m", "method=simclr,as_is", "method.epochs=5", "+dataset.x='a b'", "seed=1", "~retry"]
+    line += ["dataset@method.pretrain_on=digits"]
     deferred = launchers.defer_axis_keys(line)
     assert deferred == [
         "-m", "method=simclr,as_is", "method.epochs=choice(5)", "+dataset.x=choice('a b')",
-        "seed=1", "~retry",
+        "seed=1", "~retry", "dataset@method.pretrain_on=choice(digits)",
     ]  # fmt: skip
     assert launchers.defer_axis_keys(line[1:]) == line[1:]
 

@@ -168,7 +168,9 @@ def load_weights(
         if report.complete:
             _check_preprocessing(encoder, file)
             _fill(encoder.backbone, {n: converted[n] for n in report.matched})
-            log.info("%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",
+            # What this toolkit wrote itself is no news.
+            level = logging.DEBUG if name == "ssl_transfer" else logging.INFO
+            log.log(level, "%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",
                      file, len(report.matched), report.total, encoder.name, name,
                      len(report.dropped))  # fmt: skip
             return report

@@ -52,7 +52,7 @@ class TunedClassifier(Learner):
     head i is that head trained alone. A head whose loss is not finite any more is dropped.
 
     Args:
-        encoder: trained in place; the identity where the views are features already.
+        encoder: frozen but for ``trained``, in place; the identity where the views are features already.
         heads: modules from features to logits.
         trained: the encoder's layers that are in train mode, all of whose parameters are trained.
     """
@@ -61,7 +61,7 @@ class TunedClassifier(Learner):
         self, encoder: nn.Module, heads: Sequence[nn.Module], trained: Sequence[nn.Module]
     ) -> None:
         super().__init__()
-        self.encoder = encoder.requires_grad_(False)
+        self.encoder = encoder
         self.heads = nn.ModuleList(heads)
         self.trained = [layer.requires_grad_() for layer in trained]
         # Plain lists hide the layers from `modules()`: they are the encoder's already.
@@ -204,7 +204,7 @@ class Trial:
         self, protocol: Tuning, encoder: Encoder, dataset: Dataset, context: Context
     ) -> None:
         self.protocol, self.dataset, self.context = protocol, dataset, context
-        self.encoder = encoder.to(context.device, context.dtype)
+        self.encoder = encoder.to(context.device, context.dtype).requires_grad_(False)
         # Every training starts from these weights again.
         self.initial = {k: v.clone() for k, v in encoder.state_dict().items()}
         preprocessing = encoder.preprocessing.at_size(protocol.image_size)
@@ -230,6 +230,7 @@ class Trial:
     def learner(self, heads: int) -> TunedClassifier:
         """Return a fresh classifier; every head starts from the same weights."""
         self.encoder.load_state_dict(self.initial)
+        self.encoder.requires_grad_(False)
         seed = randomness.derive(self.context.seed, "head")
         dim, classes = self.encoder.feature_dim, len(self.dataset.classes)
         built = []

@@ -79,6 +79,13 @@ def test_trainable_parameters_and_their_share_are_recorded(tmp_path, digits):
     }
 
 
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
+def test_a_linear_probe_trains_nothing_of_the_encoder(tmp_path, digits, augmentation):
+    surroundings = context(tmp_path)
+    list(tuning("head", epochs=1, augmentation=augmentation).run(encoder(), digits, surroundings))
+    assert surroundings.facts["trainable"]["encoder_trained"] == 0
+
+
 def test_published_scope_leaves_the_other_layers_in_eval_mode(tmp_path, digits):
     judged = encoder()
     before = copy.deepcopy(judged.state_dict())

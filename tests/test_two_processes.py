@@ -1,0 +1,146 @@
+"""One training on one process and on two: the same weights, for every method and protocol."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from ssl_transfer import datasets, distributed, methods, models
+from ssl_transfer.config import compose, options, plain, resolve
+from ssl_transfer.context import Context
+from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.tuning import Trial, Tuning
+from ssl_transfer.trainer import Recipe, fit
+
+METHODS = [name for name in options("method") if name != "as_is"]
+KINDS = ("head", "batch_norm", "all")
+LENGTHS = [("fp64", 200, 1e-9), ("fp32", 50, 1e-4)]
+BATCH = 16
+STEPS_PER_EPOCH = 15  # as `photos` has at the published batch: 50 steps lie in the warm-up
+
+
+def encoder():
+    """Return an encoder with BatchNorm; every layer of it costs two messages per step."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),
+                  nn.Conv2d(8, 8, 3, 2), nn.BatchNorm2d(8)]  # fmt: skip
+        module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return models.wrap(module, Preprocessing(size=16, resize=None))
+
+
+class Views:
+    """Noisy views of images of 16 x 16 px in four classes, cheap to make."""
+
+    def __init__(self, views):
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randn(BATCH * STEPS_PER_EPOCH, 3, 16, 16, generator=generator)
+        self.noise = torch.randn(997, 3, 16, 16, generator=generator)
+        self.views = views
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitems__(self, items):
+        epochs, indices = torch.tensor(items).unbind(1)
+        views = (
+            self.images[indices] + self.noise[(1000 * epochs + 7 * indices + 501 * number) % 997]
+            for number in range(self.views)
+        )
+        return Batch(tuple(views), indices % 4, indices)
+
+
+def composed(*overrides):
+    return resolve(plain(compose(list(overrides))))
+
+
+def context(folder, precision):
+    place = Path(folder, str(distributed.world_size()), str(distributed.rank()))
+    place.mkdir(parents=True)
+    return Context(place, place / "features", precision=precision, progress_bar=False)
+
+
+def gradients(learner, train):
+    """Return every parameter's gradient in the last step of a training, as the optimizer saw it."""
+    seen = {}
+
+    def look(*_):
+        seen.update({name: p.grad.clone() for name, p in learner.named_parameters()
+                     if p.requires_grad})  # fmt: skip
+
+    hook = register_optimizer_step_pre_hook(look)
+    train()
+    hook.remove()
+    return seen
+
+
+def pretrain(folder, method, precision, steps):
+    """Return the encoder's tensors, and the last gradients, by the method's own recipe."""
+    node = composed(f"method={method}")["method"]
+    if "projector" in node:
+        node["projector"]["dims"] = [32, 24]
+    surroundings = context(folder, precision)
+    trained = encoder()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        learner = methods.build(node, trained, 4).to(surroundings.dtype)
+    keys = ("optimizer", "schedule", "warmup_epochs", "clip_grad_norm", "bn_groups")
+    recipe = Recipe(
+        epochs=steps / STEPS_PER_EPOCH,
+        batch_size=BATCH,
+        drop_last=True,
+        **{key: node[key] for key in keys},
+    )
+    data = Views(len(learner.views))
+    found = gradients(learner, lambda: fit(learner, data, recipe, surroundings, name="pretrain"))
+    return trained.state_dict(), found
+
+
+def tune(folder, kind, precision, steps):
+    """Return a tuned classifier's tensors (the linear probe's is a bank of heads)."""
+    config = composed("dataset=digits", "protocol=finetune")
+    node = {**config["dataset"], "labels_per_class": 5, "test_per_class": 1}
+    dataset = datasets.build(node)
+    protocol = Tuning(
+        trainable=kind,
+        epochs=steps * BATCH / len(dataset["train"]),
+        batch_size=BATCH,
+        optimizer=config["protocol"]["optimizer"],
+    )
+    trial = Trial(protocol, encoder(), dataset, context(folder, precision))
+    points = [{"lr": 0.1}, {"lr": 0.01}] if kind == "head" else [{"lr": 0.1}]
+    learner = trial.learner(len(points))
+    trial.learner = lambda heads: learner  # the one whose gradients are looked at
+    found = gradients(learner, lambda: trial.train(points, ["train"], "tune"))
+    return learner.state_dict(), found
+
+
+def difference(a, b):
+    assert a.keys() == b.keys()
+    return max(float((a[k].double() - b[k].double()).abs().max()) for k in a)
+
+
+CASES = [(pretrain, name) for name in METHODS] + [(tune, kind) for kind in KINDS]
+
+
+@pytest.mark.parametrize(("precision", "steps", "tolerance"), LENGTHS)
+@pytest.mark.parametrize(("train", "what"), CASES)
+def test_two_processes_end_with_the_weights_of_one(
+    gloo_pool, tmp_path, train, what, precision, steps, tolerance
+):
+    alone, _ = train(tmp_path, what, precision, steps)
+    (first, _), (second, _) = gloo_pool.run(train, tmp_path, what, precision, steps)
+    assert difference(alone, first) < tolerance
+    assert difference(first, second) == 0
+
+
+@pytest.mark.parametrize(("train", "what"), CASES)
+def test_every_gradient_of_two_processes_is_that_of_one(gloo_pool, tmp_path, train, what):
+    _, alone = train(tmp_path, what, "fp64", 1)
+    (_, first), (_, second) = gloo_pool.run(train, tmp_path, what, "fp64", 1)
+    assert difference(alone, first) < 1e-11
+    assert difference(first, second) == 0
+    assert sum(bool(gradient.abs().max() > 1e-6) for gradient in alone.values()) > len(alone) - 3
