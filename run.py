@@ -3,9 +3,11 @@
 python run.py -m model=swav,moco protocol=linear_probe,bn_tune,finetune dataset=dtd
 """
 
+import os
 import sys
 
 import hydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
 
 import launchers
@@ -57,8 +59,21 @@ def main() -> None:
         print(help_text())
         return
     launchers.register()
-    sys.argv[1:] = launchers.defer_axis_keys(sys.argv[1:])
-    run()
+    sys.argv[1:] = launchers.defer_axis_keys(launchers.flags_first(sys.argv[1:]))
+    if "HYDRA_FULL_ERROR" in os.environ:
+        run()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    try:
+        run()
+    except HydraException as error:
+        from launchers.complaints import sentence
+        from launchers.sweep import SweepRefused
+
+        raise SweepRefused([sentence(error)]) from error
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None  # 128 + SIGINT, as shells report it
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ the same float32 features. The loop is that of Ericsson et al. 2021 run on today
 warm-started L-BFGS, at most 100 iterations per value, C from 1e6 down. Each is timed with one BLAS
 thread and with one per core, in turn, and the faster setting counts. What is compared is not the
 same work: ours runs every value to its optimum, the loop stops where it stops. Therefore a last row
-gives the test accuracy of scikit-learn run to the end at the C that ours chose.
+gives scikit-learn run much longer at the C that ours chose, and how far above ours its objective
+still is (separable classes at a large C are beyond it).
 
 Features are those of a layer of random patches (Coates and Ng 2012, without k-means) on CIFAR-10
 images (an archive of ``cifar10/{train,test}/CLASS/*.jpg``), and synthetic ones with a decaying
@@ -39,6 +40,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import metrics
 from ssl_transfer.protocols.logistic_regression import LogisticRegression, Search
+from ssl_transfer.softmax_regression import fit_path
 
 PATCH = 6  # pixels
 SIZES = {"train": 3000, "val": 1000, "test": 4000}
@@ -77,12 +79,13 @@ def main() -> None:
             for key, method in methods.items()
         }
         ours, theirs = best["batched"], best["scikit-learn"]
-        optimum = converged(splits, ours[1])
-        show(name, "scikit-learn, converged at that C", "", "", "", "", f"{100 * optimum:.2f}")
+        excess, test = judge(splits, ours[1])
+        show(name, "scikit-learn alone, to tol=1e-6", "", "", "", "", f"{100 * test:.2f}")
         summary.append(
-            f"{name:30} {theirs[0] / ours[0]:5.1f} times faster; test accuracy "
+            f"{name:30} {theirs[0] / ours[0]:5.1f} times faster than the loop; test accuracy "
             f"{100 * (ours[3] - theirs[3]):+.2f} points from the loop's, "
-            f"{100 * (ours[3] - optimum):+.2f} from the optimum's"
+            f"{100 * (ours[3] - test):+.2f} from that of scikit-learn alone at that C, whose "
+            f"objective lies {excess:+.1e} of ours higher"
         )
     print("\n".join(summary))
 
@@ -150,15 +153,28 @@ def loop(splits: Splits) -> Result:
     return time.perf_counter() - began, chosen, scores[chosen], accuracy
 
 
-def converged(splits: Splits, chosen: int) -> float:
-    """Return the test accuracy of scikit-learn run to the end at one C, on train + validation."""
+def judge(splits: Splits, chosen: int) -> tuple[float, float]:
+    """Run scikit-learn for up to 10,000 iterations at one C, on train + validation.
+
+    Returns:
+        By which share its objective lies above that of ours, and its test accuracy.
+    """
     features, labels = (
-        torch.cat(parts).numpy() for parts in zip(splits["train"], splits["val"], strict=True)
+        torch.cat(parts) for parts in zip(splits["train"], splits["val"], strict=True)
     )
     C = LogisticRegression().grid()[chosen]
     with threadpool_limits(1):
-        model = ScikitLearn(C=C, tol=1e-6, max_iter=10_000).fit(features, labels)
-    return float(model.score(*(part.numpy() for part in splits["test"])))
+        model = ScikitLearn(C=C, tol=1e-6, max_iter=10_000).fit(features.numpy(), labels.numpy())
+    ours = fit_path(features, labels, C=[C], classes=classes(splits))
+
+    def objective(weights: torch.Tensor, intercepts: torch.Tensor) -> float:
+        logits = torch.addmm(intercepts.double(), features.double(), weights.double().T)
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return float(C * loss + weights.double().square().sum() / 2)
+
+    theirs = objective(torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_))
+    excess = theirs / objective(ours.weights[0], ours.intercepts[0]) - 1
+    return excess, float(model.score(*(part.numpy() for part in splits["test"])))
 
 
 def classes(splits: Splits) -> int:

@@ -22,6 +22,11 @@ def register() -> None:
         plugins.class_name_to_class[f"hydra_plugins.ssl_transfer.{plugin.__name__}"] = plugin
 
 
+def flags_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with ``-m`` in front: argparse takes no overrides on both sides."""
+    return sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
+
+
 def defer_axis_keys(arguments: list[str]) -> list[str]:
     """Return a multirun's arguments with the axes' keys left to the composition of each run.
 

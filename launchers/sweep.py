@@ -21,6 +21,8 @@ class SweepRefused(SystemExit):
 
     def __init__(self, problems: Iterable[str]) -> None:
         unique = list(dict.fromkeys(problems))
+        if not is_main_process():
+            unique = []  # all processes find the same; one says it
         for problem in unique:
             print(f"error: {problem}", file=sys.stderr)
         if len(unique) > 1:

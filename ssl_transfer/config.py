@@ -12,6 +12,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 AXES = ("model", "method", "dataset", "protocol")
@@ -127,17 +128,22 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
         config: the whole configuration, plain, interpolations unresolved.
         processes: number of processes that will share a batch.
     """
-    missing = sorted(OmegaConf.missing_keys(OmegaConf.create(dict(config))))
-    if missing:
-        return [f"`{key}` must be given; add `{key}=…` to the command line." for key in missing]
     try:
+        missing = sorted(OmegaConf.missing_keys(OmegaConf.create(dict(config))))
+        if missing:
+            return [f"`{key}` must be given; add `{key}=…` to the command line." for key in missing]
         resolved = resolve(config)
-    except Exception as error:  # OmegaConf's own hierarchy: one sentence each
+    except OmegaConfBaseException as error:
         return [f"every interpolation must resolve, but {str(error).splitlines()[0]}."]
     found = list(_shared_problems(resolved))
     for axis in AXES:
-        if resolved.get(axis) is not None:
-            found += _node_problems(axis, resolved[axis])
+        if (
+            axis == "dataset"
+            and resolved[axis] is None
+            and _name(resolved["protocol"]) == "pretrain"
+        ):
+            continue  # the pre-training set stands in the method
+        found += _node_problems(axis, resolved[axis])
     if not found:
         found += _batch_problems(resolved, processes)
     return found
@@ -153,6 +159,10 @@ def _shared_problems(config: Mapping[str, Any]) -> Iterator[str]:
             yield (f"`trainer.{name}` must be at least {lowest}, but is {config['trainer'][name]}.")
 
 
+def _name(node: Any) -> Any:
+    return node.get("name") if isinstance(node, Mapping) else None
+
+
 def _node_problems(path: str, node: Any) -> list[str]:
     """Bind one axis's node to what it names: its target, its recipe, its optimizer."""
     from ssl_transfer import binding
@@ -161,6 +171,14 @@ def _node_problems(path: str, node: Any) -> list[str]:
         return [f"`{path}` must be an option of its group, but is {node!r}."]
     found: list[str] = []
     for part in binding.parts(path, node):
+        if not isinstance(part.keys, Mapping):
+            found.append(f"`{part.path}` must be a mapping of keys, but is {part.keys!r}.")
+            continue
+        if not (isinstance(part.target, str) or callable(part.target)):
+            found.append(
+                f"`{part.path}._target_` must name a function or class, but is {part.target!r}."
+            )
+            continue
         try:
             target = locate(part.target) if isinstance(part.target, str) else part.target
         except ValueError as error:

@@ -86,6 +86,8 @@ def execute(run: Run) -> dict[str, Any]:
         Interrupted: if a signal stopped it; it can go on.
     """
     device = distributed.start(run.config["trainer"]["device"])
+    if not distributed.is_main():
+        logging.getLogger("ssl_transfer").setLevel(logging.WARNING)  # the first process tells
     with contextlib.ExitStack() as stack:
         ours = True
         if distributed.is_main():
@@ -94,14 +96,19 @@ def execute(run: Run) -> dict[str, Any]:
             )
         if not distributed.broadcast_object(ours):
             return run.record()
-        if distributed.is_main() and run.config["force"]:
-            (run.folder / "record.json").unlink(missing_ok=True)
+        if distributed.is_main():
+            (run.folder / "failure.json").unlink(missing_ok=True)
+            if run.config["force"]:
+                (run.folder / "record.json").unlink(missing_ok=True)
         distributed.barrier()
         try:
             return _work(run, device)
         except NotApplicable as error:
             return _finish_not_applicable(run, str(error))
         except Exception as error:
+            earlier = run.failure()  # of another process, whose end made this one fail
+            if earlier is not None:
+                raise RunFailed(earlier["error"]) from error
             sentence = str(error) if isinstance(error, UserError) else _last_line(error)
             fail(run, sentence, trace=traceback.format_exc(), stage="work")
             if not isinstance(error, UserError):

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 from ssl_transfer import distributed
 from ssl_transfer.context import Context
@@ -20,7 +20,7 @@ class RunLogger:
         self.file: IO[str] | None = None
         self.wandb: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunLogger":
         if distributed.is_main():
             self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
             options = self.run.resolved["logger"]

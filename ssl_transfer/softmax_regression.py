@@ -49,12 +49,14 @@ class Solution:
         intercepts: minus infinity for a class without a sample.
         iterations: of L-BFGS.
         converged: whether the tolerance was reached.
+        basis: of the space in which the fit took place.
     """
 
     weights: Float[Tensor, "P classes dim"]
     intercepts: Float[Tensor, "P classes"]
     iterations: Int64[Tensor, " P"]
     converged: Bool[Tensor, " P"]
+    basis: Float[Tensor, "dim axes"]
 
     def logits(
         self, problem: int, features: Float[Tensor, "samples dim"]
@@ -63,7 +65,13 @@ class Solution:
         return torch.addmm(self.intercepts[problem], features, self.weights[problem].T)
 
     def __getitem__(self, problems: slice) -> "Solution":
-        return Solution(*(getattr(self, f.name)[problems] for f in dataclasses.fields(self)))
+        return Solution(
+            self.weights[problems],
+            self.intercepts[problems],
+            self.iterations[problems],
+            self.converged[problems],
+            self.basis,
+        )
 
 
 def fit_path(
@@ -90,14 +98,14 @@ def fit_path(
             of any scale and for any C.
         max_iter: iterations per problem.
         memory: pairs that L-BFGS remembers.
-        start: classifier to start from, for a single C (``None``: zero).
+        start: classifier to start from, for a single C (``None``: zero), fitted to similar features.
 
     Raises:
         ValueError: in one sentence, for features or labels that cannot be fitted.
     """
     _check(features, labels, C, classes)
     present, targets = torch.unique(labels, return_inverse=True)
-    design = _Design(features)
+    design = _Design(features, None if start is None else start.basis)
     solver = _Solver(design, targets, len(present), tol=tol, max_iter=max_iter, memory=memory)
     wanted = np.asarray(C, dtype=np.float64)
     # The penalty of the mean loss, for weights of the scaled features, is 1 / (C unit).
@@ -120,6 +128,7 @@ def fit_path(
         intercepts=weights.new_full((len(C), classes), -torch.inf),
         iterations=path.iterations[every],
         converged=path.converged[every],
+        basis=design.basis,
     )
     solution.weights[:, present] = weights
     solution.intercepts[:, present] = intercepts
@@ -144,12 +153,16 @@ def _check(features: Tensor, labels: Tensor, C: Sequence[float], classes: int) -
 class _Design:
     """Features in the coordinates of the fit, with a column of ones for the intercept."""
 
-    def __init__(self, features: Float[Tensor, "N dim"]) -> None:
+    def __init__(
+        self, features: Float[Tensor, "N dim"], basis: Float[Tensor, "dim axes"] | None
+    ) -> None:
         self.mean = features.mean(0)
         centred = features - self.mean
         self.scale = float(centred.square().mean().sqrt()) or 1.0
         centred /= self.scale
-        self.basis = _principal_axes(centred)
+        # A basis of the whole space serves any features.
+        fits = basis is not None and basis.shape == (features.shape[1], features.shape[1])
+        self.basis = basis if basis is not None and fits else _principal_axes(centred)
         rows = centred @ self.basis
         self.rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
         self.variances = self.rows.square().mean(0)

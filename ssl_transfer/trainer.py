@@ -10,6 +10,7 @@ import functools
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Literal
@@ -241,8 +242,11 @@ def _parallel(learner: Learner, context: Context) -> nn.Module:
         model = torch.compile(model)  # type: ignore[assignment]
     if distributed.world_size() == 1:
         return model
-    # Buffers need no broadcast: batch statistics are reduced over all processes already.
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        # The name that the newest torch would like is unknown to older ones.
+        warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+        # Buffers need no broadcast: batch statistics are reduced over all processes already.
+        return DistributedDataParallel(model, broadcast_buffers=False)
 
 
 def _share(stream: Stream, steps: range) -> Iterator[Items]:

@@ -26,8 +26,8 @@ def encoder():
     """Return an encoder with BatchNorm; every layer of it costs two messages per step."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),
-                  nn.Conv2d(8, 8, 3, 2), nn.BatchNorm2d(8)]  # fmt: skip
+        layers = [nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+                  nn.Conv2d(8, 8, 3, 2, bias=False), nn.BatchNorm2d(8)]  # fmt: skip
         module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return models.wrap(module, Preprocessing(size=16, resize=None))
 

@@ -1,0 +1,41 @@
+"""What Hydra finds wrong with a command line, in one sentence each."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+
+def sentence(error: HydraException) -> str:
+    """Return what is wrong and what would be right, without Hydra's internals."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        known = [name for name in error.options if not name.startswith("_")]
+        hint = _near(option, known) or "."
+        return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        parent, _, key = str(cause.full_key).rpartition(".")
+        if lines[0].startswith("Could not override"):
+            where = f"`{parent}`" if parent else "the configuration"
+            siblings = cause.parent_node if isinstance(cause.parent_node, Mapping) else {}
+            known = [str(name) for name in siblings if name != "hydra"]
+            hint = _near(key, known) or f"; known keys: {', '.join(known)}."
+            return f"`{cause.full_key}` is not a key of {where}{hint}"
+        reason = str(cause.msg).partition("\n")[0]
+        return f"`{cause.full_key}` cannot be set: {reason[:1].lower()}{reason[1:]}."
+    if lines[0].startswith("Ambiguous value for argument"):
+        argument = lines[0].partition("'")[2].rstrip("'")
+        return (
+            f"`{argument}` names several values; add -m to run every combination, or write "
+            "key=[a,b] for a list."
+        )
+    said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
+    return f"{'; '.join(said)}."
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
