@@ -67,8 +67,8 @@ def main() -> None:
     try:
         run()
     except HydraException as error:
-        from launchers.complaints import sentence
         from launchers.sweep import SweepRefused
+        from ssl_transfer.complaints import sentence
 
         raise SweepRefused([sentence(error)]) from error
     except KeyboardInterrupt:

@@ -11,8 +11,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from launchers import sweep
-from launchers.complaints import sentence
 from launchers.composition import CompositionCache, task_overrides
+from ssl_transfer.complaints import sentence
 from ssl_transfer.config import resolve
 from ssl_transfer.runs import Run
 

@@ -5,9 +5,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.errors import HydraException
 from torch import nn
 
 from ssl_transfer import datasets, distributed, models
+from ssl_transfer.complaints import sentence
 from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.execution import make_context, protocol_of
@@ -46,7 +48,10 @@ def evaluate(
     """
     names = [f"{axis}={choice}" for axis, choice in (("dataset", dataset), ("protocol", protocol))
              if isinstance(choice, str)]  # fmt: skip
-    config = plain(compose([*names, f"seed={seed}", *overrides]))
+    try:
+        config = plain(compose([*names, f"seed={seed}", *overrides]))
+    except HydraException as error:
+        raise ValueError(sentence(error)) from error
     found = problems(config, processes=distributed.world_size())
     if found:
         raise ValueError(" ".join(found))

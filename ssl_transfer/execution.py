@@ -47,10 +47,9 @@ def check(run: Run) -> str | None:
     """
     try:
         dataset = dataset_of(run)
-        if not run.requirements and not run.is_pretraining:
-            weights = run.resolved["model"].get("weights") or {}
-            if weights.get("path"):
-                models.build(run.resolved["model"], seed=run.resolved["method"]["seed"])
+        model = run.resolved["model"]
+        if not run.requirements and (model.get("weights") or {}).get("path"):
+            _try_weights(json.dumps(model, sort_keys=True))
         if not run.is_pretraining:
             accepted = locate(run.resolved["protocol"]["_target_"]).targets  # type: ignore[attr-defined]
             if dataset.target not in accepted:
@@ -73,6 +72,12 @@ def dataset_of(run: Run) -> Dataset:
 @functools.lru_cache(maxsize=16)
 def _dataset(node: str) -> Dataset:
     return datasets.build(json.loads(node))
+
+
+@functools.lru_cache(maxsize=64)
+def _try_weights(node: str) -> None:
+    """Load a model's weights once per process, to see whether they fit."""
+    models.build(json.loads(node))
 
 
 def execute(run: Run) -> dict[str, Any]:

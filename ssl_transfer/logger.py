@@ -22,10 +22,11 @@ class RunLogger:
 
     def __enter__(self) -> "RunLogger":
         if distributed.is_main():
-            self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
             options = self.run.resolved["logger"]
             if options["name"] == "wandb":
                 self.wandb = _start_wandb(self.run, options)
+            # Opened last: where wandb does not start, nothing is left open.
+            self.file = (self.folder / "metrics.jsonl").open("a", encoding="utf-8")
         return self
 
     def __exit__(

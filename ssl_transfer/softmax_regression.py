@@ -98,7 +98,7 @@ def fit_path(
             of any scale and for any C.
         max_iter: iterations per problem.
         memory: pairs that L-BFGS remembers.
-        start: classifier to start from, for a single C (``None``: zero), fitted to similar features.
+        start: classifier of similar features to start from, for a single C (``None``: zero).
 
     Raises:
         ValueError: in one sentence, for features or labels that cannot be fitted.

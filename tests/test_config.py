@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.errors import HydraException
 
 from ssl_transfer import runs
+from ssl_transfer.complaints import sentence
 from ssl_transfer.config import AXES, CONF, compose, options, plain, problems
 
 REQUIRED = {
@@ -90,6 +92,31 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
     assert "`precision` must be one of ['fp32', 'bf16', 'fp64'], but is 'fp16'." in told
     assert "`trainer.workers` must be at least 0, but is -1." in told
     assert len(told.splitlines()) == 14
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("metod=simclr", "`metod` is not a key of the configuration; did you mean `method`?"),
+        ("protocol.epoch=3", "`protocol.epoch` is not a key of `protocol=linear_probe`; did you mean `epochs`?"),
+        ("protocol.grid.x=1", "`protocol.grid.x` is not a key of `protocol.grid`; known keys: lr, "
+         "weight_decay."),
+        ("protocol=kn", "`protocol` must be one of bn_tune, finetune, knn, linear_probe, "
+         "logistic_regression, pretrain, but is `kn`; did you mean `knn`?"),
+        ("logger=x", "`logger` must be one of none, wandb, but is `x`."),
+        ("seed=abc", "`seed` cannot be set: value 'abc' of type 'str' could not be converted to "
+         "Integer."),
+        ("protocol=knn,finetune", "`protocol=knn,finetune` names several values; add -m to run "
+         "every combination, or write key=[a,b] for a list."),
+        ("foo", "Error parsing override 'foo'; missing EQUAL at '<EOF>'."),
+    ],
+)  # fmt: skip
+def test_what_does_not_compose_is_one_sentence_without_hydras_internals(
+    override: str, said: str
+) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose([override])
+    assert sentence(caught.value) == said
 
 
 def edited(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:

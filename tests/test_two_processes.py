@@ -17,18 +17,27 @@ from ssl_transfer.trainer import Recipe, fit
 
 METHODS = [name for name in options("method") if name != "as_is"]
 KINDS = ("head", "batch_norm", "all")
-LENGTHS = [("fp64", 200, 1e-9), ("fp32", 50, 1e-4)]
+LENGTHS = [
+    pytest.param("fp64", 200, 1e-9, marks=pytest.mark.slow),
+    ("fp32", 50, 1e-4),
+]
 BATCH = 16
 STEPS_PER_EPOCH = 15  # as `photos` has at the published batch: 50 steps lie in the warm-up
 
 
 def encoder():
-    """Return an encoder with BatchNorm; every layer of it costs two messages per step."""
+    """Return an encoder with BatchNorm; each such layer costs two messages per step.
+
+    Smooth activations, since a ReLU turns a rounding error near 0 into another gradient; and none
+    of its parameters is without effect, since Adam turns rounding errors into whole steps there.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-                  nn.Conv2d(8, 8, 3, 2, bias=False), nn.BatchNorm2d(8)]  # fmt: skip
-        module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        module = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.SiLU()),
+            *(nn.Conv2d(8, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.SiLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        )
     return models.wrap(module, Preprocessing(size=16, resize=None))
 
 
@@ -143,4 +152,6 @@ def test_every_gradient_of_two_processes_is_that_of_one(gloo_pool, tmp_path, tra
     (_, first), (_, second) = gloo_pool.run(train, tmp_path, what, "fp64", 1)
     assert difference(alone, first) < 1e-11
     assert difference(first, second) == 0
-    assert sum(bool(gradient.abs().max() > 1e-6) for gradient in alone.values()) > len(alone) - 3
+    without = [name for name, gradient in alone.items() if gradient.abs().max() < 1e-9]
+    # Only a bias whose effect the next BatchNorm or the loss takes away again has no gradient.
+    assert all(name.startswith("projector") and name.endswith("bias") for name in without)

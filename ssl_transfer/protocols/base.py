@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
@@ -30,6 +30,7 @@ class Score:
     primary: bool = False
 
 
+@runtime_checkable
 class EvaluationProtocol(Protocol):
     """What is measured: hyper-parameters in the constructor, the work in ``run``."""
 

@@ -1,9 +1,11 @@
 """What Hydra finds wrong with a command line, in one sentence each."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
@@ -19,9 +21,10 @@ def sentence(error: HydraException) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         parent, _, key = str(cause.full_key).rpartition(".")
         if lines[0].startswith("Could not override"):
-            where = f"`{parent}`" if parent else "the configuration"
-            siblings = cause.parent_node if isinstance(cause.parent_node, Mapping) else {}
-            known = [str(name) for name in siblings if name != "hydra"]
+            siblings = _siblings(cause.parent_node)
+            option = f"={siblings['name']}" if "${" not in siblings.get("name", "${") else ""
+            where = f"`{parent}{option}`" if parent else "the configuration"
+            known = [name for name in siblings if name not in ("_target_", "hydra")]
             hint = _near(key, known) or f"; known keys: {', '.join(known)}."
             return f"`{cause.full_key}` is not a key of {where}{hint}"
         reason = str(cause.msg).partition("\n")[0]
@@ -34,6 +37,13 @@ def sentence(error: HydraException) -> str:
         )
     said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
     return f"{'; '.join(said)}."
+
+
+def _siblings(node: Any) -> dict[str, str]:
+    """Return the keys of a node with their values as text, interpolations unresolved."""
+    values = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_dict(node) else {}
+    assert isinstance(values, dict)
+    return {str(key): str(value) for key, value in values.items()}
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -1,0 +1,121 @@
+"""``evaluate`` from one's own script."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_runs import DATA, TUNING, carry_out, tiny
+from torch import nn
+
+import ssl_transfer
+from ssl_transfer import models
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.embedded import digits
+from ssl_transfer.models.small_resnet import small_resnet
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.knn import KNN
+
+PREPROCESSING = Preprocessing(size=16, resize=None)  # that of tiny_runs
+HERE = ["trainer.device=cpu", "trainer.progress_bar=false"]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """A backbone in train mode, part of it in eval mode, one layer frozen, with a gradient."""
+    encoder = small_resnet(width=4)
+    module = encoder.backbone if isinstance(encoder, models.Encoder) else encoder
+    torch.manual_seed(0)
+    for tensor in module.parameters():
+        nn.init.normal_(tensor, std=0.2)
+    module.train()
+    next(layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)).eval()
+    first = next(module.parameters())
+    first.requires_grad_(False)
+    list(module.parameters())[1].grad = torch.ones_like(list(module.parameters())[1])
+    return module
+
+
+@pytest.mark.parametrize("protocol", ["linear_probe", "finetune", "knn"])
+def test_the_score_is_that_of_the_command_line_with_the_same_weights(
+    tmp_path: Path, network: nn.Module, protocol: str
+) -> None:
+    path = tmp_path / "network.pt"
+    torch.save(network.state_dict(), path)
+    tuned = protocol != "knn"
+    run = tiny(
+        tmp_path, f"protocol={protocol}", f"model.weights.path={path}", "seed=2", tuned=tuned
+    )
+    assert carry_out(run).failures == {}
+    overrides = [*DATA, *HERE, *(TUNING if tuned else [])]
+    scores = ssl_transfer.evaluate(
+        network, "digits", protocol, overrides=overrides, preprocessing=PREPROCESSING, seed=2
+    )
+    recorded = {s["metric"]: s["value"] for s in run.record()["scores"]}
+    assert scores == recorded
+
+
+def test_the_module_stays_bit_identical_in_weights_mode_and_gradients(network: nn.Module) -> None:
+    before = copy.deepcopy(network.state_dict())
+    modes = [module.training for module in network.modules()]
+    flags = [tensor.requires_grad for tensor in network.parameters()]
+    ssl_transfer.evaluate(
+        network, protocol="finetune", overrides=[*DATA, *HERE, *TUNING],
+        preprocessing=PREPROCESSING,
+    )  # fmt: skip
+    assert [module.training for module in network.modules()] == modes
+    assert [tensor.requires_grad for tensor in network.parameters()] == flags
+    assert torch.equal(list(network.parameters())[1].grad, torch.ones_like(
+        list(network.parameters())[1]))  # fmt: skip
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_datasets_and_protocols_may_be_objects(network: nn.Module) -> None:
+    small = digits(name="digits", labels_per_class=4, test_per_class=2)
+    assert isinstance(small, Dataset)
+    given = ssl_transfer.evaluate(
+        network, small, KNN(k=5, temperature=0.07), overrides=HERE, preprocessing=PREPROCESSING
+    )
+    named = ssl_transfer.evaluate(
+        network, "digits", "knn", overrides=[*DATA, *HERE, "protocol.k=5"],
+        preprocessing=PREPROCESSING,
+    )  # fmt: skip
+    assert given == named
+    assert 0 <= given["top1"] <= 1
+
+
+def test_a_folder_keeps_what_an_interrupted_call_needs(tmp_path: Path, network: nn.Module) -> None:
+    ssl_transfer.evaluate(
+        network, protocol="finetune", overrides=[*DATA, *HERE, *TUNING],
+        preprocessing=PREPROCESSING, folder=tmp_path / "mine",
+    )  # fmt: skip
+    with np.load(tmp_path / "mine" / "test_predictions.npz") as kept:
+        assert len(kept["arr_0"]) == 20
+
+
+class Flat(nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"dataset": "digit"}, "`dataset` must be one of .*digits.*, but is `digit`"),
+        ({"protocol": "linear_prob"}, "did you mean `linear_probe`"),
+        ({"overrides": ["protocol.epoch=3"]}, "did you mean `epochs`"),
+        ({"overrides": ["protocol.epochs=many"]}, "`protocol.epochs` must be"),
+        ({"overrides": ["+protocol.epohcs=2"]}, "did you mean `epochs`"),
+        ({"encoder": Flat(), "overrides": [*DATA, *HERE, *TUNING]}, "features"),
+        ({"preprocessing": None}, "preprocessing"),
+        ({"dataset": "image_folder"}, "`dataset.root` must be given"),
+    ],
+)
+def test_misuse_is_answered_with_a_sentence(
+    network: nn.Module, arguments: dict[str, object], said: str
+) -> None:
+    given = {"encoder": network, "preprocessing": PREPROCESSING, **arguments}
+    with pytest.raises(ValueError, match=said):
+        ssl_transfer.evaluate(**given)
