@@ -98,7 +98,8 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
     ("override", "said"),
     [
         ("metod=simclr", "`metod` is not a key of the configuration; did you mean `method`?"),
-        ("protocol.epoch=3", "`protocol.epoch` is not a key of `protocol=linear_probe`; did you mean `epochs`?"),
+        ("protocol.epoch=3", "`protocol.epoch` is not a key of `protocol=linear_probe`; did "
+         "you mean `epochs`?"),
         ("protocol.grid.x=1", "`protocol.grid.x` is not a key of `protocol.grid`; known keys: lr, "
          "weight_decay."),
         ("protocol=kn", "`protocol` must be one of bn_tune, finetune, knn, linear_probe, "

@@ -143,10 +143,10 @@ class Search:
         scores = []
         for C in self.protocol.grid():
             self._fit(model, C, self.train)
-            scores.append(self.metric(self._log_probabilities(model, self.val[0]), self.val[1]))
+            scores.append(self.metric(self._logits(model, self.val[0]), self.val[1]))
         best = int(np.argmax(scores))
         self._fit(model, self.protocol.grid()[best], self.both)
-        return scores, best, self._log_probabilities(model, test)
+        return scores, best, self._logits(model, test)
 
     def _fit(
         self, model: sklearn.linear_model.LogisticRegression, C: float, samples: Samples
@@ -159,10 +159,12 @@ class Search:
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(features, labels)
 
-    def _log_probabilities(
+    def _logits(
         self, model: sklearn.linear_model.LogisticRegression, features: Tensor
     ) -> Float[Tensor, "samples classes"]:
-        found = torch.from_numpy(model.predict_log_proba(features.cpu().numpy()))
+        found = torch.from_numpy(model.decision_function(features.cpu().numpy()))
+        if found.ndim == 1:  # two classes: the second's score
+            found = torch.stack([-found, found], dim=1)
         logits = found.new_full((len(found), self.classes), -torch.inf)
         logits[:, torch.from_numpy(model.classes_)] = found
         return logits

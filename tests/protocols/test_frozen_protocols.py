@@ -146,6 +146,19 @@ def test_published_is_the_warm_started_loop_of_a_hundred_iterations(
     assert [fit[2:] for fit in fits] == [(100, True, number > 0) for number in range(6)]
 
 
+def test_published_predicts_two_classes_and_certain_ones_without_a_warning(
+    encoder, dataset, tmp_path
+):
+    two = {name: s.subset(np.flatnonzero(s.targets < 2)) for name, s in dataset.splits.items()}
+    pair = Dataset("two", dataset.classes, "class", "top1", two, True, "2" * 64, {})
+    scores = {}
+    for published in (True, False):
+        protocol = LogisticRegression(wd_values=3, wd_log10=(-9, -3), published=published)
+        scores[published] = run(protocol, encoder, pair, tmp_path)[0]["top1"].value
+    assert scores[True] > 0.85
+    assert scores[True] == pytest.approx(scores[False], abs=0.06)
+
+
 def test_equally_good_values_give_the_largest_c(encoder, dataset, tmp_path):
     easy = Dataset(
         "easy", dataset.classes, "class", "top1",
