@@ -22,7 +22,7 @@ def main() -> None:
     """Run the steps and say where everything lies."""
     began = time.monotonic()
     tables = f"{OUTPUTS}/tables"
-    step("Pre-train six encoders, judge each", "run.py", "-m", "experiment=demo")
+    step("Pre-train nine encoders, judge each", "run.py", "-m", "experiment=demo")
     step("Judge a random encoder", "run.py", "-m", "experiment=demo_random")
     saved = ["--outputs", OUTPUTS, "--save", tables]
     step("The scores", "-m", "results", "table", *saved)

@@ -105,6 +105,7 @@ def execute(run: Run) -> dict[str, Any]:
             (run.folder / "failure.json").unlink(missing_ok=True)
             if run.config["force"]:
                 (run.folder / "record.json").unlink(missing_ok=True)
+                runs.clear(run)
         distributed.barrier()
         try:
             return _work(run, device)
@@ -115,7 +116,9 @@ def execute(run: Run) -> dict[str, Any]:
             if earlier is not None:
                 raise RunFailed(earlier["error"]) from error
             sentence = str(error) if isinstance(error, UserError) else _last_line(error)
-            fail(run, sentence, trace=traceback.format_exc(), stage="work")
+            # A full disk or a lost file system says nothing about the run: it is tried again.
+            stage = "check" if isinstance(error, OSError) else "work"
+            fail(run, sentence, trace=traceback.format_exc(), stage=stage)
             if not isinstance(error, UserError):
                 log.error("%s", traceback.format_exc())
             raise RunFailed(sentence) from error

@@ -193,6 +193,11 @@ def graph(runs: Iterable[Run]) -> list[Run]:
 def finish(run: Run, record: Mapping[str, Any]) -> None:
     """Write the record, atomically, then remove what only a resume would need."""
     write_atomically(run.folder / "record.json", json.dumps(record, indent=1).encode())
+    clear(run)
+
+
+def clear(run: Run) -> None:
+    """Remove what only a resume would need, and the traces of earlier failures."""
     for leftover in _leftovers(run.folder):
         leftover.unlink(missing_ok=True)
 
@@ -200,7 +205,9 @@ def finish(run: Run, record: Mapping[str, Any]) -> None:
 def _leftovers(folder: Path) -> Iterator[Path]:
     for name in ("failure.json", "progress.json", "checkpoint.pt"):
         yield folder / name
-    yield from folder.glob(".*.tmp")
+    # Not `.claim.*.tmp`: those belong to processes that wait for this run.
+    yield from folder.glob(".checkpoint.pt.*.tmp")
+    yield from folder.glob(".progress.json.*.tmp")
 
 
 def _filename(text: str) -> str:

@@ -30,8 +30,9 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssl_transfer.lbfgs import Pairs, PerProblem, dot
+
 Parameters = Float[Tensor, "P K R"]
-PerProblem = Float64[Tensor, " P"]
 
 SUFFICIENT_DECREASE = 1e-4  # Nocedal and Wright 2006, section 3.1
 CURVATURE = 0.9  # likewise
@@ -355,7 +356,7 @@ class _State:
         self.gradient = self._gradient(p, doubt)
         self.direction, self.decrease = self.gradient, self.loss
         self.stuck = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
-        self._pairs = _Pairs(len(theta), solver.memory, theta[0].numel(), theta)
+        self._pairs = Pairs(len(theta), solver.memory, theta[0].numel(), theta)
 
     def keep(self, mask: Bool[Tensor, " P"]) -> None:
         """Forget the problems outside of ``mask``."""
@@ -370,7 +371,7 @@ class _State:
         direction = self._pairs.apply_inverse(scaled).neg_().view_as(self.theta)
         self.direction = direction.mul_(self.scaling)
         # Half of Newton's squared decrement: by how much the quadratic model falls.
-        self.decrease = -_dot(self.gradient, self.direction) / 2
+        self.decrease = -dot(self.gradient, self.direction) / 2
         # What is left of the loss, or what the features have explained of it, if that is less.
         explained = (self._entropy - self.loss).clamp(min=1e-4 * self._entropy)
         good = self.decrease.abs() <= tol * torch.minimum(self.loss, explained)
@@ -408,7 +409,7 @@ class _State:
             narrow = length.to(self.theta.dtype)[:, None, None]
             p, doubt = self._softmax(torch.addcmul(self.margins, change, narrow))
             self.loss = _mean_loss(doubt) + ridge + length * linear + length.square() * square / 2
-            steepness = _dot(p, change) / len(self._targets) + linear + length * square
+            steepness = dot(p, change) / len(self._targets) + linear + length * square
             fell = self.loss <= before + SUFFICIENT_DECREASE * length * slope + noise
             flat = steepness >= CURVATURE * slope
             if trial == TRIALS or bool((fell & flat).all()):
@@ -437,7 +438,7 @@ class _State:
         return (margins - F.softplus(doubt)[:, None]).exp_(), doubt
 
     def _ridge(self, first: Parameters, second: Parameters) -> PerProblem:
-        return _dot(self.penalty * first, second)
+        return dot(self.penalty * first, second)
 
     def _gradient(self, p: Float[Tensor, "P K N"], doubt: Float[Tensor, "P N"]) -> Parameters:
         """Return the gradient of the loss; ``p`` becomes the residuals."""
@@ -448,72 +449,3 @@ class _State:
 def _mean_loss(doubt: Float[Tensor, "P N"]) -> PerProblem:
     """Return the mean cross-entropy: softplus is the label's surprise."""
     return F.softplus(doubt).double().mean(1)
-
-
-class _Pairs:
-    """The last steps s and changes of the gradient y, in scaled coordinates, and their products.
-
-    The inverse Hessian is applied in its compact form (Byrd, Nocedal and Schnabel 1994, theorem
-    2.2): two passes over the pairs, the rest is algebra of M x M matrices.
-    """
-
-    def __init__(self, problems: int, memory: int, size: int, like: Tensor) -> None:
-        self.steps = like.new_zeros(problems, memory, size)
-        self.changes = like.new_zeros(problems, memory, size)
-        double = torch.zeros(problems, memory, memory, dtype=torch.float64, device=like.device)
-        self.step_change, self.change_change = double, double.clone()
-        self.order: list[int] = []  # slots, oldest pair first
-
-    def keep(self, mask: Bool[Tensor, " P"]) -> None:
-        """Forget the problems outside of ``mask``."""
-        for name in ("steps", "changes", "step_change", "change_change"):
-            setattr(self, name, getattr(self, name)[mask])
-
-    def add(self, step: Float[Tensor, "P n"], change: Float[Tensor, "P n"]) -> Bool[Tensor, " P"]:
-        """Remember a pair instead of the oldest; return whether its curvature is positive."""
-        full = len(self.order) == self.steps.shape[1]
-        slot = self.order.pop(0) if full else len(self.order)
-        self.order.append(slot)
-        self.steps[:, slot], self.changes[:, slot] = step, change
-        used = slice(0, len(self.order))
-        both = torch.stack([step, change], dim=2)
-        with_change = torch.bmm(self.changes[:, used], both).double()
-        self.step_change[:, used, slot] = _products(self.steps[:, used], change)
-        self.step_change[:, slot, used] = with_change[..., 0]
-        self.change_change[:, used, slot] = with_change[..., 1]
-        self.change_change[:, slot, used] = with_change[..., 1]
-        return self.step_change[:, slot, slot] > 0
-
-    def apply_inverse(self, vector: Float[Tensor, "P n"]) -> Float[Tensor, "P n"]:
-        """Return the approximate inverse Hessian times ``vector``."""
-        if not self.order:
-            return vector.clone()
-        used, order = slice(0, len(self.order)), torch.tensor(self.order)
-        steps, changes = self.steps[:, used], self.changes[:, used]
-        products = self.step_change[:, order][:, :, order]
-        upper, curvature = products.triu(), products.diagonal(dim1=1, dim2=2)
-        squares = self.change_change[:, order][:, :, order]
-        gamma = (curvature[:, -1] / squares[:, -1, -1])[:, None, None]
-        a = _products(steps, vector)[:, order, None]
-        b = _products(changes, vector)[:, order, None]
-        u = torch.linalg.solve_triangular(upper, a, upper=True)
-        inner = curvature[..., None] * u + gamma * (squares @ u - b)
-        v = torch.linalg.solve_triangular(upper.mT, inner, upper=False)
-        by_age = torch.cat([v, -gamma * u], dim=2).to(vector.dtype)
-        by_slot = torch.empty_like(by_age)
-        by_slot[:, order] = by_age
-        found = vector * gamma[:, 0].to(vector.dtype)
-        found += torch.bmm(by_slot[:, None, :, 0], steps)[:, 0]
-        found += torch.bmm(by_slot[:, None, :, 1], changes)[:, 0]
-        return found
-
-
-def _dot(first: Float[Tensor, "P *n"], second: Float[Tensor, "P *n"]) -> PerProblem:
-    """Return each problem's scalar product."""
-    a, b = first.flatten(1), second.expand_as(first).flatten(1)
-    return torch.bmm(a[:, None], b[:, :, None])[:, 0, 0].double()
-
-
-def _products(rows: Float[Tensor, "P M n"], vector: Float[Tensor, "P n"]) -> Float64[Tensor, "P M"]:
-    """Return the scalar products of a problem's rows with its vector."""
-    return torch.bmm(rows, vector[..., None])[..., 0].double()

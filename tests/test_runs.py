@@ -108,3 +108,14 @@ def test_finishing_leaves_the_record_and_removes_what_a_resume_would_need(config
     assert run.is_finished
     assert run.record() == {"run_id": run.id}
     assert sorted(p.name for p in run.folder.iterdir()) == ["metrics.jsonl", "record.json"]
+
+
+def test_ids_stay_as_they_are():
+    """A key added later needs a neutral default: finished runs must keep their ids."""
+    pinned = {
+        (): "7c51fb2ca4e94f82",
+        ("method=simclr", "protocol=pretrain"): "448d3d295c16eede",
+        ("method=barlow_twins", "protocol=bn_tune", "dataset=textures", "seed=3"): "442c2c601b1b0d4f",
+    }
+    found = {line: Run(plain(compose(list(line)))).id for line in pinned}
+    assert found == pinned

@@ -52,7 +52,7 @@ class TunedClassifier(Learner):
     head i is that head trained alone. A head whose loss is not finite any more is dropped.
 
     Args:
-        encoder: frozen but for ``trained``, in place; the identity where the views are features already.
+        encoder: frozen but for ``trained``, in place; the identity where views are features.
         heads: modules from features to logits.
         trained: the encoder's layers that are in train mode, all of whose parameters are trained.
     """
