@@ -115,7 +115,12 @@ def test_ids_stay_as_they_are():
     pinned = {
         (): "7c51fb2ca4e94f82",
         ("method=simclr", "protocol=pretrain"): "448d3d295c16eede",
-        ("method=barlow_twins", "protocol=bn_tune", "dataset=textures", "seed=3"): "442c2c601b1b0d4f",
+        (
+            "method=barlow_twins",
+            "protocol=bn_tune",
+            "dataset=textures",
+            "seed=3",
+        ): "442c2c601b1b0d4f",
     }
     found = {line: Run(plain(compose(list(line)))).id for line in pinned}
     assert found == pinned
