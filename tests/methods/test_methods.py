@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,12 +175,13 @@ def test_a_node_is_its_names_file_and_binds_to_its_target(name: str) -> None:
     assert signature_problems("method", target, keys, supplied=supplied) == []
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "optimizer").glob("*.yaml")), ids=lambda p: p.stem)
-def test_an_optimizers_file_gives_every_key_of_its_function(path: Path) -> None:
-    node = yaml.safe_load(path.read_text())
-    assert node["name"] == path.stem
+@pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
+def test_an_optimizers_file_gives_every_key_of_its_function(name: str) -> None:
+    # Variants such as sgd_nesterov state differences only; tests/test_config.py composes them.
+    node = yaml.safe_load((CONF / "optimizer" / f"{name}.yaml").read_text())
+    assert node["name"] == name
     assert optim.problems(node) == []
-    known = list(inspect.signature(optim.OPTIMIZERS[path.stem]).parameters)
+    known = list(inspect.signature(optim.OPTIMIZERS[name]).parameters)
     assert list(node)[1:] == known[1:]
     optim.build(node, [{"params": [nn.Parameter(torch.ones(2))]}])
 
