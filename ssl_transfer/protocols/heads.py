@@ -1,5 +1,6 @@
 """Classification heads, and a bank of them trained side by side on one encoder's features."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -57,3 +58,15 @@ def build_head(kind: HeadKind, dim: int, classes: int) -> nn.Module:
     if kind == "l2_linear":
         return nn.Sequential(L2Normalise(), _linear(dim, classes))
     return _linear(dim, classes)
+
+
+def apply_heads(
+    heads: Sequence[nn.Module] | nn.ModuleList, features: Float[Tensor, "batch dim"]
+) -> list[Float[Tensor, "batch classes"]]:
+    """Return each head's logits; linear heads share one product with the features."""
+    linear = [head for head in heads if isinstance(head, nn.Linear)]
+    if len(linear) < len(heads):
+        return [head(features) for head in heads]
+    weight = torch.cat([head.weight for head in linear])
+    bias = torch.cat([head.bias for head in linear])
+    return list(F.linear(features, weight, bias).chunk(len(linear), dim=1))

@@ -28,7 +28,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import scores_on_test
-from ssl_transfer.protocols.heads import HeadKind, build_head
+from ssl_transfer.protocols.heads import HeadKind, apply_heads, build_head
 from ssl_transfer.trainer import (
     Learner,
     NonFiniteLoss,
@@ -80,18 +80,15 @@ class TunedClassifier(Learner):
         """Return each head's logits."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
             features = self.encoder(images)
-        return [head(features) for head in self.heads]
+        return apply_heads(self.heads, features)
 
     def forward(
         self, views: tuple[Tensor, ...], targets: Int64[Tensor, " batch"]
     ) -> dict[str, Tensor]:
         """Return the cross-entropy, summed over the heads that are still finite."""
-        losses = torch.stack(
-            [
-                F.cross_entropy(logits.to(targets.device), targets)
-                for logits in self.logits(views[0])
-            ]
-        )
+        logits = torch.stack(self.logits(views[0]))
+        each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(len(logits)), reduction="none")
+        losses = each.view(len(logits), -1).mean(1)
         if len(self.heads) == 1:
             return {"loss": losses[0]}
         finite = losses.detach().isfinite().to(torch.float32)
