@@ -147,8 +147,8 @@ def corrupt_files(
     record = folder / "ssl_transfer" / "verified" / f"{digest.hexdigest()[:32]}.json"
     try:
         return {int(key): str(why) for key, why in json.loads(record.read_text()).items()}
-    except (OSError, ValueError):
-        pass  # not looked at yet, or a damaged record: look
+    except (OSError, ValueError) as error:
+        logger.debug("no verdict yet, or a damaged one (%s)", error)
     logger.info("looking at %d images; the verdict is kept until they change", len(paths))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         reasons = list(pool.map(_reason, paths, chunksize=64))
