@@ -9,7 +9,8 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 import launchers
-from launchers.composition import CompositionCache, task_overrides
+from launchers.composition import Composer, CompositionCache, task_overrides
+from ssl_transfer.complaints import sentence
 from ssl_transfer.config import CONF, compose, options, plain
 
 
@@ -50,18 +51,108 @@ def hydra():
         yield instance
 
 
-def test_remembered_compositions_equal_hydras_own_on_200_random_command_lines(hydra, tmp_path):
-    chance = random.Random(0)
-    lines = [command_line(chance) for _ in range(200)]
+@pytest.fixture(scope="module")
+def composed_by_hydra(hydra):
+    """Hydra's own composition of a command line, and a composer of the same sweep."""
     master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN)
+    loader = hydra.config_loader
+    return lambda line: plain(loader.load_sweep_config(master, line)), Composer(loader, master)
+
+
+def test_compositions_remembered_or_not_equal_hydras_own_on_100_random_command_lines(
+    composed_by_hydra, tmp_path
+):
+    by_hydra, composer = composed_by_hydra
+    chance = random.Random(0)
+    lines = [command_line(chance) for _ in range(100)]
     path = tmp_path / "compositions.jsonl"
     cache = CompositionCache(path)
     for line in lines:
-        cache.get(line, lambda line=line: hydra.config_loader.load_sweep_config(master, line))
+        cache.get(line, lambda line=line: composer.compose(line))
     again = CompositionCache(path)
     for line in lines:
         remembered = again.get(line, lambda: pytest.fail("it was composed before"))
-        assert remembered == plain(compose(line)), line
+        assert remembered == by_hydra(line), line
+
+
+UNUSUAL = [
+    ["experiment=demo", "seed=3"],
+    ["seed=3", "experiment=demo_random", "protocol.epochs=2"],
+    ["protocol.epochs=2", "protocol=finetune", "protocol.epochs=4"],
+    ["~experiment", "~logger", "seed=2"],
+    ["~seed", "+seed=4"],
+    ["~seed=0"],
+    ["seed=7", "~seed=7"],
+    ["protocol={epochs:2,clip_grad_norm:0.5}", "seed=1"],
+    ["method=simclr", "method.optimizer={lr:1}", "method.optimizer.lr=2", "method.epochs=1"],
+    ["method=simclr", "dataset@method.pretrain_on=digits", "method.pretrain_on.name=d", "seed=1"],
+    ["+optimizer@protocol.extra=adam", "+protocol.note='a=b'", "++protocol.extra.lr=1", "++seed=5"],
+    ["dataset.name='${model.name}_${seed}'", "seed=3", "+dataset.note='${oc.env:HOME}'"],
+    ["+alias='${dataset}'", "alias={name:other}", "seed=2"],
+    ["+alias='${lists.${seed}}'", "+lists=[[1],[2]]", "seed=1", "alias=[3,4]"],
+    ["+note='${hydra.job.name}'", "seed=2"],
+    ["hydra.verbose=true", "seed=2"],
+    ["+model.views=[{a:1},[2,null]]", "trainer.compile=True", "paths.data='/a b'", "seed=1_0"],
+    ["trainer.checkpoint_every_minutes=1", "precision=1", "debug=1", "trainer.workers='2'"],
+]
+WRONG = [
+    ["+alias='${dataset}'", "alias.name=other", "seed=2"],
+    ["+note='${hydra:job.name}'", "~note='${hydra:job.name}'"],
+    ["+dataset@extra=textures", "seed=1"],
+    ["model=3"],
+    ["model=no_such_thing", "seed=1"],
+    ["seed=abc"],
+    ["seed=1.5"],
+    ["metod=simclr", "seed=1"],
+    ["protocol.epoch=3", "protocol=knn"],
+    ["protocol.grid.x=1"],
+    ["seed=1,2"],
+    ["+seed=1"],
+    ["~seed=1"],
+    ["~nothing"],
+    ["no_group@model=1"],
+    ["logger@elsewhere=none"],
+    ["foo"],
+    ["hydra.nothing=1"],
+    ["++model=resnet18"],
+    ["model.name.first=x", "model=resnet18"],
+]
+
+
+def test_unusual_command_lines_compose_to_the_same_or_fail_with_the_same_sentence(
+    composed_by_hydra,
+):
+    by_hydra, composer = composed_by_hydra
+
+    def outcome(compose, line):
+        try:
+            return compose(line)
+        except Exception as error:  # Hydra lets a few of its own mistakes through
+            told = sentence(error) if isinstance(error, HydraException) else str(error)
+            return type(error), told
+
+    for line in UNUSUAL + WRONG:
+        expected = outcome(by_hydra, line)
+        assert isinstance(expected, tuple) == (line in WRONG), (line, expected)
+        assert outcome(lambda line: plain(composer.compose(line)), line) == expected, line
+
+
+def test_runs_that_choose_the_same_options_share_hydras_work_and_nothing_else(
+    composed_by_hydra, monkeypatch
+):
+    by_hydra, composer = composed_by_hydra
+    composer = Composer(composer.loader, composer.master)
+    options = ["model=resnet18", "protocol=knn"]
+    untouched = by_hydra(options)
+    asked = []
+    whole = composer._compose_whole
+    monkeypatch.setattr(composer, "_compose_whole", lambda o: asked.append(o) or whole(o))
+    for seed in range(5):
+        own = [f"seed={seed}", "~retry", "+dataset.note={a: 1}", f"model.name=m{seed}"]
+        composed = plain(composer.compose(options + own))
+        assert (composed["seed"], composed["model"]["name"]) == (seed, f"m{seed}")
+    assert plain(composer.compose(options)) == untouched
+    assert asked == [tuple(options)]
 
 
 def test_another_option_file_or_order_of_overrides_is_another_composition(tmp_path):
