@@ -54,7 +54,7 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
     sets ``WORLD_SIZE=1`` and thereby keeps them apart.
 
     Raises:
-        ValueError: if torchrun's variables are incomplete.
+        ValueError: if torchrun's variables are incomplete, or the computer to meet at is unknown.
     """
     env = os.environ if environment is None else environment
     if "WORLD_SIZE" in env:
@@ -90,7 +90,15 @@ def _submitit_place() -> Place:
         return Place()
     if job.num_tasks == 1:
         return Place()
-    host = job.hostnames[0] if job.num_nodes > 1 else "127.0.0.1"
+    first = job.hostnames[0] if job.num_nodes > 1 else "127.0.0.1"
+    host = os.environ.get("MASTER_ADDR", first)
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ValueError(
+            f"The first computer's name must be known to the network, but `{host}` is not "
+            f"({error}); set MASTER_ADDR: hydra.launcher.setup='[\"export MASTER_ADDR=…\"]'."
+        ) from error
     # A function of the job's id, hence the same for all; below the ports that Linux hands out to
     # outgoing connections (32768 and up).
     port = 20000 + randomness.derive(0, "port", job.job_id) % 12000
@@ -176,6 +184,21 @@ def stop() -> None:
         _subgroups.clear()
         gc.collect()  # such modules are part of reference cycles
         dist.destroy_process_group()
+
+
+def is_lost_partner(error: BaseException) -> bool:
+    """Return whether an error says that another process of this run is gone."""
+    words = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "remote process",
+    )
+    return (
+        world_size() > 1
+        and isinstance(error, RuntimeError)
+        and any(word in str(error) for word in words)
+    )
 
 
 def rank() -> int:

@@ -5,20 +5,17 @@ import datetime
 import functools
 import json
 import logging
-import platform
-import subprocess
+import os
 import time
 import traceback
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ssl_transfer import datasets, distributed, models, runs
+from ssl_transfer import claims, cluster, datasets, distributed, models, provenance, runs, stopping
 from ssl_transfer.binding import PROTOCOL_LABELS
-from ssl_transfer.claims import claimed
 from ssl_transfer.config import locate
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
@@ -90,6 +87,11 @@ def execute(run: Run) -> dict[str, Any]:
         RunFailed: with one sentence; the folder holds ``failure.json`` with the whole traceback.
         Interrupted: if a signal stopped it; it can go on.
     """
+    with stopping.stoppable():
+        return _execute(run)
+
+
+def _execute(run: Run) -> dict[str, Any]:
     device = distributed.start(run.config["trainer"]["device"])
     if not distributed.is_main():
         logging.getLogger("ssl_transfer").setLevel(logging.WARNING)  # the first process tells
@@ -97,14 +99,14 @@ def execute(run: Run) -> dict[str, Any]:
         ours = True
         if distributed.is_main():
             ours = stack.enter_context(
-                claimed(run.folder, finished=lambda: _done(run), waiting=_say_waiting)
+                claims.claimed(run.folder, finished=lambda: _done(run), waiting=_say_waiting)
             )
         if not distributed.broadcast_object(ours):
             return run.record()
         if distributed.is_main():
             (run.folder / "failure.json").unlink(missing_ok=True)
-            if run.config["force"]:
-                (run.folder / "record.json").unlink(missing_ok=True)
+            if run.is_finished:  # and forced; what was merely interrupted goes on
+                (run.folder / "record.json").unlink()
                 runs.clear(run)
         distributed.barrier()
         try:
@@ -112,16 +114,32 @@ def execute(run: Run) -> dict[str, Any]:
         except NotApplicable as error:
             return _finish_not_applicable(run, str(error))
         except Exception as error:
+            if stopping.arrived():  # what fails on the way out says nothing about the run
+                raise stopping.Interrupted from error
             earlier = run.failure()  # of another process, whose end made this one fail
             if earlier is not None:
                 raise RunFailed(earlier["error"]) from error
-            sentence = str(error) if isinstance(error, UserError) else _last_line(error)
-            # A full disk or a lost file system says nothing about the run: it is tried again.
-            stage = "check" if isinstance(error, OSError) else "work"
+            sentence, stage = _explain(error)
             fail(run, sentence, trace=traceback.format_exc(), stage=stage)
             if not isinstance(error, UserError):
                 log.error("%s", traceback.format_exc())
             raise RunFailed(sentence) from error
+
+
+def _explain(error: Exception) -> tuple[str, str]:
+    """Return the sentence for the user, and the stage: ``check`` if it says nothing about the run.
+
+    Such a run is tried again without being asked to: the disk was full, a process was lost.
+    """
+    if distributed.is_lost_partner(error):
+        return (
+            "every process of the run must stay alive, but one ended without a word (killed, "
+            "perhaps for want of memory, or its computer was lost); the same command goes on from "
+            "the last checkpoint.",
+            "check",
+        )
+    sentence = str(error) if isinstance(error, UserError) else _last_line(error)
+    return sentence, "check" if isinstance(error, OSError) else "work"
 
 
 def _done(run: Run) -> bool:
@@ -129,7 +147,7 @@ def _done(run: Run) -> bool:
 
 
 def _say_waiting(owner: dict[str, Any]) -> None:
-    log.info("waiting for process %s on %s, which computes this run", owner["pid"], owner["host"])
+    log.info("waiting for %s, which computes this run", claims.describe(owner))
 
 
 def _last_line(error: Exception) -> str:
@@ -154,6 +172,8 @@ def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
         "traceback": trace,
         "stage": stage,
         "when": _now(),
+        "job": cluster.current_job(),
+        "log": os.environ.get(claims.LOG),
     }
     try:
         write_atomically(run.folder / "failure.json", json.dumps(failure, indent=1).encode())
@@ -201,9 +221,10 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
             "started": began,
             "duration_s": round(time.monotonic() - clock, 3),
             "device": device.type,
+            "job": cluster.current_job(),
             "processes": distributed.world_size(),
-            "versions": _versions(),
-            "code": _revision(),
+            "versions": provenance.versions(),
+            "code": provenance.code(),
         }
         context.logger.finish(scores)
     if distributed.is_main():
@@ -251,8 +272,8 @@ def _finish_not_applicable(run: Run, reason: str) -> dict[str, Any]:
         "requires": [required.id for required in run.requirements],
         "started": _now(),
         "duration_s": 0.0,
-        "versions": _versions(),
-        "code": _revision(),
+        "versions": provenance.versions(),
+        "code": provenance.code(),
     }
     if distributed.is_main():
         runs.finish(run, record)
@@ -268,26 +289,3 @@ def _leave_encoder(run: Run, encoder: Encoder) -> None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    packages = ("torch", "torchvision", "timm", "hydra-core", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-@functools.cache
-def _revision() -> dict[str, Any]:
-    """Return the commit of the code that runs, and whether it was changed since."""
-    folder = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-            )
-        except OSError:
-            return None  # no git on this machine
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}

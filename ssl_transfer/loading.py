@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch, collate
+from ssl_transfer.stopping import shield_worker
 
 Items = list[tuple[int, int]]
 """(epoch, sample index) pairs."""
@@ -34,6 +35,7 @@ def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iter
         batch_sampler=batches,
         collate_fn=collate,  # type: ignore[arg-type]
         num_workers=context.workers,
+        worker_init_fn=shield_worker,
         generator=torch.Generator(),  # the global one stays untouched
         pin_memory=context.device.type == "cuda",
     )

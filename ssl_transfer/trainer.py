@@ -8,11 +8,9 @@ import contextlib
 import dataclasses
 import functools
 import math
-import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ssl_transfer import checkpoint, distributed, optim, randomness
+from ssl_transfer import checkpoint, distributed, optim, randomness, stopping
 from ssl_transfer.batch_statistics import convert
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
@@ -32,10 +30,6 @@ Parts = dict[str, Tensor]
 
 class NonFiniteLoss(ValueError):
     """The loss became infinite or not a number."""
-
-
-class Interrupted(SystemExit):
-    """A signal asked the training to stop; it has saved and can go on."""
 
 
 class Learner(nn.Module):
@@ -174,7 +168,7 @@ def fit(
 
     # 2. The loop.
     learner.train()
-    with stop_signals() as stop:
+    with stopping.deferred() as stop:
         bar = context.progress(batches, total=steps - start, label=name)
         for step, batch in zip(range(start, steps), bar, strict=True):
             factor = optim.learning_rate(
@@ -330,14 +324,14 @@ class Watch:
             self.logged_at = now
             values = {key: float(value) for key, value in parts.items()}
             lr = max(group["lr"] for group in self.optimizer.param_groups)
-            self.context.log(training=self.name, step=step + 1, lr=lr, **values)
+            self.context.log(training=self.name, step=step + 1, steps=steps, lr=lr, **values)
         every = self.context.checkpoint_every_steps
         due = now - self.saved_at > 60 * self.context.checkpoint_every_minutes
         due = due or (every is not None and (step + 1) % every == 0)
-        if not last and (due or self.stopping):
+        if self.stopping or (due and not last):
             self.save(step + 1)
-        if self.stopping and not last:
-            raise Interrupted(75)  # EX_TEMPFAIL: start again to go on
+        if self.stopping:
+            raise stopping.Interrupted
 
     def save(self, step: int) -> None:
         """Write the checkpoint with which ``step`` would begin."""
@@ -353,23 +347,3 @@ class Watch:
             },
         )
         self.saved_at = time.monotonic()
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM or SIGUSR2 arrived meanwhile."""
-    arrived: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-
-    try:
-        before = {s: signal.signal(s, remember) for s in (signal.SIGTERM, signal.SIGUSR2)}
-    except ValueError:  # not in the main thread: a caller's script decides about signals
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(arrived)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""Stopping on request: a signal ends a run where it can go on later.
+
+SIGTERM (a cancelled job, a requeue, ``kill``) and SIGUSR2 (SLURM's warning before a time limit or a
+preemption) raise ``Interrupted`` at once, because whatever a run does between trainings is either
+finished and on disk or quickly repeated. A training defers them: it saves at the step boundary.
+"""
+
+import atexit
+import contextlib
+import multiprocessing
+import multiprocessing.util  # registers its own exit function: ours must come after it
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
+EXIT_CODE = 75
+"""EX_TEMPFAIL of sysexits(3): start again to go on."""
+
+_arrived: set[int] = set()
+_deferring = False
+_installed = False
+
+
+class Interrupted(SystemExit):
+    """A signal asked the run to stop; it has saved what it must and can go on."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE)
+
+
+def arrived(number: int | None = None) -> bool:
+    """Return whether a signal (``None``: any of the two) arrived since ``stoppable`` began."""
+    return bool(_arrived) if number is None else number in _arrived
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    first = not _arrived
+    _arrived.add(number)
+    if first and not _deferring:
+        raise Interrupted  # once only: the second signal must not disturb the way out
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let the two signals raise ``Interrupted`` inside; the handlers before return afterwards."""
+    global _installed
+    if _installed:
+        yield
+        return
+    try:
+        before = {number: signal.signal(number, _remember) for number in SIGNALS}
+    except ValueError:  # not in the main thread: a caller's script decides about signals
+        yield
+        return
+    _arrived.clear()
+    _installed = True
+    try:
+        yield
+    finally:
+        _installed = False
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[Callable[[], bool]]:
+    """Hold ``Interrupted`` back inside; yield a function that tells whether it is wanted."""
+    global _deferring
+    with stoppable():
+        _deferring = True
+        try:
+            yield arrived
+        finally:
+            _deferring = False
+        if _arrived:  # too late for the last step to see it
+            raise Interrupted
+
+
+def shield_worker(worker: int) -> None:
+    """Let a DataLoader worker ignore the signals: its parent alone decides (``worker_init_fn``).
+
+    SLURM signals every process of a step, and a worker that dies of it fails its parent's run.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _kill_children() -> None:
+    # Shielded workers cannot be terminated, for which multiprocessing would wait at exit.
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+atexit.register(_kill_children)
