@@ -13,9 +13,11 @@ def register() -> None:
     # First: finding Hydra's own plugins loads their modules anew, and with them the base classes.
     plugins = Plugins.instance()
     from launchers.in_process import InProcessLauncher
+    from launchers.local import LocalLauncher
+    from launchers.slurm import SlurmLauncher
     from launchers.sweeper import GridSweeper
 
-    for plugin in (InProcessLauncher, GridSweeper):
+    for plugin in (InProcessLauncher, LocalLauncher, SlurmLauncher, GridSweeper):
         plugins.register(plugin)
         # Hydra instantiates only what is called hydra_plugins.…; a package of that name would have
         # to be installed to be found.

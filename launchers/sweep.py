@@ -1,19 +1,12 @@
 """What every launcher shares: check all, decide what is left, execute, remember how it went."""
 
 import dataclasses
-import datetime
-import json
 import os
-import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
-from ssl_transfer.files import write_atomically
 from ssl_transfer.runs import Run, graph
-
-State = Literal["finished", "new", "failed"]
 
 
 class SweepRefused(SystemExit):
@@ -37,6 +30,8 @@ class Outcome:
     asked: list[Run]
     failures: dict[str, str] = dataclasses.field(default_factory=dict)
     computed: int = 0
+    pending: int = 0
+    """Runs that SLURM still has to do."""
     folder: Path | None = None
 
     @property
@@ -58,8 +53,12 @@ def sticky_failure(run: Run) -> str | None:
     return f"{failure['error']} (failed earlier; `retry=true` runs it again)"
 
 
-def refuse_problems(runs: Sequence[Run]) -> None:
+def refuse_problems(runs: Iterable[Run], processes: Callable[[Run], int] | None = None) -> None:
     """Refuse the sweep if any configuration is wrong, naming everything at once.
+
+    Args:
+        runs: to check.
+        processes: how many will share a run's batch (``None``: as many as share this one).
 
     Raises:
         SweepRefused: with exit code 2.
@@ -67,26 +66,35 @@ def refuse_problems(runs: Sequence[Run]) -> None:
     from ssl_transfer.config import problems
     from ssl_transfer.distributed import find_place
 
-    processes = find_place().world_size
-    found = [problem for run in runs for problem in problems(run.config, processes=processes)]
+    here = find_place().world_size
+    found = [
+        problem
+        for run in runs
+        for problem in problems(run.config, processes=processes(run) if processes else here)
+    ]
     if found:
         raise SweepRefused(found)
 
 
-def execute_all(asked: Sequence[Run]) -> Outcome:
-    """Execute what is left of these runs and of what they require, each distinct run once.
+def prepare(
+    asked: Sequence[Run], processes: Callable[[Run], int] | None = None
+) -> tuple[Outcome, list[Run]]:
+    """Return what is left of these runs and of what they require, requirements first.
 
-    One failed run does not stop the others, except those that require it.
+    Runs that cannot be done (missing data, an earlier failure) are among them and in the
+    outcome's failures.
+
+    Raises:
+        SweepRefused: if any configuration is wrong.
     """
     outcome = Outcome(list(asked))
     todo = [run for run in graph(asked) if left_to_do(run)]
     needed = _still_needed(asked, todo)
     todo = [run for run in todo if run.id in needed]
     if not todo:
-        return outcome
-    refuse_problems(todo)
-    from ssl_transfer import distributed
-    from ssl_transfer.execution import RunFailed, check, execute, fail
+        return outcome, todo
+    refuse_problems(todo, processes)
+    from ssl_transfer.execution import check, fail
 
     for run in todo:
         reason = sticky_failure(run)
@@ -94,25 +102,56 @@ def execute_all(asked: Sequence[Run]) -> Outcome:
             fail(run, reason, trace="", stage="check")
         if reason is not None:
             outcome.failures[run.id] = reason
+    return outcome, todo
+
+
+def execute_all(asked: Sequence[Run]) -> Outcome:
+    """Execute what is left of these runs and of what they require, each distinct run once.
+
+    One failed run does not stop the others, except those that require it.
+    """
+    return execute_prepared(*prepare(asked))
+
+
+def execute_prepared(outcome: Outcome, todo: Sequence[Run]) -> Outcome:
+    """Execute what ``prepare`` found to do."""
     for number, run in enumerate(todo, 1):
         if run.id in outcome.failures:
             continue
-        blocked = [r for r in run.requirements if r.id in outcome.failures]
-        if blocked:
-            outcome.failures[run.id] = f"requires {blocked[0].describe()}, which failed"
-            continue
-        _say(f"[{number}/{len(todo)}] {run.describe()}")
-        try:
-            record = execute(run)
-        except RunFailed as error:
-            outcome.failures[run.id] = str(error)
-            _say(f"  failed: {error}")
-            if distributed.world_size() > 1:
-                raise SystemExit(1) from error  # the other processes may wait for this one
-            continue
-        outcome.computed += 1
-        _say(f"  {_scores(record)}")
+        if (reason := blocked(run)) is None:
+            say(f"[{number}/{len(todo)}] {run.describe()}")
+            reason = attempt(run)
+        if reason is not None:
+            outcome.failures[run.id] = reason
+        else:
+            outcome.computed += 1
     return outcome
+
+
+def blocked(run: Run) -> str | None:
+    """Return which run that this one requires has no record, and why; None if all have one."""
+    for required in run.requirements:
+        if not required.is_finished:
+            failure = required.failure()
+            why = f"failed: {failure['error']}" if failure else "left no record"
+            return f"requires {required.describe()}, which {why}"
+    return None
+
+
+def attempt(run: Run) -> str | None:
+    """Execute a run whose requirements are finished; return why it failed, None if it did not."""
+    from ssl_transfer import distributed
+    from ssl_transfer.execution import RunFailed, execute
+
+    try:
+        record = execute(run)
+    except RunFailed as error:
+        say(f"  failed: {error}")
+        if distributed.world_size() > 1:
+            raise SystemExit(1) from error  # the other processes may wait for this one
+        return str(error)
+    say(f"  {describe_scores(record)}")
+    return None
 
 
 def _still_needed(asked: Sequence[Run], todo: Sequence[Run]) -> set[str]:
@@ -124,7 +163,8 @@ def _still_needed(asked: Sequence[Run], todo: Sequence[Run]) -> set[str]:
     return needed
 
 
-def _scores(record: dict[str, object]) -> str:
+def describe_scores(record: dict[str, object]) -> str:
+    """Return a record's scores in one line."""
     if record["status"] == "not_applicable":
         return f"not applicable: {record['reason']}"
     scores = record["scores"]
@@ -137,7 +177,8 @@ def _scores(record: dict[str, object]) -> str:
     return f"{', '.join(shown) or 'done'} ({record['duration_s']} s)"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line at once, from the main process only."""
     if is_main_process():
         print(text, flush=True)
 
@@ -161,29 +202,5 @@ def conclude(outcome: Outcome) -> None:
         raise SystemExit(outcome.exit_code)
     if is_main_process():
         if not outcome.computed:
-            _say(f"{run.describe()} was finished before: {_scores(run.record())}")
-        _say(f"record: {run.folder / 'record.json'}")
-
-
-def remember(outcome: Outcome, outputs: Path) -> Path:
-    """Write the sweep's small folder: its command, its runs, and why some have no record."""
-    now = datetime.datetime.now().astimezone()
-    ids = [run.id for run in outcome.asked]
-    folder = outputs / "sweeps" / f"{now:%Y-%m-%d_%H-%M-%S}_{_short(ids)}"
-    sweep = {
-        "command": shlex.join(["python", *sys.argv]),
-        "when": now.isoformat(timespec="seconds"),
-        "runs": list(dict.fromkeys(ids)),
-        "folders": list(dict.fromkeys(run.place for run in outcome.asked)),
-        "failures": outcome.failures,
-        "computed": outcome.computed,
-    }
-    write_atomically(folder / "sweep.json", json.dumps(sweep, indent=1).encode())
-    outcome.folder = folder
-    return folder
-
-
-def _short(ids: Sequence[str]) -> str:
-    from ssl_transfer.runs import digest
-
-    return digest(sorted(ids))[:6]
+            say(f"{run.describe()} was finished before: {describe_scores(run.record())}")
+        say(f"record: {run.folder / 'record.json'}")

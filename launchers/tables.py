@@ -14,12 +14,12 @@ class TablesAfterSweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print and write the tables."""
-        from launchers.in_process import InProcessLauncher
+        from launchers.base import ProjectLauncher
 
-        outcome = InProcessLauncher.last_outcome
+        outcome = ProjectLauncher.last_outcome
         if outcome is None or outcome.folder is None:
             return
-        if config.tables:
+        if config.tables and not outcome.pending:
             self._print(outcome.folder)
         else:
             for identifier, reason in outcome.failures.items():

@@ -1,0 +1,166 @@
+"""Sweeps that were sent: how they stand, what failed, what they print.
+
+python -m launchers status [--watch]
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launchers import status
+from launchers.archive import Archive
+from launchers.status import RunStatus
+from launchers.sweep import SweepRefused
+
+DESCRIPTION = """\
+examples:
+  python -m launchers status                 the latest sweep's runs
+  python -m launchers status --watch         … until none waits or runs
+  python -m launchers logs 3f2a              the log of a run (the beginning of its id or folder)
+  python -m launchers logs --failed          the reasons and logs of all that failed or were lost
+  python -m launchers retry                  send again what failed or was lost, as configured then
+  python -m launchers cancel                 cancel what waits or runs
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launchers", description=__doc__.splitlines()[0] if __doc__ else "",
+        epilog=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    texts = {
+        "status": "how each run stands",
+        "retry": "send what failed or was lost again",
+        "cancel": "cancel what waits or runs",
+        "logs": "what runs printed, and why they failed",
+    }
+    for verb, text in texts.items():
+        one = verbs.add_parser(verb, help=text, description=text)
+        one.add_argument("--sweep", default="latest", help="folder or name (default: the latest)")
+        default = os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")
+        one.add_argument("--outputs", type=Path, default=Path(default), help="folder of all runs")
+        if verb == "status":
+            one.add_argument("--watch", action="store_true", help="until no run waits or runs")
+            one.add_argument("--all", action="store_true", help="every run, not the first 40")
+            one.add_argument("--every", type=float, default=10.0, help="seconds between looks")
+        else:
+            one.add_argument("runs", nargs="*", help="beginnings of run ids, or parts of folders")
+        if verb == "logs":
+            one.add_argument("--failed", action="store_true", help="all that failed or were lost")
+            one.add_argument("--lines", type=int, default=40, help="of each log's end")
+            one.add_argument("--follow", "-f", action="store_true", help="as the log grows")
+    return parser
+
+
+def _chosen(found: Sequence[RunStatus], names: Sequence[str]) -> list[RunStatus]:
+    """Return the runs that are meant; all if none is named.
+
+    Raises:
+        SweepRefused: for a name that fits no run.
+    """
+    for name in names:
+        if not any(run.id.startswith(name) or name in run.place for run in found):
+            raise SweepRefused(
+                [f"`{name}` must begin a run's id or be part of its folder, but fits none of the "
+                 f"sweep's {len(found)} runs; `python -m launchers status` lists them."]
+            )  # fmt: skip
+    return [
+        run
+        for run in found
+        if not names or any(run.id.startswith(name) or name in run.place for name in names)
+    ]
+
+
+def _status(archive: Archive, options: argparse.Namespace) -> int:
+    if options.watch:
+        status.watch(archive, every_seconds=options.every)
+    found = status.survey(archive)
+    print(f"{archive.folder}: {archive.about['command']}")
+    print(*status.table(found, rows=None if options.all else 40), sep="\n")
+    return 0
+
+
+def _logs(archive: Archive, options: argparse.Namespace) -> int:
+    found = _chosen(status.survey(archive), options.runs)
+    if options.failed or not options.runs:
+        wanted = ("failed", "lost") if options.failed else ("failed", "lost", "running")
+        found = [run for run in found if run.state in wanted]
+    if options.follow and len(found) == 1 and found[0].log:
+        os.execvp("tail", ["tail", "-n", str(options.lines), "-F", found[0].log])
+    for run in found:
+        print(f"== {run.state}: {run.place}  {run.owner}\n   {run.detail}")
+        failure = status.read_failure(archive.outputs / run.place)
+        if failure and failure.get("traceback"):
+            print(failure["traceback"].rstrip())
+        log = run.log or status.find_log(archive, run)
+        if log:
+            print(f"-- {log}", *status.last_lines(log, options.lines), sep="\n")
+    if not found:
+        print(f"nothing to show; logs lie in {archive.jobs}")
+    return 0
+
+
+def _cancel(archive: Archive, options: argparse.Namespace) -> int:
+    from ssl_transfer import cluster
+
+    found = [
+        run for run in _chosen(status.survey(archive), options.runs)
+        if run.state in status.UNFINISHED
+    ]  # fmt: skip
+    jobs = sorted({run.owner.split()[1] for run in found if run.owner.startswith("job ")})
+    complaint = cluster.cancel(jobs)
+    if complaint:
+        print(f"error: {complaint}", file=sys.stderr)
+    print(f"{len(jobs)} jobs cancelled; what they had saved stays, and `retry` goes on from there")
+    for run in found:
+        if not run.owner.startswith("job "):
+            print(f"  {run.place} belongs to {run.owner}: stop it there, with Ctrl-C or `kill`")
+    return 1 if complaint else 0
+
+
+def _retry(archive: Archive, options: argparse.Namespace) -> int:
+    from launchers import local, slurm, sweep
+
+    found = _chosen(status.survey(archive), options.runs)
+    wanted = {run.id for run in found if run.state in ("failed", "lost", "new")}
+    runs = [run for run in archive.runs() if run.id in wanted]
+    if not runs:
+        print(f"nothing to send again: {status.counts(found)}")
+        return 0
+    for run in runs:
+        run.config["retry"] = True
+    launcher = dict(archive.about["launcher"])
+    name = launcher.pop("name")
+    if name == "slurm":
+        outcome = slurm.send(runs, archive.outputs, {**launcher, "dry_run": False})
+    elif name == "local":
+        outcome = local.send(runs, archive.outputs, launcher)
+    else:
+        outcome = sweep.execute_all(runs)
+    for identifier, reason in outcome.failures.items():
+        print(f"error ({identifier[:8]}): {reason}", file=sys.stderr)
+    return outcome.exit_code
+
+
+def main() -> int:
+    """Do what the command line says and return the exit code."""
+    options = _parser().parse_args()
+    archive = Archive.find(options.outputs, options.sweep)
+    verbs = {"status": _status, "logs": _logs, "cancel": _cancel, "retry": _retry}
+    try:
+        return verbs[options.verb](archive, options)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

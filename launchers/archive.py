@@ -1,0 +1,133 @@
+"""A sweep's small folder: what was asked, with which code, and where its jobs' files lie.
+
+outputs/sweeps/<time>_<id>/sweep.json      command, run ids and folders, launcher, code
+                           runs.jsonl.gz   every run's frozen configuration
+                           changes.diff    what the code had that no commit has
+                           jobs/           logs
+                           code/           the code itself (``hydra.launcher.snapshot=true``)
+"""
+
+import datetime
+import getpass
+import gzip
+import json
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launchers.sweep import Outcome, SweepRefused
+from ssl_transfer import provenance
+from ssl_transfer.files import write_atomically
+from ssl_transfer.runs import Run, digest, graph
+
+
+class Archive:
+    """The folder of one sweep."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
+
+    @classmethod
+    def create(cls, asked: Sequence[Run], outputs: Path, launcher: Mapping[str, Any]) -> "Archive":
+        """Write the folder of a sweep that begins.
+
+        Args:
+            asked: the runs of the command line.
+            outputs: the folder of all runs.
+            launcher: its name and options, for ``python -m launchers retry``.
+
+        Raises:
+            OSError: in one sentence, if the folder cannot be written.
+        """
+        now = datetime.datetime.now().astimezone()
+        ids = list(dict.fromkeys(run.id for run in asked))
+        folder = outputs / "sweeps" / f"{now:%Y-%m-%d_%H-%M-%S}_{digest(sorted(ids))[:6]}"
+        every = graph(asked)
+        about = {
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "directory": str(Path.cwd()),
+            "user": getpass.getuser(),
+            "host": socket.gethostname(),
+            "when": now.isoformat(timespec="seconds"),
+            "launcher": dict(launcher),
+            "code": provenance.code(),
+            "runs": ids,
+            "folders": list(dict.fromkeys(run.place for run in asked)),
+            "required": {run.id: run.place for run in every if run.id not in set(ids)},
+            "failures": {},
+            "computed": 0,
+        }
+        lines = "".join(json.dumps(run.config, separators=(",", ":")) + "\n" for run in every)
+        write_atomically(folder / "runs.jsonl.gz", gzip.compress(lines.encode(), 1))
+        if changes := provenance.git("diff", "HEAD"):
+            write_atomically(folder / "changes.diff", changes.encode())
+        write_atomically(folder / "sweep.json", json.dumps(about, indent=1).encode())
+        return cls(folder)
+
+    @classmethod
+    def find(cls, outputs: Path, name: str = "latest") -> "Archive":
+        """Return the sweep of this name, or the latest.
+
+        Raises:
+            SweepRefused: if there is none; the newest five are listed.
+        """
+        known = sorted(path.parent.name for path in outputs.glob("sweeps/*/sweep.json"))
+        chosen = known[-1] if name == "latest" and known else name
+        for folder in (outputs / "sweeps" / chosen, Path(chosen)):
+            if (folder / "sweep.json").is_file():
+                return cls(folder)
+        newest = f"; known: {', '.join(reversed(known[-5:]))}" if known else ", but there is none"
+        raise SweepRefused(
+            [f"`--sweep` must name a sweep below `{outputs / 'sweeps'}`, but is `{name}`{newest}."]
+        )
+
+    @property
+    def jobs(self) -> Path:
+        """The folder of the jobs' logs and of what submitit leaves."""
+        return self.folder / "jobs"
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of all runs."""
+        return self.folder.parent.parent
+
+    def places(self) -> dict[str, str]:
+        """Return run id -> folder below ``outputs``, requirements first."""
+        asked = dict(zip(self.about["runs"], self.about["folders"], strict=True))
+        return {**self.about.get("required", {}), **asked}
+
+    def runs(self) -> list[Run]:
+        """Return every run as it was configured when the sweep was sent, requirements first."""
+        with gzip.open(self.folder / "runs.jsonl.gz", "rt", encoding="utf-8") as file:
+            return [Run(json.loads(line)) for line in file]
+
+    def note(self, outcome: Outcome) -> None:
+        """Write down how far the sweep went."""
+        self.about |= {"failures": outcome.failures, "computed": outcome.computed}
+        text = json.dumps(self.about, indent=1)
+        write_atomically(self.folder / "sweep.json", text.encode())
+        outcome.folder = self.folder
+
+    def snapshot(self) -> Path:
+        """Copy the tracked files, as they are now, and return the copy's folder.
+
+        Raises:
+            SweepRefused: if the code is in no git repository.
+        """
+        tracked = provenance.git("ls-files", "-z")
+        if tracked is None:
+            raise SweepRefused(
+                [f"`hydra.launcher.snapshot=true` needs the code in a git repository, but "
+                 f"`{provenance.ROOT}` is none; leave it out."]
+            )  # fmt: skip
+        for name in filter(None, tracked.split("\0")):
+            source, copy = provenance.ROOT / name, self.folder / "code" / name
+            if source.is_file():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, copy)
+        return self.folder / "code"

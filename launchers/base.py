@@ -1,0 +1,93 @@
+"""What every launcher of this project is for Hydra: it composes each run once and hands it on."""
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from launchers import sweep
+from launchers.composition import Composer, CompositionCache, task_overrides
+from ssl_transfer.complaints import sentence
+from ssl_transfer.config import resolve
+from ssl_transfer.runs import Run
+
+
+class ProjectLauncher(Launcher):
+    """Composes every run of a sweep, once, and carries them out in ``carry_out``."""
+
+    last_outcome: sweep.Outcome | None = None
+    """How the sweep of this process went, for the tables that follow it."""
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what composition needs."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Compose every run, then carry them out.
+
+        Raises:
+            SweepRefused: before any work, if a command line does not compose or check.
+        """
+        setup_globals()
+        configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        runs = self._compose(job_overrides)
+        outcome = self.carry_out(runs, runs[0].folder.parent.parent)
+        ProjectLauncher.last_outcome = outcome
+        return [
+            _job_return(run, overrides, outcome)
+            for run, overrides in zip(runs, job_overrides, strict=True)
+        ]
+
+    def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+        """Carry out, or submit, what is left of the runs."""
+        raise TypeError(f"{type(self).__name__} must define `carry_out`.")
+
+    def _compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
+        loader = self.hydra_context.config_loader
+        searched = loader.get_search_path().get_path()
+        folders = {entry.path.removeprefix("file://") for entry in searched if entry.path}
+        paths = resolve({"paths": OmegaConf.to_container(self.config.paths)})["paths"]
+        cache = CompositionCache(
+            Path(paths["outputs"]) / ".cache" / "compositions.jsonl",
+            search_path=sorted(f for f in folders if "://" not in f),
+            context=str(self.config.hydra.job.config_name),
+        )
+        composer = Composer(loader, self.config)
+        runs, problems = [], []
+        for overrides in job_overrides:
+            try:
+                composed = cache.get(
+                    task_overrides(overrides),
+                    functools.partial(composer.compose, overrides),
+                )
+                runs.append(Run({**composed, "paths": _absolute(json.dumps(composed["paths"]))}))
+            except HydraException as error:
+                problems.append(sentence(error))
+        if problems:
+            raise sweep.SweepRefused(problems)
+        return runs
+
+
+@functools.lru_cache(maxsize=16)
+def _absolute(paths: str) -> dict[str, str | None]:
+    """Return the node ``paths`` as it is meant here and now, wherever the run is carried out."""
+    resolved = resolve({"paths": json.loads(paths)})["paths"]
+    return {key: value if value is None else str(Path(value).absolute())
+            for key, value in resolved.items()}  # fmt: skip
+
+
+def _job_return(run: Run, overrides: Sequence[str], outcome: sweep.Outcome) -> JobReturn:
+    job = JobReturn(overrides=overrides)  # nobody asks for `cfg`, which takes 50 ms to build
+    job.status = JobStatus.FAILED if run.id in outcome.failures else JobStatus.COMPLETED
+    job.return_value = outcome.failures.get(run.id)
+    return job

@@ -1,0 +1,117 @@
+"""What one SLURM job (or one element of an array) does: the callable that submitit pickles.
+
+How a job ends without losing a step (each line tried on a real SLURM):
+
+1. A run stops at its step boundary, saved, when USR2 (warning) or TERM arrives; see ``stopping``.
+2. After USR2, rank 0 calls submitit's own handler: it pickles this callable, asks SLURM to requeue
+   the job, and exits. The other ranks wait until SLURM ends them.
+3. After TERM alone everybody waits until killed. A preemption or ``scontrol requeue`` brings the
+   job back; a job that was cancelled stays cancelled. Requeueing on TERM would resurrect it.
+4. What a job goes on with is what lies on disk: records, checkpoints, claims under its own id.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from launchers import pool, sweep
+from launchers.one_run import carry_out, wait_for_the_end
+from ssl_transfer import claims, cluster, provenance, stopping
+from ssl_transfer.runs import Run
+
+log = logging.getLogger(__name__)
+
+
+class JobFailed(RuntimeError):
+    """At least one run of the job failed; the job is FAILED for SLURM, too."""
+
+
+class Job:
+    """The runs of one job, one after another or side by side.
+
+    Args:
+        configs: the runs' frozen configurations, requirements first.
+        slots: how many are carried out at the same time, in processes of their own.
+    """
+
+    def __init__(self, configs: Sequence[dict[str, Any]], *, slots: int = 1) -> None:
+        self.configs, self.slots = list(configs), slots
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Return what submitit starts after a requeue: the same; the rest lies on disk."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def __call__(self) -> None:
+        """Carry out the runs that are not finished.
+
+        Raises:
+            JobFailed: naming every run that failed.
+        """
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        logging.getLogger("submitit").propagate = False  # it prints by itself
+        here = submitit.JobEnvironment()
+        os.environ[claims.LOG] = str(here.paths.stdout)
+        if here.global_rank == 0:
+            _remove_halves(here.paths.folder, here.job_id)
+            if provenance.code().get("changed_since_submission"):
+                log.warning("the code changed since this job was submitted")
+        before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+        runs = [Run(config) for config in self.configs]
+        try:
+            failures = self._side_by_side(runs) if self.slots > 1 else _one_by_one(runs)
+        except stopping.Interrupted:
+            failures = _step_aside(before, here.global_rank)
+        if failures:
+            raise JobFailed("; ".join(failures))
+
+    def _side_by_side(self, runs: Sequence[Run]) -> list[str]:
+        folder = Path(os.environ[claims.LOG]).parent
+        job = cluster.current_job()
+        logs = [folder / f"{job}_slot{number}_log.out" for number in range(self.slots)]
+        failures = pool.serve(runs, pool.slots_for(logs, gpus=pool.visible_gpus()))
+        return [f"{identifier[:8]}: {reason}" for identifier, reason in failures.items()]
+
+
+def _one_by_one(runs: Sequence[Run]) -> list[str]:
+    failures = []
+    for number, run in enumerate(runs, 1):
+        sweep.say(f"[{number}/{len(runs)}] {run.describe()}")
+        if (reason := carry_out(run, packed=len(runs) > 1)) is not None:
+            failures.append(f"{run.describe()}: {reason}")
+    return failures
+
+
+def _step_aside(before: dict[signal.Signals, Any], rank: int) -> list[str]:
+    """End a job whose run was interrupted: by submitit's requeue after a warning, else in sleep.
+
+    Returns:
+        why it cannot go on, if submitit refuses another turn.
+    """
+    from ssl_transfer import distributed
+
+    distributed.stop()
+    if stopping.arrived(signal.SIGUSR2) and rank == 0:
+        requeue: Callable[[int, None], None] = before[signal.SIGUSR2]
+        try:
+            requeue(signal.SIGUSR2, None)
+        except submitit.core.utils.UncompletedJobError as error:
+            return [
+                f"a run must fit into `hydra.launcher.max_num_timeout` turns of "
+                f"`timeout_min` each, but did not ({error}); the same command goes on from the "
+                "checkpoint."
+            ]
+        except (OSError, ValueError) as error:  # no scontrol here, or the site forbids requeueing
+            log.warning("the job cannot be requeued from here (%s)", error)
+    log.info("waiting for SLURM to end this process")
+    return wait_for_the_end()
+
+
+def _remove_halves(folder: Path, job: str) -> None:
+    """Remove what a process left that was killed while submitit wrote; it refuses to overwrite."""
+    for path in folder.glob(f"{job}_*.save_tmp"):
+        path.unlink(missing_ok=True)

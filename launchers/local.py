@@ -1,0 +1,70 @@
+"""The local launcher: every GPU of this computer, or ``n_jobs`` processes, as a queue."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from launchers import base, pool, sweep
+from ssl_transfer.runs import Run
+
+
+class LocalLauncher(base.ProjectLauncher):
+    """Carries out a sweep side by side on this computer.
+
+    Args:
+        n_jobs: slots on a computer without GPUs (``None``: as many as cores).
+        runs_per_gpu: slots per GPU.
+        threads: CPU threads per slot (``None``: the cores shared out evenly).
+    """
+
+    def __init__(
+        self, n_jobs: int | None = None, runs_per_gpu: int = 1, threads: int | None = None
+    ) -> None:
+        for name, value in (("n_jobs", n_jobs), ("runs_per_gpu", runs_per_gpu)):
+            if value is not None and value < 1:
+                raise sweep.SweepRefused(
+                    [f"`hydra.launcher.{name}` must be at least 1, but is {value}."]
+                )
+        self.options = {"n_jobs": n_jobs, "runs_per_gpu": runs_per_gpu, "threads": threads}
+
+    def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+        """Carry out what is left, show each run as it ends, remember how the sweep went."""
+        return send(runs, outputs, self.options)
+
+
+def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
+    """Carry out runs in the slots of this computer, and return how it went."""
+    from launchers.archive import Archive
+
+    outcome, todo = sweep.prepare(asked)
+    todo = [run for run in todo if run.id not in outcome.failures]
+    archive = Archive.create(asked, outputs, {"name": "local", **options})
+    if not todo:
+        archive.note(outcome)
+        return outcome
+    gpus = pool.visible_gpus()
+    if gpus and options["n_jobs"] is None:
+        wanted = len(gpus) * options["runs_per_gpu"]
+    else:
+        wanted = options["n_jobs"] or len(os.sched_getaffinity(0))
+    logs = [archive.jobs / f"slot{n}_log.out" for n in range(min(wanted, len(todo)))]
+    slots = pool.slots_for(logs, gpus=gpus, threads=options["threads"])
+    sweep.say(f"{len(todo)} runs in {len(slots)} slots; logs: {archive.jobs}")
+    ended = 0
+
+    def show(run: Run, answer: dict[str, Any]) -> None:
+        nonlocal ended
+        ended += 1
+        how = answer.get("said") or f"failed: {answer['failure']}"
+        sweep.say(f"[{ended}/{len(todo)}] {run.describe()}: {how}")
+
+    try:
+        failures = pool.serve(todo, slots, done=show)
+    except BaseException:
+        archive.note(outcome)
+        raise
+    outcome.failures |= failures
+    outcome.computed = len(todo) - len(failures)
+    archive.note(outcome)
+    return outcome

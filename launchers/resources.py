@@ -1,0 +1,120 @@
+"""What a run asks of a cluster."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from launchers.sweep import SweepRefused
+from ssl_transfer.config import signature_problems
+from ssl_transfer.runs import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Keys of ``protocol.resources``, ``method.resources`` and ``hydra.launcher``.
+
+    Args:
+        nodes: computers per run.
+        gpus_per_node: GPUs per computer, one process each; 0: none, one process.
+        tasks_per_node: processes per computer, where they are not as many as GPUs.
+        cpus_per_task: cores per process (``None``: the cluster's default).
+        mem_gb: memory per computer in GiB (``None``: the cluster's default).
+        timeout_min: time limit in minutes; a run that reaches it saves, and goes on in a new turn.
+        partition, qos, account, constraint, exclude, nodelist, gres: as of sbatch(1).
+        additional: further flags of sbatch, ``True`` for one without a value.
+        setup: shell commands before the run, e.g. ``module load cuda``.
+        runs_per_gpu: runs side by side on one GPU, a process each.
+        runs_per_job: runs one after another in a job, without starting Python and torch again.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 1
+    tasks_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None
+    timeout_min: int = 1440
+    partition: str | None = None
+    qos: str | None = None
+    account: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    nodelist: str | None = None
+    gres: str | None = None
+    additional: dict[str, str | int | bool] = dataclasses.field(default_factory=dict)
+    setup: list[str] = dataclasses.field(default_factory=list)
+    runs_per_gpu: int = 1
+    runs_per_job: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Processes that share one run."""
+        return self.nodes * self.tasks
+
+    @property
+    def tasks(self) -> int:
+        """Processes per computer that share one run."""
+        if self.tasks_per_node is not None:
+            return self.tasks_per_node
+        # Side by side, the GPUs of a job are shared out among single-process runs.
+        return 1 if self.runs_per_gpu > 1 else max(self.gpus_per_node, 1)
+
+    @property
+    def runs_in_a_job(self) -> int:
+        """Runs that one job takes."""
+        return self.runs_per_job * self.slots
+
+    @property
+    def slots(self) -> int:
+        """Runs that a job carries out at the same time."""
+        return self.runs_per_gpu * max(self.gpus_per_node, 1) if self.runs_per_gpu > 1 else 1
+
+    def problems(self) -> list[str]:
+        """Return one sentence for everything that contradicts itself."""
+        found = [
+            f"`{name}` must be at least {lowest}, but is {getattr(self, name)}."
+            for name, lowest in {"nodes": 1, "gpus_per_node": 0, "timeout_min": 1,
+                                 "runs_per_gpu": 1, "runs_per_job": 1}.items()
+            if getattr(self, name) < lowest
+        ]  # fmt: skip
+        if self.runs_per_gpu > 1 and (self.nodes > 1 or self.tasks > 1):
+            found.append(
+                "`runs_per_gpu` packs runs of a single process on one computer, but "
+                f"`nodes={self.nodes}` and `tasks_per_node={self.tasks}` give a run "
+                f"{self.processes}; set one of them to 1."
+            )
+        if self.runs_per_gpu > 1 and self.gpus_per_node > 1:
+            found.append(
+                f"`gpus_per_node` must be 1 with `runs_per_gpu={self.runs_per_gpu}`, but is "
+                f"{self.gpus_per_node}: jobs of one GPU each start sooner; set one of them to 1."
+            )
+        return found
+
+
+def of(run: Run, launcher: Mapping[str, Any]) -> Resources:
+    """Return what a run asks for: its protocol's or method's wish, overridden by the launcher's.
+
+    Args:
+        run: to be submitted.
+        launcher: options of ``hydra.launcher``; those for pre-training alone under ``pretrain``.
+
+    Raises:
+        SweepRefused: for an unknown key, a wrong type, or a contradiction.
+    """
+    owner = "method" if run.is_pretraining else "protocol"
+    wishes = {
+        f"{owner}.resources": run.config[owner].get("resources") or {},
+        "hydra.launcher": {f.name: launcher.get(f.name) for f in dataclasses.fields(Resources)},
+    }
+    if run.is_pretraining:
+        wishes["hydra.launcher.pretrain"] = launcher.get("pretrain") or {}
+    chosen: dict[str, Any] = {}
+    problems = []
+    for path, keys in wishes.items():
+        given = {key: value for key, value in keys.items() if value is not None}
+        problems += signature_problems(path, Resources, given, supplied=frozenset())
+        chosen |= given
+    if not problems:
+        problems = Resources(**chosen).problems()
+    if problems:
+        raise SweepRefused(problems)
+    return Resources(**chosen)

@@ -1,0 +1,41 @@
+"""A slot's process: reads frozen configurations, a JSON line each, and answers how runs end."""
+
+import json
+import logging
+import os
+import sys
+from typing import Any
+
+from ssl_transfer import stopping
+from ssl_transfer.runs import Run
+
+
+def main() -> None:
+    """Serve runs until the input ends.
+
+    Raises:
+        Interrupted: after SIGTERM or SIGUSR2, when the run has saved.
+    """
+    # What runs print goes to the log; the pipe is for answers alone.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    with stopping.stoppable():
+        for line in sys.stdin:
+            answer = _serve(Run(json.loads(line)))
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+def _serve(run: Run) -> dict[str, Any]:
+    from launchers import sweep
+    from launchers.one_run import carry_out
+
+    sweep.say(run.describe())
+    failure = carry_out(run, packed=True)
+    said = None if failure else sweep.describe_scores(run.record())
+    return {"failure": failure, "said": said}
+
+
+if __name__ == "__main__":
+    main()
