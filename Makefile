@@ -1,6 +1,6 @@
 # Everything starts here: `make help`. Works on a bare Debian or Ubuntu with git, make and Python 3.11+.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types check benchmarks clean
+.PHONY: help install demo test test-slurm test-slurm-accounting lint format types check benchmarks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F':.*?## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 
 install: $(READY) ## virtual environment in .venv with everything, tests' tools included
 
@@ -22,6 +22,14 @@ demo: $(READY) ## the main job on embedded images: does BN-tuning predict fine-t
 
 test: $(READY) ## the whole test suite
 	$(PY) -m pytest
+
+test-slurm: $(READY) ## the tests that need SLURM, on two nodes that live as long as they do
+	@sh scripts/install_slurm.sh
+	$(PY) -m pytest tests/slurm
+
+test-slurm-accounting: $(READY) ## the same on a cluster with accounting, and the tests of sacct
+	@sh scripts/install_slurm.sh --accounting
+	$(PY) -m pytest tests/slurm --accounting
 
 lint: $(READY) ## ruff, codespell
 	$(VENV)/bin/ruff check .

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer import runs
 from ssl_transfer.complaints import sentence
-from ssl_transfer.config import AXES, CONF, compose, options, plain, problems
+from ssl_transfer.config import AXES, CONF, compose, options, plain, problems, resolve
 
 REQUIRED = {
     "custom": ["model._target_=ssl_transfer.models.small_resnet.small_resnet"],
@@ -156,6 +158,74 @@ def test_a_node_of_the_wrong_kind_is_a_sentence_and_never_a_crash(
 ) -> None:
     told = problems(edited(change))
     assert any(said in sentence for sentence in told), told
+
+
+UNSETTLED: dict[str, Any] = {
+    "nothing": {},
+    "a reference": {"a": "${b}", "b": 3, "c": {"d": "${b}", "e": "x${.d}"}},
+    "a reference from below": {"a": {"b": {"c": "${..d} ${...seed}"}, "d": 1}, "seed": 2},
+    "a container": {"a": "${b}", "b": {"c": ["${d}", 1]}, "d": None},
+    "a chain": {"a": "${b.c}", "b": {"c": "${d.0}"}, "d": ["e"]},
+    "an element": {"a": "${b[0].c}", "b": [{"c": (1, (2,))}]},
+    "a name put together": {"a": "${${b}.c}", "b": "d", "d": {"c": 5}, "e": 1},
+    "two names put together": {"a": "${b.${c}}", "b": {"d": 5}, "c": "d"},
+    "a resolver": {"a": "${oc.dict.keys:b}", "b": {"c": 1}, "d": 2},
+    "a resolver with a choice": {"a": "${oc.select:b,1}", "c": "${oc.select:d,1}", "d": 2},
+    "a quoted name": {"a": "${oc.select:'b'}", "b": 2},
+    "the environment": {"a": "${oc.env:HOME}/x", "b": "${oc.env:NOBODY_SETS_THIS,b}"},
+    "an escape": {"a": "\\${b}", "c": "\\\\${b}", "b": 1},
+    "no reference": {"a": "$b {c} \\", "b": "\\\\"},
+    "tuples and numbers": {"a": (1, [2.0, (True, None)]), "b": {"c": (), "d": {}}},
+    "keys of all kinds": {"a": {1: {True: "x"}}, "b": "${a}"},
+    "files": {"a": Path("x"), "b": "y"},
+    "missing": {"a": "???", "b": {"c": "${a}"}},
+    "nowhere": {"a": "${nowhere}", "b": 1},
+    "nowhere below": {"a": "${b.nowhere}", "b": {"c": 1}},
+    "broken": {"a": "${b", "b": 1},
+    "unknown resolver": {"a": "${nobody:b}", "b": 1},
+    "an object": {"a": object, "b": 1},
+    "a circle": {"a": "${b}", "b": "${a}"},
+}
+
+
+@pytest.mark.parametrize("kind", UNSETTLED)
+def test_a_configuration_resolves_as_omegaconf_resolves_the_whole_of_it(kind: str) -> None:
+    config = UNSETTLED[kind]
+
+    def outcome(function: Callable[[dict[str, Any]], Any]) -> tuple[type, str]:
+        try:
+            found = function(config)
+        except (OmegaConfBaseException, RecursionError) as error:
+            return type(error), str(error).splitlines()[0]
+        return dict, repr(found)  # tells 1 from True, and lists from tuples
+
+    def whole(config: dict[str, Any]) -> Any:
+        return OmegaConf.to_container(OmegaConf.create(dict(config)), resolve=True)
+
+    assert outcome(resolve) == outcome(whole)
+    plural = {f"own_{key}": {"as": key} for key in map(str, config)}
+    config = {**plural, **config}
+    assert outcome(resolve) == outcome(whole)
+
+
+def test_what_is_resolved_is_nobody_elses() -> None:
+    config = configuration("dataset=cifar10")
+    resolve(config)["model"]["name"] = resolve(config)["dataset"]["name"] = "changed"
+    assert config == configuration("dataset=cifar10")
+
+
+def test_wrong_nodes_are_told_again_and_good_ones_are_bound_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs_of_a_sweep = [configuration(f"seed={n}", "+model.never_seen=1") for n in range(2)]
+    first, second = (problems(config) for config in runs_of_a_sweep)
+    assert first == second != []
+    good = configuration("model.name=never_seen_before")
+    assert problems(good) == []
+    monkeypatch.setattr("ssl_transfer.config.locate", lambda target: pytest.fail("bound again"))
+    assert problems({**good, "seed": 5}) == []
+    with pytest.raises(pytest.fail.Exception):
+        problems({**good, "model": {**good["model"], "name": "yet_another"}})
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
