@@ -9,6 +9,7 @@ import sys
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 import launchers
 from ssl_transfer import config as configuration
@@ -46,8 +47,10 @@ def help_text() -> str:
 def run(config: DictConfig) -> None:
     """Run one run and what it requires."""
     from launchers import sweep
+    from ssl_transfer.files import let_group_write
     from ssl_transfer.runs import Run
 
+    let_group_write(config.paths)
     asked = Run(configuration.plain(config))
     outcome = sweep.execute_all([asked])
     sweep.conclude(outcome)
@@ -71,6 +74,11 @@ def main() -> None:
         from ssl_transfer.complaints import sentence
 
         raise SweepRefused([sentence(error)]) from error
+    except OmegaConfBaseException as error:  # a variable that a path names is not set here
+        from launchers.sweep import SweepRefused
+
+        said = str(error).splitlines()[0]
+        raise SweepRefused([f"every interpolation must resolve, but {said}."]) from error
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None  # 128 + SIGINT, as shells report it

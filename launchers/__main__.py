@@ -13,6 +13,7 @@ from launchers import status
 from launchers.archive import Archive
 from launchers.status import RunStatus
 from launchers.sweep import SweepRefused
+from ssl_transfer.files import let_group_write
 
 DESCRIPTION = """\
 examples:
@@ -78,6 +79,8 @@ def _status(archive: Archive, options: argparse.Namespace) -> int:
     if options.watch:
         status.watch(archive, every_seconds=options.every)
     found = status.survey(archive)
+    if not any(run.state in status.UNFINISHED for run in found):
+        archive.tidy()
     print(f"{archive.folder}: {archive.about['command']}")
     print(*status.table(found, rows=None if options.all else 40), sep="\n")
     return 0
@@ -130,6 +133,7 @@ def _retry(archive: Archive, options: argparse.Namespace) -> int:
     if not runs:
         print(f"nothing to send again: {status.counts(found)}")
         return 0
+    let_group_write(runs[0].config["paths"])
     for run in runs:
         run.config["retry"] = True
     launcher = dict(archive.about["launcher"])

@@ -7,8 +7,8 @@ outputs/sweeps/<time>_<id>/sweep.json      command, run ids and folders, launche
                            code/           the code itself (``hydra.launcher.snapshot=true``)
 """
 
+import contextlib
 import datetime
-import getpass
 import gzip
 import json
 import shlex
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launchers.sweep import Outcome, SweepRefused
-from ssl_transfer import provenance
+from ssl_transfer import cluster, provenance
 from ssl_transfer.files import write_atomically
 from ssl_transfer.runs import Run, digest, graph
 
@@ -42,7 +42,7 @@ class Archive:
             launcher: its name and options, for ``python -m launchers retry``.
 
         Raises:
-            OSError: in one sentence, if the folder cannot be written.
+            SweepRefused: if the folder cannot be written.
         """
         now = datetime.datetime.now().astimezone()
         ids = list(dict.fromkeys(run.id for run in asked))
@@ -51,7 +51,7 @@ class Archive:
         about = {
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "directory": str(Path.cwd()),
-            "user": getpass.getuser(),
+            "user": cluster.user(),
             "host": socket.gethostname(),
             "when": now.isoformat(timespec="seconds"),
             "launcher": dict(launcher),
@@ -63,10 +63,13 @@ class Archive:
             "computed": 0,
         }
         lines = "".join(json.dumps(run.config, separators=(",", ":")) + "\n" for run in every)
-        write_atomically(folder / "runs.jsonl.gz", gzip.compress(lines.encode(), 1))
-        if changes := provenance.git("diff", "HEAD"):
-            write_atomically(folder / "changes.diff", changes.encode())
-        write_atomically(folder / "sweep.json", json.dumps(about, indent=1).encode())
+        try:
+            write_atomically(folder / "runs.jsonl.gz", gzip.compress(lines.encode(), 1))
+            if changes := provenance.git("diff", "HEAD"):
+                write_atomically(folder / "changes.diff", changes.encode())
+            write_atomically(folder / "sweep.json", json.dumps(about, indent=1).encode())
+        except OSError as error:
+            raise SweepRefused([str(error)]) from error
         return cls(folder)
 
     @classmethod
@@ -112,6 +115,13 @@ class Archive:
         text = json.dumps(self.about, indent=1)
         write_atomically(self.folder / "sweep.json", text.encode())
         outcome.folder = self.folder
+
+    def tidy(self) -> None:
+        """Remove what submitit leaves of jobs that are over; file systems count files."""
+        for pattern in ("*.pkl", "*_submission.sh"):
+            for path in self.jobs.glob(pattern):
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # another's sweep
+                    path.unlink()
 
     def snapshot(self) -> Path:
         """Copy the tracked files, as they are now, and return the copy's folder.

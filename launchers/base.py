@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.errors import HydraException
@@ -15,6 +16,7 @@ from launchers import sweep
 from launchers.composition import Composer, CompositionCache, task_overrides
 from ssl_transfer.complaints import sentence
 from ssl_transfer.config import resolve
+from ssl_transfer.files import let_group_write
 from ssl_transfer.runs import Run
 
 
@@ -40,6 +42,7 @@ class ProjectLauncher(Launcher):
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
+        let_group_write(self.config.paths)
         runs = self._compose(job_overrides)
         outcome = self.carry_out(runs, runs[0].folder.parent.parent)
         ProjectLauncher.last_outcome = outcome
@@ -79,11 +82,16 @@ class ProjectLauncher(Launcher):
 
 
 @functools.lru_cache(maxsize=16)
-def _absolute(paths: str) -> dict[str, str | None]:
+def _absolute(paths: str) -> dict[str, Any]:
     """Return the node ``paths`` as it is meant here and now, wherever the run is carried out."""
-    resolved = resolve({"paths": json.loads(paths)})["paths"]
-    return {key: value if value is None else str(Path(value).absolute())
-            for key, value in resolved.items()}  # fmt: skip
+    given = json.loads(paths)
+    resolved = resolve({"paths": given})["paths"]
+    if "${" in (given.get("stage") or ""):
+        # The one folder that is each node's own: so are the variables that name it.
+        resolved["stage"] = given["stage"]
+    fixed = {key: str(Path(value).absolute()) for key, value in resolved.items()
+             if isinstance(value, str) and "${" not in value}  # fmt: skip
+    return {**resolved, **fixed}
 
 
 def _job_return(run: Run, overrides: Sequence[str], outcome: sweep.Outcome) -> JobReturn:

@@ -6,6 +6,7 @@ the versions involved, so it is kept in one append-only file, a line each: key, 
 foreign lines are passed over, so no lock is needed.
 """
 
+import contextlib
 import hashlib
 import json
 import pickle
@@ -78,10 +79,12 @@ class CompositionCache:
         composed = plain(compose())
         text = json.dumps(composed, separators=(",", ":"))
         self.lines[key] = text
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            # The leading line end closes a line that a killed process left open.
-            file.write(f"\n{key}\t{text}\n")
+        # Where nothing can be written, composing takes longer; whatever else fails there says why.
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                # The leading line end closes a line that a killed process left open.
+                file.write(f"\n{key}\t{text}\n")
         # What JSON cannot tell apart (1 and True, tuples) must not differ between first and later.
         return dict(json.loads(text))
 

@@ -22,6 +22,7 @@ import submitit
 from launchers import pool, sweep
 from launchers.one_run import carry_out, wait_for_the_end
 from ssl_transfer import claims, cluster, provenance, stopping
+from ssl_transfer.files import let_group_write
 from ssl_transfer.runs import Run
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class Job:
         """
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         logging.getLogger("submitit").propagate = False  # it prints by itself
+        for config in self.configs:
+            let_group_write(config["paths"])
         here = submitit.JobEnvironment()
         os.environ[claims.LOG] = str(here.paths.stdout)
         if here.global_rank == 0:

@@ -1,16 +1,19 @@
 """The local launcher: every GPU of this computer, or ``n_jobs`` processes, as a queue."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from launchers import base, pool, sweep
+from ssl_transfer.config import signature_problems
 from ssl_transfer.runs import Run
 
 
-class LocalLauncher(base.ProjectLauncher):
-    """Carries out a sweep side by side on this computer.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slots:
+    """Keys of ``hydra.launcher``.
 
     Args:
         n_jobs: slots on a computer without GPUs (``None``: as many as cores).
@@ -18,15 +21,31 @@ class LocalLauncher(base.ProjectLauncher):
         threads: CPU threads per slot (``None``: the cores shared out evenly).
     """
 
-    def __init__(
-        self, n_jobs: int | None = None, runs_per_gpu: int = 1, threads: int | None = None
-    ) -> None:
-        for name, value in (("n_jobs", n_jobs), ("runs_per_gpu", runs_per_gpu)):
-            if value is not None and value < 1:
-                raise sweep.SweepRefused(
-                    [f"`hydra.launcher.{name}` must be at least 1, but is {value}."]
-                )
-        self.options = {"n_jobs": n_jobs, "runs_per_gpu": runs_per_gpu, "threads": threads}
+    n_jobs: int | None = None
+    runs_per_gpu: int = 1
+    threads: int | None = None
+
+
+class LocalLauncher(base.ProjectLauncher):
+    """Carries out a sweep side by side on this computer.
+
+    Args:
+        options: keys of ``Slots``.
+
+    Raises:
+        SweepRefused: for an unknown key, a wrong type, or a number below 1.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        problems = signature_problems("hydra.launcher", Slots, options, supplied=frozenset())
+        problems = problems or [
+            f"`hydra.launcher.{name}` must be at least 1, but is {value}."
+            for name, value in options.items()
+            if value is not None and value < 1
+        ]
+        if problems:
+            raise sweep.SweepRefused(problems)
+        self.options = dataclasses.asdict(Slots(**options))
 
     def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Carry out what is left, show each run as it ends, remember how the sweep went."""

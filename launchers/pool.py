@@ -46,7 +46,8 @@ def visible_gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+    gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    return [str(number) for number in range(len(gpus))]
 
 
 def slots_for(
@@ -94,14 +95,18 @@ def serve(
         try:
             for worker in workers:
                 worker.start()
-            while any(worker.is_alive() for worker in workers):
-                # In short turns: a signal is handled between them.
-                workers[0].join(0.1)
-                time.sleep(0 if workers[0].is_alive() else 0.1)
+            while True:
+                alive = any(worker.is_alive() for worker in workers)
+                for error in filter(None, (worker.error for worker in workers)):
+                    raise error
+                if not alive:
+                    return queue.failures
+                # Not `Thread.join`: a signal that raises inside lets Python take the thread for
+                # ended, and its process would be killed instead of waited for.
+                time.sleep(0.05)
         except BaseException:
             _stop(workers, queue)
             raise
-    return queue.failures
 
 
 def _stop(workers: Sequence["_Worker"], queue: "_Queue") -> None:
@@ -111,8 +116,8 @@ def _stop(workers: Sequence["_Worker"], queue: "_Queue") -> None:
         worker.signal(signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     with contextlib.suppress(KeyboardInterrupt):
-        for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
+        while any(worker.is_alive() for worker in workers) and time.monotonic() < deadline:
+            time.sleep(0.05)
     for worker in workers:
         worker.signal(signal.SIGKILL)
         worker.join()
@@ -163,18 +168,20 @@ class _Worker(threading.Thread):
         super().__init__(daemon=True)
         self.slot, self.queue, self.done = slot, queue, done
         self.process: subprocess.Popen[str] | None = None
+        self.error: Exception | None = None
 
     def run(self) -> None:
-        """Serve runs until there are none."""
-        while (run := self.queue.next()) is not None:
-            answer = self._carry_out(run)
-            self.queue.settle(run, answer.get("failure"))
-            self.done(run, answer)
+        """Serve runs until there are none; an error here ends the whole queue and is kept."""
+        try:
+            while (run := self.queue.next()) is not None:
+                answer = self._carry_out(run)
+                self.queue.settle(run, answer.get("failure"))
+                self.done(run, answer)
+        except Exception as error:  # no log file, no process, nobody who reads what `done` prints
+            self.error = error
+            self.queue.close()
         if self.process is not None:
-            assert self.process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
-            self.process.wait()
+            _part(self.process)
 
     def _carry_out(self, run: Run) -> dict[str, Any]:
         if self.process is None:
@@ -190,7 +197,7 @@ class _Worker(threading.Thread):
             answer = ""
         if answer:
             return dict(json.loads(answer))
-        code = process.wait()
+        code = _part(process)
         self.process = None
         if code == stopping.EXIT_CODE or self.queue.closed:
             return {"failure": "it was interrupted; the same command goes on where it stopped"}
@@ -217,3 +224,14 @@ class _Worker(threading.Thread):
         """Send a signal to the slot's process, if it has one."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
+
+
+def _part(process: subprocess.Popen[str]) -> int:
+    """Let a slot's process end, or find it ended; return its exit code."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    code = process.wait()
+    process.stdout.close()
+    return code

@@ -71,10 +71,11 @@ class Resources:
     def problems(self) -> list[str]:
         """Return one sentence for everything that contradicts itself."""
         found = [
-            f"`{name}` must be at least {lowest}, but is {getattr(self, name)}."
+            f"`{name}` must be at least {lowest}, but is {value}."
             for name, lowest in {"nodes": 1, "gpus_per_node": 0, "timeout_min": 1,
+                                 "tasks_per_node": 1, "cpus_per_task": 1, "mem_gb": 0,
                                  "runs_per_gpu": 1, "runs_per_job": 1}.items()
-            if getattr(self, name) < lowest
+            if (value := getattr(self, name)) is not None and value < lowest
         ]  # fmt: skip
         if self.runs_per_gpu > 1 and (self.nodes > 1 or self.tasks > 1):
             found.append(

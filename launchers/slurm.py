@@ -1,5 +1,6 @@
 """The SLURM launcher: submit what is left of a sweep, print where to look, return."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,38 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from launchers import base, sweep
+from launchers.resources import Resources
+from ssl_transfer.config import signature_problems
 from ssl_transfer.runs import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Resources):
+    """Keys of ``hydra.launcher``: what every run asks for, and how the sweep is submitted.
+
+    Args:
+        pretrain: keys of ``Resources`` for pre-training runs only.
+        job_name, comment, wckey: as of sbatch(1).
+        array_parallelism: elements of an array that run at the same time.
+        array_size: largest array (``None``: the cluster's limit).
+        signal_delay_s: seconds between the warning and a time limit.
+        max_num_timeout: turns that a run may take.
+        wait: whether to stay and show a live table.
+        dry_run: whether only to show what would be submitted.
+        snapshot: whether the jobs run from a copy of the code.
+    """
+
+    pretrain: dict[str, Any] = dataclasses.field(default_factory=dict)
+    job_name: str = "ssl_transfer"
+    array_parallelism: int = 256
+    array_size: int | None = None
+    signal_delay_s: int = 120
+    max_num_timeout: int = 100
+    comment: str | None = None
+    wckey: str | None = None
+    wait: bool = False
+    dry_run: bool = False
+    snapshot: bool = False
 
 
 class SlurmLauncher(base.ProjectLauncher):
@@ -15,6 +47,9 @@ class SlurmLauncher(base.ProjectLauncher):
 
     Args:
         options: keys of ``conf/hydra/launcher/slurm.yaml``.
+
+    Raises:
+        SweepRefused: for an unknown key, as a site's own file may have one, or a wrong type.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -22,6 +57,10 @@ class SlurmLauncher(base.ProjectLauncher):
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in options.items()
         }
+        given = {key: value for key, value in self.options.items() if value is not None}
+        problems = signature_problems("hydra.launcher", Options, given, supplied=frozenset())
+        if problems:
+            raise sweep.SweepRefused(problems)
 
     def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Submit what is left of the runs; with ``dry_run`` only say what that would be."""

@@ -247,10 +247,13 @@ def _job(runs: Sequence[Run], wants: Resources) -> Job:
 
 
 def _reserve(run: Run, submission: str, found: Plan) -> bool:
-    """Claim a run for the job to come; if somebody was quicker, it is theirs."""
-    if claims.try_claim(run.folder, {**claims.owner(), "submission": submission}):
+    """Claim a run for the job to come; False if somebody was quicker: it is theirs, or finished."""
+    if not claims.try_claim(run.folder, {**claims.owner(), "submission": submission}):
+        found.live[run.id] = claims.read(run.folder) or {}
+        return False
+    if sweep.left_to_do(run):
         return True
-    found.live[run.id] = claims.read(run.folder) or {}
+    claims.release(run.folder)
     return False
 
 

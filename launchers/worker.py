@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from ssl_transfer import stopping
+from ssl_transfer.files import let_group_write
 from ssl_transfer.runs import Run
 
 
@@ -31,6 +32,7 @@ def _serve(run: Run) -> dict[str, Any]:
     from launchers import sweep
     from launchers.one_run import carry_out
 
+    let_group_write(run.config["paths"])
     sweep.say(run.describe())
     failure = carry_out(run, packed=True)
     said = None if failure else sweep.describe_scores(run.record())

@@ -43,12 +43,12 @@ def _started(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
-def owner() -> dict[str, Any]:
-    """Return who this process is, or works for."""
+def owner(*, alone: bool = False) -> dict[str, Any]:
+    """Return who this process is, or works for (``alone``: without a word of its job)."""
     boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
     pid = os.getpid()
     me = {"host": socket.gethostname(), "boot": boot, "pid": pid, "started": _started(pid)}
-    if job := cluster.current_job():
+    if not alone and (job := cluster.current_job()):
         me |= {"job": job, "submission": os.environ.get(SUBMISSION, "")}
     if path := os.environ.get(LOG):
         me["log"] = path
@@ -179,7 +179,11 @@ def release_own(folder: Path) -> None:
 
 @contextlib.contextmanager
 def claimed(
-    folder: Path, *, finished: Callable[[], bool], waiting: Callable[[dict[str, Any]], None]
+    folder: Path,
+    *,
+    finished: Callable[[], bool],
+    waiting: Callable[[dict[str, Any]], None],
+    alone: bool = False,
 ) -> Iterator[bool]:
     """Hold the folder's claim, waiting while a live process holds it.
 
@@ -187,13 +191,15 @@ def claimed(
         folder: the run's folder, created if missing.
         finished: asked while waiting; once true there is nothing left to do.
         waiting: called once, with the other owner, when there is one to wait for.
+        alone: whether the claim is this process's alone: processes of one job exclude each other,
+            too, and nothing is kept for the job's next turn.
 
     Yields:
         True if the claim is ours, False if another process finished the run.
     """
     path = folder / NAME
     told = False
-    while not try_claim(folder):
+    while not try_claim(folder, owner(alone=True) if alone else None):
         if finished():
             yield False
             return
@@ -208,7 +214,8 @@ def claimed(
     try:
         yield not finished()
     except Interrupted:
-        keep = cluster.current_job() is not None  # the job comes back, or the queue forgets it
+        # The job comes back, or the queue forgets it.
+        keep = not alone and cluster.current_job() is not None
         raise
     finally:
         stop.set()

@@ -86,6 +86,7 @@ def _call(*command: str, feed: str | None = None) -> subprocess.CompletedProcess
         done = subprocess.run(
             command, input=feed, capture_output=True, text=True, check=False,
             timeout=_ANSWER_SECONDS,
+            env={**os.environ, "SLURM_BITSTR_LEN": "0"},  # `12_[0,2,4,…]` whole, not its beginning
         )  # fmt: skip
     except FileNotFoundError as error:
         raise NoAnswer(
@@ -150,7 +151,8 @@ def _ask_queue(arrays: Sequence[str]) -> dict[str, dict[str, Job]]:
 
 def history(ids: Iterable[str]) -> dict[str, Job]:
     """Return how these jobs ended by accounting; empty where the cluster keeps no accounts."""
-    wanted = sorted({identifier.partition("_")[0] for identifier in ids})
+    asked = set(ids)
+    wanted = sorted({identifier.partition("_")[0] for identifier in asked})
     if not wanted or shutil.which("sacct") is None:
         return {}
     done = _call("sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode,NodeList",
@@ -163,7 +165,9 @@ def history(ids: Iterable[str]) -> dict[str, Job]:
         reason = rest or (f"exit code {code} on {nodes}" if word in ("FAILED", "NODE_FAIL") else "")
         for element in _elements(identifier):
             found[element] = Job(element, word, reason)
-    return found
+    # An element that was cancelled while it waited has no row of its own, but its array has.
+    known = {i: i if i in found else i.partition("_")[0] for i in asked}
+    return {i: found[row] for i, row in known.items() if row in found}
 
 
 def _elements(identifier: str) -> list[str]:

@@ -41,6 +41,8 @@ class PathOptions:
     data: str = "data"
     weights: str = "weights"
     features: str = "outputs/features"
+    stage: str | None = None
+    group_writable: bool = False
 
 
 @dataclasses.dataclass

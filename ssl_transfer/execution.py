@@ -14,7 +14,17 @@ from typing import Any
 
 import torch
 
-from ssl_transfer import claims, cluster, datasets, distributed, models, provenance, runs, stopping
+from ssl_transfer import (
+    claims,
+    cluster,
+    datasets,
+    distributed,
+    models,
+    provenance,
+    runs,
+    staging,
+    stopping,
+)
 from ssl_transfer.binding import PROTOCOL_LABELS
 from ssl_transfer.config import locate
 from ssl_transfer.context import Context
@@ -59,16 +69,42 @@ def check(run: Run) -> str | None:
     return None
 
 
-def dataset_of(run: Run) -> Dataset:
-    """Return the dataset that a run trains on, built once per process."""
+def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
+    """Return the dataset that a run trains on, built once per process.
+
+    Args:
+        run: whose dataset it is.
+        stage: whether to copy it to ``paths.stage`` first, if that is set.
+
+    Raises:
+        ValueError: if the data do not fit their description.
+        OSError: if they cannot be copied.
+    """
     config = run.resolved
     node = config["method"]["pretrain_on"] if run.is_pretraining else config["dataset"]
-    return _dataset(json.dumps(node, sort_keys=True))
+    folder = config["paths"].get("stage") if stage else None
+    bar = bool(config["trainer"]["progress_bar"])
+    return _dataset(json.dumps(node, sort_keys=True), folder, bar)
 
 
 @functools.lru_cache(maxsize=16)
-def _dataset(node: str) -> Dataset:
-    return datasets.build(json.loads(node))
+def _dataset(node: str, stage: str | None, progress_bar: bool) -> Dataset:
+    source: dict[str, Any] = json.loads(node)
+    if stage is not None:
+        copy = staging.staged(source, stage, progress_bar=progress_bar)
+        try:
+            return datasets.build(copy)
+        except ValueError as error:
+            if copy == source:
+                raise
+            # Either the source is as wrong, and the sentence should name it, or the data refer to
+            # something outside of their root, like `images: ../photos`.
+            dataset = datasets.build(source)
+            log.warning(
+                "`%s` is read where it lies, for its copy does not do: %s", dataset.name, error
+            )
+            return dataset
+    return datasets.build(source)
 
 
 @functools.lru_cache(maxsize=64)
@@ -192,7 +228,7 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
     began, clock = _now(), time.monotonic()
     context = make_context(run, device)
     config = run.resolved
-    dataset = dataset_of(run)
+    dataset = dataset_of(run, stage=True)
     encoder = models.build(config["model"], seed=config["method"]["seed"])
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:

@@ -2,10 +2,10 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 
 @contextmanager
@@ -44,3 +44,17 @@ def replace_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None
 def write_atomically(path: Path, content: bytes) -> None:
     """Write bytes by ``replace_atomically``."""
     replace_atomically(path, lambda file: file.write(content))
+
+
+def let_group_write(paths: Mapping[str, Any]) -> None:
+    """Let the group write whatever this process creates from now on, if ``paths`` asks for that.
+
+    What others may do stays as the user's umask says. Called before anything is written, by every
+    process that a launcher starts.
+
+    Args:
+        paths: the configuration's node; without ``group_writable`` nothing changes.
+    """
+    if paths.get("group_writable"):
+        before = os.umask(0o077)  # it cannot be read without being set
+        os.umask(before & ~0o070)

@@ -48,12 +48,12 @@ def stoppable() -> Iterator[None]:
     if _installed:
         yield
         return
+    _arrived.clear()  # in a thread, too, where nothing can arrive
     try:
         before = {number: signal.signal(number, _remember) for number in SIGNALS}
     except ValueError:  # not in the main thread: a caller's script decides about signals
         yield
         return
-    _arrived.clear()
     _installed = True
     try:
         yield

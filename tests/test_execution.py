@@ -199,7 +199,9 @@ def test_what_requires_a_failed_pretraining_is_not_started(
     (pretraining,) = run.requirements
     assert carry_out(run).failures == {
         pretraining.id: "the disk is full; free some space.",
-        run.id: f"requires {pretraining.describe()}, which failed: the disk is full; free some space.",
+        run.id: (
+            f"requires {pretraining.describe()}, which failed: the disk is full; free some space."
+        ),
     }
     assert not run.folder.exists()
 

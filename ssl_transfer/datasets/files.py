@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image, UnidentifiedImageError
 
+from ssl_transfer import staging
 from ssl_transfer.datasets.base import Split
 from ssl_transfer.datasets.images import FileImages, to_rgb
 from ssl_transfer.datasets.reader import Options, some
@@ -142,7 +143,9 @@ def corrupt_files(
     """
     digest = hashlib.sha256()
     for row in zip(paths, sizes, changed, strict=True):
-        digest.update(json.dumps([str(Path(row[0]).absolute()), *row[1:]]).encode())
+        # A copy on a node's own disk has the same content, size and time.
+        place = staging.original(str(Path(row[0]).absolute()))
+        digest.update(json.dumps([place, *row[1:]]).encode())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     record = folder / "ssl_transfer" / "verified" / f"{digest.hexdigest()[:32]}.json"
     try:

@@ -380,7 +380,7 @@ def test_a_sweep_sent_from_inside_a_job_is_a_sweep_like_any_other(sweeps: Sweeps
 
 
 def test_a_controller_that_does_not_answer_is_no_loss(sweeps: Sweeps) -> None:
-    sweeps.send(SOUND, "+model.seconds=0.05", *TRAINING, "protocol.epochs=120")
+    sweeps.send(SOUND, "+model.seconds=0.05", *TRAINING, "protocol.epochs=240")
     sweeps.wait_for_steps(3)
     sweeps.cluster.kill_controller()
     printed = sweeps.launchers("status")
