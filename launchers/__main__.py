@@ -12,7 +12,7 @@ from pathlib import Path
 from launchers import status
 from launchers.archive import Archive
 from launchers.status import RunStatus
-from launchers.sweep import SweepRefused
+from launchers.sweep import SweepRefused, count
 from ssl_transfer.files import let_group_write
 
 DESCRIPTION = """\
@@ -117,7 +117,7 @@ def _cancel(archive: Archive, options: argparse.Namespace) -> int:
     complaint = cluster.cancel(jobs)
     if complaint:
         print(f"error: {complaint}", file=sys.stderr)
-    print(f"{len(jobs)} jobs cancelled; what they had saved stays, and `retry` goes on from there")
+    print(f"{count(len(jobs), 'job')} cancelled; what is saved stays, for `retry` to go on")
     for run in found:
         if not run.owner.startswith("job "):
             print(f"  {run.place} belongs to {run.owner}: stop it there, with Ctrl-C or `kill`")

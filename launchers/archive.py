@@ -118,10 +118,9 @@ class Archive:
 
     def tidy(self) -> None:
         """Remove what submitit leaves of jobs that are over; file systems count files."""
-        for pattern in ("*.pkl", "*_submission.sh"):
-            for path in self.jobs.glob(pattern):
-                with contextlib.suppress(FileNotFoundError, PermissionError):  # another's sweep
-                    path.unlink()
+        for path in self.jobs.glob("*.pkl"):
+            with contextlib.suppress(FileNotFoundError, PermissionError):  # another's sweep
+                path.unlink()
 
     def snapshot(self) -> Path:
         """Copy the tracked files, as they are now, and return the copy's folder.

@@ -69,7 +69,10 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
         wanted = options["n_jobs"] or len(os.sched_getaffinity(0))
     logs = [archive.jobs / f"slot{n}_log.out" for n in range(min(wanted, len(todo)))]
     slots = pool.slots_for(logs, gpus=gpus, threads=options["threads"])
-    sweep.say(f"{len(todo)} runs in {len(slots)} slots; logs: {archive.jobs}")
+    sweep.say(
+        f"{sweep.count(len(todo), 'run')} in {sweep.count(len(slots), 'slot')}; "
+        f"logs: {archive.jobs}"
+    )
     ended = 0
 
     def show(run: Run, answer: dict[str, Any]) -> None:

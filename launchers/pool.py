@@ -186,6 +186,8 @@ class _Worker(threading.Thread):
     def _carry_out(self, run: Run) -> dict[str, Any]:
         if self.process is None:
             self.process = self._start()
+            if self.queue.closed:  # while it started: the signal to stop did not reach it
+                self.process.terminate()
         process = self.process
         assert process.stdin is not None
         assert process.stdout is not None

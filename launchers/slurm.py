@@ -102,5 +102,9 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
     status.tell_submission(found, archive, jobs)
     if options["wait"]:
         status.watch(archive)
+        archive.tidy()
         began.pending = 0
+        ended = {run.id: run for run in status.survey(archive)}
+        began.failures |= {i: run.detail for i, run in ended.items() if run.state != "done"}
+        archive.note(began)
     return began

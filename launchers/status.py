@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launchers.archive import Archive
-from launchers.sweep import describe_scores, say
+from launchers.sweep import count, describe_scores, say
 from ssl_transfer import claims, cluster
 
 State = Literal["new", "waiting", "running", "done", "failed", "lost"]
@@ -246,7 +246,7 @@ def tell_submission(found: Any, archive: Archive, jobs: Sequence[str]) -> None:
     asked = {run.id: run for run in found.outcome.asked}
     finished = sum(run.is_finished for run in asked.values() if run.id not in found.live)
     say(
-        f"{submitted} runs submitted"
+        f"{count(submitted, 'run')} submitted"
         + (f" as {'jobs' if len(jobs) > 1 else 'job'} {', '.join(jobs)}" if jobs else "")
         + f"; {finished} were finished, {len(found.live)} are on their way already, "
         f"{len(found.outcome.failures)} cannot be done."
@@ -282,6 +282,9 @@ def show_plan(found: Any, outputs: Path, options: Mapping[str, Any]) -> None:
     for number, group in enumerate(found.groups, 1):
         text = submission.batch_file(group, outputs / "sweeps" / "…" / "jobs", options)
         accepted, verdict = cluster.test(text)
-        say(f"\n# group {number}: {len(group.runs)} runs in {len(group.jobs)} jobs\n{text}")
+        say(
+            f"\n# group {number}: {count(len(group.runs), 'run')} in "
+            f"{count(len(group.jobs), 'job')}\n{text}"
+        )
         say(f"# sbatch --test-only: {'accepted' if accepted else 'REFUSED'}: {verdict}")
     say("\nnothing was submitted (hydra.launcher.dry_run=true)")

@@ -183,6 +183,11 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
+def count(number: int, noun: str) -> str:
+    """Return ``1 run``, ``2 runs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def is_main_process() -> bool:
     """Return whether this process writes for all of them, without importing torch."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

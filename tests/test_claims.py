@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -5,7 +6,7 @@ import time
 
 import pytest
 
-from ssl_transfer import claims
+from ssl_transfer import claims, stopping
 
 
 def _hold(folder, entered, seconds):
@@ -75,3 +76,142 @@ def test_who_waits_is_told_that_the_work_is_done(tmp_path):
     ):
         assert not ours
     assert told == [os.getpid()]
+
+
+# ---- claims of jobs -----------------------------------------------------------------------------
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _write(folder, claim):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "claim.json").write_text(json.dumps(claim))
+    return folder / "claim.json"
+
+
+@pytest.fixture
+def in_job(slurm, monkeypatch):
+    """Let this process belong to element 3 of job 12."""
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "15")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    monkeypatch.setenv(claims.SUBMISSION, "s1")
+    return slurm
+
+
+def test_a_jobs_claim_lives_as_long_as_its_job_may_run(tmp_path, slurm):
+    path = _write(tmp_path / "run", {"job": "12_3"})
+    for line, alive in [
+        ("12_3|RUNNING|None|n1", True),
+        ("12_3|PENDING|Resources|", True),
+        ("12_3|CANCELLED|None|", False),
+        ("12_4|RUNNING|None|n1", False),
+    ]:
+        slurm.queue(line)
+        assert claims.is_alive(path) == alive, line
+        assert claims.other(path.parent) == ({"job": "12_3"} if alive else None)
+    slurm.forget()
+    assert not claims.is_alive(path)
+    slurm.is_silent()
+    assert claims.is_alive(path)
+
+
+def test_a_dead_jobs_claim_is_taken_over_and_a_live_ones_is_not(tmp_path, slurm):
+    path = _write(tmp_path / "run", {"job": "12_3"})
+    slurm.queue("12_3|PENDING|Priority|")
+    assert not claims.try_claim(path.parent)
+    assert json.loads(path.read_text()) == {"job": "12_3"}
+    slurm.forget()
+    assert claims.try_claim(path.parent)
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert _names(path.parent) == ["claim.json"]
+
+
+def test_a_job_adopts_the_claim_that_its_submission_made(tmp_path, in_job):
+    submitter = {**claims.owner(), "pid": 1, "started": "never"}
+    del submitter["job"]
+    path = _write(tmp_path / "run", {**submitter, "submission": "s1"})
+    assert claims.other(path.parent) is None
+    assert claims.try_claim(path.parent)
+    assert json.loads(path.read_text())["job"] == "12_3"
+    # The submission of somebody else, alive: not ours.
+    mine = {key: value for key, value in claims.owner().items() if key != "job"}
+    path = _write(tmp_path / "theirs", {**mine, "host": "elsewhere", "submission": "s2"})
+    assert not claims.try_claim(path.parent)
+    assert claims.other(path.parent)["submission"] == "s2"
+
+
+def test_a_job_finds_its_own_claim_again_whatever_the_queue_says(tmp_path, in_job):
+    in_job.is_silent()
+    path = _write(tmp_path / "run", {"job": "12_3", "log": "an earlier turn's"})
+    assert claims.other(path.parent) is None
+    assert claims.try_claim(path.parent)
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+    path = _write(tmp_path / "sibling", {"job": "12_4"})
+    assert not claims.try_claim(path.parent)
+    claims.release_own(path.parent)
+    assert path.exists()
+    claims.release_own(tmp_path / "run")
+    assert not (tmp_path / "run" / "claim.json").exists()
+
+
+def test_a_submission_hands_its_claim_to_the_job_unless_the_job_has_finished(tmp_path, slurm):
+    folder = tmp_path / "run"
+    assert claims.try_claim(folder, {**claims.owner(), "submission": "s1"})
+    assert not claims.try_claim(folder, {**claims.owner(), "submission": "s2"})
+    slurm.queue("12_3|PENDING|None|")
+    claims.hand_over(folder, {"job": "12_3", "submission": "s1"})
+    assert claims.read(folder) == {"job": "12_3", "submission": "s1"}
+    assert claims.describe(claims.other(folder)) == "job 12_3"
+    claims.release(folder)
+    claims.hand_over(folder, {"job": "12_3"})
+    assert _names(folder) == []
+
+
+def test_an_interrupted_process_gives_its_claim_back(tmp_path):
+    with (
+        pytest.raises(stopping.Interrupted),
+        claims.claimed(tmp_path, finished=lambda: False, waiting=pytest.fail),
+    ):
+        raise stopping.Interrupted
+    assert claims.read(tmp_path) is None
+
+
+@pytest.mark.parametrize(("error", "kept"), [(stopping.Interrupted, True), (ValueError, False)])
+def test_an_interrupted_job_keeps_its_claim_because_it_comes_back(tmp_path, in_job, error, kept):
+    with (
+        pytest.raises(error),
+        claims.claimed(tmp_path / "run", finished=lambda: False, waiting=pytest.fail),
+    ):
+        raise error
+    assert (claims.read(tmp_path / "run") is not None) == kept
+    if kept:
+        assert claims.read(tmp_path / "run")["job"] == "12_3"
+
+
+def test_a_claim_says_where_the_output_goes(tmp_path, monkeypatch):
+    monkeypatch.setenv(claims.LOG, "slot0_log.out")
+    claims.try_claim(tmp_path)
+    assert claims.read(tmp_path)["log"] == "slot0_log.out"
+    assert claims.describe(claims.read(tmp_path)).startswith(f"process {os.getpid()} on ")
+
+
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert claims.try_claim(tmp_path)
+    assert claims.read(tmp_path)["pid"] == os.getpid()
+    assert not claims.try_claim(tmp_path)
+    assert _names(tmp_path) == ["claim.json"]
+    # Half a claim is somebody's who is about to write the rest.
+    (tmp_path / "claim.json").write_text('{"ho')
+    assert claims.read(tmp_path) is None
+    assert claims.is_alive(tmp_path / "claim.json")
+    long_ago = time.time() - claims.HEARTBEAT_SECONDS - 1
+    os.utime(tmp_path / "claim.json", (long_ago, long_ago))
+    assert claims.try_claim(tmp_path)

@@ -263,13 +263,13 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_when_sent_again(sweeps: Swe
     sweeps.send(*training)
     (job,) = jobs_of(sweeps)
     reached = sweeps.wait_for_steps(3)
-    assert "1 jobs cancelled" in sweeps.launchers("cancel")
+    assert "1 job cancelled" in sweeps.launchers("cancel")
     assert sweeps.settled() == ["lost"]
     (run,) = sweeps.stand()
     assert f"job {job}: cancelled" in run.detail
     assert sweeps.cluster.queue() == {}
 
-    assert "1 runs submitted" in sweeps.send(*training)
+    assert "1 run submitted" in sweeps.send(*training)
     assert sweeps.settled() == ["done"]
     (record,) = sweeps.records()
     ((_, step),) = record["resumed_at"]
@@ -309,7 +309,7 @@ def test_a_refusal_in_the_middle_leaves_the_rest_for_later(sweeps: Sweeps) -> No
     assert "after 2 of 3 runs it said" in printed
     assert "QOSMaxSubmitJobPerUserLimit" in printed
     again = sweeps.send(*command)
-    assert "1 runs submitted" in again
+    assert "1 run submitted" in again
     assert sweeps.settled() == ["done"] * 3
 
 
@@ -336,6 +336,19 @@ def test_a_failed_parent_ends_its_children_with_a_sentence(sweeps: Sweeps) -> No
     for child in children:
         assert child.detail.startswith("requires pretrain of custom-supervised")
         assert child.detail.endswith("which failed: ArithmeticError: the encoder is broken on 0")
+
+
+def test_waiting_ends_with_the_tables_and_an_exit_code(sweeps: Sweeps) -> None:
+    broken = sweeps.folder / "broken"
+    broken.touch()
+    printed = sweeps.send("model._target_=encoders.BrokenWhile",
+                          f"+model.file={broken},{broken}-not", "protocol=knn",
+                          "hydra.launcher.wait=true", code=1)  # fmt: skip
+    assert "1 failed, 1 done" in printed
+    assert "knn: top1 in %" in printed
+    (folder,) = sweeps.outputs.glob("sweeps/*/jobs")
+    # A log per job and the batch file: file systems count files.
+    assert sorted(path.suffix for path in folder.iterdir()) == [".out", ".out", ".sh"]
 
 
 def test_runs_share_a_job_side_by_side_and_one_after_another(sweeps: Sweeps) -> None:

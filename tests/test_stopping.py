@@ -1,0 +1,161 @@
+"""Signals end a run where it can go on, and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import odd_runs
+import pytest
+import torch
+from tiny_runs import carry_out
+
+from ssl_transfer import stopping
+from ssl_transfer.stopping import Interrupted
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_a_signal_between_trainings_interrupts_at_once(number: signal.Signals) -> None:
+    reached = []
+    with pytest.raises(Interrupted) as caught, stopping.stoppable():  # noqa: PT012
+        os.kill(os.getpid(), number)
+        reached.append("the next line")
+    assert reached == []
+    assert caught.value.code == stopping.EXIT_CODE == 75
+    assert stopping.arrived(number)
+    assert [n for n in stopping.SIGNALS if stopping.arrived(n)] == [number]
+
+
+def test_a_training_sees_the_signal_and_is_interrupted_when_it_ends() -> None:
+    reached = []
+    with pytest.raises(Interrupted), stopping.deferred() as stop:  # noqa: PT012
+        reached.append(stop())
+        os.kill(os.getpid(), signal.SIGTERM)
+        reached.append(stop())
+        os.kill(os.getpid(), signal.SIGUSR2)
+        reached.append("the last step")
+    assert reached == [False, True, "the last step"]
+    assert stopping.arrived(signal.SIGTERM)
+    assert stopping.arrived(signal.SIGUSR2)
+
+
+def test_a_second_signal_does_not_disturb_the_way_out() -> None:
+    saved = []
+    with pytest.raises(Interrupted), stopping.stoppable():  # noqa: PT012
+        try:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            saved.append(True)
+    assert saved == [True]
+
+
+def test_signals_are_forgotten_before_the_next_time() -> None:
+    with pytest.raises(Interrupted), stopping.stoppable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with stopping.stoppable(), stopping.deferred() as stop:
+        assert not stop()
+        assert not stopping.arrived()
+
+
+def test_after_a_training_a_signal_interrupts_at_once_again() -> None:
+    with pytest.raises(Interrupted), stopping.stoppable():  # noqa: PT012
+        with stopping.deferred():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+
+@pytest.mark.parametrize("error", [None, KeyError, Interrupted])
+def test_the_handlers_of_before_return(error: type[BaseException] | None) -> None:
+    def mine(*arguments: Any) -> None:
+        pass
+
+    before = {number: signal.signal(number, mine) for number in stopping.SIGNALS}
+    try:
+        try:
+            with stopping.stoppable(), stopping.deferred():
+                assert signal.getsignal(signal.SIGTERM) is not mine
+                if error is not None:
+                    raise error
+        except (KeyError, Interrupted) as raised:
+            assert type(raised) is error  # noqa: PT017
+        assert [signal.getsignal(number) for number in stopping.SIGNALS] == [mine] * 2
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_an_error_of_a_training_is_not_hidden_by_a_signal() -> None:
+    with pytest.raises(KeyError), stopping.deferred():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyError
+
+
+def test_threads_leave_the_signals_to_the_program() -> None:
+    inside = []
+
+    def work() -> None:
+        with stopping.deferred() as stop:
+            inside.append((signal.getsignal(signal.SIGTERM), stop()))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert inside == [(before, False)]
+
+
+def test_a_signal_to_all_processes_of_a_run_loses_no_step_and_no_worker(tmp_path: Path) -> None:
+    training = ["protocol=finetune", "protocol.epochs=12"]
+    command = odd_runs.overrides(tmp_path / "out", "Smooth", *training, "trainer.workers=1")
+    run = odd_runs.odd(tmp_path / "out", "Smooth", *training)
+    steps = run.folder / "metrics.jsonl"
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), *command],
+        cwd=tmp_path,
+        env={**os.environ, **odd_runs.ENVIRONMENT, odd_runs.SECONDS: "0.1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait_for(lambda: (steps.exists() and steps.read_text()) or process.poll() is not None)
+            os.killpg(process.pid, signal.SIGTERM)  # as SLURM does, the DataLoader's worker too
+            printed, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 75, printed
+    assert "Traceback" not in printed
+    assert (run.folder / "checkpoint.pt").exists()
+    assert not (run.folder / "claim.json").exists()
+    assert run.failure() is None
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        calm = odd_runs.odd(tmp_path / "calm", "Smooth", *training)
+        assert calm.id == run.id
+        assert carry_out(run).failures == carry_out(calm).failures == {}
+    finally:
+        torch.set_num_threads(threads)
+    ((_, resumed),) = run.record()["resumed_at"]
+    assert 0 < resumed < 24
+    assert "resumed_at" not in calm.record()
+    for key in ("scores", "weights_sha256", "data"):
+        assert run.record()[key] == calm.record()[key]
