@@ -25,11 +25,11 @@ test: $(READY) ## the whole test suite
 
 test-slurm: $(READY) ## the tests that need SLURM, on two nodes that live as long as they do
 	@sh scripts/install_slurm.sh
-	$(PY) -m pytest tests/slurm
+	$(PY) -m pytest -n 2 tests/slurm
 
 test-slurm-accounting: $(READY) ## the same on a cluster with accounting, and the tests of sacct
 	@sh scripts/install_slurm.sh --accounting
-	$(PY) -m pytest tests/slurm --accounting
+	$(PY) -m pytest -n 2 tests/slurm --accounting
 
 lint: $(READY) ## ruff, codespell
 	$(VENV)/bin/ruff check .

@@ -109,11 +109,14 @@ def _logs(archive: Archive, options: argparse.Namespace) -> int:
 def _cancel(archive: Archive, options: argparse.Namespace) -> int:
     from ssl_transfer import cluster
 
-    found = [
-        run for run in _chosen(status.survey(archive), options.runs)
-        if run.state in status.UNFINISHED
-    ]  # fmt: skip
+    found = status.survey(archive)
+    every = [run for run in found if run.state in status.UNFINISHED]
+    found = [run for run in _chosen(found, options.runs) if run in every]
     jobs = sorted({run.owner.split()[1] for run in found if run.owner.startswith("job ")})
+    chosen = {run.id for run in found}
+    for run in every:
+        if run.id not in chosen and run.owner.split()[1:2] and run.owner.split()[1] in jobs:
+            print(f"  {run.place} shares {run.owner} and ends with it")
     complaint = cluster.cancel(jobs)
     if complaint:
         print(f"error: {complaint}", file=sys.stderr)
@@ -129,13 +132,14 @@ def _retry(archive: Archive, options: argparse.Namespace) -> int:
 
     found = _chosen(status.survey(archive), options.runs)
     wanted = {run.id for run in found if run.state in ("failed", "lost", "new")}
-    runs = [run for run in archive.runs() if run.id in wanted]
+    runs = archive.runs()
+    for run in runs:  # before anything is derived from the configuration
+        run.config.update(retry=True, force=False)
+    runs = [run for run in runs if run.id in wanted]
     if not runs:
         print(f"nothing to send again: {status.counts(found)}")
         return 0
     let_group_write(runs[0].config["paths"])
-    for run in runs:
-        run.config["retry"] = True
     launcher = dict(archive.about["launcher"])
     name = launcher.pop("name")
     if name == "slurm":

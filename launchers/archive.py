@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import gzip
 import json
+import re
 import shlex
 import shutil
 import socket
@@ -118,9 +119,19 @@ class Archive:
 
     def tidy(self) -> None:
         """Remove what submitit leaves of jobs that are over; file systems count files."""
-        for path in self.jobs.glob("*.pkl"):
-            with contextlib.suppress(FileNotFoundError, PermissionError):  # another's sweep
-                path.unlink()
+        named = re.compile(r"(\d+)(_\d+)?_(\d+_)?(submitted|result)\.pkl")
+        matches = [
+            match for path in self.jobs.glob("*.pkl") if (match := named.fullmatch(path.name))
+        ]
+        try:
+            known = cluster.queue({match[1] for match in matches})
+        except cluster.NoAnswer:
+            return  # nobody can say which jobs will still read theirs
+        alive = {job.id.partition("_")[0] for job in known.values() if not job.is_over}
+        for match in matches:
+            if match[1] not in alive:
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # another's sweep
+                    (self.jobs / match[0]).unlink()
 
     def snapshot(self) -> Path:
         """Copy the tracked files, as they are now, and return the copy's folder.

@@ -13,6 +13,7 @@ How a job ends without losing a step (each line tried on a real SLURM):
 import logging
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,10 @@ class Job:
         folder = Path(os.environ[claims.LOG]).parent
         job = cluster.current_job()
         logs = [folder / f"{job}_slot{number}_log.out" for number in range(self.slots)]
-        failures = pool.serve(runs, pool.slots_for(logs, gpus=pool.visible_gpus()))
+        # The batch file gave the whole job's cores to one process.
+        threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // self.slots)
+        slots = pool.slots_for(logs, gpus=pool.visible_gpus(), threads=threads)
+        failures = pool.serve(runs, slots)
         return [f"{identifier[:8]}: {reason}" for identifier, reason in failures.items()]
 
 
@@ -95,9 +99,6 @@ def _step_aside(before: dict[signal.Signals, Any], rank: int) -> list[str]:
     Returns:
         why it cannot go on, if submitit refuses another turn.
     """
-    from ssl_transfer import distributed
-
-    distributed.stop()
     if stopping.arrived(signal.SIGUSR2) and rank == 0:
         requeue: Callable[[int, None], None] = before[signal.SIGUSR2]
         try:
@@ -108,7 +109,8 @@ def _step_aside(before: dict[signal.Signals, Any], rank: int) -> list[str]:
                 f"`timeout_min` each, but did not ({error}); the same command goes on from the "
                 "checkpoint."
             ]
-        except (OSError, ValueError) as error:  # no scontrol here, or the site forbids requeueing
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            # No scontrol here, a slow controller, or a site that forbids requeueing.
             log.warning("the job cannot be requeued from here (%s)", error)
     log.info("waiting for SLURM to end this process")
     return wait_for_the_end()

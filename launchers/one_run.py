@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+import traceback
 from typing import Any, NoReturn
 
 from launchers import sweep
@@ -22,7 +23,13 @@ def carry_out(run: Run, *, packed: bool) -> str | None:
     from ssl_transfer import distributed
     from ssl_transfer.execution import fail
 
-    distributed.start(run.config["trainer"]["device"])
+    try:
+        distributed.start(run.config["trainer"]["device"])
+    except (OSError, ValueError, RuntimeError) as error:  # no such device, nobody to meet
+        if sweep.is_main_process():
+            fail(run, str(error), trace=traceback.format_exc(), stage="check")
+            claims.release_own(run.folder)
+        return str(error)
     # One process looks at the files, so that all of them agree.
     verdict, reason = distributed.broadcast_object(
         _verdict(run, packed=packed) if distributed.is_main() else ("", "")
@@ -46,7 +53,7 @@ def _verdict(run: Run, *, packed: bool) -> tuple[str, str]:
         claims.release_own(run.folder)
         return "finished", ""
     failure = run.failure()
-    if packed and failure is not None and me is not None and failure.get("job") == me:
+    if packed and me and failure and failure["stage"] == "work" and failure.get("job") == me:
         return "failed", str(failure["error"])  # in an earlier turn of this job
     for needed in (*run.requirements, run):
         if (needed is run or not needed.is_finished) and (other := claims.other(needed.folder)):

@@ -83,6 +83,11 @@ class Resources:
                 f"`nodes={self.nodes}` and `tasks_per_node={self.tasks}` give a run "
                 f"{self.processes}; set one of them to 1."
             )
+        if self.runs_per_job > 1 and self.processes > 1:
+            found.append(
+                f"`runs_per_job` packs runs of a single process, but nodes and GPUs give a run "
+                f"{self.processes}: the failure of one would end the others; set it to 1."
+            )
         if self.runs_per_gpu > 1 and self.gpus_per_node > 1:
             found.append(
                 f"`gpus_per_node` must be 1 with `runs_per_gpu={self.runs_per_gpu}`, but is "
@@ -115,7 +120,14 @@ def of(run: Run, launcher: Mapping[str, Any]) -> Resources:
         problems += signature_problems(path, Resources, given, supplied=frozenset())
         chosen |= given
     if not problems:
-        problems = Resources(**chosen).problems()
+        resources = Resources(**chosen)
+        problems = resources.problems()
+        warning = launcher.get("signal_delay_s") or 0
+        if not problems and 60 * resources.timeout_min <= warning:
+            problems.append(
+                f"`timeout_min` must be longer than the warning before it, but is "
+                f"{resources.timeout_min} min with `hydra.launcher.signal_delay_s={warning}`."
+            )
     if problems:
         raise SweepRefused(problems)
-    return Resources(**chosen)
+    return resources

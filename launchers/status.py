@@ -49,10 +49,8 @@ def survey(archive: Archive) -> list[RunStatus]:
     places = archive.places()
     held = {}
     for identifier, place in places.items():
-        if not (outputs / place / "record.json").exists():
-            claim = claims.read(outputs / place)
-            if claim is not None:
-                held[identifier] = claim
+        if (claim := claims.read(outputs / place)) is not None:
+            held[identifier] = claim
     ended = _ask({claim["job"] for claim in held.values() if "job" in claim})
     return [_stand(i, place, outputs / place, held.get(i), ended) for i, place in places.items()]
 
@@ -61,11 +59,14 @@ def _ask(jobs: set[str]) -> Mapping[str, cluster.Job] | None:
     """Return what SLURM knows of the jobs; None where it does not answer."""
     try:
         known = cluster.queue(jobs)
-        forgotten = jobs - set(known)
-        return {**(cluster.history(forgotten) if forgotten else {}), **known}
     except cluster.NoAnswer as error:
         print(f"warning: {error}", file=sys.stderr)
         return None
+    try:
+        return {**cluster.history(jobs - set(known)), **known}
+    except cluster.NoAnswer as error:  # of the accounts; the queue is enough
+        print(f"warning: {error}", file=sys.stderr)
+        return known
 
 
 def _stand(
@@ -75,10 +76,6 @@ def _stand(
     claim: dict[str, Any] | None,
     jobs: Mapping[str, cluster.Job] | None,
 ) -> RunStatus:
-    record = _read(folder / "record.json")
-    if record is not None:
-        return RunStatus(identifier, place, "done", describe_scores(record),
-                         f"job {record['job']}" if record.get("job") else "")  # fmt: skip
     owner = claims.describe(claim) if claim else ""
     log = claim.get("log") if claim else None
     state: State | None = None
@@ -100,8 +97,12 @@ def _stand(
             state, detail = "running", _progress(folder)
         else:
             detail = f"{owner} is gone"
-    if state is not None:
+    if state is not None:  # though there may be a record, of a run sent again with `force=true`
         return RunStatus(identifier, place, state, detail, owner, log)
+    record = _read(folder / "record.json")
+    if record is not None:
+        owner = f"job {record['job']}" if record.get("job") else ""
+        return RunStatus(identifier, place, "done", describe_scores(record), owner)
     failure = _read(folder / "failure.json")
     if failure is not None:
         owner = f"job {failure['job']}" if failure.get("job") else owner
@@ -281,7 +282,7 @@ def show_plan(found: Any, outputs: Path, options: Mapping[str, Any]) -> None:
         say(f"{state:9}{run.describe()}  {detail}".rstrip())
     for number, group in enumerate(found.groups, 1):
         text = submission.batch_file(group, outputs / "sweeps" / "…" / "jobs", options)
-        accepted, verdict = cluster.test(text)
+        accepted, verdict = submission.verdict_on(text)
         say(
             f"\n# group {number}: {count(len(group.runs), 'run')} in "
             f"{count(len(group.jobs), 'job')}\n{text}"

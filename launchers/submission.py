@@ -112,6 +112,7 @@ def executor_for(
     srun = [f"--cpus-per-task={wants.cpus_per_task}"] if wants.cpus_per_task else []
     # One rank's failure ends the job, instead of the others waiting for it.
     srun.append("--kill-on-bad-exit=1")
+    srun.append("--export=ALL")  # a site's or user's NONE would keep the exports below from it
     executor = submitit.SlurmExecutor(folder, max_num_timeout=options["max_num_timeout"])
     parameters = {
         "job_name": options["job_name"],
@@ -149,10 +150,15 @@ def _exports(environment: Mapping[str, str]) -> list[str]:
 @contextlib.contextmanager
 def outside_of_any_job() -> Iterator[None]:
     """Hide the variables of the allocation that this process may run in; sbatch believes them."""
-    configuration = os.environ.get("SLURM_CONF")  # which cluster, not which job
+    # Which cluster, not which job; and the user's own defaults, which a job's batch file sets, too.
+    inside = "SLURM_JOB_ID" in os.environ
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("SLURM_CONF", "SLURM_CLUSTERS") or (name.startswith("SBATCH_") and not inside)
+    }
     with submitit.helpers.clean_env():
-        if configuration is not None:
-            os.environ["SLURM_CONF"] = configuration
+        os.environ.update(kept)
         yield
 
 
@@ -167,7 +173,7 @@ def refuse_impossible(found: Plan, options: Mapping[str, Any]) -> None:
         asked.setdefault(repr(group.resources), group)
     problems = []
     for group in asked.values():
-        accepted, verdict = cluster.test(batch_file(group, Path(), options))
+        accepted, verdict = verdict_on(batch_file(group, Path(), options))
         if not accepted:
             wants = {
                 key: value
@@ -180,6 +186,12 @@ def refuse_impossible(found: Plan, options: Mapping[str, Any]) -> None:
             )
     if problems:
         raise sweep.SweepRefused(problems)
+
+
+def verdict_on(text: str) -> tuple[bool, str]:
+    """Return whether SLURM would accept a batch file, and what it says."""
+    with outside_of_any_job():
+        return cluster.test(text)
 
 
 def batch_file(group: Group, folder: Path, options: Mapping[str, Any]) -> str:
@@ -208,7 +220,7 @@ def submit(found: Plan, archive: Archive, options: Mapping[str, Any]) -> list[st
         "PYTHONPATH": os.pathsep.join(filter(None, [str(code), old])),
         "PYTHONSAFEPATH": "1",  # the directory of submission may hold other code of that name
         claims.SUBMISSION: submission,
-        provenance.SUBMITTED: provenance.fingerprint(),
+        provenance.SUBMITTED: json.dumps(provenance.code()),
     }
     jobs: dict[str, str] = {i: c["job"] for i, c in found.live.items() if "job" in c}
     submitted: list[str] = []
@@ -227,7 +239,8 @@ def submit(found: Plan, archive: Archive, options: Mapping[str, Any]) -> list[st
                     sent = executor.submit_array([_job(runs, group.resources) for runs in chunk])
             except (submitit.core.utils.FailedJobError, OSError) as error:
                 _give_up(found, jobs)
-                raise sweep.SweepRefused([_refusal(error, jobs, found)]) from error
+                sent_now = len(jobs.keys() - found.live.keys())
+                raise sweep.SweepRefused([_refusal(error, sent_now, found)]) from error
             for job, runs in zip(sent, chunk, strict=True):
                 for run in runs:
                     jobs[run.id] = job.job_id
@@ -249,7 +262,8 @@ def _job(runs: Sequence[Run], wants: Resources) -> Job:
 def _reserve(run: Run, submission: str, found: Plan) -> bool:
     """Claim a run for the job to come; False if somebody was quicker: it is theirs, or finished."""
     if not claims.try_claim(run.folder, {**claims.owner(), "submission": submission}):
-        found.live[run.id] = claims.read(run.folder) or {}
+        if (claim := claims.read(run.folder)) is not None:
+            found.live[run.id] = claim
         return False
     if sweep.left_to_do(run):
         return True
@@ -277,10 +291,10 @@ def _give_up(found: Plan, jobs: Mapping[str, str]) -> None:
                 claims.release(run.folder)
 
 
-def _refusal(error: Exception, jobs: Mapping[str, str], found: Plan) -> str:
+def _refusal(error: Exception, sent: int, found: Plan) -> str:
     total = sum(len(group.runs) for group in found.groups)
     said = " ".join(str(error).split())
     return (
-        f"SLURM must accept the sweep, but after {len(jobs)} of {total} runs it said: {said}; "
+        f"SLURM must accept the sweep, but after {sent} of {total} runs it said: {said}; "
         "those are on their way, and the same command submits the rest when there is room."
     )

@@ -156,9 +156,9 @@ def attempt(run: Run) -> str | None:
 
 def _still_needed(asked: Sequence[Run], todo: Sequence[Run]) -> set[str]:
     """Return the ids of runs that were asked for or that an unfinished run requires."""
-    needed = {run.id for run in asked}
+    needed, left = {run.id for run in asked}, {run.id for run in todo}
     for run in reversed(graph(asked)):
-        if run.id in needed and run in todo:
+        if run.id in needed and run.id in left:
             needed |= {required.id for required in run.requirements}
     return needed
 

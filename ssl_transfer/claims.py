@@ -30,6 +30,8 @@ LOG = "SSL_TRANSFER_LOG"
 """Environment variable of a process that a launcher started: the file its output goes to."""
 HEARTBEAT_SECONDS = 30.0
 DEAD_AFTER_SECONDS = 600.0
+HIDDEN_SECONDS = 86400.0
+"""For how long another user's job is believed in, where the queue does not show it."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -49,7 +51,7 @@ def owner(*, alone: bool = False) -> dict[str, Any]:
     pid = os.getpid()
     me = {"host": socket.gethostname(), "boot": boot, "pid": pid, "started": _started(pid)}
     if not alone and (job := cluster.current_job()):
-        me |= {"job": job, "submission": os.environ.get(SUBMISSION, "")}
+        me |= {"job": job, "user": cluster.user(), "submission": os.environ.get(SUBMISSION, "")}
     if path := os.environ.get(LOG):
         me["log"] = path
     return me
@@ -73,7 +75,11 @@ def is_alive(path: Path) -> bool:
     except ValueError:  # created, but not yet filled
         return time.time() - path.stat().st_mtime < HEARTBEAT_SECONDS
     if "job" in claim:
-        return cluster.may_run(claim["job"])
+        if cluster.may_run(claim["job"]):
+            return True
+        # Other users' jobs cannot be seen everywhere; give them time.
+        theirs = claim.get("user", cluster.user()) != cluster.user()
+        return theirs and cluster.hides_others() and age < HIDDEN_SECONDS
     me = owner()
     if claim["host"] != me["host"]:
         return age < DEAD_AFTER_SECONDS

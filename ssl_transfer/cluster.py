@@ -22,6 +22,7 @@ _OVER = frozenset({
     "PREEMPTED", "TIMEOUT",
 })  # fmt: skip
 _ANSWER_SECONDS = 60.0
+_SILENCE_SECONDS = 30.0
 
 
 class NoAnswer(OSError):
@@ -82,11 +83,13 @@ def _call(*command: str, feed: str | None = None) -> subprocess.CompletedProcess
     Raises:
         NoAnswer: if it is not installed, or the controller does not answer.
     """
+    # A user's defaults (SQUEUE_USERS, …) would hide jobs.
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("SQUEUE_", "SACCT_"))}
     try:
         done = subprocess.run(
             command, input=feed, capture_output=True, text=True, check=False,
             timeout=_ANSWER_SECONDS,
-            env={**os.environ, "SLURM_BITSTR_LEN": "0"},  # `12_[0,2,4,…]` whole, not its beginning
+            env={**env, "SLURM_BITSTR_LEN": "0"},  # `12_[0,2,4,…]` whole, not its beginning
         )  # fmt: skip
     except FileNotFoundError as error:
         raise NoAnswer(
@@ -111,6 +114,7 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
     return "; ".join(dict.fromkeys(told)) or f"exit code {done.returncode}"
 
 
+_silent_until = -float("inf")  # no answer lately: do not ask again before
 _answers: dict[str, tuple[float, dict[str, Job]]] = {}  # array -> when asked, its elements
 
 
@@ -186,12 +190,18 @@ def may_run(job: str, *, trust_seconds: float = 5.0) -> bool:
         job: ``12`` or ``12_3``.
         trust_seconds: for how long an earlier answer is believed.
     """
+    global _silent_until
+    if time.monotonic() < _silent_until:
+        return True
+    array = job.partition("_")[0]
     try:
-        found = queue([job], trust_seconds=trust_seconds)
+        queue([array], trust_seconds=trust_seconds)
     except NoAnswer as error:
         log.warning("job %s is taken for alive: %s", job, error)
+        _silent_until = time.monotonic() + _SILENCE_SECONDS
         return True
-    return job in found and not found[job].is_over
+    found = _answers[array][1].get(job)
+    return found is not None and not found.is_over
 
 
 def requeue(job: str) -> str | None:
@@ -220,11 +230,27 @@ def test(batch_file: str) -> tuple[bool, str]:
 
 
 @functools.cache
+def configuration() -> dict[str, str]:
+    """Return the cluster's settings.
+
+    Raises:
+        NoAnswer: if SLURM cannot be asked.
+    """
+    lines = _call("scontrol", "show", "config").stdout.splitlines()
+    return {key.strip(): value.strip() for key, _, value in (x.partition("=") for x in lines)}
+
+
 def largest_array() -> int:
     """Return how many elements an array may have (``MaxArraySize``)."""
-    done = _call("scontrol", "show", "config")
-    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
-    return max(int(match[1]), 1) if match else 1001  # SLURM's default
+    return max(int(configuration().get("MaxArraySize", "1001")), 1)  # SLURM's default
+
+
+def hides_others() -> bool:
+    """Return whether users see their own jobs only (``PrivateData``); true if that is unknown."""
+    try:
+        return "jobs" in configuration().get("PrivateData", "")
+    except NoAnswer:
+        return True
 
 
 def user() -> str:

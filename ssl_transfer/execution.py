@@ -39,6 +39,9 @@ from ssl_transfer.runs import Run
 
 log = logging.getLogger(__name__)
 
+PATIENCE_SECONDS = 10.0
+"""How long a process that lost a partner waits to hear why."""
+
 UserError = (ValueError, OSError)
 """Errors whose message is a sentence for the user; anything else is a bug and shows its trace."""
 
@@ -152,6 +155,10 @@ def _execute(run: Run) -> dict[str, Any]:
         except Exception as error:
             if stopping.arrived():  # what fails on the way out says nothing about the run
                 raise stopping.Interrupted from error
+            if distributed.is_lost_partner(error) and run.failure() is None:
+                # Its signal may reach this process a little later, and then raises here; or its
+                # reason may take a while to be seen on a network file system.
+                time.sleep(PATIENCE_SECONDS)
             earlier = run.failure()  # of another process, whose end made this one fail
             if earlier is not None:
                 raise RunFailed(earlier["error"]) from error

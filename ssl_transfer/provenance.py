@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 """The folder that the code runs from: the clone, or a snapshot of it."""
 
 SUBMITTED = "SSL_TRANSFER_CODE"
-"""Environment variable in a job: the fingerprint of the code when it was submitted."""
+"""Environment variable in a job: what ``code`` said when it was submitted, as JSON."""
 
 
 def git(*arguments: str) -> str | None:
@@ -51,6 +52,9 @@ def code() -> dict[str, Any]:
         "dirty": bool((git("status", "--porcelain") or "").strip()),
         "fingerprint": fingerprint(),
     }
-    if submitted := os.environ.get(SUBMITTED):
-        state["changed_since_submission"] = submitted != state["fingerprint"]
+    if text := os.environ.get(SUBMITTED):
+        submitted = json.loads(text)
+        changed = submitted["fingerprint"] != state["fingerprint"]
+        # A snapshot has no repository that could tell the commit; the submission could.
+        state = {**(state if changed else submitted), "changed_since_submission": changed}
     return state

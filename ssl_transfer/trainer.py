@@ -28,6 +28,10 @@ from ssl_transfer.loading import Items, TrainingData, load
 Parts = dict[str, Tensor]
 
 
+LONG_TRAINING_SECONDS = 60.0
+"""Time since the last checkpoint above which the end of a training is saved like its middle."""
+
+
 class NonFiniteLoss(ValueError):
     """The loss became infinite or not a number."""
 
@@ -184,6 +188,8 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             learner.after_step((step + 1) / steps)
             watch.after(step, steps, parts)
+        if distributed.any_true(stop()):  # too late for the last step to know
+            watch.stop_after(steps)
 
 
 def _check(learner: Learner, samples: int, recipe: Recipe, context: Context) -> None:
@@ -328,10 +334,21 @@ class Watch:
         every = self.context.checkpoint_every_steps
         due = now - self.saved_at > 60 * self.context.checkpoint_every_minutes
         due = due or (every is not None and (step + 1) % every == 0)
-        if self.stopping or (due and not last):
-            self.save(step + 1)
+        # What follows a long training may be interrupted, too.
+        due = due if not last else now - self.saved_at > LONG_TRAINING_SECONDS
         if self.stopping:
-            raise stopping.Interrupted
+            self.stop_after(step + 1)
+        if due:
+            self.save(step + 1)
+
+    def stop_after(self, step: int) -> None:
+        """Save, and end the run where ``step`` would begin.
+
+        Raises:
+            Interrupted: always.
+        """
+        self.save(step)
+        raise stopping.Interrupted
 
     def save(self, step: int) -> None:
         """Write the checkpoint with which ``step`` would begin."""

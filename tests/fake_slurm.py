@@ -36,7 +36,10 @@ class FakeSlurm:
             f"/bin/cat {path}.out\n/bin/cat {path}.err >&2\nexit {code}\n"
         )
         path.chmod(0o755)
-        cluster._answers.clear()  # what an earlier answer was believed for
+        # What an earlier answer was believed for.
+        cluster._answers.clear()
+        cluster._silent_until = -float("inf")
+        cluster.configuration.cache_clear()
 
     def queue(self, *lines: str) -> None:
         """Let the queue hold these jobs, written as ``id|state|reason|nodes``."""

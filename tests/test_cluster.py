@@ -228,9 +228,9 @@ def test_slurms_verdict_on_a_batch_file_is_told_without_its_prefix(slurm: FakeSl
 )
 def test_the_largest_array_is_the_clusters(slurm: FakeSlurm, said: str, largest: int) -> None:
     slurm.says("scontrol", said)
-    cluster.largest_array.cache_clear()
+    cluster.configuration.cache_clear()
     assert cluster.largest_array() == largest
-    cluster.largest_array.cache_clear()
+    cluster.configuration.cache_clear()
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What a record says about the code that computed it."""
 
+import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,11 +77,15 @@ def test_a_commit_and_what_it_does_not_have_are_told(copy: Path) -> None:
 def test_code_that_changed_while_a_job_waited_is_told(
     copy: Path, monkeypatch: pytest.MonkeyPatch, edited: bool
 ) -> None:
-    monkeypatch.setenv(provenance.SUBMITTED, provenance.fingerprint())
+    submitted = {"revision": "abc", "dirty": False, "fingerprint": provenance.fingerprint()}
+    monkeypatch.setenv(provenance.SUBMITTED, json.dumps(submitted))
     if edited:
         (copy / "ssl_transfer" / "a.py").write_text("x = 2\n")
     provenance.fingerprint.cache_clear()
-    assert provenance.code()["changed_since_submission"] is edited
+    state = provenance.code()
+    assert state["changed_since_submission"] is edited
+    # A snapshot of the code knows its commit from the submission.
+    assert (state["revision"] == "abc") is not edited
 
 
 def test_a_computer_without_git_is_no_obstacle(

@@ -43,6 +43,7 @@ def refused(run: Run, capsys: pytest.CaptureFixture[str], **given: Any) -> list[
 def test_the_options_file_has_every_key_and_the_defaults_of_the_code() -> None:
     given = options()
     assert given.keys() == Options.__dataclass_fields__.keys()
+    assert given.pop("pretrain") == dict.fromkeys(Resources.__dataclass_fields__)
     for name, value in given.items():
         assert value is None or value == getattr(Options(), name), name
 

@@ -276,6 +276,39 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_when_sent_again(sweeps: Swe
     assert step >= reached
 
 
+def test_a_finished_run_sent_again_by_force_waits_and_is_computed(sweeps: Sweeps) -> None:
+    command = [SOUND, "protocol=knn"]
+    sweeps.send(*command)
+    assert sweeps.settled() == ["done"]
+    (first,) = sweeps.records()
+    sweeps.send(*command, "force=true", "hydra.launcher.additional={hold: true}")
+    (job,) = jobs_of(sweeps)
+    assert "1 waiting" in sweeps.launchers("status")  # which clears up after finished sweeps only
+    sweeps.cluster.run("scontrol", "release", job)
+    assert sweeps.settled() == ["done"]
+    (second,) = sweeps.records()
+    assert (second["job"], second["scores"]) == (job, first["scores"])
+    assert first["job"] != job
+
+
+def test_a_site_that_forbids_requeueing_costs_no_step(sweeps: Sweeps) -> None:
+    training = [SOUND, "+model.seconds=0.1", *TRAINING, "protocol.epochs=20"]
+    sweeps.send(*training, "hydra.launcher.additional={requeue: true, export: NONE}")
+    (job,) = jobs_of(sweeps)
+    reached = sweeps.wait_for_steps(3)
+    sweeps.cluster.run("scontrol", "update", f"jobid={job}", "requeue=0")
+    sweeps.cluster.cancel(job, "--signal=USR2")
+    sweeps.cluster.wait_for(lambda: "cannot be requeued" in sweeps.launchers("logs", "custom"), 30)
+    assert sweeps.states() == ["running"]  # SLURM decides what becomes of it
+    sweeps.cluster.cancel(job)
+    assert sweeps.settled() == ["lost"]
+    sweeps.send(*training)
+    assert sweeps.settled() == ["done"]
+    (record,) = sweeps.records()
+    ((_, step),) = record["resumed_at"]
+    assert step >= reached
+
+
 def test_what_a_killed_launcher_left_is_submitted_by_the_next(sweeps: Sweeps) -> None:
     tools = sweeps.folder / "tools"
     tools.mkdir()
