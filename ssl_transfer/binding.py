@@ -49,7 +49,7 @@ def _dataset(path: str, node: Any) -> Iterator[Part]:
 def _model(path: str, node: dict[str, Any]) -> Iterator[Part]:
     from ssl_transfer.models.weights import load_weights
 
-    yield Part(path, _target(node), _without(node, "name", "weights", "preprocessing"))
+    yield Part(path, _target(node), _without(node, "name", "weights", "preprocessing", "facts"))
     if node.get("weights"):
         yield Part(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
     if node.get("preprocessing"):

@@ -54,7 +54,7 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
     sets ``WORLD_SIZE=1`` and thereby keeps them apart.
 
     Raises:
-        ValueError: if torchrun's variables are incomplete, or the computer to meet at is unknown.
+        ValueError: if torchrun's variables are incomplete.
     """
     env = os.environ if environment is None else environment
     if "WORLD_SIZE" in env:
@@ -92,13 +92,6 @@ def _submitit_place() -> Place:
         return Place()
     first = job.hostnames[0] if job.num_nodes > 1 else "127.0.0.1"
     host = os.environ.get("MASTER_ADDR", first)
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        raise ValueError(
-            f"The first computer's name must be known to the network, but `{host}` is not "
-            f"({error}); set MASTER_ADDR: hydra.launcher.setup='[\"export MASTER_ADDR=…\"]'."
-        ) from error
     # A function of the job's id, hence the same for all; below the ports that Linux hands out to
     # outgoing connections (32768 and up).
     port = 20000 + randomness.derive(0, "port", job.job_id) % 12000
@@ -117,7 +110,8 @@ def start(device: str = "auto", *, timeout_minutes: float = 30.0) -> torch.devic
         timeout_minutes: longest wait in a collective.
 
     Raises:
-        ValueError: if the device does not exist, or if two processes would share a GPU.
+        ValueError: if the device does not exist, if two processes would share a GPU, or if the
+            computer to meet at is unknown.
     """
     place = find_place()
     chosen = _device(device, place)
@@ -125,6 +119,7 @@ def start(device: str = "auto", *, timeout_minutes: float = 30.0) -> torch.devic
         torch.cuda.set_device(chosen)
     if place.world_size == 1 or dist.is_initialized():
         return chosen
+    _refuse_unknown_host(place)
     dist.init_process_group(
         # Objects, flags and barriers travel by gloo: they stay out of the GPU's queue.
         "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
@@ -160,6 +155,20 @@ def _device(name: str, place: Place) -> torch.device:
         # same reason CUDA_VISIBLE_DEVICES is left as it is.
         return torch.device("cuda", place.local_rank % count)
     return device
+
+
+def _refuse_unknown_host(place: Place) -> None:
+    """Torch would try to find the computer for as long as the time limit."""
+    if place.address is None:
+        return
+    host = place.address.removeprefix("tcp://").rpartition(":")[0]
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise ValueError(
+            f"The first computer's name must be known to the network, but `{host}` is not "
+            f"({error}); set MASTER_ADDR: hydra.launcher.setup='[\"export MASTER_ADDR=…\"]'."
+        ) from error
 
 
 def _refuse_shared_gpus(device: torch.device) -> None:

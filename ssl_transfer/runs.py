@@ -20,9 +20,9 @@ SCHEMA = 1
 PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pretrain"}
 
 # Keys that say how, not what: they never enter an id.
-_OUTSIDE = frozenset({"resources", "download"})
+_OUTSIDE = frozenset({"resources", "download", "url", "obtain", "facts"})
 # Keys that came after the first ids, with the value that leaves an id as it was.
-_NEUTRAL: dict[str, Any] = {}
+_NEUTRAL: dict[str, Any] = {"padding": "torchvision"}
 
 
 def essence(node: Any) -> Any:

@@ -37,6 +37,7 @@ def test_every_option_of_every_axis_composes_and_binds(axis: str, option: str) -
     config = configuration(f"{axis}={option}", *REQUIRED.get(option, []))
     assert problems(config) == []
     expected = {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}
+    expected["moco"] = "moco_v2"  # an alias
     # The file, the option and the name in tables are one string.
     assert runs.Run(config).names[axis] == expected.get(option, option) or option == "pretrain"
 

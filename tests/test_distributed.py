@@ -71,6 +71,12 @@ def test_a_submitit_task_is_a_rank_and_meets_the_others_on_the_first_host(
     assert distributed.find_place().address == place.address
 
 
+def test_a_computer_that_nobody_knows_is_refused_instead_of_waited_for(environment: Any) -> None:
+    environment({**SLURM_TASK, "SLURM_STEP_NUM_TASKS": "4", "MASTER_ADDR": "nowhere.invalid"})
+    with pytest.raises(ValueError, match=r"`nowhere\.invalid` is not .*; set MASTER_ADDR"):
+        distributed.start("cpu")
+
+
 def test_a_batch_script_or_salloc_shell_is_not_a_rank(environment: Any) -> None:
     environment(SLURM_TASK)
     assert distributed.find_place().world_size == 1

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 
 from ssl_transfer.preprocessing import Interpolation, Preprocessing
 
 Stem = Literal["imagenet", "small"]
+Padding = Literal["torchvision", "same"]
 
 
 def torchvision_backbone(
@@ -53,7 +54,10 @@ def torchvision_backbone(
 
 
 def torchvision_resnet(
-    arch: str, stem: Stem = "imagenet", pretrained: bool | str = False
+    arch: str,
+    stem: Stem = "imagenet",
+    pretrained: bool | str = False,
+    padding: Padding = "torchvision",
 ) -> nn.Module:
     """Return a ResNet of torchvision without its classifier.
 
@@ -63,6 +67,9 @@ def torchvision_resnet(
             convolution with stride 1 and no pooling, as SimCLR uses it on CIFAR (Chen et al.
             2020, appendix B.9, https://arxiv.org/abs/2002.05709).
         pretrained: as of ``torchvision_backbone``; only for the ``imagenet`` stem.
+        padding: of layers with stride 2. ``torchvision``: the same on both sides. ``same``: what
+            JAX and TensorFlow call so, as little as gives ``ceil(size / 2)``, the odd pixel at
+            the right and at the bottom; BYOL's published network has it.
 
     Raises:
         ValueError: for an unknown name, and for pre-trained weights of a stem that has none.
@@ -84,7 +91,70 @@ def torchvision_resnet(
         small = nn.Conv2d(3, conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
         module.conv1, module.maxpool = small, nn.Identity()
+    if padding == "same":
+        pad_same(module)
+    elif padding != "torchvision":
+        raise ValueError(
+            f"`model.padding` must be one of {list(get_args(Padding))}, but is {padding!r}."
+        )
     return module
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution with stride that pads as JAX's and TensorFlow's ``SAME`` does."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``ceil(size / stride)`` pixels per axis."""
+        return super().forward(_padded(input, self.kernel_size, self.stride, 0.0))
+
+
+class SameMaxPool2d(nn.Module):
+    """Max-pooling that pads likewise, by what never is the largest."""
+
+    def __init__(self, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.kernel_size, self.stride = kernel_size, stride
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return ``ceil(size / stride)`` pixels per axis."""
+        sizes, strides = (self.kernel_size,) * 2, (self.stride,) * 2
+        padded = _padded(input, sizes, strides, -math.inf)
+        return nn.functional.max_pool2d(padded, self.kernel_size, self.stride)
+
+
+def _padded(
+    input: Tensor, kernel_size: Sequence[int], stride: Sequence[int], value: float
+) -> Tensor:
+    # The rule of `SAME`: https://www.tensorflow.org/api_docs/python/tf/nn#same_padding
+    sides: list[int] = []
+    for size, kernel, step in zip(input.shape[:1:-1], kernel_size[::-1], stride[::-1], strict=True):
+        total = max((math.ceil(size / step) - 1) * step + kernel - size, 0)
+        sides += [total // 2, total - total // 2]
+    return nn.functional.pad(input, sides, value=value)
+
+
+def pad_same(module: nn.Module) -> None:
+    """Let a ResNet's layers with stride pad as ``SAME`` does, in place; weights stay what they are.
+
+    Layers without stride need nothing: for odd kernels both rules pad them alike.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.MaxPool2d):
+            setattr(module, name, SameMaxPool2d(_one(child.kernel_size), _one(child.stride)))
+        elif isinstance(child, nn.Conv2d) and _one(child.stride) > 1:
+            same = SameConv2d(
+                child.in_channels, child.out_channels, _one(child.kernel_size), _one(child.stride),
+                groups=child.groups, bias=child.bias is not None, device="meta",
+            )  # fmt: skip
+            same.weight, same.bias = child.weight, child.bias
+            setattr(module, name, same)
+        else:
+            pad_same(child)
+
+
+def _one(lengths: int | Sequence[int]) -> int:
+    """Return the length of both axes."""
+    return lengths if isinstance(lengths, int) else int(lengths[0])
 
 
 def timm_backbone(

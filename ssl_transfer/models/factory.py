@@ -9,9 +9,9 @@ import torch
 from ssl_transfer import randomness
 from ssl_transfer.config import locate
 from ssl_transfer.models.encoder import Encoder, require_module, wrap
-from ssl_transfer.models.weights import load_weights
+from ssl_transfer.models.weights import find_weights, load_weights
 
-_LABELS = frozenset({"_target_", "name", "weights", "preprocessing"})
+_LABELS = frozenset({"_target_", "name", "weights", "preprocessing", "facts"})
 
 
 def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
@@ -20,8 +20,8 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     Args:
         config: the node ``model``, resolved: ``_target_`` (a callable that returns a module),
             ``name``, ``weights`` (arguments of ``load_weights``; nothing is loaded without a
-            ``path``), ``preprocessing`` (replaces values of the module's own), and the
-            callable's keyword arguments.
+            ``path``), ``preprocessing`` (replaces values of the module's own), ``facts`` (what
+            was published about it, not used), and the callable's keyword arguments.
         seed: of the initial weights, which depend on nothing else.
 
     Raises:
@@ -34,15 +34,24 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
             "package.module.name, but is missing."
         )
     target = str(config["_target_"])
+    weights = {**(config.get("weights") or {})}
+    if weights.get("path"):
+        # Looked for before anything is built: missing ones cost a moment in every cell of a sweep.
+        weights["path"] = find_weights(**_finding(weights), name=config.get("name"))
     keys = {str(key): value for key, value in config.items() if key not in _LABELS}
     with _seeded(randomness.derive(seed, "init")):
         module = locate(target)(**keys)
         require_module(module)
         encoder = wrap(module, config.get("preprocessing"), name=config.get("name"))
-    weights = config.get("weights") or {}
     if weights.get("path"):
         load_weights(encoder, **weights)
     return encoder
+
+
+def _finding(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of ``weights`` that say where they are."""
+    wanted = ("path", "url", "download", "obtain", "sha256", "md5")
+    return {key: weights[key] for key in wanted if key in weights}
 
 
 @contextmanager

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_transfer.downloads import checksum
+from ssl_transfer.models import haiku
+
 State = dict[str, Tensor]
 
 WRAPPERS = ("state_dict", "model", "resnet", "model_state_dict")
@@ -35,14 +38,16 @@ _HARMLESS: list[Any] = [
 ]
 
 
-def read_state(path: Path, sha256: str | None = None) -> State:
+def read_state(path: Path, sha256: str | None = None, md5: str | None = None) -> State:
     """Return the tensors of a safetensors file or a PyTorch checkpoint by name, on the CPU.
 
     What surrounds them (``WRAPPERS``) is taken off; other nested dictionaries become dotted names.
+    A pickle of Haiku's arrays is read, too (``ssl_transfer.models.haiku``).
 
     Args:
         path: an existing file.
         sha256: expected checksum in hexadecimal digits, or its first 8 or more digits.
+        md5: likewise, where no other is published.
 
     Raises:
         ValueError: in one sentence that names the file, if it is missing, empty, damaged, a
@@ -57,8 +62,9 @@ def read_state(path: Path, sha256: str | None = None) -> State:
         raise ValueError(
             f"The weights file must hold tensors, but `{path}` is empty; copy it again."
         )
-    if sha256 is not None:
-        _check_sum(path, sha256)
+    for kind, wanted in (("sha256", sha256), ("md5", md5)):
+        if wanted is not None:
+            _check_sum(path, wanted, kind)
     with path.open("rb") as file:
         start = file.read(64)
     if start[:2] == b"PK" or start[:1] == b"\x80":
@@ -79,18 +85,18 @@ def read_state(path: Path, sha256: str | None = None) -> State:
     return state
 
 
-def _check_sum(path: Path, wanted: str) -> None:
-    if re.fullmatch(r"[0-9a-fA-F]{8,64}", wanted) is None:
+def _check_sum(path: Path, wanted: str, kind: str) -> None:
+    length = 2 * hashlib.new(kind, usedforsecurity=False).digest_size
+    if re.fullmatch(f"[0-9a-fA-F]{{8,{length}}}", wanted) is None:
         raise ValueError(
-            "`model.weights.sha256` must be 64 hexadecimal digits, or the first 8 or more of "
-            f"them, but is {wanted!r}."
+            f"`model.weights.{kind}` must be {length} hexadecimal digits, or the first 8 or more "
+            f"of them, but is {wanted!r}."
         )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = checksum(path, kind)
     if not found.startswith(wanted.lower()):
         raise ValueError(
-            f"The sha256 of `{path}` must be {wanted}, but is {found}; the file is damaged or "
-            "another one: fetch it again, or correct `model.weights.sha256`."
+            f"The {kind} of `{path}` must be {wanted}, but is {found}; the file is damaged or "
+            f"another one: fetch it again, or correct `model.weights.{kind}`."
         )
 
 
@@ -109,6 +115,8 @@ def _read_torch(path: Path, start: bytes) -> Any:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files make torch's readers fail in many ways
+        if start[:1] == b"\x80" and (arrays := _arrays(path)):
+            return arrays
         culprit = _code_in(str(error)) or (_code_in_pickle(path) if start[:1] == b"\x80" else None)
         if culprit is None:
             raise ValueError(_damaged(path, "PyTorch checkpoint", error)) from error
@@ -117,6 +125,14 @@ def _read_torch(path: Path, start: bytes) -> Any:
             f"pickle that would execute code when loaded ({culprit}); load it where you trust it "
             "and save `model.state_dict()` alone."
         ) from error
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    """Return the arrays of a pickle of Haiku's; none if it is something else."""
+    try:
+        return haiku.read_arrays(path)
+    except ValueError:
+        return {}  # torch's reader, which failed before, knows better why
 
 
 def _code_in(message: str) -> str | None:

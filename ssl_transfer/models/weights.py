@@ -1,14 +1,10 @@
-"""Strict loading of weights in published layouts, and saving of one's own.
-
-A layout is one function from a file's tensors to a clean state dict, with its name in
-``LAYOUTS``. To add one, write the function and its entry: ``layout=auto`` then tries it, too.
-"""
+"""Finding of weights, strict loading in published layouts, and saving of one's own."""
 
 import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +12,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from ssl_transfer import downloads
 from ssl_transfer.files import replace_atomically, write_atomically
 from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.models.layouts import LAYOUTS, below, recognised
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.preprocessing import Preprocessing
 
@@ -26,49 +24,6 @@ log = logging.getLogger(__name__)
 WEIGHTS_FILE = "encoder.safetensors"
 FACTS_FILE = "encoder.yaml"
 
-# ---- layouts ------------------------------------------------------------------------------------
-
-
-def below(prefix: str, state: State) -> State:
-    """Return the tensors whose names start with ``prefix``, without it."""
-    return {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
-
-
-def plain(state: State) -> State:
-    """Return a state dict that has the encoder's own names: torchvision's, timm's or ours."""
-    return state
-
-
-def moco(state: State) -> State:
-    """Return the query encoder of MoCo v1, v2 and of PCL (``main_lincls.py`` of MoCo's code)."""
-    return below("module.encoder_q.", state)
-
-
-def pycontrast(state: State) -> State:
-    """Return the encoder of InsDis, PIRL and InfoMin (PyContrast, ``build_backbone.py``)."""
-    return below("module.encoder.", state)
-
-
-def swav(state: State) -> State:
-    """Return the encoder of SwAV, DeepCluster-v2 and SeLa-v2 (``hubconf.py`` of SwAV's code)."""
-    return below("module.", state)
-
-
-def mmselfsup(state: State) -> State:
-    """Return the backbone of an OpenMMLab model."""
-    return below("backbone.", state)
-
-
-LAYOUTS: dict[str, Callable[[State], State]] = {
-    "ssl_transfer": plain,
-    "plain": plain,
-    "torchvision": plain,
-    "moco": moco,
-    "pycontrast": pycontrast,
-    "swav": swav,
-    "mmselfsup": mmselfsup,
-}
-
 # First parts of the names of what stands on an encoder: classifiers (of supervised training and
 # of published linear probes), projectors, predictors, prototypes, queues, auxiliary tasks.
 _HEAD = re.compile(
@@ -76,6 +31,55 @@ _HEAD = re.compile(
     r"|queue\w*|jigsaw\w*)(\.|$)",
     re.IGNORECASE,
 )
+
+# ---- finding ------------------------------------------------------------------------------------
+
+
+def find_weights(
+    path: str | Path,
+    *,
+    url: str | None = None,
+    download: bool = False,
+    obtain: str | None = None,
+    sha256: str | None = None,
+    md5: str | None = None,
+    name: str | None = None,
+) -> Path:
+    """Return where the weights lie, after fetching them if that is asked for.
+
+    Args:
+        path: a file, or a folder that ``save_encoder`` wrote.
+        url: where the file is published.
+        download: whether to fetch it from there if it does not lie at ``path``.
+        obtain: how to get the file, where it cannot be fetched ready to use.
+        sha256: expected checksum of what is fetched, or its first digits.
+        md5: likewise.
+        name: of the model, for messages.
+
+    Raises:
+        ValueError: in one sentence, if there are none, saying how to get them.
+        OSError: in one sentence, if they cannot be fetched.
+    """
+    file = Path(path).expanduser()
+    if file.exists():
+        return file
+    if download and url:
+        downloads.fetch(url, file, sha256=sha256, md5=md5)
+        return file
+    if url:
+        how = (
+            f"add model.weights.download=true to fetch them from {url}, put the file there, or set "
+            "paths.weights"
+        )
+    elif obtain:
+        how = f"they are not published ready to use: {obtain}"
+    else:
+        how = "correct `model.weights.path`"
+    where = "" if file.is_absolute() else f" (relative paths start at `{Path.cwd()}`)"
+    raise ValueError(
+        f"The weights of `{name or 'the model'}` must exist, but `{file}` does not{where}; {how}."
+    )
+
 
 # ---- loading ------------------------------------------------------------------------------------
 
@@ -131,6 +135,10 @@ def load_weights(
     prefix: str | None = None,
     add_prefix: str | None = None,
     drop: Sequence[str] | None = None,
+    url: str | None = None,
+    download: bool = False,
+    obtain: str | None = None,
+    md5: str | None = None,
 ) -> LoadReport:
     """Load all of the encoder's tensors from a file, or none.
 
@@ -142,6 +150,10 @@ def load_weights(
         prefix: removed from the file's names before the layout; names without it are left out.
         add_prefix: put before the file's names, after the layout.
         drop: beginnings of names that the encoder need not have, beside those of heads.
+        url: as of ``find_weights``.
+        download: likewise.
+        obtain: likewise.
+        md5: expected checksum of the file, where no other is published.
 
     Returns:
         The report of what was matched and dropped.
@@ -157,14 +169,16 @@ def load_weights(
         )
     if path is None:
         raise ValueError("`model.weights.path` must name a file or folder, but is null.")
-    file = _weights_file(Path(path).expanduser())
-    whole = read_state(file, sha256)
+    found = find_weights(path, url=url, download=download, obtain=obtain, sha256=sha256, md5=md5,
+                         name=encoder.name)  # fmt: skip
+    file = _weights_file(found)
+    whole = read_state(file, sha256, md5)
     state = below(prefix, whole) if prefix else whole
     wanted = encoder.backbone.state_dict()
     reports = []
     for name in [layout] if layout != "auto" else list(LAYOUTS):
         converted = {f"{add_prefix or ''}{n}": t for n, t in LAYOUTS[name](state).items()}
-        report = _compare(wanted, converted, file, name, drop or ())
+        report = compare(wanted, converted, file, name, drop or ())
         if report.complete:
             _check_preprocessing(encoder, file)
             _fill(encoder.backbone, {n: converted[n] for n in report.matched})
@@ -200,9 +214,14 @@ def _weights_file(path: Path) -> Path:
     )
 
 
-def _compare(
-    wanted: Mapping[str, Tensor], found: State, path: Path, layout: str, drop: Sequence[str]
+def compare(
+    wanted: Mapping[str, Tensor],
+    found: State,
+    path: Path,
+    layout: str,
+    drop: Sequence[str] = (),
 ) -> LoadReport:
+    """Return what of ``found``, in the encoder's names, would become what of ``wanted``."""
     shared = [name for name in wanted if name in found]
     extra = [name for name in found if name not in wanted]
     dropped = [n for n in extra if _HEAD.match(n) or n.startswith(tuple(drop))]
@@ -239,12 +258,14 @@ def _hint(
     """Return what would make the file fit, found by trying."""
 
     def fits(candidate: State) -> bool:
-        return _compare(wanted, candidate, path, "", drop).complete
+        return compare(wanted, candidate, path, "", drop).complete
 
     instead = " without other prefixes" if renamed else ""
     for name, convert in LAYOUTS.items():
         if fits(convert(state)):
-            how = f"under another layout: use model.weights.layout={name}"
+            looks = recognised(state)
+            what = f" (this looks like {looks[0]})" if looks and looks[1] == name else ""
+            how = f"under another layout{what}: use model.weights.layout={name}"
             return _all_match(wanted, how + instead)
     anchor = next((name for name in wanted if not _is_counter(name)), "")
     for prefix in {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}:
@@ -255,7 +276,9 @@ def _hint(
         if fits({f"{prefix}{name}": tensor for name, tensor in state.items()}):
             how = f"after adding the prefix `{prefix}`: use model.weights.add_prefix={prefix}"
             return _all_match(wanted, how + instead)
-    return (
+    looks = recognised(state)
+    what = f"this looks like {looks[0]} (layout {looks[1]}): " if looks else ""
+    return what + (
         "choose the model that the weights belong to, or say how its names differ by "
         "model.weights.layout, .prefix, .add_prefix or .drop"
     )

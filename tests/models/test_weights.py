@@ -110,8 +110,9 @@ def test_half_precision_weights_become_the_encoder_s_type(tmp_path: Path, donor:
     [
         ("net.", {}, "all {n} tensors match after removing the prefix `net.`: "
                      "use model.weights.prefix=net."),
-        ("module.", {"layout": "plain"}, "under another layout: use model.weights.layout=swav"),
-        ("", {"layout": "moco"}, "under another layout: use model.weights.layout="),
+        ("module.", {"layout": "plain"}, "(this looks like a network saved from DataParallel, as "
+                                         "SwAV's are): use model.weights.layout=swav"),
+        ("", {"layout": "moco"}, "use model.weights.layout="),
         ("", {"prefix": "no."}, "use model.weights.layout=ssl_transfer without other prefixes"),
         ("teacher.net.", {"prefix": "net."}, "use model.weights.prefix=teacher.net."),
     ],
@@ -183,7 +184,7 @@ def test_foreign_tensors_are_dropped_by_name_only(tmp_path: Path, donor: Encoder
 
 
 def test_an_unknown_layout_is_answered_with_the_known() -> None:
-    with pytest.raises(ValueError, match=r"auto or one of \['mmselfsup', 'moco'.*'mocco'"):
+    with pytest.raises(ValueError, match=r"auto or one of \['byol', 'mmselfsup', 'moco'.*'mocco'"):
         load_weights(_tiny(), "x.pth", layout="mocco")
 
 

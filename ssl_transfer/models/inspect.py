@@ -1,0 +1,167 @@
+"""What a checkpoint is, and its conversion to one clean file.
+
+python -m ssl_transfer.models.inspect FILE [--to encoder.safetensors]
+
+Nothing in the file is executed: PyTorch's checkpoints are read as tensors only, BYOL's pickle by
+``ssl_transfer.models.haiku``.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ssl_transfer.downloads import checksum
+from ssl_transfer.files import replace_atomically
+from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone
+from ssl_transfer.models.layouts import LAYOUTS, recognised
+from ssl_transfer.models.reading import State, read_state
+from ssl_transfer.models.weights import LoadReport, compare
+
+RESNETS = (
+    "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "wide_resnet50_2",
+    "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d",
+)  # fmt: skip
+"""Architectures that a file is compared with unless one is named."""
+
+Convert = Callable[[State], State]
+
+
+def best_match(state: State, path: Path, arch: str | None, layout: str | None) -> LoadReport | None:
+    """Return the comparison with the architecture that the file is, or is nearest to.
+
+    Args:
+        state: the file's tensors, as they are named there.
+        path: the file.
+        arch: a model of torchvision or timm (``None``: each of ``RESNETS``).
+        layout: a name in ``LAYOUTS`` (``None``: each).
+
+    Returns:
+        The comparison, ``architecture/layout`` as its layout; None if no tensor fits anywhere.
+
+    Raises:
+        ValueError: if the architecture is unknown.
+    """
+    best: LoadReport | None = None
+    for name in (arch,) if arch else RESNETS:
+        wanted = _tensors_of(name)
+        for key, rename in _layouts(layout):
+            report = compare(wanted, rename(state), path, f"{name}/{key}")
+            if report.complete:
+                return report
+            if report.matched and (best is None or len(report.matched) > len(best.matched)):
+                best = report
+    return best
+
+
+def _layouts(layout: str | None) -> Iterator[tuple[str, Convert]]:
+    """Yield layouts under names that users may type; ``plain`` has several."""
+    for name, convert in LAYOUTS.items():
+        if name not in ("ssl_transfer", "plain") and layout in (None, name):
+            yield name, convert
+
+
+def _tensors_of(arch: str) -> dict[str, Tensor]:
+    from torchvision.models import list_models
+
+    with torch.device("meta"):  # names and shapes without memory
+        net = torchvision_backbone(arch) if arch in list_models() else timm_backbone(arch)
+    return net.state_dict()
+
+
+def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[str]:
+    """Yield lines that say what a checkpoint is."""
+    size = sum(tensor.numel() for tensor in state.values())
+    yield f"file          {path} ({path.stat().st_size / 1e6:,.1f} MB)"
+    yield f"sha256        {checksum(path, 'sha256')}"
+    yield f"tensors       {len(state)} with {size:,} numbers: {_groups(state)}"
+    looks = recognised(state)
+    yield f"looks like    {looks[0] if looks else 'nothing known'}"
+    if report is None:
+        yield "architecture  none of those tried; name one by --arch"
+        return
+    arch, _, layout = report.layout.partition("/")
+    yield f"architecture  {arch}" + ("" if report.complete else ", but not all fits")
+    yield f"layout        {layout}"
+    counters = report.total - len(report.matched) - len(report.missing) - len(report.reshaped)
+    without = f" (without BatchNorm's {counters} counters)" if counters else ""
+    yield f"matched       {len(report.matched)} of {report.total}{without}"
+    if report.dropped:
+        yield f"heads         {len(report.dropped)}: {', '.join(report.dropped[:4])}"
+    left = len(state) - len(report.matched) - len(report.dropped) - len(report.unexpected)
+    left -= len(report.reshaped)
+    if left:
+        yield f"left out      {left} that do not belong to the encoder"
+    if not report.complete:
+        yield f"differences   {report.differences()}"
+    elif arch in ("resnet50", "resnet18"):
+        # These two expect other images than most; their options know.
+        model = layout if arch == "resnet50" and layout in ("byol", "simclr_v2") else arch
+        yield (f"use           model={model} model.weights.path={path} "
+               f"model.weights.layout={layout}")  # fmt: skip
+
+
+def _groups(state: State) -> str:
+    counts = Counter(name.partition(".")[0] for name in state)
+    return ", ".join(f"{group} {count}" for group, count in counts.most_common(6))
+
+
+def convert(state: State, report: LoadReport | None, target: Path) -> int:
+    """Write the encoder's tensors under the architecture's names to a safetensors file.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        ValueError: in one sentence, if the file is not wholly one of the architectures.
+        OSError: in one sentence, if the target cannot be written.
+    """
+    from safetensors.torch import save
+
+    if target.suffix != ".safetensors":
+        raise ValueError(f"`--to` must end in .safetensors, but is `{target}`.")
+    if report is None or not report.complete:
+        why = report.differences() if report else "nothing matches"
+        raise ValueError(
+            f"The whole encoder must be in the file to be converted, but is not ({why}); name its "
+            "architecture by --arch."
+        )
+    renamed = LAYOUTS[report.layout.partition("/")[2]](state)
+    tensors = {name: renamed[name].clone().contiguous() for name in report.matched}
+    replace_atomically(target, lambda file: file.write(save(tensors)))
+    return len(tensors)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Describe a file, and convert it if that is asked for; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ssl_transfer.models.inspect",
+        description="Say what a checkpoint is: layout, architecture, matched tensors, heads.",
+    )
+    parser.add_argument("file", type=Path, help="safetensors, PyTorch checkpoint, BYOL's pickle")
+    parser.add_argument("--to", type=Path, metavar="OUT.safetensors",
+                        help="write the encoder there, under its architecture's names")  # fmt: skip
+    parser.add_argument("--arch", help="of torchvision or timm (default: the usual ResNets)")
+    parser.add_argument("--layout", choices=[name for name, _ in _layouts(None)],
+                        help="default: the one that fits")  # fmt: skip
+    asked = parser.parse_args(arguments)
+    try:
+        state = read_state(asked.file)
+        report = best_match(state, asked.file, asked.arch, asked.layout)
+        for line in describe(asked.file, state, report):
+            sys.stdout.write(f"{line}\n")
+        if asked.to:
+            count = convert(state, report, asked.to)
+            sys.stdout.write(f"wrote         {asked.to}, {count} tensors\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
