@@ -20,16 +20,19 @@ $(READY): setup.cfg pyproject.toml scripts/install.sh
 demo: $(READY) ## the main job on embedded images: does BN-tuning predict fine-tuning better than a linear probe?
 	@$(PY) scripts/demo.py
 
+# Processes side by side, each with one thread: many threads on few cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: $(READY) ## the whole test suite
-	$(PY) -m pytest
+	$(PYTEST)
 
 test-slurm: $(READY) ## the tests that need SLURM, on two nodes that live as long as they do
 	@sh scripts/install_slurm.sh
-	$(PY) -m pytest -n 2 tests/slurm
+	$(PYTEST) tests/slurm
 
 test-slurm-accounting: $(READY) ## the same on a cluster with accounting, and the tests of sacct
 	@sh scripts/install_slurm.sh --accounting
-	$(PY) -m pytest -n 2 tests/slurm --accounting
+	$(PYTEST) tests/slurm --accounting
 
 lint: $(READY) ## ruff, codespell
 	$(VENV)/bin/ruff check .

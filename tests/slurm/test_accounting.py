@@ -2,6 +2,8 @@
 
 from cluster import Cluster
 
+from ssl_transfer import cluster as slurm
+
 
 def test_sacct_knows_how_a_job_ended(cluster: Cluster) -> None:
     job = cluster.sbatch("exit 3")
@@ -26,3 +28,20 @@ def test_sacct_shows_a_requeued_job_once_per_life(cluster: Cluster) -> None:
         return states if "COMPLETED" in states else []
 
     assert cluster.wait_for(lives, 20) == ["REQUEUED", "COMPLETED"]
+
+
+def test_status_learns_how_jobs_ended_that_the_queue_has_forgotten(cluster: Cluster) -> None:
+    failed = cluster.sbatch("exit 3")
+    waiting = cluster.sbatch("true", "--array=0-1", "--begin=now+1hour")
+    cluster.wait_for(lambda: cluster.job_state(failed) == "FAILED", 20)
+    cluster.cancel(waiting)
+    wanted = {failed, f"{waiting}_1"}
+
+    def ended() -> dict[str, str]:
+        told = {job: known.describe() for job, known in slurm.history(wanted).items()}
+        return told if "cancelled" in told.get(f"{waiting}_1", "") else {}
+
+    told = cluster.wait_for(ended, 30)
+    # An element that never started has no row of its own in the accounts, but its array has.
+    assert told[f"{waiting}_1"].startswith("cancelled")
+    assert told[failed].startswith("failed (exit code 3:0 on n")
