@@ -52,6 +52,8 @@ benchmarks: $(READY) ## speed beside what users would use otherwise (several min
 	$(PY) benchmarks/head_bank.py
 	$(PY) benchmarks/logistic_regression.py
 	$(PY) benchmarks/finished_sweep.py
+	$(PY) benchmarks/submission.py
+	$(PY) benchmarks/short_runs.py
 
 clean: ## remove caches, not results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build *.egg-info
