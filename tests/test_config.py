@@ -37,7 +37,7 @@ def test_every_option_of_every_axis_composes_and_binds(axis: str, option: str) -
     config = configuration(f"{axis}={option}", *REQUIRED.get(option, []))
     assert problems(config) == []
     expected = {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}
-    expected["moco"] = "moco_v2"  # an alias
+    expected |= {"moco": "moco_v2", "food": "food101"}  # aliases
     # The file, the option and the name in tables are one string.
     assert runs.Run(config).names[axis] == expected.get(option, option) or option == "pretrain"
 
@@ -104,7 +104,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
         ("protocol.epoch=3", "`protocol.epoch` is not a key of `protocol=linear_probe`; did "
          "you mean `epochs`?"),
         ("protocol.grid.x=1", "`protocol.grid.x` is not a key of `protocol.grid`; known keys: lr, "
-         "weight_decay."),
+         "weight_decay, encoder_lr."),
         ("protocol=kn", "`protocol` must be one of bn_tune, finetune, knn, linear_probe, "
          "logistic_regression, pretrain, but is `kn`; did you mean `knn`?"),
         ("logger=x", "`logger` must be one of none, wandb, but is `x`."),

@@ -10,6 +10,10 @@ from PIL import Image
 
 from ssl_transfer.datasets.images import JoinedImages, PickedImages
 
+Targets = Int64[np.ndarray, " samples"] | Int64[np.ndarray, "samples classes"]
+"""One class number per image; or, for several classes per image, 1 (shown), 0 (not shown) or -1
+(neither taught nor scored) for each."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -17,12 +21,12 @@ class Split:
 
     Args:
         images: ``images[i]`` is decoded when asked for, and always RGB.
-        targets: class numbers in ``[0, classes)``.
+        targets: class numbers in ``[0, classes)``, or a row of 1, 0 and -1 per image.
         names: stable names of the samples, for messages and fingerprints.
     """
 
     images: Sequence[Image.Image]
-    targets: Int64[np.ndarray, " samples"]
+    targets: Targets
     names: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -60,12 +64,14 @@ class Dataset:
     Args:
         name: how tables call it.
         classes: names of the classes; their order is the order of class numbers.
-        target: kind of target; ``class`` is one class number per image.
-        metric: the score it is judged by, ``top1`` or ``mean_per_class``.
+        target: kind of target: ``class`` is one class number per image, ``classes`` is any number
+            of them, ``none`` is for pre-training alone.
+        metric: the score it is judged by, a name of ``metrics.CLASSIFICATION``.
         splits: ``train``, ``val`` and ``test`` at least.
         flip: whether a mirrored image still shows the same class.
         fingerprint: hash that changes when samples, targets or splits change.
         facts: what the record tells of the data, plain JSON.
+        also: further scores of the test split, by name.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Dataset:
     flip: bool
     fingerprint: str
     facts: dict[str, object]
+    also: tuple[str, ...] = ()
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:

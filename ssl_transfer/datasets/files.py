@@ -14,7 +14,7 @@ from jaxtyping import Int64
 from PIL import Image, UnidentifiedImageError
 
 from ssl_transfer import staging
-from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.base import Split, Targets
 from ssl_transfer.datasets.images import FileImages, to_rgb
 from ssl_transfer.datasets.reader import Options, some
 from ssl_transfer.files import write_atomically
@@ -32,12 +32,12 @@ class Listing:
     Args:
         paths: where the files lie.
         names: stable names, independent of where the dataset lies.
-        targets: class numbers.
+        targets: class numbers, or a row per image (see ``Split``).
     """
 
     paths: Sequence[str]
     names: Sequence[str]
-    targets: Int64[np.ndarray, " samples"]
+    targets: Targets
 
     def keep(self, indices: Int64[np.ndarray, " kept"]) -> "Listing":
         """Return the files at ``indices``."""
@@ -109,7 +109,7 @@ def _refuse_shared(
     options: Options, listings: Mapping[str, Listing], stats: Sequence[os.stat_result]
 ) -> None:
     """Refuse one file (through links, too) that is in two splits or two classes."""
-    seen: dict[tuple[int, int], tuple[str, str, int]] = {}
+    seen: dict[tuple[int, int], tuple[str, str, object]] = {}
     position = 0
     for key, listing in listings.items():
         for name, target in zip(listing.names, listing.targets.tolist(), strict=True):

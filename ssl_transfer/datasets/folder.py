@@ -51,7 +51,7 @@ def image_folder(options: Options, root: str, test_fraction: float = 0.2) -> Dat
     classes = _class_names(next(iter(parts.values())))
     for key, part in parts.items():
         _same_classes(key, _class_names(part), classes, parts)
-    listings = {key: _listing(part, classes, folder) for key, part in parts.items()}
+    listings = {key: class_listing(part, classes, folder) for key, part in parts.items()}
     files = inspect_files(options, listings)
     train, test = files.splits["train"], files.splits.get("test")
     if test is None:
@@ -68,17 +68,18 @@ def image_folder(options: Options, root: str, test_fraction: float = 0.2) -> Dat
     )
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, sorted, without hidden ones."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folder of each split; only ``train`` where there are class folders alone."""
     found: dict[str, Path] = {}
-    for folder in _subfolders(root):
+    for folder in subfolders(root):
         for key, names in SPLIT_FOLDERS.items():
             # A split's folder has class folders inside; one with images is a class of that name.
-            if folder.name.lower() in names and _subfolders(folder):
+            if folder.name.lower() in names and subfolders(folder):
                 if key in found:
                     raise ValueError(
                         f"`{root}` must have one {key} folder, but has `{found[key].name}` and "
@@ -87,7 +88,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
                 found[key] = folder
     if "train" in found and "test" in found:
         return {key: found[key] for key in ("train", "val", "test") if key in found}
-    if not found or ("train" not in found and len(_subfolders(root)) > len(found)):
+    if not found or ("train" not in found and len(subfolders(root)) > len(found)):
         return {"train": root}  # class folders; one of them may well be called "test" or "val"
     raise ValueError(
         f"`{root}` must have a train and a test folder, or class folders alone, but has only "
@@ -97,7 +98,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in _subfolders(folder))
+    names = tuple(path.name for path in subfolders(folder))
     if len(names) < 2:
         raise ValueError(
             f"`{folder}` must have at least two class folders with images, but has "
@@ -120,7 +121,17 @@ def _same_classes(
     )
 
 
-def _listing(folder: Path, classes: tuple[str, ...], root: Path) -> Listing:
+def class_listing(folder: Path, classes: tuple[str, ...], root: Path) -> Listing:
+    """Return the images below each class's folder.
+
+    Args:
+        folder: holds the classes' folders.
+        classes: their names.
+        root: what the images' names are relative to.
+
+    Raises:
+        ValueError: if a class has no image.
+    """
     paths: list[str] = []
     targets: list[int] = []
     empty = []

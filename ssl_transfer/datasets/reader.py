@@ -9,11 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Int64
 
-from ssl_transfer.datasets.base import Dataset, Split, fingerprint
-from ssl_transfer.datasets.splitting import held_out, hold_out, per_class
+from ssl_transfer.datasets.base import Dataset, Split, Targets, fingerprint
+from ssl_transfer.datasets.splitting import (
+    held_out,
+    hold_out,
+    hold_out_unstratified,
+    per_class,
+)
 
 logger = logging.getLogger(__name__)
+
+ValRule = Literal["ericsson2021"]
+"""Published choices of validation images that differ from the seeded, stratified one."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +112,9 @@ def assemble(
     val: Split | None = None,
     content: str,
     metric: str = "top1",
+    also: Sequence[str] = (),
     expected: Mapping[str, int] | None = None,
+    val_rule: str | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Dataset:
     """Return the dataset of these samples, split and reduced as the options say.
@@ -115,18 +126,31 @@ def assemble(
         test: samples that are tested.
         val: the official validation split (``None``: one is made from ``train``).
         content: stands for the pixels in the fingerprint.
-        metric: ``top1`` or ``mean_per_class``.
-        expected: published sizes of the splits, before any reduction.
+        metric: the primary score, a name of ``metrics.CLASSIFICATION``.
+        also: further scores.
+        expected: published sizes of the splits, before any reduction, and number of ``classes``.
+        val_rule: ``ericsson2021`` chooses validation images without regard to classes (``None``:
+            stratified); without effect where there is an official ``val``.
         facts: for the record.
 
     Raises:
         ValueError: if a class lacks samples, or a split has another than its published size.
     """
     given = {"train": train, "test": test} | ({} if val is None else {"val": val})
-    _check_sizes(options, given, expected or {})
+    found = {key: len(split) for key, split in given.items()} | {"classes": len(classes)}
+    check_sizes(options, found, expected or {})
     _check_classes(options, given, classes)
+    if train.targets.ndim == 2:
+        _check_reducible(options, val)
+    if val_rule not in (None, *typing.get_args(ValRule)):
+        raise ValueError(
+            f"`dataset.val_rule` must be null or one of {list(typing.get_args(ValRule))}, but is "
+            f"{val_rule!r}."
+        )
     validation = "official" if val is not None else f"seeded, {options.val_fraction} of train"
-    train, val = _labelled(options, train, val, classes)
+    if val is None and val_rule is not None:
+        validation += f", {val_rule}"
+    train, val = _labelled(options, train, val, classes, val_rule)
     if options.test_per_class is not None:
         picked = per_class(test.targets, options.test_per_class, options.split_seed, "test subset")
         test = test.subset(picked)
@@ -134,8 +158,9 @@ def assemble(
     return Dataset(
         name=options.name,
         classes=tuple(classes),
-        target="class",
+        target="class" if train.targets.ndim == 1 else "classes",
         metric=metric,
+        also=tuple(also),
         splits=splits,
         flip=options.flip,
         fingerprint=fingerprint(classes, splits, content),
@@ -150,7 +175,11 @@ def assemble(
 
 
 def _labelled(
-    options: Options, train: Split, val: Split | None, classes: Sequence[str]
+    options: Options,
+    train: Split,
+    val: Split | None,
+    classes: Sequence[str],
+    val_rule: str | None,
 ) -> tuple[Split, Split]:
     """Return the training and validation samples."""
     labels, seed = options.labels_per_class, options.split_seed
@@ -158,7 +187,10 @@ def _labelled(
         if labels is not None:
             _check_enough(options, "train", train, labels, classes)
             train = train.subset(per_class(train.targets, labels, seed, "labels"))
-        kept, held = hold_out(train.targets, options.val_fraction, seed, "validation")
+        if val_rule == "ericsson2021":
+            kept, held = hold_out_unstratified(len(train), options.val_fraction, seed)
+        else:
+            kept, held = hold_out(train.targets, options.val_fraction, seed, "validation")
         if not len(held):
             raise ValueError(
                 f"at least one class of `{options.name}` must have two training images, so that "
@@ -177,7 +209,7 @@ def _labelled(
 def _check_enough(
     options: Options, key: str, split: Split, needed: int, classes: Sequence[str]
 ) -> None:
-    counts = np.bincount(split.targets, minlength=len(classes))
+    counts = _class_counts(split.targets, classes)
     if counts.min() < needed:
         raise ValueError(
             f"`dataset.labels_per_class` must leave {needed} {key} images for every class of "
@@ -186,10 +218,38 @@ def _check_enough(
         )
 
 
-def _check_sizes(
-    options: Options, splits: Mapping[str, Split], expected: Mapping[str, int]
-) -> None:
-    found = {key: len(splits[key]) for key in expected}
+def _class_counts(targets: Targets, classes: Sequence[str]) -> Int64[np.ndarray, " classes"]:
+    """Return how many images show each class."""
+    if targets.ndim == 2:
+        return np.asarray((targets == 1).sum(axis=0), dtype=np.int64)
+    return np.bincount(targets, minlength=len(classes))
+
+
+def _check_reducible(options: Options, val: Split | None) -> None:
+    """Refuse choices per class where an image may show several."""
+    asked = [
+        key for key in ("labels_per_class", "test_per_class") if getattr(options, key) is not None
+    ]
+    if asked:
+        raise ValueError(
+            f"`dataset.{asked[0]}` must be null for `{options.name}`, whose images show several "
+            f"classes each, but is {getattr(options, asked[0])}; leave it out."
+        )
+    assert val is not None, "a set with several classes per image brings its validation split"
+
+
+def check_sizes(options: Options, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """Compare sizes with the published ones, as ``options.sizes`` says.
+
+    Args:
+        options: of the dataset.
+        found: samples per split, and other counts by name.
+        expected: what some of them must be.
+
+    Raises:
+        ValueError: if they differ and ``sizes`` is ``strict``.
+    """
+    found = {key: found[key] for key in expected}
     if found == dict(expected):
         return
     message = (
@@ -203,7 +263,7 @@ def _check_sizes(
 
 def _check_classes(options: Options, splits: Mapping[str, Split], classes: Sequence[str]) -> None:
     for key in ("train", "test"):
-        counts = np.bincount(splits[key].targets, minlength=len(classes))
+        counts = _class_counts(splits[key].targets, classes)
         empty = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
         if empty and (key == "train" or len(empty) == len(classes)):
             raise ValueError(

@@ -51,6 +51,26 @@ def hold_out(
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
+def hold_out_unstratified(
+    count: int, fraction: float, split_seed: int
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
+    """Return the indices to keep and to hold out as Ericsson et al. 2021 choose them.
+
+    numpy's legacy generator shuffles all indices, whatever their classes; the first
+    ``floor(count * fraction)`` validate (datasets of
+    https://github.com/linusericsson/ssl-transfer, where the seed is 0).
+
+    Args:
+        count: number of samples, in their published order.
+        fraction: share to hold out.
+        split_seed: seed of the shuffle.
+    """
+    order = np.arange(count)
+    np.random.RandomState(split_seed).shuffle(order)
+    held = math.floor(fraction * count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
 def per_class(
     targets: Int64[np.ndarray, " samples"], count: int, split_seed: int, purpose: str
 ) -> Int64[np.ndarray, " picked"]:

@@ -1,9 +1,9 @@
-"""Published sets in the layout in which torchvision keeps (and downloads) them."""
+"""CIFAR-10, CIFAR-100 and the Describable Textures, as torchvision keeps (and downloads) them."""
 
+import dataclasses
 import hashlib
-import logging
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,56 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ssl_transfer.datasets.base import Dataset, Split
-from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.images import ArrayImages
-from ssl_transfer.datasets.reader import Options, assemble, reader, some
+from ssl_transfer.datasets.layout import lines_of, listing, published, require, torchvision_fetch
+from ssl_transfer.datasets.reader import Options, ValRule, assemble, reader
 
-logger = logging.getLogger(__name__)
-
-# Layout: torchvision/datasets/cifar.py and dtd.py at v0.19.0,
+# Layouts: cifar.py and dtd.py of torchvision/datasets at v0.19.0,
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets
-CIFAR10_FOLDER = "cifar-10-batches-py"
-CIFAR10_FILES = {
-    "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
-    "test": ("test_batch",),
-}
-CIFAR10_SIZES = {"train": 50_000, "test": 10_000}
-DTD_SIZES = {"train": 1880, "val": 1880, "test": 1880}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cifar:
+    """Where a CIFAR's Python version keeps what."""
+
+    folder: str
+    files: Mapping[str, tuple[str, ...]]
+    meta: str
+    labels: str
+    class_names: str
+    torchvision: str
+    expected: Mapping[str, int]
+
+
+CIFAR10 = _Cifar(
+    folder="cifar-10-batches-py",
+    files={
+        "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
+        "test": ("test_batch",),
+    },
+    meta="batches.meta",
+    labels="labels",
+    class_names="label_names",
+    torchvision="CIFAR10",
+    expected={"train": 50_000, "test": 10_000, "classes": 10},
+)
+CIFAR100 = _Cifar(
+    folder="cifar-100-python",
+    files={"train": ("train",), "test": ("test",)},
+    meta="meta",
+    labels="fine_labels",
+    class_names="fine_label_names",
+    torchvision="CIFAR100",
+    expected={"train": 50_000, "test": 10_000, "classes": 100},
+)
+DTD_SIZES = {"train": 1880, "val": 1880, "test": 1880, "classes": 47}
 DTD_SPLITS = range(1, 11)
 
 
 @reader
-def cifar10(options: Options, root: str, download: bool = False) -> Dataset:
+def cifar10(
+    options: Options, root: str, download: bool = False, val_rule: ValRule | None = None
+) -> Dataset:
     """Return CIFAR-10: 32x32 colour images in ten classes, held in memory (184 MB).
 
     The official 50,000 training images (a seeded, stratified share of them validates) and 10,000
@@ -40,40 +70,59 @@ def cifar10(options: Options, root: str, download: bool = False) -> Dataset:
         options: shared options.
         root: folder that holds ``cifar-10-batches-py``.
         download: whether torchvision may fetch what is missing.
+        val_rule: how validation images are chosen.
 
     Raises:
         ValueError: if a file is missing or is not one of CIFAR-10's.
     """
-    folder = Path(root).expanduser() / CIFAR10_FOLDER
-    files = [name for names in CIFAR10_FILES.values() for name in names]
-    wanted = [folder / name for name in (*files, "batches.meta")]
-    if download and not all(path.is_file() for path in wanted):
-        from torchvision.datasets import CIFAR10
+    return _cifar(options, CIFAR10, root, download, val_rule)
 
-        _download(options, lambda: CIFAR10(str(folder.parent), download=True))
-    missing = [str(path) for path in wanted if not path.is_file()]
-    if missing:
-        raise ValueError(
-            f"`{options.name}` must lie in `{folder}` as data_batch_1 to data_batch_5, test_batch "
-            f"and batches.meta, but {some(missing, 2)} {'is' if len(missing) == 1 else 'are'} "
-            "missing; set dataset.root, or dataset.download=true."
-        )
+
+@reader
+def cifar100(
+    options: Options, root: str, download: bool = False, val_rule: ValRule | None = None
+) -> Dataset:
+    """Return CIFAR-100: 32x32 colour images in a hundred (fine) classes, held in memory (184 MB).
+
+    Official splits as CIFAR-10's; top-1. Krizhevsky 2009,
+    https://www.cs.toronto.edu/~kriz/cifar.html
+
+    Args:
+        options: shared options.
+        root: folder that holds ``cifar-100-python``.
+        download: whether torchvision may fetch what is missing.
+        val_rule: how validation images are chosen.
+
+    Raises:
+        ValueError: if a file is missing or is not one of CIFAR-100's.
+    """
+    return _cifar(options, CIFAR100, root, download, val_rule)
+
+
+def _cifar(
+    options: Options, layout: _Cifar, root: str, download: bool, val_rule: ValRule | None
+) -> Dataset:
+    files = [name for names in layout.files.values() for name in names]
+    needed = [f"{layout.folder}/{name}" for name in (*files, layout.meta)]
+    fetch = torchvision_fetch(layout.torchvision)
+    folder = require(options, root, needed, download=download, fetch=fetch) / layout.folder
     digest = hashlib.sha256()
     splits = {}
-    for key, names in CIFAR10_FILES.items():
-        pixels, targets = _cifar_images([folder / name for name in names])
+    for key, names in layout.files.items():
+        pixels, targets = _cifar_images([folder / name for name in names], layout)
         digest.update(pixels.tobytes())
         splits[key] = Split(
             ArrayImages(pixels), targets, [f"{key}/{number:05d}" for number in range(len(targets))]
         )
-    meta = _unpickle(folder / "batches.meta")
+    meta = _unpickle(folder / layout.meta)
     return assemble(
         options,
-        classes=[str(name) for name in meta["label_names"]],
+        classes=[str(name) for name in meta[layout.class_names]],
         train=splits["train"],
         test=splits["test"],
         content=digest.hexdigest(),
-        expected=CIFAR10_SIZES,
+        expected=layout.expected,
+        val_rule=val_rule,
     )
 
 
@@ -96,59 +145,26 @@ def dtd(options: Options, root: str, split: int = 1, download: bool = False) -> 
     """
     if split not in DTD_SPLITS:
         raise ValueError(f"`dataset.split` must be one of 1 to 10, but is {split}.")
-    base = Path(root).expanduser()
-    folder = _dtd_folder(base)
-    if folder is None and download:
-        from torchvision.datasets import DTD
-
-        _download(options, lambda: DTD(str(base), download=True))
-        folder = _dtd_folder(base)
+    folder = _dtd_folder(Path(root).expanduser())
     if folder is None:
-        raise ValueError(
-            f"`{options.name}` must lie in `{base}` as dtd/dtd/images/<class>/*.jpg and "
-            "dtd/dtd/labels/train1.txt and so on, but these folders are missing; set "
-            "dataset.root, or dataset.download=true."
-        )
-    named = {key: _dtd_names(folder, f"{key}{split}.txt") for key in DTD_SIZES}
+        needed = ["dtd/dtd/images", "dtd/dtd/labels"]
+        fetch = torchvision_fetch("DTD")
+        folder = require(options, root, needed, download=download, fetch=fetch) / "dtd" / "dtd"
+    named = {
+        key: lines_of(folder / "labels" / f"{key}{split}.txt") for key in ("train", "val", "test")
+    }
     classes = sorted({name.partition("/")[0] for names in named.values() for name in names})
     listings = {
-        key: Listing(
-            paths=[str(folder / "images" / name) for name in names],
-            names=names,
-            targets=np.array([classes.index(n.partition("/")[0]) for n in names], dtype=np.int64),
-        )
+        key: listing(folder / "images", names, [classes.index(n.partition("/")[0]) for n in names])
         for key, names in named.items()
     }
-    missing = [
-        path for part in listings.values() for path in part.paths if not Path(path).is_file()
-    ]
-    if missing:
-        raise ValueError(
-            f"every image that the labels of `{options.name}` name must exist, but {some(missing)} "
-            f"{'does' if len(missing) == 1 else 'do'} not; unpack the archive again."
-        )
-    files = inspect_files(options, listings, upright=False)
-    return assemble(
+    return published(
         options,
-        classes=classes,
-        train=files.splits["train"],
-        val=files.splits["val"],
-        test=files.splits["test"],
-        content=files.content,
+        classes,
+        listings,
         expected=DTD_SIZES,
-        facts={**files.facts, "official_split": split},
+        facts={"official_split": split},
     )
-
-
-def _download(options: Options, fetch: Callable[[], object]) -> None:
-    logger.info("downloading `%s`", options.name)
-    try:
-        fetch()
-    except (OSError, RuntimeError) as error:
-        raise ValueError(
-            f"`{options.name}` must be downloaded, but that failed ({error}); check the network, "
-            "or fetch the archive elsewhere and set dataset.root."
-        ) from error
 
 
 def _dtd_folder(base: Path) -> Path | None:
@@ -158,28 +174,19 @@ def _dtd_folder(base: Path) -> Path | None:
     return None
 
 
-def _dtd_names(folder: Path, file: str) -> list[str]:
-    path = folder / "labels" / file
-    if not path.is_file():
-        raise ValueError(
-            f"`{path}` must list images, but does not exist; unpack the archive again."
-        )
-    return path.read_text().split()
-
-
 def _cifar_images(
-    paths: list[Path],
+    paths: list[Path], layout: _Cifar
 ) -> tuple[UInt8[np.ndarray, "images 32 32 3"], Int64[np.ndarray, " images"]]:
     parts = [_unpickle(path) for path in paths]
     pixels = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
-    targets = np.array([label for part in parts for label in part["labels"]], dtype=np.int64)
+    targets = np.array([label for part in parts for label in part[layout.labels]], dtype=np.int64)
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), targets
 
 
 class _PlainUnpickler(pickle.Unpickler):
     """Reads numbers, texts, containers and arrays; never calls anything else.
 
-    CIFAR-10 is published as pickles, which may carry code.
+    CIFAR is published as pickles, which may carry code.
     """
 
     allowed = frozenset(
@@ -206,7 +213,7 @@ def _unpickle(path: Path) -> Mapping[str, Any]:
             content = _PlainUnpickler(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, ImportError, IndexError) as error:
         raise ValueError(
-            f"`{path}` must be a file of CIFAR-10's Python version, but cannot be read ({error}); "
+            f"`{path}` must be a file of CIFAR's Python version, but cannot be read ({error}); "
             "delete it and set dataset.download=true."
         ) from error
     assert isinstance(content, dict)

@@ -1,41 +1,81 @@
+import functools
 import inspect
-from pathlib import Path
 
 import pytest
-import yaml
 
 from ssl_transfer import datasets
-from ssl_transfer.config import locate
+from ssl_transfer.config import CONF, compose, locate, options, plain, problems
 from ssl_transfer.datasets import Options
+from ssl_transfer.runs import Run
 
-CONF = Path(__file__).parents[2] / "conf" / "dataset"
-OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
+OPTIONS = options("dataset")
 EMBEDDED = ("digits", "photos", "textures")
+PUBLISHED = (
+    "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases dtd eurosat flowers food "
+    "food101 gtsrb imagenet imagenet_10pct imagenet_1pct isic mhist pcam pets plantvillage stl10 "
+    "sun397 svhn voc2007"
+)
+ALIASES = {"food": "food101"}
+# Keys whose value in an option is not what the reader takes without one.
+OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
+# Where a mirrored image may show another class, or none.
+NO_FLIPS = {"digits", "gtsrb", "svhn"}
+
+
+@functools.cache
+def composed(option: str) -> dict:
+    return plain(compose([f"dataset={option}"]))["dataset"]
 
 
 def node(option: str) -> dict:
-    return yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    return dict(composed(option))
 
 
 def test_the_options_are_those_of_the_readme() -> None:
-    assert {*EMBEDDED, "image_folder", "image_list", "cifar10", "dtd"} <= set(OPTIONS)
+    assert {*EMBEDDED, *PUBLISHED.split(), "image_folder", "image_list"} == set(OPTIONS)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_an_options_file_shows_every_key_of_its_reader(option: str) -> None:
+def test_an_option_shows_every_key_of_its_reader(option: str) -> None:
     config = node(option)
-    assert (CONF / f"{option}.yaml").read_text().startswith("# ")
-    assert config["name"] == option
+    assert (CONF / "dataset" / f"{option}.yaml").read_text().startswith("# ")
+    assert config["name"] == ALIASES.get(option, option)
     parameters = inspect.signature(locate(config.pop("_target_"))).parameters
     assert set(config) == set(parameters)
-    for key, parameter in parameters.items():
-        if parameter.default is not inspect.Parameter.empty and key != "flip":
-            assert config[key] == parameter.default
+    assert config.pop("flip") is (option not in NO_FLIPS)
+    defaults = {key: parameters[key].default for key in config}
+    differing = {key: value for key, value in config.items()
+                 if defaults[key] not in (inspect.Parameter.empty, value)}  # fmt: skip
+    assert differing == OWN.get(option, {})
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_all_options_share_the_same_keys(option: str) -> None:
     assert set(inspect.signature(Options).parameters) <= set(node(option))
+
+
+@pytest.mark.parametrize(("alias", "option"), ALIASES.items())
+def test_an_alias_is_the_same_run(alias: str, option: str) -> None:
+    runs = [Run(plain(compose([f"dataset={name}"]))) for name in (alias, option)]
+    assert runs[0].id == runs[1].id
+    assert runs[0].place == runs[1].place
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (["dataset=voc2007", "dataset.difficult=maybe"], "dataset.difficult"),
+        (["dataset=pets", "dataset.val_rule=other"], "dataset.val_rule"),
+        (["dataset=chestx", "dataset.test=mine"], "dataset.test"),
+        (["dataset=gtsrb", "+dataset.splt=1"], "dataset.splt"),
+    ],
+)
+def test_misspelt_keys_and_values_are_found_before_any_data(
+    changed: list[str], sentence: str
+) -> None:
+    told = problems(plain(compose(changed)))
+    assert len(told) == 1
+    assert sentence in told[0]
 
 
 @pytest.mark.parametrize("option", EMBEDDED)

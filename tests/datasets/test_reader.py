@@ -15,7 +15,7 @@ def split_of(counts: list[int], prefix: str) -> Split:
 
 
 def made(val: list[int] | None = None, **options) -> Dataset:
-    expected = options.pop("expected", None)
+    own = {key: options.pop(key) for key in ("expected", "val_rule") if key in options}
     return assemble(
         Options(name="toy", **options),
         classes=["a", "b"],
@@ -23,7 +23,7 @@ def made(val: list[int] | None = None, **options) -> Dataset:
         test=split_of([8, 8], "test"),
         val=None if val is None else split_of(val, "val"),
         content="pixels",
-        expected=expected,
+        **own,
     )
 
 
@@ -69,6 +69,7 @@ def test_the_fingerprint_follows_samples_and_splits() -> None:
         ({"labels_per_class": 30, "val": [6, 5]}, "class `b` has 10; lower it"),
         ({"labels_per_class": 10, "val": [6, 1]}, "2 val images .* class `b` has 1"),
         ({"test_per_class": 0}, "at least 1"),
+        ({"val_rule": "other"}, r"null or one of \['ericsson2021'\], but is 'other'"),
         ({"expected": {"train": 31}}, "published sizes {'train': 31}, but has {'train': 30}"),
     ],
 )

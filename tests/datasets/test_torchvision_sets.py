@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
+from miniatures import assert_equal
 from PIL import Image
 
-from ssl_transfer.datasets.torchvision_sets import cifar10, dtd
+from ssl_transfer.datasets.torchvision_sets import cifar10, cifar100, dtd
 
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -58,7 +59,7 @@ def test_cifar10_of_the_wrong_size_is_refused(cifar_root: Path) -> None:
 
 def test_missing_cifar10_is_explained(cifar_root: Path) -> None:
     (cifar_root / "cifar-10-batches-py" / "data_batch_3").unlink()
-    with pytest.raises(ValueError, match=r"data_batch_3` is missing; .*dataset\.download=true"):
+    with pytest.raises(ValueError, match=r"data_batch_3` does not exist; .*dataset\.download=true"):
         cifar10(root=str(cifar_root), name="cifar10")
 
 
@@ -70,20 +71,36 @@ class Evil:
 @pytest.mark.parametrize("content", [pickle.dumps(Evil()), b"", b"rubbish", pickle.dumps([])[:-1]])
 def test_pickles_that_are_not_cifars_are_refused(cifar_root: Path, content, capsys) -> None:
     (cifar_root / "cifar-10-batches-py" / "data_batch_1").write_bytes(content)
-    with pytest.raises(ValueError, match=r"data_batch_1` must be a file of CIFAR-10"):
+    with pytest.raises(ValueError, match=r"data_batch_1` must be a file of CIFAR's Python"):
         cifar10(root=str(cifar_root), name="cifar10")
     assert capsys.readouterr().out == ""
 
 
-def test_a_failed_download_is_explained(tmp_path: Path, monkeypatch) -> None:
-    def fail(*args: object, **keys: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "download", fail)
-    monkeypatch.setattr(torchvision.datasets.DTD, "_download", fail)
-    for read, folder in ((cifar10, "c"), (dtd, "d")):
-        with pytest.raises(ValueError, match=r"that failed \(no route to host\)"):
-            read(root=str(tmp_path / folder), name="x", download=True)
+def test_cifar100_equals_torchvisions_fine_labels(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    names = ["apple", "aquarium_fish", "baby"]
+    for name, count in (("train", 30), ("test", 9)):
+        content = {
+            "filenames": [f"{number}.png" for number in range(count)],
+            "batch_label": name,
+            "fine_labels": [number % 3 for number in range(count)],
+            "coarse_labels": [number % 2 for number in range(count)],
+            "data": generator.integers(0, 256, (count, 3072), dtype=np.uint8),
+        }
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    meta = {"fine_label_names": names, "coarse_label_names": ["fish", "people"]}
+    (folder / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+    dataset = cifar100(root=str(tmp_path), name="cifar100", sizes="warn")
+    assert dataset.classes == tuple(names)
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, "_check_integrity", lambda self: True)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    for key, keys in (("train", ("train", "val")), ("test", ("test",))):
+        judge = torchvision.datasets.CIFAR100(str(tmp_path), train=key == "train")
+        assert_equal(dataset, keys, judge, [f"{key}/{number:05d}" for number in range(len(judge))])
+    with pytest.raises(ValueError, match=r"'test': 10000, 'classes': 100}, but has {'train': 30"):
+        cifar100(root=str(tmp_path), name="cifar100")
 
 
 @pytest.fixture
@@ -128,10 +145,10 @@ def test_dtd_is_found_as_unpacked_by_hand(dtd_root: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, r"published sizes {'train': 1880, .* but has {'train': 6, 'val': 4, 'test': 4}"),
+        ({}, r"published sizes {'train': 1880, .* but has {'train': 6, 'val': 4, 'test': 4, "),
         ({"split": 11}, "one of 1 to 10"),
         ({"split": 3}, r"train3\.txt` must list images, but does not exist"),
-        ({"root": "nowhere"}, r"dtd/dtd/images/<class>/\*\.jpg .*dataset\.download=true"),
+        ({"root": "nowhere"}, r"as dtd/dtd/images, dtd/dtd/labels, .*dataset\.download=true"),
     ],
 )
 def test_missing_parts_of_dtd_are_explained(dtd_root: Path, options, sentence: str) -> None:

@@ -1,0 +1,107 @@
+"""Caltech-101, with the split of Ericsson et al. 2021."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.folder import subfolders
+from ssl_transfer.datasets.layout import lines_of, listing, published, require, torchvision_fetch
+from ssl_transfer.datasets.reader import Options, ValRule, reader, some
+
+# Layout: caltech.py of torchvision/datasets at v0.19.0; lists:
+# https://github.com/linusericsson/ssl-transfer/tree/416913f/caltech101-splits
+DRAWS = 30
+
+
+@reader
+def caltech101(
+    options: Options,
+    root: str,
+    lists: str | None = None,
+    download: bool = False,
+    val_rule: ValRule | None = None,
+) -> Dataset:
+    """Return Caltech-101 with its background class: 102 classes, mean per class.
+
+    There is no official split. Ericsson et al. 2021 (https://arxiv.org/abs/2011.13377) drew 30
+    images per class with replacement; since 2023 repeated ones are listed once: 2,416 to train and
+    validate, all others, 6,728, to test. ``draw_with_replacement`` draws the same images again.
+    Fei-Fei et al. 2004, https://data.caltech.edu/records/mzrjq-6wc02
+
+    Args:
+        options: shared options.
+        root: folder that holds ``caltech101/101_ObjectCategories``.
+        lists: folder with other ``train.txt`` and ``test.txt``, one ``class/image_0001.jpg label``
+            per line, labels counting the sorted class folders from 0 (``None``: that rule).
+        download: whether torchvision may fetch what is missing.
+        val_rule: how validation images are chosen.
+
+    Raises:
+        ValueError: if files are missing, or a line's label does not fit its folder.
+    """
+    home = "caltech101/101_ObjectCategories"
+    fetch = torchvision_fetch("Caltech101")
+    needed = [f"{home}/BACKGROUND_Google"]
+    folder = require(options, root, needed, download=download, fetch=fetch) / home
+    classes = [path.name for path in subfolders(folder)]
+    if lists is not None:
+        base = Path(lists).expanduser()
+        named = {key: _listed(base / f"{key}.txt", classes) for key in ("train", "test")}
+        both = set(named["train"]) & set(named["test"])
+        if both:
+            raise ValueError(
+                f"an image of `{options.name}` must be in train.txt or in test.txt, but "
+                f"{some(sorted(both))} {'is' if len(both) == 1 else 'are'} in both; remove one."
+            )
+    else:
+        named = draw_with_replacement(
+            {name: sorted(path.name for path in (folder / name).glob("*.jpg")) for name in classes}
+        )
+    listings = {
+        key: listing(folder, names, [classes.index(name.partition("/")[0]) for name in names])
+        for key, names in named.items()
+    }
+    return published(
+        options,
+        classes,
+        listings,
+        expected={"train": 2416, "test": 6728, "classes": 102},
+        metric="mean_per_class",
+        val_rule=val_rule,
+        facts={"split": lists or "30 draws per class with replacement, seed 0"},
+    )
+
+
+def draw_with_replacement(files: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return names ``class/file`` of the training and the test images of Caltech-101.
+
+    numpy's legacy generator, seeded with 0 once, draws 30 files of each class with replacement,
+    classes in the order of their code points; what is never drawn is tested.
+
+    Args:
+        files: each class's file names, sorted.
+    """
+    generator = np.random.RandomState(0)
+    split: dict[str, list[str]] = {"train": [], "test": []}
+    for name in sorted(files):
+        drawn = set(generator.choice(len(files[name]), DRAWS).tolist())
+        for position, file in enumerate(files[name]):
+            split["train" if position in drawn else "test"].append(f"{name}/{file}")
+    return split
+
+
+def _listed(path: Path, classes: list[str]) -> list[str]:
+    """Return the names in a file of ``name label`` lines, each once."""
+    names: dict[str, None] = {}
+    for number, line in enumerate(lines_of(path), start=1):
+        name, _, label = line.rpartition(" ")
+        folder = name.partition("/")[0]
+        if folder not in classes or label != str(classes.index(folder)):
+            raise ValueError(
+                f"`{path}` must have lines `class/image_0001.jpg label`, labels counting the "
+                f"sorted class folders from 0, but line {number} is {line!r}; correct it."
+            )
+        names[name] = None
+    return list(names)

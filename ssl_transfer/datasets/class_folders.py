@@ -1,0 +1,238 @@
+"""Published sets in class folders: EuroSAT, plant diseases, traffic signs, and ImageNet."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.files import Listing
+from ssl_transfer.datasets.folder import class_listing, subfolders
+from ssl_transfer.datasets.layout import (
+    by_lists,
+    check_fraction,
+    class_numbers,
+    keep_named,
+    lines_of,
+    listing,
+    published,
+    require,
+    torchvision_fetch,
+)
+from ssl_transfer.datasets.reader import Options, check_sizes, reader, some
+from ssl_transfer.datasets.splitting import hold_out
+
+IMAGENET = {"train": 1_281_167, "test": 50_000, "classes": 1000}
+
+
+@reader
+def eurosat(
+    options: Options,
+    root: str,
+    lists: str | None = None,
+    split: int = 0,
+    test_fraction: float = 0.2,
+    download: bool = False,
+) -> Dataset:
+    """Return EuroSAT: 64x64 satellite images (RGB) of ten kinds of land use, top-1.
+
+    27,000 images and no official split: a seeded, stratified share is tested, or lists say what
+    is. Helber et al. 2019, https://arxiv.org/abs/1709.00029
+
+    Args:
+        options: shared options.
+        root: folder that holds ``eurosat/2750``.
+        lists: folder with annotation lists (see ``by_lists``) (``None``: a seeded split).
+        split: which of the lists.
+        test_fraction: share of every class that is tested, without lists.
+        download: whether torchvision may fetch what is missing.
+
+    Raises:
+        ValueError: if the folder is missing or an image does not decode.
+    """
+    check_fraction("test_fraction", test_fraction)
+    base = require(
+        options, root, ["eurosat/2750"], download=download, fetch=torchvision_fetch("EuroSAT")
+    )
+    classes, everything = _class_folders(base / "eurosat" / "2750")
+    return published(
+        options,
+        classes,
+        by_lists(options, everything, lists, split),
+        expected={"classes": 10} if lists else {"all": 27_000, "classes": 10},
+        test_fraction=test_fraction,
+        facts={"lists": lists and split},
+    )
+
+
+@reader
+def cropdiseases(options: Options, root: str, test_fraction: float = 0.2) -> Dataset:
+    """Return CropDiseases: leaves of crops, healthy or ill in 38 classes, top-1.
+
+    The 43,456 training images of PlantVillage's copy at Kaggle, which the cross-domain few-shot
+    benchmark uses (Guo et al. 2020, https://arxiv.org/abs/1912.07200); a seeded, stratified share
+    is tested. Mohanty et al. 2016, https://arxiv.org/abs/1604.03169
+
+    Args:
+        options: shared options.
+        root: folder that holds ``dataset/train``.
+        test_fraction: share of every class that is tested.
+
+    Raises:
+        ValueError: if the folder is missing or an image does not decode.
+    """
+    check_fraction("test_fraction", test_fraction)
+    source = "https://www.kaggle.com/datasets/saroz014/plant-disease"
+    base = require(options, root, ["dataset/train"], source=source)
+    classes, everything = _class_folders(base / "dataset" / "train")
+    return published(
+        options,
+        classes,
+        {"train": everything},
+        expected={"all": 43_456, "classes": 38},
+        test_fraction=test_fraction,
+    )
+
+
+@reader
+def plantvillage(options: Options, root: str, test_fraction: float = 0.2) -> Dataset:
+    """Return PlantVillage: leaves of crops, healthy or ill in 38 classes, top-1.
+
+    The colour photographs of the authors' repository, with a seeded, stratified share tested, as
+    there is no official split of images. Copies differ by a few images, so that only the classes
+    are checked. Mohanty et al. 2016, https://arxiv.org/abs/1604.03169
+
+    Args:
+        options: shared options.
+        root: folder that holds ``raw/color``.
+        test_fraction: share of every class that is tested.
+
+    Raises:
+        ValueError: if the folder is missing or an image does not decode.
+    """
+    check_fraction("test_fraction", test_fraction)
+    source = "https://github.com/spMohanty/PlantVillage-Dataset"
+    base = require(options, root, ["raw/color"], source=source)
+    classes, everything = _class_folders(base / "raw" / "color")
+    return published(
+        options,
+        classes,
+        {"train": everything},
+        expected={"classes": 38},
+        test_fraction=test_fraction,
+    )
+
+
+@reader
+def gtsrb(options: Options, root: str, download: bool = False) -> Dataset:
+    """Return the German Traffic Sign Recognition Benchmark: 43 signs, top-1.
+
+    26,640 training and 12,630 test images, as torchvision fetches them; the training images are
+    tracks of 30 pictures of one sign, so that a validation split by image is optimistic. Stallkamp
+    et al. 2012, https://benchmark.ini.rub.de
+
+    Args:
+        options: shared options.
+        root: folder that holds ``gtsrb``.
+        download: whether torchvision may fetch what is missing.
+
+    Raises:
+        ValueError: if files are missing or an image does not decode.
+    """
+    home = "gtsrb"
+    base = require(
+        options,
+        root,
+        [
+            f"{home}/GTSRB/Training",
+            f"{home}/GTSRB/Final_Test/Images",
+            f"{home}/GT-final_test.csv",
+        ],
+        download=download,
+        fetch=torchvision_fetch("GTSRB", {"split": "train"}, {"split": "test"}),
+    )
+    training = base / home / "GTSRB" / "Training"
+    classes, train = _class_folders(training)
+    table = base / home / "GT-final_test.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter=";", skipinitialspace=True))
+    # The folders are numbers of five digits.
+    labels = class_numbers((row["ClassId"].zfill(5) for row in rows), classes, table)
+    listings = {
+        "train": train,
+        "test": listing(
+            base / home / "GTSRB" / "Final_Test" / "Images",
+            [row["Filename"] for row in rows],
+            labels,
+        ),
+    }
+    expected = {"train": 26_640, "test": 12_630, "classes": 43}
+    return published(options, classes, listings, expected=expected)
+
+
+@reader
+def imagenet(
+    options: Options, root: str, share: float | None = None, subset: str | None = None
+) -> Dataset:
+    """Return ImageNet (ILSVRC 2012) in class folders: 1,000 classes, top-1.
+
+    The official 50,000 validation images are the test split, as in published tables; validation
+    images are a seeded, stratified share of the training images. Russakovsky et al. 2015,
+    https://arxiv.org/abs/1409.0575
+
+    Args:
+        options: shared options.
+        root: folder that holds ``train/<wnid>`` and ``val/<wnid>``.
+        share: of every class's training images that is kept, training and validation together
+            (``None``: all); chosen by seed, the nearest whole number in every class.
+        subset: file that names the training images to keep instead, one per line, e.g.
+            ``n01440764_10026.JPEG`` in the lists of Chen et al. 2020
+            (https://arxiv.org/abs/2002.05709); ``share`` is then not used.
+
+    Raises:
+        ValueError: if a folder is missing, a list names unknown images, or an image does not
+            decode.
+    """
+    if share is not None and not 0 < share < 1:
+        raise ValueError(f"`dataset.share` must be null or lie between 0 and 1, but is {share}.")
+    source = "https://image-net.org/download.php"
+    base = require(options, root, ["train", "val"], source=source)
+    classes, train = _class_folders(base / "train")
+    other, test = _class_folders(base / "val")
+    if classes != other:
+        odd = sorted(set(classes) ^ set(other))
+        raise ValueError(
+            f"`{base / 'train'}` and `{base / 'val'}` must have the same class folders, but "
+            f"{some(odd)} {'is' if len(odd) == 1 else 'are'} in one only; sort the validation "
+            "images into class folders."
+        )
+    found = {"train": len(train.paths), "test": len(test.paths), "classes": len(classes)}
+    check_sizes(options, found, IMAGENET)
+    facts: Mapping[str, object] = {"subset": None}
+    if subset is not None:
+        train = _named(options, train, Path(subset).expanduser())
+        facts = {"subset": Path(subset).name}
+    elif share is not None:
+        _, kept = hold_out(train.targets, share, options.split_seed, "subset")
+        train, facts = train.keep(kept), {"subset": f"seeded, {share}"}
+    return published(options, classes, {"train": train, "test": test}, expected={}, facts=facts)
+
+
+def _named(options: Options, train: Listing, path: Path) -> Listing:
+    """Return the training images that a list names."""
+    wanted = {Path(line).name for line in lines_of(path)}
+    full = {name for name in train.names if Path(name).name in wanted}
+    if len(full) != len(wanted):
+        unknown = sorted(wanted - {Path(name).name for name in full})
+        raise ValueError(
+            f"`{path}` must name training images of `{options.name}`, but {some(unknown)} "
+            f"{'is' if len(unknown) == 1 else 'are'} none; correct dataset.subset."
+        )
+    return keep_named(train, full)
+
+
+def _class_folders(folder: Path) -> tuple[tuple[str, ...], Listing]:
+    """Return the classes, which are folders, and their images."""
+    classes = tuple(path.name for path in subfolders(folder))
+    if not classes:
+        raise ValueError(f"`{folder}` must have a folder per class, but has none; unpack it again.")
+    return classes, class_listing(folder, classes, folder)

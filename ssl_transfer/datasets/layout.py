@@ -1,0 +1,282 @@
+"""Published folder layouts: what must lie where, how it is fetched, and lists of its images."""
+
+import logging
+import zlib
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_transfer.datasets.base import Dataset, Targets
+from ssl_transfer.datasets.files import Files, Listing, inspect_files
+from ssl_transfer.datasets.reader import Options, assemble, check_sizes, some
+from ssl_transfer.datasets.splitting import hold_out
+
+logger = logging.getLogger(__name__)
+
+
+def require(
+    options: Options,
+    root: str,
+    needed: Sequence[str],
+    *,
+    download: bool = False,
+    fetch: Callable[[str], object] | None = None,
+    source: str = "",
+) -> Path:
+    """Return the dataset's folder, in which everything needed lies.
+
+    Args:
+        options: of the dataset, for its name.
+        root: the folder, as the user wrote it.
+        needed: paths of files and folders relative to it, which show the layout.
+        download: whether to fetch what is missing.
+        fetch: lets torchvision download and unpack into the folder (``None``: it cannot).
+        source: where to get the data by hand.
+
+    Raises:
+        ValueError: naming the folder, the layout and the first path that is missing.
+    """
+    base = Path(root).expanduser()
+    if download and fetch is None:
+        raise ValueError(
+            f"`{options.name}` must be downloaded by hand ({source}), but dataset.download is "
+            "true; set it to false."
+        )
+    if download and fetch is not None and not all((base / path).exists() for path in needed):
+        run_download(options, lambda: fetch(str(base)))
+    missing = next((path for path in needed if not (base / path).exists()), None)
+    if missing is None:
+        return base
+    remedy = "set dataset.root" if fetch is None else "set dataset.root, or dataset.download=true"
+    raise ValueError(
+        f"`{options.name}` must lie in `{base}` as {', '.join(needed)}, but `{base / missing}` "
+        f"does not exist; {remedy}{f' ({source})' if source else ''}."
+    )
+
+
+def run_download(options: Options, fetch: Callable[[], object]) -> None:
+    """Let torchvision download a dataset.
+
+    Raises:
+        ValueError: in one sentence, if that fails.
+    """
+    logger.info("downloading `%s`", options.name)
+    try:
+        fetch()
+    except (OSError, RuntimeError, ValueError, ImportError) as error:
+        raise ValueError(
+            f"`{options.name}` must be downloaded, but that failed ({error}); check the network, "
+            "or fetch the archive elsewhere and set dataset.root."
+        ) from error
+
+
+def torchvision_fetch(name: str, *calls: Mapping[str, object]) -> Callable[[str], object]:
+    """Return what lets a class of torchvision download into a folder.
+
+    Args:
+        name: of the class in ``torchvision.datasets``.
+        calls: keyword arguments of each call (none: one call, whose archive holds all splits).
+    """
+
+    def fetch(root: str) -> None:
+        import torchvision
+
+        for keys in calls or ({},):
+            getattr(torchvision.datasets, name)(root, **keys, download=True)
+
+    return fetch
+
+
+def listing(folder: Path, names: Sequence[str], targets: Sequence[int] | Targets) -> Listing:
+    """Return the files of these names below a folder."""
+    return Listing(
+        paths=[str(folder / name) for name in names],
+        names=list(names),
+        targets=np.asarray(targets, dtype=np.int64),
+    )
+
+
+def class_numbers(names: Iterable[str], classes: Sequence[str], place: Path) -> list[int]:
+    """Return the position of each name among the classes.
+
+    Args:
+        names: one per sample.
+        classes: all that are known.
+        place: file that has the names, for the message.
+
+    Raises:
+        ValueError: if a name is that of no class.
+    """
+    names, number = list(names), {name: label for label, name in enumerate(classes)}
+    unknown = sorted(set(names) - set(number))
+    if unknown:
+        raise ValueError(
+            f"`{place}` must have classes out of {some(classes)}, but has {some(unknown)}; unpack "
+            "the archive again."
+        )
+    return [number[name] for name in names]
+
+
+def keep_named(everything: Listing, names: Container[str]) -> Listing:
+    """Return the files whose names are among ``names``."""
+    kept = [index for index, name in enumerate(everything.names) if name in names]
+    return everything.keep(np.array(kept, dtype=np.int64))
+
+
+def by_lists(
+    options: Options, everything: Listing, lists: str | None, split: int
+) -> dict[str, Listing]:
+    """Return the files that annotation lists train and test on; all of them without lists.
+
+    The layout of https://github.com/vpulab/bn_finetuning: ``split_0/train.txt`` and
+    ``split_0/val.txt`` (or ``train_labeled.txt``, ``val_labeled.txt``), and so on; what is called
+    ``val`` there is what is tested. A line is ``name label``; the label's numbering is not
+    published, and is passed over: an image keeps the label that the dataset itself gives it. Of a
+    name the last part counts, with or without its extension.
+
+    Args:
+        options: of the dataset.
+        everything: its files.
+        lists: folder that holds ``split_0`` (``None``: no lists).
+        split: number of the split.
+
+    Raises:
+        ValueError: if a list is missing, or names an unknown image or one of the other list.
+    """
+    if lists is None:
+        return {"train": everything}
+    folder = Path(lists).expanduser() / f"split_{split}"
+    found = {}
+    known = {Path(name).stem: name for name in everything.names}
+    for key, stem in (("train", "train"), ("test", "val")):
+        labelled = folder / f"{stem}_labeled.txt"
+        path = labelled if labelled.is_file() else folder / f"{stem}.txt"
+        stems = [Path(line.rsplit(maxsplit=1)[0]).stem for line in lines_of(path)]
+        unknown = [name for name in stems if name not in known]
+        if unknown:
+            raise ValueError(
+                f"`{path}` must name images of `{options.name}`, but {some(unknown)} "
+                f"{'is' if len(unknown) == 1 else 'are'} none; correct dataset.lists."
+            )
+        found[key] = {known[name] for name in stems}
+    both = sorted(found["train"] & found["test"])
+    if both:
+        raise ValueError(
+            f"an image of `{options.name}` must be trained on or tested, but `{folder}` names "
+            f"{some(both)} in both lists; remove one."
+        )
+    return {key: keep_named(everything, names) for key, names in found.items()}
+
+
+def read_images(options: Options, listings: Mapping[str, Listing], *, upright: bool) -> Files:
+    """Return the splits of files that annotations name.
+
+    Args:
+        options: of the dataset.
+        listings: files per split.
+        upright: whether to turn photographs as their EXIF orientation says.
+
+    Raises:
+        ValueError: if a file does not exist or does not decode.
+    """
+    missing = [
+        path for part in listings.values() for path in part.paths if not Path(path).is_file()
+    ]
+    if missing:
+        raise ValueError(
+            f"every image that the annotations of `{options.name}` name must exist, but "
+            f"{some(missing)} {'does' if len(missing) == 1 else 'do'} not; unpack the archive "
+            "again."
+        )
+    return inspect_files(options, listings, upright=upright)
+
+
+def published(
+    options: Options,
+    classes: Sequence[str],
+    listings: Mapping[str, Listing],
+    *,
+    expected: Mapping[str, int],
+    metric: str = "top1",
+    also: Sequence[str] = (),
+    upright: bool = False,
+    val_rule: str | None = None,
+    test_fraction: float | None = None,
+    facts: Mapping[str, object] | None = None,
+) -> Dataset:
+    """Return the dataset of these files, checked against its published sizes.
+
+    Args:
+        options: shared options.
+        classes: names of the classes.
+        listings: ``train``, and ``test`` and ``val`` where they are given.
+        expected: published sizes of listings, of ``all`` together, and number of ``classes``.
+        metric: primary score.
+        also: further scores.
+        upright: whether to turn photographs as their EXIF orientation says; torchvision does not.
+        val_rule: how validation images are chosen (see ``assemble``).
+        test_fraction: share of every class that is tested, if there is no test split.
+        facts: for the record.
+
+    Raises:
+        ValueError: if files are missing, do not decode or have other sizes.
+    """
+    found = {key: len(part.paths) for key, part in listings.items()}
+    found |= {"all": sum(found.values()), "classes": len(classes)}
+    check_sizes(options, found, expected)
+    files = read_images(options, listings, upright=upright)
+    train, told = files.splits["train"], dict(facts or {})
+    test = files.splits.get("test")
+    if test is None:
+        assert test_fraction is not None
+        kept, held = hold_out(train.targets, test_fraction, options.split_seed, "test")
+        train, test = train.subset(kept), train.subset(held)
+        told["test"] = f"seeded, {test_fraction}"
+    return assemble(
+        options,
+        classes=classes,
+        train=train,
+        val=files.splits.get("val"),
+        test=test,
+        content=files.content,
+        metric=metric,
+        also=also,
+        val_rule=val_rule,
+        facts={**files.facts, **told},
+    )
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file that are not empty, without blanks at their ends.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"`{path}` must list images, but does not exist; unpack the archive again."
+        )
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def check_fraction(key: str, value: float) -> None:
+    """Refuse a share that leaves nothing on one side."""
+    if not 0 < value < 1:
+        raise ValueError(f"`dataset.{key}` must lie between 0 and 1, but is {value}.")
+
+
+def read_mat(path: Path, field: str) -> Any:
+    """Return a field of a MATLAB file, without dimensions of length 1."""
+    import scipy.io
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = scipy.io.loadmat(str(path), squeeze_me=True, variable_names=[field])
+        return np.atleast_1d(content[field])
+    except (OSError, ValueError, KeyError, TypeError, MatReadError, zlib.error) as error:
+        raise ValueError(
+            f"`{path}` must be a MATLAB file with `{field}`, but cannot be read ({error}); unpack "
+            "the archive again."
+        ) from error

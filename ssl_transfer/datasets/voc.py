@@ -1,0 +1,109 @@
+"""Pascal VOC 2007 classification: several classes per image."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.layout import (
+    lines_of,
+    listing,
+    published,
+    require,
+    torchvision_fetch,
+)
+from ssl_transfer.datasets.reader import Options, reader
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+HOME = "VOCdevkit/VOC2007"
+
+
+@reader
+def voc2007(
+    options: Options,
+    root: str,
+    difficult: Literal["ignore", "negative"] = "ignore",
+    download: bool = False,
+) -> Dataset:
+    """Return Pascal VOC 2007: photographs that show some of 20 classes, 11-point mAP.
+
+    Official 2,501 training, 2,510 validation and 4,952 test images. Everingham et al. 2010,
+    http://host.robots.ox.ac.uk/pascal/VOC/voc2007/
+
+    Args:
+        options: shared options; an image has no one class, so ``labels_per_class`` and
+            ``test_per_class`` must be null.
+        root: folder that holds ``VOCdevkit/VOC2007``, the two archives (trainval, test) unpacked
+            over each other.
+        difficult: what is made of a class of which an image shows difficult objects alone (marked 0
+            in ``ImageSets/Main``): ``ignore`` neither teaches nor scores that class with that
+            image, as the challenge does; ``negative`` takes it for absent, as Ericsson et al. 2021
+            do (https://github.com/linusericsson/ssl-transfer).
+        download: whether torchvision may fetch what is missing.
+
+    Raises:
+        ValueError: if files are missing, disagree, or an image does not decode.
+    """
+    if difficult not in ("ignore", "negative"):
+        raise ValueError(
+            f"`dataset.difficult` must be one of ['ignore', 'negative'], but is {difficult!r}."
+        )
+    sets = f"{HOME}/ImageSets/Main"
+    keys = ("train", "val", "test")
+    base = require(
+        options,
+        root,
+        [f"{HOME}/JPEGImages", *(f"{sets}/{VOC_CLASSES[0]}_{key}.txt" for key in keys)],
+        download=download,
+        fetch=torchvision_fetch(
+            "VOCDetection",
+            {"year": "2007", "image_set": "trainval"},
+            {"year": "2007", "image_set": "test"},
+        ),
+    )
+    listings = {}
+    for key in keys:
+        columns = [_marks(base / sets / f"{name}_{key}.txt") for name in VOC_CLASSES]
+        images = list(columns[0])
+        for name, column in zip(VOC_CLASSES, columns, strict=True):
+            if list(column) != images:
+                raise ValueError(
+                    f"the lists of `{options.name}` must name the same images for every class, but "
+                    f"{name}_{key}.txt and {VOC_CLASSES[0]}_{key}.txt differ; unpack the archive "
+                    "again."
+                )
+        # In the file 1 is shown, 0 difficult, -1 not shown; in a target -1 is ignored.
+        meaning = {1: 1, 0: -1 if difficult == "ignore" else 0, -1: 0}
+        targets = [[meaning[column[image]] for column in columns] for image in images]
+        listings[key] = listing(
+            base / HOME / "JPEGImages",
+            [f"{image}.jpg" for image in images],
+            np.array(targets, dtype=np.int64),
+        )
+    return published(
+        options,
+        VOC_CLASSES,
+        listings,
+        expected={"train": 2501, "val": 2510, "test": 4952, "classes": 20},
+        metric="map_11_point",
+        facts={"difficult": difficult},
+    )
+
+
+def _marks(path: Path) -> dict[str, int]:
+    """Return the mark of each image in one class's list."""
+    marks = {}
+    for number, line in enumerate(lines_of(path), start=1):
+        image, _, mark = line.partition(" ")
+        if mark.strip() not in ("1", "0", "-1"):
+            raise ValueError(
+                f"`{path}` must have lines `image mark` with a mark of 1, 0 or -1, but line "
+                f"{number} is {line!r}; unpack the archive again."
+            )
+        marks[image] = int(mark)
+    return marks
