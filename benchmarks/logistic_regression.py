@@ -129,9 +129,10 @@ def timed(choose: Callable[[Search], Callable[[torch.Tensor], Any]], splits: Spl
     dataset: Any = SimpleNamespace(classes=range(classes(splits)), metric="top1")
     began = time.perf_counter()
     search = Search(LogisticRegression(), splits["train"], splits["val"], dataset)
-    scores, chosen, logits = choose(search)(splits["test"][0])
+    found = choose(search)(splits["test"][0])
     seconds = time.perf_counter() - began
-    return seconds, chosen, scores[chosen], metrics.top1(logits, splits["test"][1])
+    test = metrics.top1(found.test_logits, splits["test"][1])
+    return seconds, found.best, found.scores[found.best], test
 
 
 def loop(splits: Splits) -> Result:

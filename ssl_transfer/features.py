@@ -26,6 +26,7 @@ from ssl_transfer.trainer import autocast
 log = logging.getLogger(__name__)
 
 Rows = Float[np.ndarray, "samples dim"]
+Targets = Int64[Tensor, " samples"] | Int64[Tensor, "samples classes"]
 VERSION = 1
 """Part of every key; to be raised when the same key would give other features."""
 
@@ -38,20 +39,27 @@ class FrozenFeatures:
         dataset: whose images are seen through the evaluation pipeline, without augmentation.
         context: the run's surroundings.
         image_size: in pixels (``None``: what the encoder's weights expect).
+        preprocessing: values that replace the encoder's own.
     """
 
     def __init__(
-        self, encoder: Encoder, dataset: Dataset, context: Context, *, image_size: int | None = None
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        context: Context,
+        *,
+        image_size: int | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         self.dataset, self.context = dataset, context
-        self.preprocessing = encoder.preprocessing.at_size(image_size)
+        self.preprocessing = encoder.preprocessing.replaced(image_size, preprocessing)
         self.store = FeatureStore(context.features)
         self.identity = {
             "version": VERSION,
             "weights": fingerprint(encoder),
             # Equal weights may sit in different networks, e.g. with another activation.
             "network": hashlib.sha256(repr(encoder.backbone).encode()).hexdigest(),
-            "preprocessing": dataclasses.asdict(self.preprocessing),
+            "preprocessing": self.preprocessing.identity(),
             "dataset": dataset.name,
             "data": dataset.fingerprint,
             "precision": context.precision,
@@ -69,7 +77,7 @@ class FrozenFeatures:
 
         return self.store.get({**self.identity, "split": split, "samples": len(samples)}, compute)
 
-    def load(self, *splits: str) -> tuple[Float[Tensor, "samples dim"], Int64[Tensor, " samples"]]:
+    def load(self, *splits: str) -> tuple[Float[Tensor, "samples dim"], Targets]:
         """Return the features and targets of one or more splits, on the context's device."""
         rows = np.concatenate([self.rows(split) for split in splits])
         targets = np.concatenate([self.dataset[split].targets for split in splits])
@@ -83,11 +91,11 @@ class FeatureRows:
 
     Args:
         features: one row per sample.
-        targets: class numbers.
+        targets: class numbers, or a row per sample (see ``Split``).
     """
 
     features: Float[Tensor, "samples dim"]
-    targets: Int64[Tensor, " samples"]
+    targets: Targets
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -6,10 +6,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Metric = Callable[[Float[Tensor, "samples classes"], Int[Tensor, " samples"]], float]
+Logits = Float[Tensor, "samples classes"]
+Targets = Int[Tensor, " samples"] | Int[Tensor, "samples classes"]
+"""One class number per sample; or rows of 1 (shown), 0 (not shown) and -1 (not scored)."""
+Metric = Callable[[Logits, Targets], float]
+
+ECE_BINS = 15
 
 
-def top1(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> float:
+def top1(logits: Logits, labels: Targets) -> float:
     """Return the share of samples whose largest logit is their label's.
 
     Args:
@@ -17,17 +22,17 @@ def top1(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples
         labels: true classes in ``[0, classes)``, on any device.
 
     Raises:
-        ValueError: if there are no samples, a label is out of range, or a score is NaN.
+        ValueError: if there are no samples, a label is out of range, a score is NaN, or samples
+            have several classes.
     """
-    return float(_right(logits, labels).double().mean())
+    return float(_right(logits, labels, "top1").double().mean())
 
 
-def mean_per_class(
-    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
-) -> float:
+def mean_per_class(logits: Logits, labels: Targets) -> float:
     """Return the recall averaged over classes: each weighs the same, however rare it is.
 
-    The usual score of Aircraft, Caltech-101, Flowers and Pets (Kornblith et al. 2019, table 1,
+    Also known as balanced accuracy; here it has this name alone. The usual score of Aircraft,
+    Caltech-101, Flowers and Pets (Kornblith et al. 2019, table 1,
     https://arxiv.org/abs/1805.08974). Classes absent from ``labels`` are left out; the code of
     Ericsson et al. 2021 gets NaN when such a class is predicted.
 
@@ -36,9 +41,10 @@ def mean_per_class(
         labels: true classes in ``[0, classes)``, on any device.
 
     Raises:
-        ValueError: if there are no samples, a label is out of range, or a score is NaN.
+        ValueError: if there are no samples, a label is out of range, a score is NaN, or samples
+            have several classes.
     """
-    right = _right(logits, labels)
+    right = _right(logits, labels, "mean_per_class")
     labels = labels.to(right.device)
     totals = torch.bincount(labels)
     hits = torch.bincount(labels[right], minlength=len(totals))
@@ -46,13 +52,165 @@ def mean_per_class(
     return float((hits[present].double() / totals[present]).mean())
 
 
-CLASSIFICATION: dict[str, Metric] = {"top1": top1, "mean_per_class": mean_per_class}
-"""Metrics of one class per sample, by the name that datasets and tables use."""
+def auc(logits: Logits, labels: Targets) -> float:
+    """Return the area under the ROC curve of the second of two classes.
+
+    The probability that a sample of the second class gets the larger score; a tie counts half.
+
+    Args:
+        logits: scores of two classes; samples are ranked by the second's minus the first's.
+        labels: 0 or 1.
+
+    Raises:
+        ValueError: if there are not two classes, samples of only one of them, or a score is NaN.
+    """
+    labels = _class_numbers(logits, labels, "auc")
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if positives == 0 or negatives == 0:
+        raise ValueError("`auc` needs samples of both classes, but there are only some of one.")
+    margins = logits[:, 1].double() - logits[:, 0].double()
+    _, group, sizes = torch.unique(margins, return_inverse=True, return_counts=True)
+    # From 1; equal scores share their mean rank.
+    ranks = sizes.cumsum(0).double() - (sizes.double() - 1) / 2
+    above = ranks[group][labels == 1].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
 
 
-def _right(
-    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
-) -> Bool[Tensor, " samples"]:
+def f1(logits: Logits, labels: Targets) -> float:
+    """Return the harmonic mean of precision and recall of the second of two classes.
+
+    Args:
+        logits: scores of two classes; of equal scores the first class wins.
+        labels: 0 or 1.
+
+    Returns:
+        0 where the second class is neither shown nor predicted.
+
+    Raises:
+        ValueError: if there are not two classes, no samples, or a score is NaN.
+    """
+    labels = _class_numbers(logits, labels, "f1")
+    predicted = logits.argmax(1)
+    hits = int((predicted & labels).sum())
+    return 2 * hits / max(1, int(predicted.sum() + labels.sum()))
+
+
+def ece(logits: Logits, labels: Targets) -> float:
+    """Return the expected calibration error: how far confidence and accuracy lie apart.
+
+    The mean over 15 bins of equal width, closed above, weighted by their samples (Guo et al. 2017,
+    eq. 3, https://arxiv.org/abs/1706.04599); confidence is the largest softmax probability.
+
+    Args:
+        logits: class scores before the softmax.
+        labels: true classes in ``[0, classes)``.
+
+    Raises:
+        ValueError: if there are no samples, a label is out of range, a score is NaN, or samples
+            have several classes.
+    """
+    right = _right(logits, labels, "ece")
+    confidence = logits.double().softmax(1).amax(1)
+    edges = torch.arange(1, ECE_BINS, device=logits.device, dtype=torch.float64) / ECE_BINS
+    bins = torch.bucketize(confidence, edges)
+    gaps = torch.bincount(bins, weights=confidence - right.double(), minlength=ECE_BINS)
+    return float(gaps.abs().sum() / len(right))
+
+
+def map_11_point(scores: Logits, targets: Targets) -> float:
+    """Return the mean over classes of the 11-point interpolated average precision.
+
+    The score of Pascal VOC 2007 (Everingham et al. 2010, section 4.2,
+    https://doi.org/10.1007/s11263-009-0275-4): the mean over t = 0, 0.1, ..., 1 of the best
+    precision at a recall of t or more. Equal scores are taken together, and the curve begins at
+    recall 0 with precision 1, both as in scikit-learn, which Ericsson et al. 2021 use; the
+    challenge's own program has no such point, so that a class whose best image is wrong gets less.
+
+    Args:
+        scores: of each class, comparable within a class.
+        targets: rows of 1 (shown), 0 (not shown) and -1 (not scored).
+
+    Returns:
+        The mean over the classes that are shown at all.
+
+    Raises:
+        ValueError: if samples have one class each, no class is shown, or a score is NaN.
+    """
+    if targets.ndim != 2:
+        raise ValueError(_mismatch("map_11_point"))
+    if bool(scores.isnan().any()):
+        raise ValueError(_NAN)
+    scores, targets = scores.double(), targets.to(scores.device)
+    shown = [number for number, column in enumerate(targets.T) if bool((column == 1).any())]
+    if not shown:
+        raise ValueError("`map_11_point` needs a class that some sample shows, but there is none.")
+    counted = targets >= 0
+    precisions = [
+        _average_precision(scores[counted[:, c], c], targets[counted[:, c], c]) for c in shown
+    ]
+    return sum(precisions) / len(precisions)
+
+
+CLASSIFICATION: dict[str, Metric] = {
+    "top1": top1,
+    "mean_per_class": mean_per_class,
+    "map_11_point": map_11_point,
+    "auc": auc,
+    "f1": f1,
+    "ece": ece,
+}
+"""Metrics by the name that datasets and tables use."""
+
+LOWER_IS_BETTER = frozenset({"ece"})
+SEVERAL_CLASSES = frozenset({"map_11_point"})
+"""Metrics of samples with several classes; the others want one class per sample."""
+TWO_CLASSES = frozenset({"auc", "f1"})
+"""Metrics of sets of two classes."""
+
+_NAN = "class scores must be numbers, but some are NaN; did training diverge?"
+
+
+def check(name: str, target: str, classes: int) -> None:
+    """Refuse a metric that cannot score a dataset.
+
+    Args:
+        name: of the metric.
+        target: kind of target, ``class`` or ``classes``.
+        classes: number of classes.
+
+    Raises:
+        ValueError: in one sentence, if it is unknown, or for another kind of target or number of
+            classes.
+    """
+    if name not in CLASSIFICATION:
+        raise ValueError(f"a metric must be one of {sorted(CLASSIFICATION)}, but is {name!r}.")
+    if (name in SEVERAL_CLASSES) != (target == "classes"):
+        raise ValueError(_mismatch(name))
+    if name in TWO_CLASSES and classes != 2:
+        raise ValueError(f"`{name}` is defined for two classes, but there are {classes}.")
+
+
+def goodness(name: str, logits: Logits, targets: Targets) -> float:
+    """Return a score by which larger is better, whatever the metric: what selection maximises."""
+    value = CLASSIFICATION[name](logits, targets)
+    return -value if name in LOWER_IS_BETTER else value
+
+
+def _mismatch(name: str) -> str:
+    wanted, found = "one class per sample", "several"
+    if name in SEVERAL_CLASSES:
+        wanted, found = "several classes per sample", "one"
+    others = sorted(set(CLASSIFICATION) - SEVERAL_CLASSES)
+    fitting = others if name in SEVERAL_CLASSES else sorted(SEVERAL_CLASSES)
+    return f"`{name}` scores {wanted}, but the targets have {found}; use one of {fitting}."
+
+
+def _class_numbers(logits: Logits, labels: Targets, name: str) -> Int[Tensor, " samples"]:
+    """Return the labels on the logits' device, having checked both."""
+    if labels.ndim != 1:
+        raise ValueError(_mismatch(name))
+    check(name, "class", logits.shape[1])
     if len(labels) == 0:
         raise ValueError("a score needs at least one sample, but there is none.")
     labels, classes = labels.to(logits.device), logits.shape[1]
@@ -60,5 +218,24 @@ def _right(
     if low < 0 or high >= classes:
         raise ValueError(f"labels must lie in [0, {classes}), but reach from {low} to {high}.")
     if bool(logits.isnan().any()):
-        raise ValueError("class scores must be numbers, but some are NaN; did training diverge?")
-    return logits.argmax(1) == labels
+        raise ValueError(_NAN)
+    return labels
+
+
+def _right(logits: Logits, labels: Targets, name: str) -> Bool[Tensor, " samples"]:
+    return logits.argmax(1) == _class_numbers(logits, labels, name)
+
+
+def _average_precision(scores: Float[Tensor, " n"], shown: Int[Tensor, " n"]) -> float:
+    """Return one class's 11-point interpolated average precision."""
+    scores, order = scores.sort(descending=True)
+    hits = shown[order].cumsum(0).double()
+    last = torch.ones_like(scores, dtype=torch.bool)  # of equal scores
+    last[:-1] = scores[1:] != scores[:-1]
+    hits, retrieved = hits[last], torch.arange(1, len(scores) + 1, device=scores.device)[last]
+    precision = torch.cat([hits.new_ones(1), hits / retrieved])
+    recall = torch.cat([hits.new_zeros(1), hits / hits[-1]])
+    # Quotients of equal ratios are the same number; np.linspace(0, 1, 11) has 0.30000000000000004.
+    levels = torch.arange(11, device=scores.device, dtype=torch.float64) / 10
+    reached = recall >= levels[:, None]
+    return float(torch.where(reached, precision, 0.0).amax(1).mean())

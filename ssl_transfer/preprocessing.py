@@ -1,9 +1,11 @@
 """What a set of weights expects of its input images; it travels with the encoder."""
 
 import dataclasses
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -18,8 +20,10 @@ class Preprocessing:
         resize: length the shorter side is scaled to before the centre crop, in pixels
             (``None``: the same as ``size``).
         interpolation: of every resize, in evaluation and in random crops.
-        mean: per channel (RGB), of pixels in ``[0, 1]``.
+        mean: per channel in the encoder's order, of pixels in ``[0, 1]``.
         std: likewise; ``mean`` 0 and ``std`` 1 leave the pixels in ``[0, 1]``.
+        channel_order: in which the encoder sees colours. Code that read images by OpenCV and took
+            them for RGB has ``bgr``, with the statistics of red for blue.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -30,6 +34,7 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
@@ -39,11 +44,12 @@ class Preprocessing:
                 f"`preprocessing.resize` must be at least `preprocessing.size` ({self.size}), "
                 f"but is {self.resize}; leave it null to use the size."
             )
-        if self.interpolation not in get_args(Interpolation):
-            raise ValueError(
-                f"`preprocessing.interpolation` must be one of {list(get_args(Interpolation))}, "
-                f"but is {self.interpolation!r}."
-            )
+        for key, kind in (("interpolation", Interpolation), ("channel_order", ChannelOrder)):
+            if getattr(self, key) not in get_args(kind):
+                raise ValueError(
+                    f"`preprocessing.{key}` must be one of {list(get_args(kind))}, but is "
+                    f"{getattr(self, key)!r}."
+                )
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(
                 "`preprocessing.mean` and `.std` must have three numbers each, those of std "
@@ -61,3 +67,44 @@ class Preprocessing:
             return self
         resize = None if self.resize is None else round(self.resize * size / self.size)
         return dataclasses.replace(self, size=size, resize=resize)
+
+    def replaced(
+        self, size: int | None = None, values: Mapping[str, Any] | None = None
+    ) -> "Preprocessing":
+        """Return the same preprocessing with some values replaced.
+
+        Args:
+            size: another input size (``None``: the same); without a ``resize`` among the values
+                the crop keeps its share of the image.
+            values: fields, as YAML writes them; one may be ``size`` instead.
+
+        Raises:
+            ValueError: for an unknown key, a value out of its range, or two sizes.
+        """
+        if size is not None and "size" in (values or {}):
+            raise ValueError(
+                "the image size must be given once, but both `image_size` and "
+                "`preprocessing.size` are; remove one."
+            )
+        values = {**({} if size is None else {"size": size}), **(values or {})}
+        known = [field.name for field in dataclasses.fields(self)]
+        unknown = [key for key in values if key not in known]
+        if unknown:
+            raise ValueError(
+                f"The keys of `preprocessing` must be among {known}, but are {unknown}."
+            )
+        base = self if "resize" in values else self.at_size(values.get("size"))
+        # YAML and JSON know lists only, and write whole numbers without a point.
+        given: dict[str, Any] = {
+            key: tuple(map(float, value)) if isinstance(value, list) else value
+            for key, value in values.items()
+        }
+        return dataclasses.replace(base, **given)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that tell it apart from others, as plain values."""
+        values = dataclasses.asdict(self)
+        # The order of all preprocessing there was before there was a choice.
+        if self.channel_order == "rgb":
+            del values["channel_order"]
+        return values

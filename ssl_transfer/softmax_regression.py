@@ -1,8 +1,9 @@
-"""Multinomial logistic regression with an L2 penalty, for a whole grid of penalties.
+"""Multinomial and one-vs-rest logistic regression with an L2 penalty, for a grid of penalties.
 
 The objective is scikit-learn's, ``C * sum_n CE(W x_n + b, y_n) + |W|^2 / 2`` with a free intercept,
-divided by ``C N``. A grid of 45 values of C is a path of similar problems on the same features;
-four things make it cheap, none of which changes the objective:
+divided by ``C N``; for several classes per sample CE is the sum of binary cross-entropies, so that
+each class is a problem by itself. A grid of 45 values of C is a path of similar problems on the
+same features; four things make it cheap, none of which changes the objective:
 
 1. *Coordinates.* The features are centred (the free intercept absorbs it), scaled by one number and
    rotated to their principal axes. With fewer samples than features this also drops the directions
@@ -28,10 +29,12 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from scipy.interpolate import CubicSpline
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssl_transfer.lbfgs import Pairs, PerProblem, dot
+from ssl_transfer.logistic_losses import Doubt, Multinomial, OneVsRest
 
+Labels = Int64[Tensor, " samples"] | Int64[Tensor, "samples classes"]
+Loss = Multinomial | OneVsRest
 Parameters = Float[Tensor, "P K R"]
 
 SUFFICIENT_DECREASE = 1e-4  # Nocedal and Wright 2006, section 3.1
@@ -47,7 +50,8 @@ class Solution:
 
     Args:
         weights: of the features as they came.
-        intercepts: minus infinity for a class without a sample.
+        intercepts: minus infinity for a class without a sample, infinity for one that every sample
+            shows.
         iterations: of L-BFGS.
         converged: whether the tolerance was reached.
         basis: of the space in which the fit took place.
@@ -77,7 +81,7 @@ class Solution:
 
 def fit_path(
     features: Float[Tensor, "samples dim"],
-    labels: Int64[Tensor, " samples"],
+    labels: Labels,
     *,
     C: Sequence[float],
     classes: int,
@@ -91,7 +95,8 @@ def fit_path(
     Args:
         features: floating point; the work is done in their type and on their device.
         labels: class numbers in ``[0, classes)``; a class without a sample is left out of the
-            fit and never predicted, as in scikit-learn.
+            fit and never predicted, as in scikit-learn. Or rows of 1 (shown), 0 (not shown) and -1
+            (left out of that class's problem).
         C: inverse strengths of the penalty, in any order.
         classes: number of classes.
         tol: a problem has converged when the next step is expected to lower its loss by less than
@@ -105,9 +110,9 @@ def fit_path(
         ValueError: in one sentence, for features or labels that cannot be fitted.
     """
     _check(features, labels, C, classes)
-    present, targets = torch.unique(labels, return_inverse=True)
+    loss, present, constant = _posed(labels, classes)
     design = _Design(features, None if start is None else start.basis)
-    solver = _Solver(design, targets, len(present), tol=tol, max_iter=max_iter, memory=memory)
+    solver = _Solver(design, loss, tol=tol, max_iter=max_iter, memory=memory)
     wanted = np.asarray(C, dtype=np.float64)
     # The penalty of the mean loss, for weights of the scaled features, is 1 / (C unit).
     unit = len(features) * design.scale**2
@@ -126,7 +131,7 @@ def fit_path(
     weights, intercepts = design.to_features(path.theta[every])
     solution = Solution(
         weights=weights.new_zeros(len(C), classes, features.shape[1]),
-        intercepts=weights.new_full((len(C), classes), -torch.inf),
+        intercepts=constant.to(weights).repeat(len(C), 1),
         iterations=path.iterations[every],
         converged=path.converged[every],
         basis=design.basis,
@@ -147,8 +152,33 @@ def _check(features: Tensor, labels: Tensor, C: Sequence[float], classes: int) -
             "encoder's weights, or use `precision=fp32`."
         )
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
+    if labels.ndim == 2:
+        if low < -1 or high > 1 or labels.shape[1] != classes:
+            raise ValueError(
+                f"labels must be rows of {classes} numbers out of -1, 0 and 1, but are of "
+                f"{labels.shape[1]} that reach from {low} to {high}."
+            )
+    elif low < 0 or high >= classes:
         raise ValueError(f"labels must lie in [0, {classes}), but reach from {low} to {high}.")
+
+
+def _posed(
+    labels: Labels, classes: int
+) -> tuple[Loss, Int64[Tensor, " present"], Float[Tensor, " classes"]]:
+    """Return the loss, the classes there is something to learn of, and the others' logits."""
+    constant = torch.full((classes,), -torch.inf, device=labels.device)
+    if labels.ndim == 1:
+        present, targets = torch.unique(labels, return_inverse=True)
+        return Multinomial(targets, len(present)), present, constant
+    shown, absent = (labels == 1).any(0), (labels == 0).any(0)
+    constant[shown & ~absent] = torch.inf
+    present = (shown & absent).nonzero()[:, 0]
+    if len(present) == 0:
+        raise ValueError(
+            "logistic regression needs a class that some samples show and others do not, but "
+            "there is none."
+        )
+    return OneVsRest(labels[:, present]), present, constant
 
 
 class _Design:
@@ -233,7 +263,7 @@ class _Path:
         self.values, self.log_C, self.solver = values, np.log(values), solver
         rows = solver.design.rows
         self.penalties = torch.from_numpy(1 / (values * unit)).to(rows.device)
-        self.theta = rows.new_zeros(len(values), solver.classes, rows.shape[1])
+        self.theta = rows.new_zeros(len(values), solver.loss.classes, rows.shape[1])
         self.iterations = torch.zeros(len(values), dtype=torch.int64)
         self.converged = torch.zeros(len(values), dtype=torch.bool)
         self.solved: list[int] = []
@@ -292,19 +322,16 @@ class _Solver:
     def __init__(
         self,
         design: _Design,
-        targets: Int64[Tensor, " N"],
-        classes: int,
+        loss: Loss,
         *,
         tol: float,
         max_iter: int,
         memory: int,
     ) -> None:
-        self.design, self.targets, self.classes = design, targets, classes
+        self.design, self.loss = design, loss
         self.tol, self.max_iter, self.memory = tol, max_iter, memory
-        shares = targets.bincount(minlength=classes).double() / len(targets)
-        self.entropy = float(torch.special.entr(shares).sum())  # the loss without features
         samples, axes = design.rows.shape
-        largest = classes * max(samples, memory * axes)
+        largest = max(1, loss.classes) * max(samples, memory * axes)
         self.largest_batch = max(1, MEMORY_ELEMENTS // largest)
 
     def solve(
@@ -340,16 +367,14 @@ class _State:
     """The problems of a batch that still run; every tensor's first axis is the problem."""
 
     def __init__(self, solver: _Solver, theta: Parameters, penalties: PerProblem) -> None:
-        self._design, self._targets, self._entropy = solver.design, solver.targets, solver.entropy
+        self._design, self._loss = solver.design, solver.loss
         self.theta = theta
         self.penalty = penalties.to(theta.dtype)[:, None, None].repeat(1, 1, theta.shape[2])
         self.penalty[..., -1] = 0  # the intercept is free
-        # Classes other than the label, relative to the label's logit: rounding stays relative to
-        # the loss however small it gets, so that single precision is enough.
         self.margins = self._margins(theta)
-        self.margins.scatter_(1, self._index(theta), -torch.inf)
-        p, doubt = self._softmax(self.margins)
-        self.loss = _mean_loss(doubt) + self._ridge(theta, theta) / 2
+        self._loss.exclude(self.margins)
+        p, doubt = self._loss.probabilities(self.margins)
+        self.loss = self._loss.mean(doubt) + self._ridge(theta, theta) / 2
         # Below 1e-8 rounding, not curvature, would scale the first step.
         spread = (p * (1 - p)).mean((1, 2)).clamp(min=1e-8)
         self.scaling = (spread[:, None, None] * self._design.variances + self.penalty).rsqrt()
@@ -373,7 +398,8 @@ class _State:
         # Half of Newton's squared decrement: by how much the quadratic model falls.
         self.decrease = -dot(self.gradient, self.direction) / 2
         # What is left of the loss, or what the features have explained of it, if that is less.
-        explained = (self._entropy - self.loss).clamp(min=1e-4 * self._entropy)
+        entropy = self._loss.entropy
+        explained = (entropy - self.loss).clamp(min=1e-4 * entropy)
         good = self.decrease.abs() <= tol * torch.minimum(self.loss, explained)
         return good, (self.stuck | (self.decrease <= 0)) & ~good
 
@@ -391,8 +417,8 @@ class _State:
 
     def _line_search(
         self, change: Float[Tensor, "P K N"]
-    ) -> tuple[PerProblem, Float[Tensor, "P K N"], Float[Tensor, "P N"]]:
-        """Return step lengths that satisfy the Wolfe conditions, and the softmax there.
+    ) -> tuple[PerProblem, Float[Tensor, "P K N"], Doubt]:
+        """Return step lengths that satisfy the Wolfe conditions, and the probabilities there.
 
         Bisection between a length that is too short and one that is too long (Nocedal and Wright
         2006, section 3.1); a problem that finds none gets the longest that was too short.
@@ -407,9 +433,10 @@ class _State:
         short, long = torch.zeros_like(before), torch.full_like(before, torch.inf)
         for trial in range(TRIALS + 1):
             narrow = length.to(self.theta.dtype)[:, None, None]
-            p, doubt = self._softmax(torch.addcmul(self.margins, change, narrow))
-            self.loss = _mean_loss(doubt) + ridge + length * linear + length.square() * square / 2
-            steepness = dot(p, change) / len(self._targets) + linear + length * square
+            p, doubt = self._loss.probabilities(torch.addcmul(self.margins, change, narrow))
+            data = self._loss.mean(doubt)
+            self.loss = data + ridge + length * linear + length.square() * square / 2
+            steepness = dot(p, change) / change.shape[2] + linear + length * square
             fell = self.loss <= before + SUFFICIENT_DECREASE * length * slope + noise
             flat = steepness >= CURVATURE * slope
             if trial == TRIALS or bool((fell & flat).all()):
@@ -422,30 +449,13 @@ class _State:
             length = torch.where(fell & flat, length, middle)
         return length, p, doubt
 
-    def _index(self, theta: Parameters) -> Int64[Tensor, "P 1 N"]:
-        return self._targets.expand(len(theta), 1, -1)
-
     def _margins(self, theta: Parameters) -> Float[Tensor, "P K N"]:
-        """Return the logits minus the label's logit."""
-        logits = self._design.logits(theta)
-        return logits.sub_(logits.gather(1, self._index(theta)))
-
-    def _softmax(
-        self, margins: Float[Tensor, "P K N"]
-    ) -> tuple[Float[Tensor, "P K N"], Float[Tensor, "P N"]]:
-        """Return the probabilities (0 for the label) and ``log((1 - p) / p)`` of the label's."""
-        doubt = margins.logsumexp(1)
-        return (margins - F.softplus(doubt)[:, None]).exp_(), doubt
+        return self._loss.margins(self._design.logits(theta))
 
     def _ridge(self, first: Parameters, second: Parameters) -> PerProblem:
         return dot(self.penalty * first, second)
 
-    def _gradient(self, p: Float[Tensor, "P K N"], doubt: Float[Tensor, "P N"]) -> Parameters:
+    def _gradient(self, p: Float[Tensor, "P K N"], doubt: Doubt) -> Parameters:
         """Return the gradient of the loss; ``p`` becomes the residuals."""
-        p.scatter_(1, self._index(self.theta), doubt.sigmoid().neg_()[:, None])
-        return self._design.pull_back(p).addcmul_(self.penalty, self.theta)
-
-
-def _mean_loss(doubt: Float[Tensor, "P N"]) -> PerProblem:
-    """Return the mean cross-entropy: softplus is the label's surprise."""
-    return F.softplus(doubt).double().mean(1)
+        pulled = self._design.pull_back(self._loss.residuals(p, doubt))
+        return pulled.addcmul_(self.penalty, self.theta)

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
-from ssl_transfer.metrics import mean_per_class, top1
+from ssl_transfer import metrics
+from ssl_transfer.metrics import auc, ece, f1, map_11_point, mean_per_class, top1
 
 
 def logits_for(predictions, classes):
@@ -42,6 +44,143 @@ def test_what_cannot_be_scored_is_refused(metric):
         metric(torch.zeros(2, 3), torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="NaN"):
         metric(torch.full((2, 3), torch.nan), torch.tensor([0, 1]))
+
+
+def noisy_scores(samples, classes, seed=0, distinct=None):
+    """Scores that tell something of rows of 1, 0 and -1; few distinct values make many ties."""
+    generator = np.random.default_rng(seed)
+    targets = generator.choice([1, 0, -1], (samples, classes), p=[0.3, 0.6, 0.1])
+    scores = generator.normal(targets, 1.0)
+    if distinct is not None:
+        scores = np.round(scores * distinct) / distinct
+    return torch.from_numpy(scores), torch.from_numpy(targets)
+
+
+def published_average_precision(shown, scores):
+    """``voc_ap`` and ``voc_eval_cls`` of linear.py (Ericsson et al. 2021) restated."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(shown, scores)
+    levels = np.arange(11) / 10
+    reached = [precision[recall >= level] for level in levels]
+    return sum(float(p.max()) if len(p) else 0.0 for p in reached) / 11
+
+
+@pytest.mark.parametrize("distinct", [None, 4, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_map_is_the_mean_of_the_published_average_precisions(distinct, seed):
+    scores, targets = noisy_scores(60, 4, seed, distinct)
+    expected = []
+    for column, truth in zip(scores.T.numpy(), targets.T.numpy(), strict=True):
+        kept = truth >= 0
+        expected.append(published_average_precision(truth[kept], column[kept]))
+    assert map_11_point(scores, targets) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_map_by_hand():
+    # Ranks 1, 0, 1, 0: a recall of 0.5 at precision 1, all of it at 2/3.
+    scores, targets = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).T, torch.tensor([[1, 0, 1, 0]]).T
+    assert map_11_point(scores, targets) == pytest.approx((6 * 1 + 5 * 2 / 3) / 11)
+
+
+def test_entries_that_are_not_scored_change_nothing_wherever_they_rank():
+    scores, targets = noisy_scores(40, 1)
+    kept = targets[:, 0] >= 0
+    changed = torch.where(targets < 0, 100.0, scores)
+    assert not bool(kept.all())
+    alone = map_11_point(scores[kept], targets[kept])
+    assert map_11_point(scores, targets) == map_11_point(changed, targets) == alone
+
+
+def test_classes_that_no_sample_shows_are_left_out_of_map():
+    scores, targets = noisy_scores(40, 3)
+    without = targets.clone()
+    without[:, 1] = without[:, 1].clamp(max=0)
+    two = [0, 2]
+    assert map_11_point(scores, without) == map_11_point(scores[:, two], targets[:, two])
+    with pytest.raises(ValueError, match="needs a class that some sample shows"):
+        map_11_point(scores, targets.clamp(max=0))
+
+
+def test_infinite_scores_of_a_class_that_was_never_learned_are_ties():
+    targets = torch.tensor([[1], [0], [0], [1]])
+    for constant in (torch.inf, -torch.inf, 0.0):
+        scores = torch.full((4, 1), constant)
+        assert map_11_point(scores, targets) == pytest.approx((1 + 10 * 0.5) / 11)
+
+
+@pytest.mark.parametrize("distinct", [None, 2])
+def test_auc_and_f1_are_scikit_learns(distinct):
+    from sklearn.metrics import f1_score, roc_auc_score
+
+    scores, targets = noisy_scores(80, 2, 3, distinct)
+    labels = targets[:, 1].clamp(min=0)
+    margin = (scores[:, 1] - scores[:, 0]).numpy()
+    assert auc(scores, labels) == pytest.approx(roc_auc_score(labels, margin), abs=1e-12)
+    assert f1(scores, labels) == pytest.approx(f1_score(labels, margin > 0), abs=1e-12)
+    assert 0.5 < auc(scores, labels) < 1
+
+
+def test_f1_of_a_class_that_is_neither_shown_nor_predicted_is_zero():
+    assert f1(logits_for([0, 0], 2), torch.tensor([0, 0])) == 0
+
+
+def test_auc_of_a_single_class_is_refused():
+    with pytest.raises(ValueError, match="samples of both classes"):
+        auc(logits_for([0, 1], 2), torch.tensor([1, 1]))
+
+
+def published_ece(logits, labels):
+    """Guo et al. 2017, eq. 3, bin by bin."""
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    confidence, right = shares.max(1), shares.argmax(1) == labels
+    total = 0.0
+    for m in range(15):
+        inside = (confidence > m / 15) & (confidence <= (m + 1) / 15)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    return total
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 30.0])
+def test_ece_is_the_published_sum_over_bins(scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = scale * torch.randn(500, 6, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 6, (500,), generator=generator)
+    assert ece(logits, labels) == pytest.approx(published_ece(logits.numpy(), labels.numpy()))
+
+
+def test_ece_of_certain_predictions_is_the_share_of_wrong_ones():
+    assert ece(100 * logits_for([0, 1, 2, 2], 3), torch.tensor([0, 1, 2, 0])) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("name", sorted(metrics.CLASSIFICATION))
+def test_every_metric_refuses_the_other_kind_of_target(name):
+    several = name in metrics.SEVERAL_CLASSES
+    targets = torch.tensor([0, 1]) if several else torch.tensor([[1, 0], [0, 1]])
+    message = "the targets have " + ("one; use one of" if several else "several; use one of")
+    with pytest.raises(ValueError, match=message):
+        metrics.CLASSIFICATION[name](torch.eye(2), targets)
+    with pytest.raises(ValueError, match=message):
+        metrics.check(name, "class" if several else "classes", 2)
+    metrics.check(name, "classes" if several else "class", 2)
+
+
+@pytest.mark.parametrize("metric", [auc, f1])
+def test_metrics_of_two_classes_refuse_three(metric):
+    with pytest.raises(ValueError, match="defined for two classes, but there are 3"):
+        metric(torch.eye(3), torch.tensor([0, 1, 1]))
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"one of \['auc', .*'top1'\], but is 'top_1'"):
+        metrics.check("top_1", "class", 3)
+
+
+def test_what_selection_maximises_falls_with_an_error():
+    logits, labels = torch.tensor([[3.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+    assert metrics.goodness("ece", logits, labels) == -ece(logits, labels)
+    assert metrics.goodness("top1", logits, labels) == 0.5
 
 
 @pytest.mark.gpu

@@ -1,25 +1,133 @@
-"""What classification protocols end with: predictions of the test split and their scores."""
+"""What classification protocols begin and end with: the loss, and the scores of the test split."""
 
+import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssl_transfer import metrics
+from ssl_transfer.calibration import ece_by_folds, fit_temperature
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.protocols.base import Score
 
+log = logging.getLogger(__name__)
+
+Calibration = Literal["val", "test_folds"]
+"""Where temperatures are fitted: on validation predictions, or on fifths of the test split."""
+
+
+def classification_loss(
+    logits: Float[Tensor, "*heads batch classes"],
+    targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"],
+    class_weights: Float[Tensor, " classes"] | None = None,
+) -> Float[Tensor, "*heads"]:
+    """Return each head's loss: the mean over images, so that it is the mean of its parts' losses.
+
+    A batch that is shared by several processes has the gradient of the whole. That is why neither
+    weights nor entries that do not count are divided out over the batch, which is what torch does
+    with ``weight``: let the weights average 1 over the training images instead.
+
+    Args:
+        logits: class scores.
+        targets: class numbers: cross-entropy; or rows of 1, 0 and -1: binary cross-entropy,
+            averaged over the image's entries that are not -1 (an image without one gives 0).
+        class_weights: factor of each class's loss (``None``: 1).
+    """
+    if targets.ndim == 1:
+        labels = targets.expand(logits.shape[:-1])[..., None]
+        each = -logits.log_softmax(-1).gather(-1, labels)[..., 0]
+        return (each if class_weights is None else each * class_weights[targets]).mean(-1)
+    counts = (targets >= 0).to(logits.dtype)
+    shown = targets.clamp(min=0).to(logits.dtype).expand_as(logits)
+    entries = F.binary_cross_entropy_with_logits(logits, shown, reduction="none") * counts
+    if class_weights is not None:
+        entries = entries * class_weights
+    return (entries.sum(-1) / counts.sum(-1).clamp(min=1)).mean(-1)
+
+
+def require_metrics(dataset: Dataset) -> None:
+    """Refuse a dataset whose metrics do not fit its targets, before any work.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    for name in (dataset.metric, *dataset.also):
+        try:
+            metrics.check(name, dataset.target, len(dataset.classes))
+        except ValueError as error:
+            raise ValueError(f"`{dataset.name}` cannot be scored: {error}") from error
+
 
 def scores_on_test(
-    logits: Float[Tensor, "samples classes"], dataset: Dataset, context: Context
+    logits: Float[Tensor, "samples classes"],
+    dataset: Dataset,
+    context: Context,
+    *,
+    calibration: Calibration | None = None,
+    val_logits: Float[Tensor, "val classes"] | None = None,
 ) -> Iterator[Score]:
-    """Yield the dataset's metric (primary) and top-1 on the test split; keep the predictions."""
-    predictions = logits.argmax(1).cpu().numpy().astype(np.int16)
+    """Yield the dataset's metric (primary) and further ones; keep the predictions.
+
+    Args:
+        logits: class scores of the test split.
+        dataset: says the metrics; top-1 comes with every set of one class per image.
+        context: of the run.
+        calibration: also yield the expected calibration error before (``ece``) and after
+            temperature scaling (``ece_scaled``); nothing for several classes per image.
+        val_logits: validation scores by a classifier that was not trained on that split; its
+            temperature serves the final one. ``calibration="val"`` without it yields ``ece`` alone.
+    """
+    one = dataset.target == "class"
+    # Class numbers; or the scores of all classes, which is what mAP ranks by.
+    predictions = logits.argmax(1).cpu().numpy().astype(np.int16) if one else _scores(logits)
     context.save_predictions("test_predictions", predictions)
     labels = torch.from_numpy(dataset["test"].targets)
-    for name in sorted({dataset.metric, "top1"}):
-        value = metrics.CLASSIFICATION[name](logits, labels)
-        yield Score(metric=name, value=value, primary=name == dataset.metric)
+    names = {dataset.metric, *dataset.also}
+    if one:
+        names |= {"top1"} if calibration is None else {"top1", "ece"}
+    elif calibration is not None:
+        log.warning("calibration is not measured: `%s` has several classes per image", dataset.name)
+    for name in sorted(names):
+        yield Score(
+            metric=name,
+            value=metrics.CLASSIFICATION[name](logits, labels),
+            higher_is_better=name not in metrics.LOWER_IS_BETTER,
+            primary=name == dataset.metric,
+        )
+    if one and calibration is not None:
+        yield from _scaled(logits, dataset, context, calibration, val_logits)
+
+
+def _scaled(
+    logits: Float[Tensor, "samples classes"],
+    dataset: Dataset,
+    context: Context,
+    calibration: Calibration,
+    val_logits: Float[Tensor, "val classes"] | None,
+) -> Iterator[Score]:
+    """Yield the calibration error after temperature scaling."""
+    labels = torch.from_numpy(dataset["test"].targets)
+    temperature = None
+    if calibration == "test_folds":
+        value = ece_by_folds(logits, labels)
+    elif val_logits is None:
+        log.warning(
+            "`ece_scaled` is not measured: no classifier of this run was kept from the validation "
+            "split, so that no temperature can be fitted to it; give the grid several points."
+        )
+        return
+    else:
+        temperature = fit_temperature(val_logits, torch.from_numpy(dataset["val"].targets))
+        value = metrics.ece(logits / temperature, labels)
+    context.note(calibration={"fitted_on": calibration, "temperature": temperature})
+    yield Score(metric="ece_scaled", value=value, higher_is_better=False)
+
+
+def _scores(logits: Float[Tensor, "samples classes"]) -> Float32[np.ndarray, "samples classes"]:
+    return logits.float().cpu().numpy()

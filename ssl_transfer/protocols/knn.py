@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,7 +15,7 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.base import Score
-from ssl_transfer.protocols.classification import scores_on_test
+from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 
 log = logging.getLogger(__name__)
 
@@ -27,24 +27,34 @@ class KNN:
     """Let the ``k`` most similar features of train and validation vote on each test image.
 
     Wu et al. 2018, section 3.4 (https://arxiv.org/abs/1805.01978). There is nothing to choose, so
-    the validation split joins the bank.
+    the validation split joins the bank. With several classes per image each class has a vote of its
+    own, in which the neighbours take part that are known to show it or not.
 
     Args:
         k: voters; at most as many as there are images (a smaller bank votes as a whole).
         temperature: a vote weighs ``exp(cosine / temperature)``.
         image_size: in pixels (null: what the encoder's weights expect).
+        preprocessing: keys of ``Preprocessing`` that replace the encoder's own.
     """
 
-    targets: ClassVar[frozenset[str]] = frozenset({"class"})
+    targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     needs: ClassVar[str] = "features"
 
     k: int = 200
     temperature: float = 0.07
     image_size: int | None = None
+    preprocessing: dict[str, Any] | None = None
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the scores of the vote on the test split."""
-        features = FrozenFeatures(encoder, dataset, context, image_size=self.image_size)
+        require_metrics(dataset)
+        features = FrozenFeatures(
+            encoder,
+            dataset,
+            context,
+            image_size=self.image_size,
+            preprocessing=self.preprocessing,
+        )
         bank, labels = features.load("train", "val")
         queries, _ = features.load("test")
         if self.k > len(bank):
@@ -64,7 +74,7 @@ class KNN:
 def vote(
     queries: Float[Tensor, "queries dim"],
     bank: Float[Tensor, "bank dim"],
-    labels: Int64[Tensor, " bank"],
+    labels: Int64[Tensor, " bank"] | Int64[Tensor, "bank classes"],
     *,
     k: int,
     temperature: float,
@@ -75,13 +85,15 @@ def vote(
     Args:
         queries: features to classify.
         bank: features with known labels.
-        labels: classes of the bank.
+        labels: classes of the bank; or rows of 1 (shown), 0 (not shown) and -1 (does not vote on
+            that class).
         k: number of voters.
         temperature: a vote weighs ``exp(cosine / temperature)``.
         classes: number of classes.
 
     Returns:
-        Rows that sum to 1.
+        Rows that sum to 1; with several classes per image each share is of that class's own votes
+        (0 where no neighbour votes).
 
     Raises:
         ValueError: if ``k`` does not lie in ``[1, bank]``, or the temperature is not positive.
@@ -97,6 +109,18 @@ def vote(
         similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
         # Softmax: the same votes up to a factor per query, without overflow.
         weights = (similarity / temperature).softmax(dim=1)
-        empty = weights.new_zeros(len(chunk), classes)
-        shares.append(empty.scatter_add_(1, labels[neighbours], weights))
+        if labels.ndim == 1:
+            empty = weights.new_zeros(len(chunk), classes)
+            shares.append(empty.scatter_add_(1, labels[neighbours], weights))
+        else:
+            by_image = weights.new_zeros(len(chunk), len(bank)).scatter_(1, neighbours, weights)
+            shares.append(_shown_share(by_image, labels))
     return torch.cat(shares)
+
+
+def _shown_share(
+    weights: Float[Tensor, "queries bank"], labels: Int64[Tensor, "bank classes"]
+) -> Float[Tensor, "queries classes"]:
+    """Return the part of each class's votes that says it is shown."""
+    shown, absent = (weights @ (labels == kind).to(weights) for kind in (1, 0))
+    return shown / (shown + absent).clamp(min=torch.finfo(weights.dtype).tiny)

@@ -2,14 +2,15 @@
 
 import dataclasses
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import sklearn.linear_model
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
@@ -19,12 +20,15 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.base import Score
-from ssl_transfer.protocols.classification import scores_on_test
-from ssl_transfer.softmax_regression import fit_path
+from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
+from ssl_transfer.protocols.selection import edges
+from ssl_transfer.softmax_regression import Solution, fit_path
 
 log = logging.getLogger(__name__)
 
-Samples = tuple[Float[Tensor, "_ dim"], Int64[Tensor, " _"]]
+Features = Float[Tensor, "_ dim"]
+Logits = Float[Tensor, "_ classes"]
+Samples = tuple[Features, Int64[Tensor, " _"] | Int64[Tensor, "_ classes"]]
 
 PUBLISHED_MAX_ITER = 100  # scikit-learn's default
 PUBLISHED_TOL = 1e-4  # likewise, then a bound on the gradient of the summed loss
@@ -35,32 +39,47 @@ class LogisticRegression:
     """Choose C on the validation split, refit on train + validation, test once.
 
     Multinomial, L2 penalty, free intercept, features as they come (Ericsson et al. 2021, App. A.1,
-    https://arxiv.org/abs/2011.13377). Of equally good values the one with the largest C wins, as
-    published.
+    https://arxiv.org/abs/2011.13377). With several classes per image: one binary problem per class,
+    the images left out that do not count for it, one C for all. It has two weight vectors, as in
+    the published code, so that C is half of what scikit-learn's binary problem calls C. Of equally
+    good values the one with the largest C wins, as published.
 
     Args:
         wd_values: number of weight decays, ``C = 1 / wd``.
         wd_log10: decimal logarithms of the smallest and the largest.
+        C: the value to use without choosing, e.g. one that was published (null: choose).
         tol: share of its loss that a converged problem may still lose in the next step.
         max_iter: iterations per problem.
         published: fit as the published code: scikit-learn's L-BFGS stops after 100 iterations,
-            each fit starts from the previous one's end, and the refit from the smallest C's.
-            ``tol`` and ``max_iter`` are not used.
+            each fit starts from the previous one's end (also from class to class), and the refit
+            from the smallest C's. ``tol`` and ``max_iter`` are not used.
+        calibration: also measure how far confidence is from accuracy, before and after temperature
+            scaling: ``val`` fits the temperature to the validation scores of the classifier that
+            was trained without that split, ``test_folds`` to fifths of the test split, as published
+            (null: do not).
         image_size: in pixels (null: what the encoder's weights expect).
+        preprocessing: keys of ``Preprocessing`` that replace the encoder's own.
     """
 
-    targets: ClassVar[frozenset[str]] = frozenset({"class"})
+    targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     needs: ClassVar[str] = "features"
 
     wd_values: int = 45
     wd_log10: Sequence[float] = (-6.0, 5.0)
+    C: float | None = None
     tol: float = 1e-5
     max_iter: int = 1000
     published: bool = False
+    calibration: Calibration | None = None
     image_size: int | None = None
+    preprocessing: dict[str, Any] | None = None
 
     def grid(self) -> list[float]:
         """Return the values of C in ascending order of weight decay."""
+        if self.C is not None:
+            if not (math.isfinite(self.C) and self.C > 0):
+                raise ValueError(f"`protocol.C` must be a positive number, but is {self.C}.")
+            return [float(self.C)]
         if self.wd_values < 1:
             raise ValueError(f"`protocol.wd_values` must be at least 1, but is {self.wd_values}.")
         low, high = self.wd_log10
@@ -68,7 +87,15 @@ class LogisticRegression:
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
-        features = FrozenFeatures(encoder, dataset, context, image_size=self.image_size)
+        grid = self.grid()
+        require_metrics(dataset)
+        features = FrozenFeatures(
+            encoder,
+            dataset,
+            context,
+            image_size=self.image_size,
+            preprocessing=self.preprocessing,
+        )
         train, val, test = (features.load(split) for split in ("train", "val", "test"))
         search = Search(self, train, val, dataset)
         # One process decides, so that rounding cannot make two of them choose differently.
@@ -77,20 +104,43 @@ class LogisticRegression:
             found = (search.published if self.published else search.batched)(test[0])
         found = distributed.broadcast_object(found)
         assert found is not None
-        scores, best, logits = found
-        grid = self.grid()
+        points = [{"C": C} for C in grid]
+        chosen = self.C is None
         context.note(
             selection={
-                "split": "val",
-                "chosen": {"C": grid[best]},
-                "scores": [{"C": C, "value": s} for C, s in zip(grid, scores, strict=True)],
+                "split": "val" if chosen else None,
+                "chosen": points[found.best],
+                "scores": [
+                    {**point, "value": score}
+                    for point, score in zip(points, found.scores, strict=chosen)
+                ],
+                "at_edge": edges(points, found.scores) if chosen else [],
             }
         )
-        yield from scores_on_test(logits, dataset, context)
+        yield from scores_on_test(
+            found.test_logits,
+            dataset,
+            context,
+            calibration=self.calibration,
+            val_logits=found.val_logits,
+        )
 
 
-Found = tuple[list[float], int, Float[Tensor, "samples classes"]]
-"""Validation score of every C, index of the best, and the refitted classifier's test logits."""
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a search ends with.
+
+    Args:
+        scores: on the validation split, of every C (none if C is given), larger is better.
+        best: index of the best C.
+        test_logits: by the classifier refitted on train + validation.
+        val_logits: by the best classifier that was trained without them.
+    """
+
+    scores: list[float]
+    best: int
+    test_logits: Logits
+    val_logits: Logits | None
 
 
 class Search:
@@ -100,71 +150,107 @@ class Search:
         self, protocol: LogisticRegression, train: Samples, val: Samples, dataset: Dataset
     ) -> None:
         self.protocol, self.train, self.val = protocol, train, val
-        self.classes = len(dataset.classes)
-        self.metric = metrics.CLASSIFICATION[dataset.metric]
+        self.classes, self.metric = len(dataset.classes), dataset.metric
         self.both = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
 
-    def batched(self, test: Float[Tensor, "samples dim"]) -> Found:
+    def batched(self, test: Features) -> Found:
         """Fit the whole grid at once, every problem to its optimum."""
-        grid = self.protocol.grid()
-        tol, max_iter = self.protocol.tol, self.protocol.max_iter
-        path = fit_path(*self.train, C=grid, classes=self.classes, tol=tol, max_iter=max_iter)
-        scores = [
-            self.metric(path.logits(problem, self.val[0]), self.val[1])
-            for problem in range(len(grid))
-        ]
-        best = int(np.argmax(scores))
-        final = fit_path(
-            *self.both,
-            C=grid[best : best + 1],
-            classes=self.classes,
-            tol=tol,
-            max_iter=max_iter,
-            start=path[best : best + 1],
-        )
+        grid, given = self.protocol.grid(), self.protocol.C is not None
+        scores, best, val_logits, start = [], 0, None, None
+        if not given or self.protocol.calibration == "val":
+            path = self._fit_path(self.train, grid)
+            each = (path.logits(problem, self.val[0]) for problem in range(len(grid)))
+            scores = [self._goodness(logits) for logits in each]
+            best = int(np.argmax(scores))
+            val_logits, start = path.logits(best, self.val[0]).cpu(), path[best : best + 1]
+        final = self._fit_path(self.both, grid[best : best + 1], start)
         if not bool(final.converged.all()):
             log.warning(
                 "the fit at C = %.3g stopped after %d iterations before it converged; raise "
                 "`protocol.max_iter` or `protocol.tol`", grid[best], int(final.iterations[0])
             )  # fmt: skip
-        return scores, best, final.logits(0, test).cpu()
+        return Found([] if given else scores, best, final.logits(0, test).cpu(), val_logits)
 
-    def published(self, test: Float[Tensor, "samples dim"]) -> Found:
-        """Fit one C after the other as the published code does.
+    def _fit_path(
+        self, samples: Samples, grid: list[float], start: Solution | None = None
+    ) -> Solution:
+        # A published C means two weight vectors per problem; one vector is penalised half as much.
+        factor = 2 if samples[1].ndim == 2 else 1
+        return fit_path(
+            *samples,
+            C=[factor * C for C in grid],
+            classes=self.classes,
+            tol=self.protocol.tol,
+            max_iter=self.protocol.max_iter,
+            start=start,
+        )
+
+    def published(self, test: Features) -> Found:
+        """Fit one C after the other as the published code does; a given C starts from nothing."""
+        model, grid = self._estimator(), self.protocol.grid()
+        if self.protocol.C is not None:
+            val_logits = None
+            if self.protocol.calibration == "val":
+                val_logits = self._fitted(self._estimator(), grid[0], self.train, self.val[0])
+            return Found([], 0, self._fitted(model, grid[0], self.both, test), val_logits)
+        scores, val_logits = [], None
+        for C in grid:
+            logits = self._fitted(model, C, self.train, self.val[0])
+            scores.append(self._goodness(logits))
+            if np.argmax(scores) == len(scores) - 1:
+                val_logits = logits
+        best = int(np.argmax(scores))
+        return Found(scores, best, self._fitted(model, grid[best], self.both, test), val_logits)
+
+    def _goodness(self, logits: Logits) -> float:
+        return metrics.goodness(self.metric, logits, self.val[1])
+
+    def _estimator(self) -> sklearn.linear_model.LogisticRegression:
+        return sklearn.linear_model.LogisticRegression(
+            solver="lbfgs", warm_start=True, max_iter=PUBLISHED_MAX_ITER
+        )
+
+    def _fitted(
+        self,
+        model: sklearn.linear_model.LogisticRegression,
+        C: float,
+        samples: Samples,
+        queries: Features,
+    ) -> Logits:
+        """Return the queries' logits by ``model``, which goes on from where it stands.
 
         scikit-learn has since come to divide the loss by the number of samples, and with it the
         gradient that ``tol`` bounds; the division here restores the bound of 2021.
         """
-        model = sklearn.linear_model.LogisticRegression(
-            solver="lbfgs",
-            warm_start=True,
-            max_iter=PUBLISHED_MAX_ITER,
-        )
-        scores = []
-        for C in self.protocol.grid():
-            self._fit(model, C, self.train)
-            scores.append(self.metric(self._logits(model, self.val[0]), self.val[1]))
-        best = int(np.argmax(scores))
-        self._fit(model, self.protocol.grid()[best], self.both)
-        return scores, best, self._logits(model, test)
-
-    def _fit(
-        self, model: sklearn.linear_model.LogisticRegression, C: float, samples: Samples
-    ) -> None:
-        features, labels = (tensor.cpu().numpy() for tensor in samples)
-        model.tol = PUBLISHED_TOL / len(labels)
-        # For two classes today's scikit-learn has one weight vector, then it had two.
-        model.C = 2 * C if len(np.unique(labels)) == 2 else C
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(features, labels)
-
-    def _logits(
-        self, model: sklearn.linear_model.LogisticRegression, features: Tensor
-    ) -> Float[Tensor, "samples classes"]:
-        found = torch.from_numpy(model.decision_function(features.cpu().numpy()))
-        if found.ndim == 1:  # two classes: the second's score
-            found = torch.stack([-found, found], dim=1)
-        logits = found.new_full((len(found), self.classes), -torch.inf)
-        logits[:, torch.from_numpy(model.classes_)] = found
+        features, labels, asked = (tensor.cpu().numpy() for tensor in (*samples, queries))
+        logits = torch.full((len(asked), self.classes), -torch.inf, dtype=torch.float64)
+        if labels.ndim == 1:
+            _fit(model, C, features, labels)
+            found = torch.from_numpy(model.decision_function(asked)).double()
+            if found.ndim == 1:  # two classes: the log odds of the second
+                found = torch.stack([-found, found], dim=1) / 2
+            logits[:, torch.from_numpy(model.classes_)] = found
+            return logits
+        for number, column in enumerate(labels.T):
+            counted = column >= 0
+            kinds = np.unique(column[counted])
+            if len(kinds) == 2:
+                _fit(model, C, features[counted], column[counted])
+                logits[:, number] = torch.from_numpy(model.decision_function(asked))
+            elif 1 in kinds:  # there is nothing to learn
+                logits[:, number] = torch.inf
         return logits
+
+
+def _fit(
+    model: sklearn.linear_model.LogisticRegression,
+    C: float,
+    features: Float[np.ndarray, "samples dim"],
+    labels: Int[np.ndarray, " samples"],
+) -> None:
+    model.tol = PUBLISHED_TOL / len(labels)
+    # For two classes today's scikit-learn has one weight vector, then it had two.
+    model.C = 2 * C if len(np.unique(labels)) == 2 else C
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(features, labels)

@@ -1,17 +1,22 @@
 """``knn`` and ``logistic_regression`` from images to scores."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import sklearn.linear_model
 import torch
+from sklearn.metrics import f1_score
 from torch import nn
 
 from ssl_transfer import models
 from ssl_transfer.binding import PROTOCOL_LABELS
+from ssl_transfer.calibration import ece_by_folds, fit_temperature
 from ssl_transfer.config import compose, locate, plain, problems, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.metrics import ece
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
@@ -126,9 +131,8 @@ def test_logistic_regression_chooses_and_predicts_as_scikit_learn_run_to_converg
     assert np.array_equal(predictions, expected)
 
 
-def test_published_is_the_warm_started_loop_of_a_hundred_iterations(
-    encoder, dataset, tmp_path, monkeypatch
-):
+def spied_fits(monkeypatch):
+    """The fits of scikit-learn from now on, and whether each started from an earlier one's end."""
     fits = []
     original = sklearn.linear_model.LogisticRegression.fit
 
@@ -138,6 +142,13 @@ def test_published_is_the_warm_started_loop_of_a_hundred_iterations(
         return original(model, features, labels)
 
     monkeypatch.setattr(sklearn.linear_model.LogisticRegression, "fit", spy)
+    return fits
+
+
+def test_published_is_the_warm_started_loop_of_a_hundred_iterations(
+    encoder, dataset, tmp_path, monkeypatch
+):
+    fits = spied_fits(monkeypatch)
     protocol = LogisticRegression(wd_values=5, wd_log10=(-2, 2), published=True)
     _, facts, _ = run(protocol, encoder, dataset, tmp_path)
     C = facts["selection"]["chosen"]["C"]
@@ -173,6 +184,129 @@ def test_equally_good_values_give_the_largest_c(encoder, dataset, tmp_path):
 def test_a_fit_that_ran_out_of_iterations_is_told(encoder, dataset, tmp_path, caplog):
     run(LogisticRegression(max_iter=2, tol=1e-12), encoder, dataset, tmp_path)
     assert "before it converged" in caplog.text
+
+
+def test_a_given_c_is_used_without_choosing(encoder, dataset, tmp_path):
+    judge = sklearn.linear_model.LogisticRegression(C=0.03, tol=1e-9, max_iter=10_000)
+    samples = both(dataset)
+    expected = judge.fit(pixels(samples), samples.targets).predict(pixels(dataset["test"]))
+    protocol = LogisticRegression(C=0.03, tol=1e-7)
+    _, facts, predictions = run(protocol, encoder, dataset, tmp_path)
+    assert np.array_equal(predictions, expected)
+    assert facts["selection"] == {
+        "split": None, "chosen": {"C": 0.03}, "scores": [], "at_edge": []
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=r"`protocol\.C` must be a positive number, but is -1"):
+        LogisticRegression(C=-1).grid()
+
+
+def test_a_given_c_as_published_starts_from_nothing(encoder, dataset, tmp_path, monkeypatch):
+    fits = spied_fits(monkeypatch)
+    protocol = LogisticRegression(C=0.03, published=True)
+    run(protocol, encoder, dataset, tmp_path)
+    assert fits == [(0.03, 60, 100, True, False)]
+
+
+def test_a_best_c_at_an_end_of_the_grid_is_noted_and_told(encoder, dataset, tmp_path, caplog):
+    protocol = LogisticRegression(wd_values=4, wd_log10=(2, 8))
+    _, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    assert facts["selection"]["at_edge"] == ["C"]
+    assert "the best `C` lies at an end of its values, 1e-08 to 0.01" in caplog.text
+
+
+CALIBRATED = {"C": 1.0, "tol": 1e-8}
+
+
+def calibrated_judge(dataset, splits):
+    model = sklearn.linear_model.LogisticRegression(C=1.0, tol=1e-9, max_iter=10_000)
+    samples = dataset["train"] if splits == "train" else both(dataset)
+    model.fit(pixels(samples), samples.targets)
+    return lambda split: torch.from_numpy(model.decision_function(pixels(dataset[split])))
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_calibration_takes_the_temperature_from_a_classifier_that_never_saw_validation(
+    published, encoder, dataset, tmp_path
+):
+    trained, final = calibrated_judge(dataset, "train"), calibrated_judge(dataset, "both")
+    temperature = fit_temperature(trained("val"), torch.from_numpy(dataset["val"].targets))
+    labels = torch.from_numpy(dataset["test"].targets)
+    protocol = LogisticRegression(**CALIBRATED, published=published, calibration="val")
+    scores, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    assert facts["calibration"] == {
+        "fitted_on": "val", "temperature": pytest.approx(temperature, rel=1e-2)
+    }  # fmt: skip
+    expected = {
+        "ece": ece(final("test"), labels),
+        "ece_scaled": ece(final("test") / temperature, labels),
+    }
+    for name, value in expected.items():
+        assert scores[name].value == pytest.approx(value, abs=3e-3)
+        assert not scores[name].higher_is_better
+        assert not scores[name].primary
+    assert expected["ece"] != pytest.approx(expected["ece_scaled"], abs=6e-3)
+
+
+def test_calibration_as_published_uses_fifths_of_the_test_split(encoder, dataset, tmp_path):
+    final = calibrated_judge(dataset, "both")
+    expected = ece_by_folds(final("test"), torch.from_numpy(dataset["test"].targets))
+    protocol = LogisticRegression(**CALIBRATED, calibration="test_folds")
+    scores, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    assert scores["ece_scaled"].value == pytest.approx(expected, abs=3e-3)
+    assert facts["calibration"] == {"fitted_on": "test_folds", "temperature": None}
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_with_a_grid_the_temperature_is_that_of_the_chosen_c(published, encoder, dataset, tmp_path):
+    grid = {"wd_values": 5, "wd_log10": (-2, 2), "published": published, "calibration": "val"}
+    _, facts, _ = run(LogisticRegression(**grid), encoder, dataset, tmp_path)
+    C, temperature = facts["selection"]["chosen"]["C"], facts["calibration"]["temperature"]
+    _, alone, _ = run(LogisticRegression(**{**grid, "C": C}), encoder, dataset, tmp_path)
+    assert temperature == pytest.approx(alone["calibration"]["temperature"], rel=0.02)
+
+
+def test_without_calibration_there_is_no_calibration_error(encoder, dataset, tmp_path):
+    scores, facts, _ = run(LogisticRegression(C=1.0), encoder, dataset, tmp_path)
+    assert set(scores) == {"mean_per_class", "top1"}
+    assert "calibration" not in facts
+
+
+def test_an_unknown_calibration_is_refused():
+    choice = ["protocol=logistic_regression", "protocol.calibration=test"]
+    (problem,) = problems(plain(compose(choice)))
+    assert "protocol.calibration" in problem
+    assert "'test_folds'" in problem
+
+
+@pytest.mark.parametrize("protocol", [KNN(), LogisticRegression()])
+def test_a_metric_that_does_not_fit_is_refused_before_any_feature_is_computed(
+    protocol, encoder, dataset, tmp_path
+):
+    wrong = dataclasses.replace(dataset, also=("auc",))
+    with pytest.raises(ValueError, match=r"`toy` cannot be scored: `auc` .* there are 3"):
+        run(protocol, encoder, wrong, tmp_path)
+    assert not (tmp_path / "features").exists()
+
+
+def test_further_metrics_of_a_dataset_are_yielded_too(encoder, dataset, tmp_path):
+    two = {name: s.subset(np.flatnonzero(s.targets < 2)) for name, s in dataset.splits.items()}
+    pair = dataclasses.replace(dataset, classes=("a", "b"), splits=two, also=("auc", "f1"))
+    scores, _, predictions = run(KNN(k=9), encoder, pair, tmp_path)
+    assert set(scores) == {"mean_per_class", "top1", "auc", "f1"}
+    expected = f1_score(two["test"].targets, predictions)
+    assert scores["f1"].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("protocol", [KNN(k=60), LogisticRegression(C=0.1)])
+def test_preprocessing_replaces_the_encoders(protocol, encoder, dataset, tmp_path):
+    far_away = {"mean": (-50.0,) * 3, "std": (10.0,) * 3}
+    other = models.wrap(nn.Flatten(), dataclasses.replace(FOUR, **far_away))
+    _, _, expected = run(protocol, other, dataset, tmp_path)
+    changed = dataclasses.replace(protocol, preprocessing=far_away)
+    _, _, found = run(changed, encoder, dataset, tmp_path)
+    assert np.array_equal(found, expected)
+    _, _, unchanged = run(protocol, encoder, dataset, tmp_path)
+    assert not np.array_equal(unchanged, expected)
 
 
 def _test_scores(folder):
