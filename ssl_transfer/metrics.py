@@ -123,9 +123,7 @@ def map_11_point(scores: Logits, targets: Targets) -> float:
 
     The score of Pascal VOC 2007 (Everingham et al. 2010, section 4.2,
     https://doi.org/10.1007/s11263-009-0275-4): the mean over t = 0, 0.1, ..., 1 of the best
-    precision at a recall of t or more. Equal scores are taken together, and the curve begins at
-    recall 0 with precision 1, both as in scikit-learn, which Ericsson et al. 2021 use; the
-    challenge's own program has no such point, so that a class whose best image is wrong gets less.
+    precision at a recall of t or more. Equal scores are taken together.
 
     Args:
         scores: of each class, comparable within a class.
@@ -137,17 +135,41 @@ def map_11_point(scores: Logits, targets: Targets) -> float:
     Raises:
         ValueError: if samples have one class each, no class is shown, or a score is NaN.
     """
+    return _mean_average_precision(scores, targets, "map_11_point", from_one=False)
+
+
+def map_11_point_sklearn(scores: Logits, targets: Targets) -> float:
+    """Return 11-point mAP on scikit-learn's curve, as Ericsson et al. 2021 compute it.
+
+    That curve begins at recall 0 with precision 1, a point that the challenge's program does not
+    have: a class whose best image is wrong gets more than by ``map_11_point``, otherwise the two
+    are equal.
+
+    Args:
+        scores: as in ``map_11_point``.
+        targets: likewise.
+
+    Raises:
+        ValueError: likewise.
+    """
+    return _mean_average_precision(scores, targets, "map_11_point_sklearn", from_one=True)
+
+
+def _mean_average_precision(
+    scores: Logits, targets: Targets, name: str, *, from_one: bool
+) -> float:
     if targets.ndim != 2:
-        raise ValueError(_mismatch("map_11_point"))
+        raise ValueError(_mismatch(name))
     if bool(scores.isnan().any()):
         raise ValueError(_NAN)
     scores, targets = scores.double(), targets.to(scores.device)
     shown = [number for number, column in enumerate(targets.T) if bool((column == 1).any())]
     if not shown:
-        raise ValueError("`map_11_point` needs a class that some sample shows, but there is none.")
+        raise ValueError(f"`{name}` needs a class that some sample shows, but there is none.")
     counted = targets >= 0
     precisions = [
-        _average_precision(scores[counted[:, c], c], targets[counted[:, c], c]) for c in shown
+        _average_precision(scores[counted[:, c], c], targets[counted[:, c], c], from_one=from_one)
+        for c in shown
     ]
     return sum(precisions) / len(precisions)
 
@@ -156,6 +178,7 @@ CLASSIFICATION: dict[str, Metric] = {
     "top1": top1,
     "mean_per_class": mean_per_class,
     "map_11_point": map_11_point,
+    "map_11_point_sklearn": map_11_point_sklearn,
     "auc": auc,
     "f1": f1,
     "ece": ece,
@@ -163,7 +186,7 @@ CLASSIFICATION: dict[str, Metric] = {
 """Metrics by the name that datasets and tables use."""
 
 LOWER_IS_BETTER = frozenset({"ece"})
-SEVERAL_CLASSES = frozenset({"map_11_point"})
+SEVERAL_CLASSES = frozenset({"map_11_point", "map_11_point_sklearn"})
 """Metrics of samples with several classes; the others want one class per sample."""
 TWO_CLASSES = frozenset({"auc", "f1"})
 """Metrics of sets of two classes."""
@@ -226,15 +249,19 @@ def _right(logits: Logits, labels: Targets, name: str) -> Bool[Tensor, " samples
     return logits.argmax(1) == _class_numbers(logits, labels, name)
 
 
-def _average_precision(scores: Float[Tensor, " n"], shown: Int[Tensor, " n"]) -> float:
+def _average_precision(
+    scores: Float[Tensor, " n"], shown: Int[Tensor, " n"], *, from_one: bool
+) -> float:
     """Return one class's 11-point interpolated average precision."""
     scores, order = scores.sort(descending=True)
     hits = shown[order].cumsum(0).double()
     last = torch.ones_like(scores, dtype=torch.bool)  # of equal scores
     last[:-1] = scores[1:] != scores[:-1]
     hits, retrieved = hits[last], torch.arange(1, len(scores) + 1, device=scores.device)[last]
-    precision = torch.cat([hits.new_ones(1), hits / retrieved])
-    recall = torch.cat([hits.new_zeros(1), hits / hits[-1]])
+    precision, recall = hits / retrieved, hits / hits[-1]
+    if from_one:
+        precision = torch.cat([precision.new_ones(1), precision])
+        recall = torch.cat([recall.new_zeros(1), recall])
     # Quotients of equal ratios are the same number; np.linspace(0, 1, 11) has 0.30000000000000004.
     levels = torch.arange(11, device=scores.device, dtype=torch.float64) / 10
     reached = recall >= levels[:, None]

@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from ssl_transfer import metrics
-from ssl_transfer.metrics import auc, ece, f1, map_11_point, mean_per_class, top1
+from ssl_transfer.metrics import (
+    auc,
+    ece,
+    f1,
+    map_11_point,
+    map_11_point_sklearn,
+    mean_per_class,
+    top1,
+)
 
 
 def logits_for(predictions, classes):
@@ -74,7 +82,7 @@ def test_map_is_the_mean_of_the_published_average_precisions(distinct, seed):
     for column, truth in zip(scores.T.numpy(), targets.T.numpy(), strict=True):
         kept = truth >= 0
         expected.append(published_average_precision(truth[kept], column[kept]))
-    assert map_11_point(scores, targets) == pytest.approx(np.mean(expected), abs=1e-12)
+    assert map_11_point_sklearn(scores, targets) == pytest.approx(np.mean(expected), abs=1e-12)
 
 
 def test_map_by_hand():
@@ -106,7 +114,15 @@ def test_infinite_scores_of_a_class_that_was_never_learned_are_ties():
     targets = torch.tensor([[1], [0], [0], [1]])
     for constant in (torch.inf, -torch.inf, 0.0):
         scores = torch.full((4, 1), constant)
-        assert map_11_point(scores, targets) == pytest.approx((1 + 10 * 0.5) / 11)
+        assert map_11_point(scores, targets) == pytest.approx(0.5)
+        assert map_11_point_sklearn(scores, targets) == pytest.approx((1 + 10 * 0.5) / 11)
+
+
+def test_map_of_the_challenge_has_no_first_point():
+    # The best image is wrong: the challenge's curve never has a precision above 1/2.
+    scores, targets = torch.tensor([[2.0, 1.0]]).T, torch.tensor([[0, 1]]).T
+    assert map_11_point(scores, targets) == pytest.approx(0.5)
+    assert map_11_point_sklearn(scores, targets) == pytest.approx((1 + 10 * 0.5) / 11)
 
 
 @pytest.mark.parametrize("distinct", [None, 2])

@@ -91,6 +91,7 @@ def voc2007(
         listings,
         expected={"train": 2501, "val": 2510, "test": 4952, "classes": 20},
         metric="map_11_point",
+        also=("map_11_point_sklearn",),
         facts={"difficult": difficult},
     )
 
