@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results import rendering, tables
+from results import comparison, rendering, tables
 from results.errors import ResultsError, unknown
 from results.records import Gap, Results, Row, read
 from results.rendering import Table
@@ -23,7 +23,9 @@ EXAMPLES = """examples:
   python -m results table
   python -m results table --protocol linear_probe,bn_tune --format markdown
   python -m results correlate --proxy linear_probe,bn_tune --target finetune --plot scatter.png
-  python -m results correlate --published transfer_2021_table1 --proxy linear --target finetune
+  python -m results correlate --published transfer_2021_table1 --proxy logistic_regression \\
+      --target finetune
+  python -m results compare --published transfer_2021_table1,transfer_2021_ece
   python -m results summary --sweep latest
 """
 
@@ -64,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     correlate.add_argument("--target", required=True, metavar=spec)
     correlate.add_argument("--plot", type=Path, metavar="FILE", help="draw the scatter (PNG, PDF)")
     _writing(correlate)
+    compared = _reading(commands, "compare", _compare, "own scores beside published ones")
+    compared.add_argument("--unmatched", action="store_true", help="list what has no partner, too")
+    _writing(compared)
     long = _reading(commands, "list", _list, "the long table: one line per run and metric")
     long.add_argument("--format", choices=("terminal", "csv", "markdown"), default="terminal")
     _reading(commands, "failures", _failures, "what failed or could not be judged, and why")
@@ -84,8 +89,16 @@ def _reading(
     parser.set_defaults(function=function)
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs write")
     parser.add_argument("--sweep", help="only one sweep: latest, a name, or a path")
+    use = "beside own scores (default: all)" if name == "compare" else "instead of records"
     parser.add_argument(
-        "--published", type=_names, metavar="NAME,…", help="published tables instead of records"
+        "--published", type=_names, metavar="NAME,…", help=f"published tables {use}"
+    )
+    parser.add_argument(
+        "--mean-over",
+        type=_names,
+        default=[],
+        metavar="KEY,…",
+        help="average over these keys as over seeds, e.g. dataset.split",
     )
     if name != "correlate":
         parser.add_argument("--protocol", type=_names, default=[], metavar="NAME,…")
@@ -105,12 +118,12 @@ def _names(text: str) -> list[str]:
 
 def _results(options: argparse.Namespace) -> Results:
     """Read what the options ask for; say which files could not be used."""
-    if options.published:
+    if options.published and options.function is not _compare:
         from results.published import read_published
 
         results = read_published(options.published)
     else:
-        results = read(options.outputs, options.sweep)
+        results = read(options.outputs, options.sweep, options.mean_over)
     warn(results)
     if not results.rows and not results.gaps:
         raise ResultsError(
@@ -165,6 +178,21 @@ def _correlate(options: argparse.Namespace) -> int:
             options.plot, target, [correlations.scores(results, p) for p in options.proxy], found
         )
         print(f"drawn: {options.plot}", file=sys.stderr)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from results.published import names
+
+    results = _results(options)
+    found = comparison.compare(results, options.published or names())
+    shown = [comparison.to_table(found, options.mean_over)]
+    if options.unmatched:
+        shown += comparison.unmatched(found)
+    numbers = comparison.to_csv_pairs(found)
+    _show(shown, numbers, options.format)
+    if options.save:
+        print(f"saved: {save(options.save, 'comparison', shown, numbers)}", file=sys.stderr)
     return 0
 
 

@@ -3,8 +3,10 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from results.errors import unknown
 
 _HOW_NOT_WHAT = frozenset({"resources", "download"})
 _SHOWN_AT_MOST = 3
@@ -20,11 +22,22 @@ class Identity(NamedTuple):
     dataset: str
 
 
-def identify(documents: Sequence[Mapping[str, Any]]) -> list[Identity]:
-    """Return the labels of records and failures, unique among all of them."""
+def identify(
+    documents: Sequence[Mapping[str, Any]], mean_over: Collection[str] = ()
+) -> list[Identity]:
+    """Return the labels of records and failures, unique among all of them.
+
+    Args:
+        documents: what runs left.
+        mean_over: keys such as ``dataset.split``: runs that differ in nothing else (and the seed)
+            share their labels, and so one cell of a table.
+
+    Raises:
+        ResultsError: if a key of ``mean_over`` is none of any dataset or protocol.
+    """
     ids = _encoder_ids(documents)
     encoders = _label_encoders(documents, ids)
-    protocols, datasets = _label_variants(documents, ids)
+    protocols, datasets = _label_variants(documents, ids, mean_over)
     rows = zip(ids, protocols, datasets, strict=True)
     return [Identity(one, encoders[one], protocol, dataset) for one, protocol, dataset in rows]
 
@@ -129,9 +142,11 @@ def _mark(identifier: str) -> str:
 
 
 def _label_variants(
-    documents: Sequence[Mapping[str, Any]], ids: Sequence[str]
+    documents: Sequence[Mapping[str, Any]], ids: Sequence[str], mean_over: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """Return labels of protocols and datasets under which only seeds share a table's cell.
+
+    (And, if asked for, values of the keys ``mean_over``.)
 
     A protocol may be configured differently for each dataset or encoder without being another
     one. But where one cell (encoder, dataset, protocol) holds runs of different configurations,
@@ -144,10 +159,32 @@ def _label_variants(
             cells[name].append(number)
     protocols = [str(document["protocol"]) for document in documents]
     datasets = [str(document.get("dataset") or "") for document in documents]
-    for labels, part in ((protocols, _protocol_config), (datasets, _dataset_config)):
-        for number, text in _variants(documents, cells, labels, part).items():
+    axes = ((protocols, _protocol_config), (datasets, _dataset_config))
+    differing = [_differing(documents, cells, labels, part) for labels, part in axes]
+    _check_mean_over(mean_over, documents, differing)
+    for (labels, part), keys in zip(axes, differing, strict=True):
+        kept = {name: found.difference(mean_over) for name, found in keys.items()}
+        for number, text in _variants(documents, labels, part, kept).items():
             labels[number] = f"{labels[number]} {text}"
     return protocols, datasets
+
+
+def _check_mean_over(
+    mean_over: Collection[str],
+    documents: Sequence[Mapping[str, Any]],
+    differing: Sequence[Mapping[str, set[str]]],
+) -> None:
+    """Refuse keys that no run has, listing those in which runs of one cell differ."""
+    if missing := [key for key in mean_over if not any(_has(one, key) for one in documents)]:
+        useful = sorted({key for by_name in differing for keys in by_name.values() for key in keys})
+        raise unknown("`--mean-over`", missing[0], useful)
+
+
+def _has(document: Mapping[str, Any], key: str) -> bool:
+    node: Any = {axis: document.get("config", {}).get(axis) for axis in ("dataset", "protocol")}
+    for part in key.split("."):
+        node = node.get(part) if isinstance(node, dict) else None
+    return node is not None and not isinstance(node, dict)
 
 
 def _protocol_config(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,21 +195,31 @@ def _dataset_config(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"dataset": document["config"].get("dataset")}
 
 
-def _variants(
+def _differing(
     documents: Sequence[Mapping[str, Any]],
     cells: Mapping[tuple[str, ...], Sequence[int]],
     names: Sequence[str],
     part: Callable[[Mapping[str, Any]], dict[str, Any]],
-) -> dict[int, str]:
-    """Return the text that sets a document apart from others of the same name, where needed."""
-    differing: dict[str, set[str]] = defaultdict(set)
+) -> dict[str, set[str]]:
+    """Return by name the keys in which runs of one cell differ."""
+    found: dict[str, set[str]] = defaultdict(set)
     for members in cells.values():
         first = part(documents[members[0]])
         for number in members[1:]:
             if (other := part(documents[number])) != first:
                 one, two = _flat(first), _flat(other)
                 keys = {key for key in one.keys() | two if one.get(key) != two.get(key)}
-                differing[names[number]] |= keys
+                found[names[number]] |= keys
+    return found
+
+
+def _variants(
+    documents: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    part: Callable[[Mapping[str, Any]], dict[str, Any]],
+    differing: Mapping[str, set[str]],
+) -> dict[int, str]:
+    """Return the text that sets a document apart from others of the same name, where needed."""
     texts: dict[int, str] = {}
     for name, keys in differing.items():
         members = [n for n, d in enumerate(documents) if names[n] == name and "config" in d]

@@ -24,23 +24,29 @@ def source(name: str) -> str:
 def read_published(wanted: Sequence[str]) -> Results:
     """Return published tables as if they were records of one seed.
 
+    The first metric that a table states for a protocol on a dataset is the primary one.
+
     Raises:
         ResultsError: if a name is unknown, listing those that are known.
     """
-    rows = []
-    for name in wanted:
-        if name not in names():
-            raise unknown("a published table", name, names())
-        with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-            rows += [_row(entry) for entry in csv.DictReader(_content(file.readlines()))]
+    rows = [row for name in wanted for row in _rows(name)]
     return Results(rows, finished=len(rows))
 
 
-def _content(lines: Sequence[str]) -> list[str]:
-    return [line for line in lines if not line.startswith("#")]
+def _rows(name: str) -> list[Row]:
+    if name not in names():
+        raise unknown("a published table", name, names())
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        entries = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    first: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        first.setdefault((entry["protocol"], entry["dataset"]), entry["metric"])
+    return [_row(entry, first[entry["protocol"], entry["dataset"]]) for entry in entries]
 
 
-def _row(entry: dict[str, str]) -> Row:
+def _row(entry: dict[str, str], primary: str) -> Row:
+    """Return a line as a score; without further columns, in percent and the more the better."""
+    percent = entry.get("unit", "percent") == "percent"
     return Row(
         encoder=entry["model"],
         encoder_id=entry["model"],
@@ -48,10 +54,10 @@ def _row(entry: dict[str, str]) -> Row:
         dataset=entry["dataset"],
         seed=0,
         metric=entry["metric"],
-        value=float(entry["score"]) / 100,
-        unit="fraction",
-        higher_is_better=True,
-        primary=True,
+        value=float(entry["score"]) / (100 if percent else 1),
+        unit="fraction" if percent else entry["unit"],
+        higher_is_better=entry.get("better", "higher") == "higher",
+        primary=entry["metric"] == primary,
         split="test",
         run_id="",
     )

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -61,6 +61,7 @@ class Results:
         problems: one sentence per file that could not be used.
         finished: number of finished runs, pre-trainings among them.
         sweep: the folder of the sweep that was asked for, if any.
+        mean_over: keys besides the seed whose values are averaged.
     """
 
     rows: list[Row]
@@ -68,6 +69,7 @@ class Results:
     problems: list[str] = dataclasses.field(default_factory=list)
     finished: int = 0
     sweep: Path | None = None
+    mean_over: Sequence[str] = ()
 
     def keep(
         self,
@@ -120,18 +122,20 @@ def frame(results: Results) -> "pd.DataFrame":
     return pd.DataFrame(results.rows, columns=list(Row._fields))
 
 
-def read(outputs: Path, sweep: str | None = None) -> Results:
+def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ()) -> Results:
     """Read every record and failure below ``outputs``, or those of one sweep.
 
     Args:
         outputs: the folder that runs write to.
         sweep: ``latest``, a path, or a name below ``outputs/sweeps``; None reads everything.
+        mean_over: keys of datasets or protocols, e.g. ``dataset.split``: runs that differ in
+            nothing else count as runs of one cell, as runs with different seeds do.
 
     Returns:
         What could be read; files that could not are named in ``problems``.
 
     Raises:
-        ResultsError: if there is no such folder or sweep.
+        ResultsError: if there is no such folder, sweep or key.
     """
     if not outputs.is_dir():
         raise ResultsError(
@@ -150,7 +154,7 @@ def read(outputs: Path, sweep: str | None = None) -> Results:
         except ResultsError as error:
             problems.append(str(error))
     documents = [(folder, document) for folder, document in found if document is not None]
-    results = _tabulate(documents, outputs)
+    results = _tabulate(documents, outputs, mean_over)
     results.problems, results.sweep = problems, where
     if asked is not None:
         _explain_missing(results, asked, {d["run_id"] for _, d in documents})
@@ -241,9 +245,11 @@ def _wrong_keys(node: Any, required: Mapping[str, type]) -> list[str]:
     return [key for key, kind in required.items() if not isinstance(node.get(key), kind)]
 
 
-def _tabulate(documents: list[tuple[Path, dict[str, Any]]], outputs: Path) -> Results:
-    results = Results([])
-    names = identify([document for _, document in documents])
+def _tabulate(
+    documents: list[tuple[Path, dict[str, Any]]], outputs: Path, mean_over: Sequence[str]
+) -> Results:
+    results = Results([], mean_over=mean_over)
+    names = identify([document for _, document in documents], mean_over)
     for (folder, document), (encoder, label, protocol, dataset) in zip(
         documents, names, strict=True
     ):

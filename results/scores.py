@@ -1,4 +1,4 @@
-"""Scores over seeds: what a cell of a table holds, and the number that enters a correlation."""
+"""Scores over runs: what a cell of a table holds, and the number that enters a correlation."""
 
 import dataclasses
 import statistics
@@ -15,25 +15,25 @@ class Cell:
     """What is known of one encoder on one dataset under one protocol.
 
     Args:
-        values: score by seed.
+        values: score by seed and run.
         failed: number of runs that failed.
         not_applicable: whether the protocol cannot judge this encoder.
         row: any of the scores, for its metric, unit and direction.
     """
 
-    values: dict[int, float] = dataclasses.field(default_factory=dict)
+    values: dict[tuple[int, str], float] = dataclasses.field(default_factory=dict)
     failed: int = 0
     not_applicable: bool = False
     row: Row | None = None
 
     @property
     def mean(self) -> float:
-        """The mean over seeds; fails without values."""
+        """The mean over runs; fails without values."""
         return statistics.fmean(self.values.values())
 
     @property
     def spread(self) -> float | None:
-        """The sample standard deviation over seeds; None for a single seed."""
+        """The sample standard deviation over runs; None for a single one."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else None
 
 
@@ -58,8 +58,9 @@ def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
         if row.protocol == protocol and wanted:
             cell = found[row.encoder, row.dataset]
             # Scores on the test split come before others of the same metric.
-            if row.seed not in cell.values or row.split == "test":
-                cell.values[row.seed] = row.value
+            # Runs of one seed share a cell where another key is averaged, too.
+            if (run := (row.seed, row.run_id)) not in cell.values or row.split == "test":
+                cell.values[run] = row.value
                 cell.row = row
     if metric is not None and not found:
         metrics = sorted({row.metric for row in results.rows if row.protocol == protocol})

@@ -1,4 +1,4 @@
-"""Wide tables: encoder × dataset for each protocol, mean and spread over seeds."""
+"""Wide tables: encoder × dataset for each protocol, mean and spread over runs."""
 
 import statistics
 from collections.abc import Sequence
@@ -16,7 +16,10 @@ def wide(results: Results, metric: str | None = None) -> list[Table]:
     Scores that are fractions are shown in percent. The last column is the mean over datasets,
     for encoders that have a score on all of them.
     """
-    return [_table(protocol, cells(results, protocol, metric)) for protocol in protocols(results)]
+    return [
+        _table(protocol, cells(results, protocol, metric), results.mean_over)
+        for protocol in protocols(results)
+    ]
 
 
 def protocols(results: Results) -> list[str]:
@@ -29,12 +32,14 @@ def wide_csv(results: Results, metric: str | None = None) -> str:
     """Return all tables as one, as numbers to compute with: one row per protocol and encoder.
 
     Each dataset has a column for the mean, the sample standard deviation, and the number of
-    seeds; the first holds ``failed`` or ``n/a`` where there is no score for such a reason.
+    seeds (``runs`` where another key is averaged, too); the first holds ``failed`` or ``n/a``
+    where there is no score for such a reason.
     """
     tables = {protocol: cells(results, protocol, metric) for protocol in protocols(results)}
     datasets = ordered(name for table in tables.values() for _, name in table if name)
     header = ["protocol", "encoder"]
-    header += [f"{name}{part}" for name in datasets for part in ("", " std", " seeds")]
+    number = " runs" if results.mean_over else " seeds"
+    header += [f"{name}{part}" for name in datasets for part in ("", " std", number)]
     rows = []
     for protocol, table in tables.items():
         own = _datasets(table)
@@ -70,7 +75,7 @@ def _mean(table: Cells, encoder: str, datasets: Sequence[str]) -> float | None:
     return round(statistics.fmean(cell.mean * _scale(cell) for cell in row), 4)
 
 
-def _text(cell: Cell, seeds: int) -> str:
+def _text(cell: Cell, runs: int) -> str:
     if not cell.values:
         return "failed" if cell.failed else "n/a" if cell.not_applicable else MISSING
     scale = _scale(cell)
@@ -78,25 +83,25 @@ def _text(cell: Cell, seeds: int) -> str:
     text = f"{cell.mean * scale:{digits}}"
     if cell.spread is not None:
         text += f" ± {cell.spread * scale:{digits}}"
-    remarks = [f"n={len(cell.values)}"] if len(cell.values) != seeds else []
+    remarks = [f"n={len(cell.values)}"] if len(cell.values) != runs else []
     remarks += [f"{cell.failed} failed"] if cell.failed else []
     return f"{text} ({', '.join(remarks)})" if remarks else text
 
 
-def _table(protocol: str, table: Cells) -> Table:
+def _table(protocol: str, table: Cells, mean_over: Sequence[str]) -> Table:
     datasets, encoders = _datasets(table), ordered(encoder for encoder, _ in table)
     counts = [len(cell.values) for cell in table.values() if cell.values]
-    seeds = max(counts, default=1)
+    runs = max(counts, default=1)
     with_mean = len(datasets) > 1
     rows = []
     for encoder in encoders:
-        row = [encoder, *(_text(table.get((encoder, d), Cell()), seeds) for d in datasets)]
+        row = [encoder, *(_text(table.get((encoder, d), Cell()), runs) for d in datasets)]
         if with_mean:
             mean = _mean(table, encoder, datasets)
             row.append(MISSING if mean is None else f"{mean:.2f}")
         rows.append(row)
     header = ["encoder", *datasets, *(["mean"] if with_mean else [])]
-    return Table(f"{protocol}: {_metrics(table)}", header, rows, _notes(rows, seeds))
+    return Table(f"{protocol}: {_metrics(table)}", header, rows, _notes(rows, runs, mean_over))
 
 
 def _metrics(table: Cells) -> str:
@@ -115,11 +120,12 @@ def _metrics(table: Cells) -> str:
     return "; ".join([common, *others])
 
 
-def _notes(rows: Sequence[Sequence[str]], seeds: int) -> list[str]:
+def _notes(rows: Sequence[Sequence[str]], runs: int, mean_over: Sequence[str]) -> list[str]:
     texts = [text for row in rows for text in row[1:]]
     notes = []
-    if seeds > 1:
-        notes.append(f"mean ± sample standard deviation over {seeds} seeds")
+    if runs > 1:
+        over = f"runs (seeds, {', '.join(mean_over)})" if mean_over else "seeds"
+        notes.append(f"mean ± sample standard deviation over {runs} {over}")
     if MISSING in texts:
         notes.append(f"{MISSING} not run, or no mean because a dataset is missing")
     if "n/a" in texts:

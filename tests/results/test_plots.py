@@ -12,7 +12,7 @@ from results.published import read_published
 def test_a_scatter_is_drawn_for_each_dataset_and_proxy(tmp_path: Path) -> None:
     results = read_published(["transfer_2021_table1", "transfer_2021_imagenet"])
     results = results.keep(datasets=["dtd"])
-    proxies = ["linear", "imagenet"]
+    proxies = ["logistic_regression", "imagenet"]
     path = tmp_path / "new" / "scatter.png"
     found = correlate(results, proxies, "finetune")
     scatter(path, scores(results, "finetune"), [scores(results, p) for p in proxies], found)
