@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -31,6 +32,7 @@ class TrainerOptions:
     checkpoint_every_minutes: float = 5.0
     compile: bool = False
     progress_bar: bool = True
+    decode_once: str = "auto"
 
 
 @dataclasses.dataclass
@@ -206,6 +208,9 @@ def _shared_problems(config: Mapping[str, Any]) -> Iterator[str]:
         lowest = 0 if name == "workers" else 1
         if config["trainer"][name] < lowest:
             yield (f"`trainer.{name}` must be at least {lowest}, but is {config['trainer'][name]}.")
+    choice, choices = config["trainer"].get("decode_once", "auto"), ("auto", "always", "never")
+    if choice not in choices:
+        yield f"`trainer.decode_once` must be one of {list(choices)}, but is {choice!r}."
 
 
 def _name(node: Any) -> Any:
@@ -235,6 +240,7 @@ def _bind(path: str, node: Any) -> list[str]:
     if not isinstance(node, Mapping):
         return [f"`{path}` must be an option of its group, but is {node!r}."]
     found: list[str] = []
+    checkable: list[Callable[[], list[str]]] = []
     for part in binding.parts(path, node):
         if not isinstance(part.keys, Mapping):
             found.append(f"`{part.path}` must be a mapping of keys, but is {part.keys!r}.")
@@ -250,7 +256,18 @@ def _bind(path: str, node: Any) -> list[str]:
             found.append(f"`{part.path}`: {error}")
             continue
         found += signature_problems(part.path, target, part.keys, supplied=part.supplied)
-    return found
+        if part.built:
+            checkable.append(functools.partial(_value_problems, part.path, target, part.keys))
+    return found or [problem for check in checkable for problem in check()]
+
+
+def _value_problems(path: str, target: Callable[..., Any], keys: Mapping[str, Any]) -> list[str]:
+    """Return what an object that checks its own values has to say of them."""
+    try:
+        target(**keys)
+    except ValueError as error:
+        return [f"`{path}`: {error}"]
+    return []
 
 
 def signature_problems(

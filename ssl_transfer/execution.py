@@ -29,11 +29,12 @@ from ssl_transfer.binding import PROTOCOL_LABELS
 from ssl_transfer.config import locate
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.decoded import Choice, decode_once
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.files import write_atomically
 from ssl_transfer.logger import RunLogger
 from ssl_transfer.models import Encoder
-from ssl_transfer.protocols.base import EvaluationProtocol, Score
+from ssl_transfer.protocols.base import EvaluationProtocol, Score, require
 from ssl_transfer.protocols.pretrain import Pretrain
 from ssl_transfer.runs import Run
 
@@ -61,12 +62,7 @@ def check(run: Run) -> str | None:
         if not run.requirements and (model.get("weights") or {}).get("path"):
             _try_weights(json.dumps(model, sort_keys=True))
         if not run.is_pretraining:
-            accepted = locate(run.resolved["protocol"]["_target_"]).targets  # type: ignore[attr-defined]
-            if dataset.target not in accepted:
-                return (
-                    f"`{run.names['protocol']}` must be given a dataset whose target is one of "
-                    f"{sorted(accepted)}, but `{dataset.name}` has `{dataset.target}`."
-                )
+            require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
     except UserError as error:
         return str(error)
     return None
@@ -77,7 +73,8 @@ def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
 
     Args:
         run: whose dataset it is.
-        stage: whether to copy it to ``paths.stage`` first, if that is set.
+        stage: whether to bring it near first: copied to ``paths.stage``, if that is set, and
+            decoded once, as ``trainer.decode_once`` says.
 
     Raises:
         ValueError: if the data do not fit their description.
@@ -87,7 +84,22 @@ def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
     node = config["method"]["pretrain_on"] if run.is_pretraining else config["dataset"]
     folder = config["paths"].get("stage") if stage else None
     bar = bool(config["trainer"]["progress_bar"])
-    return _dataset(json.dumps(node, sort_keys=True), folder, bar)
+    # A configuration frozen before there was the key has none.
+    choice = config["trainer"].get("decode_once", "auto")
+    # Pixels lie where the copy lies, on the node's own disk, or else beside the feature store.
+    near = f"{folder}/ssl_transfer" if folder else config["paths"]["outputs"]
+    text = json.dumps(node, sort_keys=True)
+    if not stage:
+        return _dataset(text, folder, bar)
+    return _decoded(text, folder, bar, str(Path(near).expanduser().absolute() / "decoded"), choice)
+
+
+@functools.lru_cache(maxsize=16)
+def _decoded(
+    node: str, stage: str | None, progress_bar: bool, folder: str, choice: Choice
+) -> Dataset:
+    dataset = _dataset(node, stage, progress_bar)
+    return decode_once(dataset, Path(folder), choice, progress_bar=progress_bar)
 
 
 @functools.lru_cache(maxsize=16)
@@ -248,6 +260,8 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
             weights = models.fingerprint(encoder)
             context.note(weights_sha256=weights)
             scores = list(protocol_of(config["protocol"]).run(encoder, dataset, context))
+            if config["protocol"].get("keep_encoder"):
+                _leave_encoder(run, encoder)
         facts = context.facts
         weights = facts.pop("weights_sha256", None) or models.fingerprint(encoder)
         record = {

@@ -6,6 +6,7 @@ process (see ``pixels`` for what that asks of the arithmetic).
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_MIRRORED = Image.Transpose.FLIP_LEFT_RIGHT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +190,7 @@ class Pipeline:
         """Return the batch, image i being sample ``indices[i]`` in epoch ``epochs[i]``."""
         draws = uniforms(seed, "augment", epochs, indices, view=self.view, draws=NUM_DRAWS)
         pixels = torch.from_numpy(self._geometry(images, draws))
-        batch = torch.empty(len(images), 3, *pixels.shape[1:3])
+        batch = _reserve(len(images), 3, *pixels.shape[1:3])
         mean, std = (
             torch.tensor(values).view(3, 1, 1)
             for values in (self.preprocessing.mean, self.preprocessing.std)
@@ -199,27 +201,41 @@ class Pipeline:
             part = pixels[rows].permute(0, 3, 1, 2).contiguous().float().div_(255)
             if self.augmentation is not None:
                 part = photometry(part, draws[rows], self.augmentation)
-            batch[rows] = part.sub_(mean).div_(std)
+            if self.preprocessing.channel_order == "bgr":
+                part = part.flip(1)
+            torch.div(part.sub_(mean), std, out=batch[rows])
         return batch
 
     def _geometry(
         self, images: Sequence[Image.Image], draws: Draws
     ) -> UInt8[np.ndarray, "batch size size 3"]:
-        """Return the images cropped and resized by PIL (antialiased)."""
-        size, scale = self.preprocessing.size, None
+        """Return the images cropped, resized (antialiased) and flipped by PIL."""
+        size, chosen = self.preprocessing.size, self.augmentation
+        if chosen is None or chosen.crop_scale is None:
+            views = (centre_crop(image, self.preprocessing) for image in images)
+        else:
+            sizes = np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2)
+            boxes = random_boxes(sizes, draws, chosen.crop_scale, chosen.crop_ratio)
+            resample = RESAMPLING[self.preprocessing.interpolation]
+            views = (
+                image.resize((size, size), resample, box=box)
+                for image, box in zip(images, boxes.tolist(), strict=True)
+            )
+        flipped = draws[:, FLIP] < (0.0 if chosen is None else chosen.flip_probability)
         pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
-        if self.augmentation is not None:
-            scale = self.augmentation.crop_scale
-        if self.augmentation is None or scale is None:
-            for row, image in enumerate(images):
-                pixels[row] = np.asarray(centre_crop(image, self.preprocessing))
-            return pixels
-        sizes = np.array([image.size for image in images], dtype=np.int64).reshape(-1, 2)
-        boxes = random_boxes(sizes, draws, scale, self.augmentation.crop_ratio)
-        resample = RESAMPLING[self.preprocessing.interpolation]
-        for row, (image, box) in enumerate(zip(images, boxes.tolist(), strict=True)):
-            pixels[row] = np.asarray(image.resize((size, size), resample, box=box))
+        for row, (view, flip) in enumerate(zip(views, flipped.tolist(), strict=True)):
+            pixels[row] = np.asarray(view.transpose(_MIRRORED) if flip else view)
         return pixels
+
+
+def _reserve(*shape: int) -> Float32[Tensor, "..."]:
+    """Return memory for a batch: where a loader's worker can hand it over without a copy."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(*shape)
+    # As torch's own `default_collate` does.
+    size = 4 * math.prod(shape)
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+    return torch.empty(0).set_(storage).view(*shape)
 
 
 def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
@@ -284,7 +300,7 @@ def random_boxes(
 
 
 def photometry(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
-    """Return the flipped and recoloured images, each by its own random numbers.
+    """Return the recoloured images, each by its own random numbers.
 
     Args:
         pixels: values in [0, 1]; may be overwritten.
@@ -295,8 +311,6 @@ def photometry(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
     def rows(column: int, probability: float) -> Int64[Tensor, " chosen"]:
         return torch.from_numpy(np.flatnonzero(draws[:, column] < probability))
 
-    if len(flipped := rows(FLIP, chosen.flip_probability)):
-        pixels[flipped] = pixels[flipped].flip(-1)
     if len(jittered := rows(JITTER, chosen.jitter_probability)):
         pixels[jittered] = color_jitter(pixels[jittered], draws[jittered.numpy()], chosen)
     if len(gray := rows(GRAYSCALE, chosen.grayscale_probability)):
@@ -333,12 +347,12 @@ class Batch(NamedTuple):
 
     Args:
         views: one tensor ``[batch, 3, size, size]`` per view of the same images.
-        targets: class numbers.
+        targets: class numbers, or a row per image (see ``Split``).
         indices: positions of the samples in their split.
     """
 
     views: tuple[Float32[Tensor, "batch 3 size size"], ...]
-    targets: Int64[Tensor, " batch"]
+    targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"]
     indices: Int64[Tensor, " batch"]
 
 

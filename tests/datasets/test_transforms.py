@@ -248,10 +248,14 @@ def test_views_epochs_seeds_and_samples_differ() -> None:
 
 
 def test_probabilities_are_kept() -> None:
-    pixels = torch.rand(3000, 3, 2, 2, generator=torch.Generator().manual_seed(0))
-    chosen = Augmentation(flip_probability=0.3, grayscale_probability=0.0)
-    flipped = transforms.photometry(pixels.clone(), numbers(3000), chosen)
-    share = float((flipped == pixels.flip(-1)).flatten(1).all(1).float().mean())
+    image = photographs(1)[0].resize((4, 4))
+    pipeline = Pipeline(Preprocessing(4, None), Augmentation(crop_scale=None, flip_probability=0.3))
+    samples, zero = np.arange(3000), np.zeros(3000, np.int64)
+    batch = pipeline([image] * 3000, seed=0, epochs=zero, indices=samples)
+    plain = Pipeline(Preprocessing(4, None))([image], seed=0, epochs=zero[:1], indices=zero[:1])
+    upright, flipped = ((batch == view).flatten(1).all(1) for view in (plain, plain.flip(-1)))
+    assert (upright ^ flipped).all()
+    share = float(flipped.float().mean())
     assert abs(share - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 3000)
 
 

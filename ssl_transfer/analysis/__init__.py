@@ -1,0 +1,1 @@
+"""What finished runs have learned: looks at their encoders, never changes a run."""

@@ -1,0 +1,428 @@
+"""What BN-tuning changed: each BatchNorm layer of a tuned run beside what it was before.
+
+    python -m ssl_transfer.analysis.bn_tuning RUN_FOLDER [--images N] [--out DIR]
+
+The run must have been told to leave its encoder (``protocol.keep_encoder=true``). The encoder as it
+was before is built anew from the run's record, and must have the weights that the record names.
+"""
+
+import argparse
+import copy
+import csv
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
+
+from ssl_transfer import datasets, models, randomness
+from ssl_transfer.analysis.similarity import MINIMUM, MinibatchCKA, gram
+from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
+from ssl_transfer.files import write_atomically
+from ssl_transfer.models import Encoder
+from ssl_transfer.models.batch_norm import batch_norm_layers
+from ssl_transfer.models.reading import read_state
+from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.runs import Run
+
+BATCH = 64  # images: each estimate of similarity is made of so many
+FEATURES = "(features)"
+"""Row of the encoder's output, which has a similarity alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """How a layer differs from what it was; None where the layer has no such thing.
+
+    Args:
+        layer: name in the backbone.
+        channels: C.
+        tuned: whether the protocol trained it.
+        weight_shift: ||γ' − γ|| / ||γ||.
+        weight_change: mean over channels of |γ' − γ|.
+        bias_shift: ||β' − β|| / ||β||; None if β was zero.
+        bias_change: mean over channels of |β' − β|.
+        mean_drift: mean over channels of |μ' − μ| / σ, the running statistics before tuning as
+            μ and σ (σ² includes the layer's ε).
+        std_drift: mean over channels of |σ' − σ| / σ.
+        divergence: mean over channels of ``jeffreys``, in nats.
+        cka: linear CKA of the layer's output on the same images, see ``similarity``.
+    """
+
+    layer: str
+    channels: int
+    tuned: bool
+    weight_shift: float | None = None
+    weight_change: float | None = None
+    bias_shift: float | None = None
+    bias_change: float | None = None
+    mean_drift: float | None = None
+    std_drift: float | None = None
+    divergence: float | None = None
+    cka: float | None = None
+
+
+def relative_shift(before: Float[Tensor, " n"], after: Float[Tensor, " n"]) -> float | None:
+    """Return ||after − before|| / ||before||; None if ``before`` is zero."""
+    norm = torch.linalg.vector_norm
+    length = float(norm(before))
+    return float(norm(after - before)) / length if length else None
+
+
+def jeffreys(
+    mean: Float64[Tensor, " channels"],
+    variance: Float64[Tensor, " channels"],
+    other_mean: Float64[Tensor, " channels"],
+    other_variance: Float64[Tensor, " channels"],
+) -> Float64[Tensor, " channels"]:
+    """Return KL(p‖q) + KL(q‖p) of two Gaussians per channel, in nats.
+
+    Jeffreys 1946: of N(μ, σ²) and N(μ', σ'²) it is ((σ² + d²) / σ'² + (σ'² + d²) / σ²) / 2 − 1 with
+    d = μ' − μ; the logarithms of the two directions cancel.
+    """
+    squared = (other_mean - mean).square()
+    ratios = (variance + squared) / other_variance + (other_variance + squared) / variance
+    return ratios / 2 - 1
+
+
+def change(name: str, before: _BatchNorm, after: _BatchNorm, *, tuned: bool) -> Change:
+    """Return what happened to a layer's parameters and running statistics."""
+    found: dict[str, float | None] = {}
+    for key in ("weight", "bias"):
+        old, new = getattr(before, key), getattr(after, key)
+        if old is not None:
+            old, new = old.detach().double(), new.detach().double()
+            found[f"{key}_shift"] = relative_shift(old, new)
+            found[f"{key}_change"] = float((new - old).abs().mean())
+    if before.running_mean is not None:
+        (mean, variance), (new_mean, new_variance) = _statistics(before), _statistics(after)
+        std = variance.sqrt()
+        found["mean_drift"] = float(((new_mean - mean).abs() / std).mean())
+        found["std_drift"] = float(((new_variance.sqrt() - std).abs() / std).mean())
+        found["divergence"] = float(jeffreys(mean, variance, new_mean, new_variance).mean())
+    return Change(name, before.num_features, tuned, **found)
+
+
+def _statistics(
+    layer: _BatchNorm,
+) -> tuple[Float64[Tensor, " channels"], Float64[Tensor, " channels"]]:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean.double(), layer.running_var.double() + layer.eps
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedRun:
+    """A finished run with its encoder before and after.
+
+    Args:
+        record: the run's.
+        before: as the run found it, in eval mode.
+        after: as it left it, in eval mode.
+        preprocessing: what the run's images went through.
+    """
+
+    record: dict[str, Any]
+    before: Encoder
+    after: Encoder
+    preprocessing: Preprocessing
+
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """The protocol's node."""
+        return dict(self.record["config"]["protocol"])
+
+
+def read_run(folder: Path) -> TunedRun:
+    """Return a run of ``bn_tune`` that left its encoder.
+
+    Raises:
+        ValueError: in one sentence, if it is something else, or its encoder before tuning cannot be
+            built any more.
+    """
+    record = _record(folder)
+    config = record["config"]
+    if config["protocol"].get("trainable") != "batch_norm":
+        raise ValueError(
+            f"the run must have tuned BatchNorm layers (protocol=bn_tune), but `{folder}` is of "
+            f"`{record['protocol']}`; name another folder."
+        )
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise ValueError(
+            f"the run must have kept its encoder, but `{folder}` has no {WEIGHTS_FILE}; run it "
+            "again with protocol.keep_encoder=true."
+        )
+    # The run may have been moved together with those it required: their places are relative.
+    outputs = str(folder.resolve().parents[1])
+    run = Run({**config, "paths": {**config["paths"], "outputs": outputs}})
+    before = models.build(run.resolved["model"], seed=run.resolved["method"]["seed"])
+    for required in run.requirements:
+        models.load_encoder(before, required.folder)
+    found = models.fingerprint(before)
+    if found != record["weights_sha256"]:
+        raise ValueError(
+            "the encoder before tuning must have the weights that the run began with (sha256 "
+            f"{record['weights_sha256'][:16]}…), but those of its configuration are {found[:16]}… "
+            "now; restore the file of weights."
+        )
+    after, preprocessing = _kept(before, folder)
+    return TunedRun(record, before.eval(), after.eval(), preprocessing)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    path = folder / "record.json"
+    try:
+        record = dict(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(
+            f"the folder must be that of a finished run, but `{path}` does not exist; name the "
+            "folder that holds it."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"`{path}` must be a run's record, but is not ({error}).") from error
+    if record.get("status") != "finished":
+        raise ValueError(
+            f"the run must have finished, but `{folder}` is `{record.get('status')}` "
+            f"({record.get('reason')})."
+        )
+    return record
+
+
+def _kept(before: Encoder, folder: Path) -> tuple[Encoder, Preprocessing]:
+    """Return the encoder that a run left, and what its images went through."""
+    after = copy.deepcopy(before)
+    try:
+        after.backbone.load_state_dict(read_state(folder / WEIGHTS_FILE))
+        facts = yaml.safe_load((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        return after, Preprocessing().replaced(values=facts["preprocessing"])
+    except (OSError, ValueError, RuntimeError, yaml.YAMLError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"`{folder}` must hold the encoder of the run in {WEIGHTS_FILE} and {FACTS_FILE}, but "
+            f"reading them failed ({reason}); run it again with protocol.keep_encoder=true."
+        ) from error
+
+
+def compare(
+    run: TunedRun, images: ViewDataset, picked: Sequence[int], *, progress_bar: bool = True
+) -> list[Change]:
+    """Return the change of every BatchNorm layer in the network's order, then of the features.
+
+    Args:
+        run: the two encoders, moved to the fastest device.
+        images: what to look at, without augmentation.
+        picked: indices of at least four of them.
+        progress_bar: whether to draw one.
+
+    Raises:
+        ValueError: if there are fewer images.
+    """
+    if len(picked) < MINIMUM:
+        raise ValueError(
+            f"at least {MINIMUM} images are needed to compare representations, but there are "
+            f"{len(picked)}; raise --images."
+        )
+    tuned = batch_norm_layers(run.before, run.protocol.get("bn_scope", "all"))
+    pairs = {
+        name: (before, run.after.backbone.get_submodule(name))
+        for name, before in batch_norm_layers(run.before).items()
+    }
+    similarity = _similarities(run, list(pairs), images, picked, progress_bar=progress_bar)
+    changes = []
+    for name, (before, after) in pairs.items():
+        assert isinstance(before, _BatchNorm)
+        assert isinstance(after, _BatchNorm)
+        found = change(name, before, after, tuned=name in tuned)
+        changes.append(dataclasses.replace(found, cka=similarity[name]))
+    return [*changes, Change(FEATURES, run.before.feature_dim, False, cka=similarity[FEATURES])]
+
+
+@torch.no_grad()
+def _similarities(
+    run: TunedRun,
+    names: Sequence[str],
+    images: ViewDataset,
+    picked: Sequence[int],
+    *,
+    progress_bar: bool,
+) -> dict[str, float | None]:
+    """Return the CKA of each layer's outputs before and after."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoders = [encoder.to(device) for encoder in (run.before, run.after)]
+    found = {name: MinibatchCKA() for name in (*names, FEATURES)}
+    # Parts of about the same size: none too small for an estimate.
+    parts = np.array_split(np.asarray(picked), -(-len(picked) // BATCH))
+    for part in tqdm(parts, desc="images", disable=not progress_bar, leave=False, delay=2.0):
+        (views,) = images.__getitems__([(0, index) for index in part.tolist()]).views
+        K, L = (_grams(encoder, names, views.to(device)) for encoder in encoders)
+        for name, similarity in found.items():
+            if name in K:  # a layer may be there for training alone
+                similarity.add(K[name], L[name])
+    return {name: similarity.value() for name, similarity in found.items()}
+
+
+def _grams(encoder: Encoder, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
+    """Return the Gram matrix of each layer's output; the outputs themselves are not kept."""
+    found: dict[str, Tensor] = {}
+
+    def noting(name: str) -> Any:
+        def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            found[name] = gram(output).cpu()  # at once: a ReLU may overwrite the output
+
+        return hook
+
+    hooks = [
+        encoder.backbone.get_submodule(name).register_forward_hook(noting(name)) for name in names
+    ]
+    try:
+        found[FEATURES] = gram(encoder(images)).cpu()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def images_to_see(run: TunedRun, count: int) -> tuple[ViewDataset, list[int]]:
+    """Return the test split as the run saw it, and the indices of ``count`` seeded images of it."""
+    resolved = Run(run.record["config"]).resolved
+    test = datasets.build(resolved["dataset"])["test"]
+    order = randomness.permutation(int(run.record["seed"]), "analysis", 0, len(test))
+    return ViewDataset(test, [Pipeline(run.preprocessing)], seed=0), sorted(order[:count].tolist())
+
+
+def to_csv(changes: Sequence[Change]) -> str:
+    """Return the changes as CSV, all digits, empty where there is nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(Change)])
+    writer.writerows(dataclasses.astuple(one) for one in changes)
+    return text.getvalue()
+
+
+def to_markdown(changes: Sequence[Change]) -> str:
+    """Return the changes as a Markdown table, rounded."""
+    names = [field.name for field in dataclasses.fields(Change)]
+    rows = [names, ["---", *["---:"] * (len(names) - 1)]]
+    rows += [[_cell(value) for value in dataclasses.astuple(one)] for one in changes]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+_INK, _GRID = "#333333", "#e6e9ec"
+_PANELS = {  # label -> key of a change -> name
+    "mean change of\nparameters": {"weight_change": "|γ' − γ|", "bias_change": "|β' − β|"},
+    "drift of running\nstatistics (in σ)": {"mean_drift": "mean", "std_drift": "std"},
+    "linear CKA\n(before, after)": {"cka": "output"},
+}
+_COLOURS = ("#1f6fb4", "#d9822b")
+
+
+def draw(changes: Sequence[Change], title: str) -> bytes:
+    """Return a picture (PNG): layers from the input to the output, one panel per kind of change."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    width = min(16.0, max(6.4, 2.0 + 0.24 * len(changes)))
+    figure = Figure(figsize=(width, 7.2), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(_PANELS), 1, sharex=True)
+    places = range(len(changes))
+    for axes, (label, series) in zip(panels, _PANELS.items(), strict=True):
+        for (key, name), colour in zip(series.items(), _COLOURS, strict=False):
+            # A layer that is not tuned stays as it is; only what it is given changes.
+            shown = [p for p in places if changes[p].tuned or key == "cka"]
+            heights = {p: value for p in shown if (value := getattr(changes[p], key)) is not None}
+            faces = [colour if changes[p].tuned else "white" for p in heights]
+            axes.plot([*heights], [*heights.values()], color=colour, linewidth=0.8, alpha=0.5)
+            axes.scatter(
+                [*heights],
+                [*heights.values()],
+                s=20,
+                facecolor=faces,
+                edgecolor=colour,
+                linewidths=0.9,
+                zorder=3,
+                label=name,
+            )
+        axes.set_ylabel(label, fontsize=9, color=_INK)
+        axes.grid(color=_GRID, linewidth=0.7)
+        axes.tick_params(labelsize=8, colors=_INK, length=2)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        if len(series) > 1:
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize=8, frameon=False, ncols=len(series), labelcolor=_INK)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[-1].set_xticks(places, [one.layer for one in changes], rotation=90, fontsize=7)
+    untuned = any(not one.tuned and one.layer != FEATURES for one in changes)
+    figure.suptitle(title + ("   (hollow: not tuned)" if untuned else ""), fontsize=10, color=_INK)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def report(run: TunedRun, changes: Sequence[Change], folder: Path) -> Iterator[Path]:
+    """Write ``layers.csv``, ``layers.md`` and ``layers.png`` to the folder, and yield their paths.
+
+    Raises:
+        OSError: in one sentence, if that cannot be written.
+    """
+    record = run.record
+    title = f"{record['encoder']['label']} tuned on {record['dataset']}, seed {record['seed']}"
+    contents = {
+        "csv": to_csv(changes).encode(),
+        "md": to_markdown(changes).encode(),
+        "png": draw(changes, title),
+    }
+    for suffix, content in contents.items():
+        path = folder / f"layers.{suffix}"
+        write_atomically(path, content)
+        yield path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare a run's encoder before and after tuning; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ssl_transfer.analysis.bn_tuning",
+        description="What BN-tuning changed, layer by layer: affine parameters, running statistics "
+        "and the similarity of outputs (linear CKA) on test images.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="holds record.json")
+    parser.add_argument("--images", type=int, default=256, help="of the test split (default: 256)")
+    parser.add_argument("--out", type=Path, help="folder of the tables and the picture "
+                        "(default: bn_tuning in the run's folder)")  # fmt: skip
+    asked = parser.parse_args(arguments)
+    try:
+        run = read_run(asked.run)
+        images, picked = images_to_see(run, asked.images)
+        changes = compare(run, images, picked)
+        sys.stdout.write(to_markdown(changes) + "\n")
+        for path in report(run, changes, asked.out or asked.run / "bn_tuning"):
+            sys.stdout.write(f"wrote {path}\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

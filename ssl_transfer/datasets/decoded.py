@@ -1,0 +1,321 @@
+"""Images decoded once: the pixels of a dataset's files in one memory-mapped file for all runs.
+
+<folder>/<32 hex>/pixels       a row per image (where, how large, checksum), then RGB bytes; takes
+                               this name when it is whole
+                  claim.json   while a process decodes
+
+The hex digits stand for the places, sizes and times of all files and for the decoder, so that
+changed files get another store. An image whose checksum does not fit is decoded from its file.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import mmap
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import PIL
+from jaxtyping import Int64
+from PIL import Image, features
+from tqdm import tqdm
+
+from ssl_transfer import claims, staging
+from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.images import FileImages, Images, JoinedImages, PickedImages
+from ssl_transfer.files import replace_atomically
+
+log = logging.getLogger(__name__)
+
+Choice = Literal["auto", "always", "never"]
+
+
+AUTO_PIXELS = 96 * 96
+"""Mean size above which ``auto`` decodes anew: a photograph's resize then costs as much as its
+decoding, and takes ten times the space of its file."""
+AUTO_BYTES = 4 << 30
+"""Size above which ``auto`` decodes anew: the store should stay in the memory beside the runs."""
+VERSION = 1
+"""Part of every key; to be raised when the same file would give other pixels."""
+_SAMPLE = 128  # headers read to estimate a store's size
+_RESERVE = 1 << 30  # bytes of the disk left to checkpoints and records
+_PART, _PARTS = 64, 16  # images of a thread's task, and tasks before all is written to the disk
+_ROW = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4"), ("crc", "<u4")])
+
+Source = tuple[str, bool]
+"""A file, and whether to turn its image upright."""
+
+
+def decode_once(
+    dataset: Dataset, folder: Path, choice: Choice = "auto", *, progress_bar: bool = True
+) -> Dataset:
+    """Return the dataset with its files' images read from a store, which is made if missing.
+
+    Pixels, order, fingerprint and facts stay the same. Of all processes that call this, one decodes
+    and the others wait. Where no store can be made (no space, no right to write), the images are
+    read from their files and the log says why.
+
+    Args:
+        dataset: images that are not in image files are left as they are.
+        folder: of the stores, made if missing.
+        choice: ``auto``: if the images have at most ``AUTO_PIXELS`` pixels on average and
+            ``AUTO_BYTES`` in all; ``always``: whatever their size; ``never``.
+        progress_bar: whether to draw one when decoding takes longer than two seconds.
+    """
+    files = [found for split in dataset.splits.values() for found in _files(split.images)]
+    sources = sorted({(path, images.upright) for images in files for path in images.paths})
+    if choice == "never" or not sources:
+        return dataset
+    size = _estimate(sources)
+    if choice == "auto" and (size > AUTO_BYTES or size > 3 * AUTO_PIXELS * len(sources)):
+        return dataset
+    try:
+        store = _store(dataset.name, sources, folder, size, progress_bar=progress_bar)
+    except OSError as error:
+        log.warning("images of `%s` are decoded whenever they are needed: %s", dataset.name, error)
+        return dataset
+    row = {source: number for number, source in enumerate(sources)}
+    read = {
+        id(images): DecodedImages(
+            images, np.array([row[path, images.upright] for path in images.paths]), store
+        )
+        for images in files
+    }
+    splits = {
+        key: dataclasses.replace(split, images=_replaced(split.images, read))
+        for key, split in dataset.splits.items()
+    }
+    return dataclasses.replace(dataset, splits=splits)
+
+
+class DecodedImages(Images):
+    """Images in files, read from a store of their pixels.
+
+    Args:
+        files: decode what the store cannot give.
+        rows: of the store's table, one per file.
+        store: the file of ``decode_once``; a worker process gets its path, not its pixels.
+    """
+
+    def __init__(self, files: FileImages, rows: Int64[np.ndarray, " files"], store: Path) -> None:
+        self.files, self.rows, self.store = files, rows, store
+        self._opened: Opened | None = _open(store)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._opened = _open(self.store)
+
+    def load(self, index: int) -> Image.Image:
+        """Return one image.
+
+        Raises:
+            ValueError: naming the file, if neither the store has it nor it can be decoded.
+        """
+        if self._opened is None:
+            return self.files.load(index)
+        start, width, height, crc = self._opened.table[self.rows[index]].item()
+        if not width:  # it did not decode when the store was made
+            return self.files.load(index)
+        pixels = self._opened.pixels[start : start + 3 * width * height]
+        if _checksum(pixels, width, height) != crc:
+            log.warning("`%s` is damaged; images are read from their files", self.store)
+            with contextlib.suppress(OSError):  # somebody else's, perhaps
+                self.store.unlink()  # so that the next run makes it again
+            self._opened = None
+            return self.files.load(index)
+        return Image.frombytes("RGB", (width, height), pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A store in memory: its table, and the bytes of the pixels, which the disk backs."""
+
+    table: np.ndarray
+    pixels: memoryview
+
+
+def _open(store: Path) -> Opened | None:
+    """Return the content of a whole store; None if there is none."""
+    try:
+        with store.open("rb") as file:
+            table = np.lib.format.read_array(file, allow_pickle=False)
+            pixels = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[file.tell() :]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("`%s` is damaged (%s)", store, error)
+        return None
+    sizes = 3 * table["width"].astype(np.int64) * table["height"]
+    whole = table.dtype == _ROW and len(pixels) == sizes.sum()
+    return Opened(table, pixels) if whole else None
+
+
+def _checksum(pixels: bytes | memoryview, width: int, height: int) -> int:
+    """Return the CRC-32 of an image's pixels and of its shape."""
+    return zlib.crc32(pixels, width << 16 ^ height)
+
+
+def _files(images: Sequence[Image.Image]) -> Iterator[FileImages]:
+    """Yield the images in files that a sequence is made of."""
+    if isinstance(images, FileImages):
+        yield images
+    elif isinstance(images, PickedImages):
+        yield from _files(images.images)
+    elif isinstance(images, JoinedImages):
+        for part in images.parts:
+            yield from _files(part)
+
+
+def _replaced(
+    images: Sequence[Image.Image], read: Mapping[int, DecodedImages]
+) -> Sequence[Image.Image]:
+    """Return the same sequence over other leaves, by the ``id`` of the old ones."""
+    if isinstance(images, PickedImages):
+        return PickedImages(_replaced(images.images, read), images.indices)
+    if isinstance(images, JoinedImages):
+        return JoinedImages([_replaced(part, read) for part in images.parts])
+    return read.get(id(images), images)
+
+
+def _estimate(sources: Sequence[Source]) -> int:
+    """Return about how many bytes the decoded images take, from the headers of some."""
+    areas = []
+    for number in np.linspace(0, len(sources) - 1, min(_SAMPLE, len(sources))).astype(int):
+        try:
+            with Image.open(sources[number][0]) as image:
+                areas.append(image.width * image.height)
+        except (OSError, ValueError, SyntaxError) as error:
+            log.debug("no size of `%s` (%s)", sources[number][0], error)
+    return round(3 * float(np.mean(areas)) * len(sources)) if areas else 0
+
+
+def _store(
+    name: str, sources: Sequence[Source], folder: Path, size: int, *, progress_bar: bool
+) -> Path:
+    """Return the store of these files, made if there is no whole one.
+
+    Raises:
+        OSError: if it cannot be made; nothing of it is left.
+    """
+    stats = _stats(sources)
+    store = folder / _key(sources, stats) / "pixels"
+
+    def is_there() -> bool:
+        return _open(store) is not None
+
+    def say_waiting(owner: dict[str, Any]) -> None:
+        log.info("waiting for %s, which decodes the images of `%s`", claims.describe(owner), name)
+
+    if is_there():
+        return store
+    with claims.claimed(store.parent, finished=is_there, waiting=say_waiting, alone=True) as ours:
+        if ours:
+            for leftover in store.parent.glob(f".{store.name}.*.tmp"):  # of a killed process
+                leftover.unlink(missing_ok=True)
+            _refuse_too_large(size, store.parent)
+            log.info("decoding %d images of `%s` once, to `%s`", len(sources), name, store)
+            replace_atomically(
+                store,
+                lambda file: _fill(
+                    file, sources, lambda: _stats(sources) == stats, name, progress_bar
+                ),
+            )
+    return store
+
+
+def _stats(sources: Sequence[Source]) -> list[tuple[int, int]]:
+    """Return size and time of change of every file."""
+    stats = [os.stat(path) for path, _ in sources]  # noqa: PTH116 - six times as fast as Path.stat
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _key(sources: Sequence[Source], stats: Sequence[tuple[int, int]]) -> str:
+    """Return 32 hex digits for files and decoder."""
+    # Another libjpeg may round otherwise.
+    decoder = [PIL.__version__, *(features.version(name) for name in ("jpg", "webp"))]
+    digest = hashlib.sha256(json.dumps([VERSION, *decoder]).encode())
+    for (path, upright), stat in zip(sources, stats, strict=True):
+        # A copy on a node's own disk has the same content, size and time.
+        place = staging.original(os.path.abspath(path))  # noqa: PTH100 - ten times as fast
+        digest.update(json.dumps([place, upright, *stat]).encode())
+    return digest.hexdigest()[:32]
+
+
+def _refuse_too_large(size: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size + size // 4 + _RESERVE:  # the size is an estimate
+        needed, left = (tqdm.format_sizeof(count, "B") for count in (size, free))
+        raise OSError(f"the disk of `{folder}` has {left} free for about {needed} of pixels")
+
+
+def _fill(
+    file: IO[bytes],
+    sources: Sequence[Source],
+    unchanged: Callable[[], bool],
+    name: str,
+    progress_bar: bool,
+) -> None:
+    """Write the store of these files.
+
+    Raises:
+        OSError: if a file changed meanwhile: its pixels would stand under the old file's key.
+    """
+    table = np.zeros(len(sources), _ROW)
+    np.lib.format.write_array(file, table)  # reserves the place
+    start = row = 0
+    with (
+        tqdm(
+            total=len(sources),
+            desc=f"decoding {name}",
+            disable=not progress_bar,
+            leave=False,
+            delay=2.0,
+            mininterval=0.5 if sys.stderr.isatty() else 60.0,
+        ) as bar,
+        ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
+    ):
+        for window in _cut(sources, _PART * _PARTS):
+            for part in pool.map(_decoded, _cut(window, _PART)):
+                for pixels, *about in part:
+                    file.write(pixels)
+                    table[row] = (start, *about)
+                    start, row = start + len(pixels), row + 1
+                bar.update(len(part))
+    if not unchanged():
+        raise OSError("files changed while they were decoded")
+    file.seek(0)
+    np.lib.format.write_array(file, table)
+
+
+def _cut(sources: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
+    return (sources[start : start + size] for start in range(0, len(sources), size))
+
+
+def _decoded(sources: Sequence[Source]) -> list[tuple[bytes, int, int, int]]:
+    """Return every image's pixels, width, height and checksum; nothing if it does not decode."""
+    found = []
+    for path, upright in sources:
+        try:
+            image = FileImages([path], upright=upright)[0]
+        except ValueError as error:
+            log.debug("%s", error)  # whoever needs the image will say so
+            found.append((b"", 0, 0, 0))
+            continue
+        pixels = image.tobytes()
+        found.append((pixels, *image.size, _checksum(pixels, *image.size)))
+    return found
