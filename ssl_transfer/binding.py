@@ -18,6 +18,7 @@ class Part:
     target: Any  # a callable or its dotted name, unless the user wrote something else
     keys: Any  # a mapping, likewise
     supplied: frozenset[str] = frozenset()
+    built: bool = False  # whether calling it with the keys checks their values, and no more
 
 
 def parts(path: str, node: Mapping[str, Any]) -> Iterator[Part]:
@@ -78,7 +79,7 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
             yield Part(f"{path}.views[{number}]", Augmentation, view)
     recipe = {field.name: node[field.name] for field in dataclasses.fields(Recipe)
               if field.name in node}  # fmt: skip
-    yield Part(path, Recipe, recipe)
+    yield Part(path, Recipe, recipe, built=True)
     yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
 
@@ -88,7 +89,9 @@ def _untrained(*, name: str, seed: int = 0) -> None:
 
 
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[Part]:
-    yield Part(path, _target(node), _without(node, *PROTOCOL_LABELS))
+    yield Part(path, _target(node), _without(node, *PROTOCOL_LABELS), built=True)
+    if node.get("preprocessing"):
+        yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
     if "optimizer" in node:
         optimizer = node["optimizer"]
         if isinstance(optimizer, Mapping):
@@ -101,7 +104,11 @@ def _grid_values(node: Mapping[str, Any]) -> dict[str, Any]:
     grid = node.get("grid")
     if not isinstance(grid, Mapping):
         return {}  # the protocol's own signature says what it must be
-    return {key: values[0] for key, values in grid.items() if isinstance(values, list) and values}
+    return {
+        key: values[0]
+        for key, values in grid.items()
+        if isinstance(values, list) and values and key != "encoder_lr"  # the protocol's own
+    }
 
 
 def _optimizer(path: str, node: Any) -> Part:

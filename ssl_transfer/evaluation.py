@@ -14,7 +14,7 @@ from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.execution import make_context, protocol_of
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.base import EvaluationProtocol
+from ssl_transfer.protocols.base import EvaluationProtocol, require
 from ssl_transfer.runs import Run
 
 
@@ -37,8 +37,8 @@ def evaluate(
         overrides: as on the command line, e.g. ``["protocol.epochs=5"]``.
         preprocessing: what the encoder expects of its images (``None``: its own attribute).
         seed: of the evaluation.
-        folder: keeps checkpoints and predictions, so that an interrupted call goes on
-            (``None``: a temporary one).
+        folder: keeps checkpoints and predictions, so that an interrupted call goes on, and what
+            ``protocol.keep_encoder`` leaves (``None``: a temporary one).
 
     Returns:
         Metric -> value; bounded scores are fractions in ``[0, 1]``.
@@ -61,15 +61,14 @@ def evaluate(
         dataset = datasets.build(resolved["dataset"])
     if isinstance(protocol, str):
         protocol = protocol_of(resolved["protocol"])
-    if dataset.target not in protocol.targets:
-        raise ValueError(
-            f"the protocol must be given a dataset whose target is one of "
-            f"{sorted(protocol.targets)}, but `{dataset.name}` has `{dataset.target}`."
-        )
+    require(protocol, dataset)
     device = distributed.start(resolved["trainer"]["device"])
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         context = make_context(Run(config), device)
         context.folder, context.features = place, place / "features"
         place.mkdir(parents=True, exist_ok=True)
-        return {score.metric: score.value for score in protocol.run(judged, dataset, context)}
+        scores = {score.metric: score.value for score in protocol.run(judged, dataset, context)}
+        if getattr(protocol, "keep_encoder", False) and distributed.is_main():
+            models.save_encoder(judged, place, config={}, parents=[])
+        return scores

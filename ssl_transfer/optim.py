@@ -191,12 +191,13 @@ def build(config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> tor
     Args:
         config: ``name``, ``lr`` and the optimizer's other keys.
         groups: ``params`` of each group, and whatever keys it sets differently, for example its
-            own ``lr`` and ``weight_decay``. Frozen parameters are left out.
+            own ``lr`` and ``weight_decay``, or ``constant_lr=True``: no schedule changes its
+            learning rate. Frozen parameters are left out.
 
     Raises:
         ValueError: for an unknown name or key, here or in a group, or if nothing is trainable.
     """
-    own = [key for group in groups for key in group if key != "params"]
+    own = [key for group in groups for key in group if key not in ("params", "constant_lr")]
     found = problems(config) or problems({**config, **dict.fromkeys(own, None)})
     if found:
         raise ValueError(" ".join(found))
@@ -218,30 +219,37 @@ def _trainable(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
 def scale_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set each group's learning rate to ``factor`` times the one it was built with."""
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        if not group.get("constant_lr", False):
+            group["lr"] = group["base_lr"] * factor
 
 
 def learning_rate(
     step: int,
     *,
-    steps: int,
+    steps: float,
     base: float = 1.0,
     schedule: str = "cosine",
-    warmup_steps: int = 0,
+    warmup_steps: float = 0,
     final: float = 0.0,
+    milestones: Sequence[float] | None = None,
+    step_factor: float = _STEP_FACTOR,
 ) -> float:
     """Return the learning rate of a step, a pure function of it.
 
     The warm-up is linear and reaches ``base`` in its last step (its first step is not wasted on
-    a learning rate of 0); the schedule covers the steps after it.
+    a learning rate of 0); the schedule covers the steps after it. With epochs for steps, the
+    learning rate is one that changes at the start of an epoch only.
 
     Args:
         step: from 0.
         steps: length of the training.
         base: the highest learning rate.
-        schedule: ``cosine``, ``constant`` or ``step`` (a tenth after 60 % and again after 80 %).
+        schedule: ``cosine``, ``constant`` or ``step``.
         warmup_steps: length of the warm-up.
         final: fraction of ``base`` that ``cosine`` ends at.
+        milestones: steps of the whole training from which on ``step`` multiplies by its factor
+            once more (``None``: after 60 % and 80 % of what follows the warm-up).
+        step_factor: of ``step``.
 
     Raises:
         ValueError: for an unknown schedule.
@@ -249,11 +257,12 @@ def learning_rate(
     if schedule not in SCHEDULES:
         raise ValueError(f"`schedule` must be one of {list(SCHEDULES)}, but is {schedule!r}.")
     if step < warmup_steps:
-        return base * (step + 1) / warmup_steps
+        return base * min(1.0, (step + 1) / warmup_steps)
     progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
     if schedule == "cosine":
         share = 0.5 * (1.0 + math.cos(math.pi * progress))
         return base * (final + (1.0 - final) * share)
     if schedule == "step":
-        return base * _STEP_FACTOR ** sum(progress >= milestone for milestone in _MILESTONES)
+        time, borders = (progress, _MILESTONES) if milestones is None else (step, milestones)
+        return base * step_factor ** sum(time >= border for border in borders)
     return base

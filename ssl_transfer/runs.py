@@ -22,7 +22,17 @@ PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pre
 # Keys that say how, not what: they never enter an id.
 _OUTSIDE = frozenset({"resources", "download", "url", "obtain", "facts"})
 # Keys that came after the first ids, with the value that leaves an id as it was.
-_NEUTRAL: dict[str, Any] = {"padding": "torchvision"}
+_NEUTRAL: dict[str, Any] = {
+    "padding": "torchvision",
+    "zero_init_residual": False,
+    "channel_order": "rgb",
+    "divide_weight_decay": False,
+    "epoch_selection": "last",
+    "keep_encoder": False,
+    "off_diagonal_target": 0,
+    "schedule_per": "step",
+    "step_factor": 0.1,
+}
 
 
 def essence(node: Any) -> Any:

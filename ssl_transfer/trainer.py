@@ -48,8 +48,24 @@ class Learner(nn.Module):
         """Return ``{"loss": …}`` and other scalars worth logging."""
         raise TypeError(f"{type(self).__name__} must define `forward`.")
 
+    def before_step(self, progress: float) -> None:
+        """Change or drop gradients that the optimizer is about to use; ``progress`` in [0, 1)."""
+
     def after_step(self, progress: float) -> None:
         """Update what gradients do not: momentum encoders, queues. ``progress`` is in (0, 1]."""
+
+    def after_epoch(self, passes: float) -> None:
+        """Do what is due after the step that completes an epoch, and after the last step.
+
+        What it keeps for later belongs in ``state_dict``; it must leave the train mode on.
+
+        Args:
+            passes: how often the samples were seen by then.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups: ``params``, and what each sets differently."""
+        return [{"params": list(self.parameters())}]
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
         """Return the sets of parameters whose gradient norms are clipped separately."""
@@ -58,41 +74,6 @@ class Learner(nn.Module):
     def constant(self) -> frozenset[str]:
         """Return the names in ``state_dict`` that training never changes."""
         return frozenset()
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The budget and the optimisation of one training.
-
-    Args:
-        epochs: passes over the training samples; a fraction is allowed.
-        batch_size: images per step over all processes.
-        optimizer: keys of an option of ``conf/optimizer``.
-        schedule: of the learning rate, per step.
-        warmup_epochs: linear warm-up.
-        clip_grad_norm: largest gradient norm (``None``: no clipping).
-        bn_groups: groups of the global batch that share batch statistics (1: all of it).
-        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
-            the next epoch follows in the same batch, so that every batch is full.
-    """
-
-    epochs: float
-    batch_size: int
-    optimizer: Mapping[str, Any]
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = 0.0
-    clip_grad_norm: float | None = None
-    bn_groups: int = 1
-    drop_last: bool = False
-
-    def steps_per_epoch(self, samples: int) -> float:
-        """Return how many optimizer steps an epoch over ``samples`` images takes."""
-        full = samples / self.batch_size
-        return float(math.floor(full)) if self.drop_last else full
-
-    def steps(self, samples: int) -> int:
-        """Return the number of optimizer steps over ``samples`` images."""
-        return math.ceil(self.epochs * self.steps_per_epoch(samples))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +94,15 @@ class Stream:
         """Samples of an epoch that take part."""
         return self.samples - self.samples % self.batch_size if self.drop_last else self.samples
 
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps that an epoch takes."""
+        return self.usable / self.batch_size
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch in which a step begins: that of its first sample."""
+        return step * self.batch_size // self.usable
+
     def batch(self, step: int) -> list[tuple[int, int]]:
         """Return the (epoch, index) pairs of a global batch."""
         first = step * self.batch_size
@@ -127,6 +117,100 @@ class Stream:
 @functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
 def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]:
     return randomness.permutation(seed, "order", epoch, samples)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The budget and the optimisation of one training.
+
+    Args:
+        epochs: passes over the training samples; a fraction is allowed.
+        batch_size: images per step over all processes.
+        optimizer: keys of an option of ``conf/optimizer``.
+        steps: optimizer steps instead of ``epochs``.
+        schedule: of the learning rate.
+        schedule_per: whether the learning rate changes with every step, or is for all steps that
+            begin in an epoch what the schedule gives for the epoch's number.
+        milestones: epochs at which the schedule ``step`` multiplies by ``step_factor``
+            (``None``: after 60 % and 80 % of the training).
+        step_factor: of the schedule ``step``.
+        warmup_epochs: linear warm-up.
+        clip_grad_norm: largest gradient norm (``None``: no clipping).
+        bn_groups: groups of the global batch that share batch statistics (1: all of it).
+        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
+            the next epoch follows in the same batch, so that every batch is full.
+
+    Raises:
+        ValueError: if a value is out of its range, or belongs to another schedule.
+    """
+
+    epochs: float
+    batch_size: int
+    optimizer: Mapping[str, Any]
+    steps: int | None = None
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    schedule_per: Literal["step", "epoch"] = "step"
+    milestones: Sequence[float] | None = None
+    step_factor: float = 0.1
+    warmup_epochs: float = 0.0
+    clip_grad_norm: float | None = None
+    bn_groups: int = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"`steps` must be at least 1, or null, but is {self.steps}.")
+        if self.schedule != "step" and (self.milestones is not None or self.step_factor != 0.1):
+            raise ValueError(
+                "`milestones` and `step_factor` must be left alone unless `schedule` is step, but "
+                f"`schedule` is {self.schedule}; set `schedule=step`, or remove them."
+            )
+        if list(self.milestones or ()) != sorted(m for m in self.milestones or () if m > 0):
+            raise ValueError(
+                f"`milestones` must be positive and in ascending order, but are {self.milestones}."
+            )
+        if not 0 < self.step_factor <= 1:
+            raise ValueError(f"`step_factor` must lie in (0, 1], but is {self.step_factor}.")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any], **own: Any) -> "Recipe":
+        """Return the recipe that stands in ``keys``, among others; ``own`` replaces its values."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{**{key: value for key, value in keys.items() if key in known}, **own})
+
+    def length(self, stream: Stream) -> int:
+        """Return the number of optimizer steps of a training on a stream."""
+        if self.steps is not None:
+            return self.steps
+        return math.ceil(self.epochs * stream.steps_per_epoch)
+
+    def factor(self, step: int, steps: int, stream: Stream) -> float:
+        """Return what the learning rates are multiplied by in a step.
+
+        Args:
+            step: from 0.
+            steps: length of the training.
+            stream: says where epochs begin.
+        """
+        rate = functools.partial(
+            optim.learning_rate, schedule=self.schedule, step_factor=self.step_factor
+        )
+        if self.schedule_per == "step":
+            warmup = round(self.warmup_epochs * stream.steps_per_epoch)
+            # Multiplied first, so that a whole number of steps is one exactly.
+            borders = self.milestones and [
+                epoch * stream.usable / stream.batch_size for epoch in self.milestones
+            ]
+            return rate(step, steps=steps, warmup_steps=warmup, milestones=borders)
+        epochs = steps / stream.steps_per_epoch
+        if self.steps is None:
+            epochs = min(epochs, self.epochs)  # the last step may reach into another epoch
+        return rate(
+            stream.epoch(step),
+            steps=epochs,
+            warmup_steps=self.warmup_epochs,
+            milestones=self.milestones,
+        )
 
 
 def fit(
@@ -147,7 +231,7 @@ def fit(
         context: the run's surroundings.
         name: of this training within the run; its checkpoint is found by it.
         groups: parameter groups with their own ``lr`` or ``weight_decay``
-            (``None``: all trainable parameters).
+            (``None``: the learner's).
 
     Raises:
         ValueError: if the batch does not fit the data, the learner or the processes.
@@ -156,17 +240,15 @@ def fit(
     """
     _check(learner, len(data), recipe, context)
     # 1. Everything that changes: learner, optimizer, step (see checkpoint.py).
-    steps = recipe.steps(len(data))
+    stream = Stream(len(data), recipe.batch_size, recipe.drop_last, context.seed)
+    steps = recipe.length(stream)
     if context.max_steps is not None:
         steps = min(steps, context.max_steps)
     if _has_batch_statistics(learner):
         convert(learner, recipe.bn_groups, micro_batches=context.accumulate)
-    groups = groups or [{"params": [p for p in learner.parameters() if p.requires_grad]}]
-    optimizer = optim.build(recipe.optimizer, groups)
+    optimizer = optim.build(recipe.optimizer, groups or learner.parameter_groups())
     start = _restore(learner, optimizer, context, name)
     model = _parallel(learner, context)
-    warmup = round(recipe.warmup_epochs * recipe.steps_per_epoch(len(data)))
-    stream = Stream(len(data), recipe.batch_size, recipe.drop_last, context.seed)
     batches = load(data, _share(stream, range(start, steps)), context)
     watch = Watch(learner, optimizer, context, name)
 
@@ -175,18 +257,18 @@ def fit(
     with stopping.deferred() as stop:
         bar = context.progress(batches, total=steps - start, label=name)
         for step, batch in zip(range(start, steps), bar, strict=True):
-            factor = optim.learning_rate(
-                step, steps=steps, base=1.0, schedule=recipe.schedule, warmup_steps=warmup
-            )
-            optim.scale_learning_rate(optimizer, factor)
+            optim.scale_learning_rate(optimizer, recipe.factor(step, steps, stream))
             torch.manual_seed(randomness.derive(context.seed, name, step, distributed.rank()))
             parts = watch.check(step, _backward(model, batch, context), stop)
+            learner.before_step(step / steps)
             if recipe.clip_grad_norm is not None:
                 for parameters in learner.clip_groups():
                     nn.utils.clip_grad_norm_(parameters, recipe.clip_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             learner.after_step((step + 1) / steps)
+            if stream.epoch(step + 1) > stream.epoch(step) or step + 1 == steps:
+                learner.after_epoch((step + 1) / stream.steps_per_epoch)
             watch.after(step, steps, parts)
         if distributed.any_true(stop()):  # too late for the last step to know
             watch.stop_after(steps)

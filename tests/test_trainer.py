@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -119,8 +120,10 @@ def test_dropping_the_last_keeps_epochs_apart():
 
 def test_steps_follow_from_epochs_and_samples():
     recipe = Recipe(epochs=3, batch_size=4, optimizer=SGD)
-    assert recipe.steps(10) == 8  # 30 samples in batches of 4
-    assert Recipe(epochs=3, batch_size=4, optimizer=SGD, drop_last=True).steps(10) == 6
+    stream = Stream(10, 4, drop_last=False, seed=0)
+    assert recipe.length(stream) == 8  # 30 samples in batches of 4
+    assert recipe.length(dataclasses.replace(stream, drop_last=True)) == 6
+    assert dataclasses.replace(recipe, steps=5000).length(stream) == 5000
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_value(tmp_path):

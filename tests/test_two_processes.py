@@ -78,11 +78,13 @@ def gradients(learner, train):
 
     def look(*_):
         seen.update({name: p.grad.clone() for name, p in learner.named_parameters()
-                     if p.requires_grad})  # fmt: skip
+                     if p.grad is not None})  # fmt: skip
 
     hook = register_optimizer_step_pre_hook(look)
-    train()
-    hook.remove()
+    try:
+        train()
+    finally:
+        hook.remove()
     return seen
 
 
@@ -122,7 +124,7 @@ def tune(folder, kind, precision, steps):
     trial = Trial(protocol, encoder(), dataset, context(folder, precision))
     points = [{"lr": 0.1}, {"lr": 0.01}] if kind == "head" else [{"lr": 0.1}]
     learner = trial.learner(len(points))
-    trial.learner = lambda heads: learner  # the one whose gradients are looked at
+    trial.learner = lambda *_: learner  # the one whose gradients are looked at
     found = gradients(learner, lambda: trial.train(points, ["train"], "tune"))
     return learner.state_dict(), found
 

@@ -1,6 +1,5 @@
 """The contract of an encoder, and ``wrap``, which brings any module under it."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -90,13 +89,13 @@ def _preprocessing(
             "and none was given; give `model.preprocessing` (in a script `preprocessing=`) with "
             "size, resize, interpolation, mean and std."
         )
-    return adjusted(own or Preprocessing(), given or {})
+    return (own or Preprocessing()).replaced(values=given)
 
 
 def _own_preprocessing(module: nn.Module) -> Preprocessing | None:
     own = getattr(module, "preprocessing", None)
     if isinstance(own, Mapping):
-        return adjusted(Preprocessing(), own)
+        return Preprocessing().replaced(values=own)
     if isinstance(own, Preprocessing):
         return own
     if hasattr(module, "pretrained_cfg"):
@@ -104,27 +103,6 @@ def _own_preprocessing(module: nn.Module) -> Preprocessing | None:
 
         return timm_preprocessing(module)
     return None
-
-
-def adjusted(preprocessing: Preprocessing, values: Mapping[str, Any]) -> Preprocessing:
-    """Return ``preprocessing`` with some values replaced.
-
-    A new size alone keeps the crop's share of the image.
-
-    Raises:
-        ValueError: for an unknown key, or a value out of its range.
-    """
-    known = [field.name for field in dataclasses.fields(Preprocessing)]
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise ValueError(f"The keys of `preprocessing` must be among {known}, but are {unknown}.")
-    if "resize" not in values:
-        preprocessing = preprocessing.at_size(values.get("size"))
-    # YAML and JSON know lists only, and write whole numbers without a point.
-    given: dict[str, Any] = {
-        key: tuple(map(float, v)) if isinstance(v, list) else v for key, v in values.items()
-    }
-    return dataclasses.replace(preprocessing, **given)
 
 
 def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:

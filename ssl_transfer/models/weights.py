@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ssl_transfer import downloads
 from ssl_transfer.files import replace_atomically, write_atomically
 from ssl_transfer.models.encoder import Encoder
-from ssl_transfer.models.layouts import LAYOUTS, below, recognised
+from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.preprocessing import Preprocessing
 
@@ -161,7 +161,7 @@ def load_weights(
     Raises:
         ValueError: in one sentence, if the file cannot be read, if anything but
             ``num_batches_tracked`` is missing, unexpected or of another shape, or if the weights
-            expect other images than the encoder.
+            expect another stem or other images than the encoder.
     """
     if layout != "auto" and layout not in LAYOUTS:
         raise ValueError(
@@ -176,10 +176,11 @@ def load_weights(
     state = below(prefix, whole) if prefix else whole
     wanted = encoder.backbone.state_dict()
     reports = []
-    for name in [layout] if layout != "auto" else list(LAYOUTS):
+    for name in [layout] if layout != "auto" else in_order(state):
         converted = {f"{add_prefix or ''}{n}": t for n, t in LAYOUTS[name](state).items()}
         report = compare(wanted, converted, file, name, drop or ())
         if report.complete:
+            _check_stem(encoder, name)
             _check_preprocessing(encoder, file)
             _fill(encoder.backbone, {n: converted[n] for n in report.matched})
             # What this toolkit wrote itself is no news.
@@ -201,6 +202,16 @@ def load_weights(
 def load_encoder(encoder: Encoder, folder: Path) -> LoadReport:
     """Load what ``save_encoder`` left in a folder."""
     return load_weights(encoder, folder, layout="ssl_transfer")
+
+
+def _check_stem(encoder: Encoder, layout: str) -> None:
+    """Refuse weights whose network pools or pads otherwise, which no tensor tells."""
+    stem, trained = getattr(encoder.backbone, "stem", None), STEMS.get(layout)
+    if stem is not None and trained is not None and stem not in trained:
+        raise ValueError(
+            f"`{encoder.name}` must have the stem that its weights were trained with (layout "
+            f"{layout}), but has model.stem={stem}; use model.stem={trained[0]}."
+        )
 
 
 def _weights_file(path: Path) -> Path:
@@ -261,8 +272,8 @@ def _hint(
         return compare(wanted, candidate, path, "", drop).complete
 
     instead = " without other prefixes" if renamed else ""
-    for name, convert in LAYOUTS.items():
-        if fits(convert(state)):
+    for name in in_order(state):
+        if fits(LAYOUTS[name](state)):
             looks = recognised(state)
             what = f" (this looks like {looks[0]})" if looks and looks[1] == name else ""
             how = f"under another layout{what}: use model.weights.layout={name}"
@@ -341,7 +352,8 @@ def _check_preprocessing(encoder: Encoder, file: Path) -> None:
     if file.name != WEIGHTS_FILE or not facts.is_file():
         return
     try:
-        trained = yaml.safe_load(facts.read_text(encoding="utf-8"))["preprocessing"]
+        written = yaml.safe_load(facts.read_text(encoding="utf-8"))["preprocessing"]
+        trained = {"channel_order": "rgb", **written}  # older files do not say it
         differing = {k: v for k, v in _as_yaml(encoder.preprocessing).items() if trained[k] != v}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(

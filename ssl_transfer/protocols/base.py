@@ -32,7 +32,11 @@ class Score:
 
 @runtime_checkable
 class EvaluationProtocol(Protocol):
-    """What is measured: hyper-parameters in the constructor, the work in ``run``."""
+    """What is measured: hyper-parameters in the constructor, the work in ``run``.
+
+    A method ``check(dataset)``, if there is one, raises a ``ValueError`` for a dataset that the
+    hyper-parameters do not fit; it is called before anything is computed.
+    """
 
     targets: ClassVar[frozenset[str]]
     """Kinds of target it accepts, e.g. ``{"class"}``."""
@@ -40,3 +44,24 @@ class EvaluationProtocol(Protocol):
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the scores of ``encoder`` on ``dataset``."""
         ...
+
+
+def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the protocol") -> None:
+    """Refuse a dataset that a protocol cannot be measured on, before any work.
+
+    Args:
+        protocol: with its hyper-parameters.
+        dataset: to be judged on.
+        name: of the protocol, for the message.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    if dataset.target not in protocol.targets:
+        raise ValueError(
+            f"{name} must be given a dataset whose target is one of {sorted(protocol.targets)}, "
+            f"but `{dataset.name}` has `{dataset.target}`."
+        )
+    check = getattr(protocol, "check", None)
+    if check is not None:
+        check(dataset)

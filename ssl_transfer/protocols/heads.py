@@ -1,6 +1,8 @@
 """Classification heads, and a bank of them trained side by side on one encoder's features."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -8,7 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HeadKind = Literal["linear", "bn_linear", "cosine", "l2_linear"]
+from ssl_transfer.files import replace_atomically
+
+HeadKind = Literal["linear", "bn_linear", "bn_affine_linear", "cosine", "l2_linear", "mlp"]
+HeadInit = Literal["torch"]
+
+HEAD_FILE = "head.safetensors"
 
 # Scale of the cosines before the softmax, learnt from here (Gidaris and Komodakis 2018,
 # https://arxiv.org/abs/1804.09458, section 3.2).
@@ -37,27 +44,49 @@ class L2Normalise(nn.Module):
         return F.normalize(features)
 
 
-def _linear(dim: int, classes: int) -> nn.Linear:
-    """Return a linear layer that starts near zero, as linear probes do (W ~ N(0, 0.01), b = 0)."""
-    layer = nn.Linear(dim, classes)
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def build_head(kind: HeadKind, dim: int, classes: int) -> nn.Module:
+def build_head(kind: HeadKind, dim: int, classes: int, init: HeadInit | None = None) -> nn.Module:
     """Return a head from ``dim`` features to ``classes`` logits.
 
-    ``bn_linear`` standardises features by a BatchNorm without scale and shift, as the linear
-    probes of MAE do (He et al. 2022, appendix A.1).
+    Args:
+        kind: ``linear``; ``bn_linear``: on features standardised by a BatchNorm without scale and
+            shift, as in the linear probes of MAE (He et al. 2022, appendix A.1);
+            ``bn_affine_linear``: by one with both, and ``mlp``: Linear 2048, BatchNorm, ReLU,
+            Linear 128, BatchNorm, Linear (both of github.com/vpulab/bn_finetuning,
+            cls_head_weighted_non_linear.py); ``l2_linear``: on features of length 1; ``cosine``.
+        dim: number of features.
+        classes: number of logits.
+        init: ``None``: linear layers start near zero, as linear probes do (W ~ N(0, 0.01), b = 0);
+            ``torch``: as the framework has it. Cosine weights always start near zero.
     """
     if kind == "cosine":
         return Cosine(dim, classes)
-    if kind == "bn_linear":
-        return nn.Sequential(nn.BatchNorm1d(dim, affine=False), _linear(dim, classes))
-    if kind == "l2_linear":
-        return nn.Sequential(L2Normalise(), _linear(dim, classes))
-    return _linear(dim, classes)
+    if kind == "mlp":
+        head: nn.Module = nn.Sequential(
+            nn.Linear(dim, 2048, bias=False),
+            nn.BatchNorm1d(2048),
+            nn.ReLU(),
+            nn.Linear(2048, 128),
+            nn.BatchNorm1d(128),
+            nn.Linear(128, classes),
+        )
+    else:
+        before: dict[str, Callable[[], nn.Module]] = {
+            "bn_linear": functools.partial(nn.BatchNorm1d, dim, affine=False),
+            "bn_affine_linear": functools.partial(nn.BatchNorm1d, dim),
+            "l2_linear": L2Normalise,
+        }
+        linear = nn.Linear(dim, classes)
+        head = linear if kind == "linear" else nn.Sequential(before[kind](), linear)
+    if init is None:
+        head.apply(_start_near_zero)
+    return head
+
+
+def _start_near_zero(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, std=0.01)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 def apply_heads(
@@ -70,3 +99,19 @@ def apply_heads(
     weight = torch.cat([head.weight for head in linear])
     bias = torch.cat([head.bias for head in linear])
     return list(F.linear(features, weight, bias).chunk(len(linear), dim=1))
+
+
+def save_head(head: nn.Module, kind: HeadKind, folder: Path) -> None:
+    """Leave a head's tensors, by their names in ``build_head``, and its kind in a folder.
+
+    Raises:
+        OSError: in one sentence, if the disk is full or read-only.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in head.state_dict().items()
+    }
+    content = save(tensors, metadata={"head": kind})
+    replace_atomically(folder / HEAD_FILE, lambda file: file.write(content))

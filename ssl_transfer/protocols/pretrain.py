@@ -37,17 +37,8 @@ class Pretrain:
         pipelines = [
             Pipeline(encoder.preprocessing, view, view=number) for number, view in enumerate(views)
         ]
-        recipe = Recipe(
-            epochs=method["epochs"],
-            batch_size=method["batch_size"],
-            optimizer=method["optimizer"],
-            schedule=method["schedule"],
-            warmup_epochs=method["warmup_epochs"],
-            clip_grad_norm=method["clip_grad_norm"],
-            bn_groups=method["bn_groups"],
-            # An image must not meet itself as a negative at the seam of two epochs.
-            drop_last=True,
-        )
+        # An image must not meet itself as a negative at the seam of two epochs.
+        recipe = Recipe.of(method, drop_last=True)
         data = ViewDataset(dataset["train"], pipelines, context.seed)
         fit(learner, data, recipe, context, name="pretrain")
         trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)

@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssl_transfer import distributed, metrics, randomness
 from ssl_transfer.context import Context
@@ -26,94 +25,24 @@ from ssl_transfer.inference import map_samples
 from ssl_transfer.loading import TrainingData
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
+from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
-from ssl_transfer.protocols.classification import scores_on_test
-from ssl_transfer.protocols.heads import HeadKind, apply_heads, build_head
-from ssl_transfer.trainer import (
-    Learner,
-    NonFiniteLoss,
-    Recipe,
-    autocast,
-    fit,
+from ssl_transfer.protocols.classification import require_metrics, scores_on_test
+from ssl_transfer.protocols.heads import HeadInit, HeadKind, build_head, save_head
+from ssl_transfer.protocols.selection import edges
+from ssl_transfer.protocols.tuned_classifier import (
+    BestEpoch,
+    ClassWeights,
+    TunedClassifier,
+    class_weights,
 )
+from ssl_transfer.trainer import NonFiniteLoss, Recipe, autocast, fit
 
 log = logging.getLogger(__name__)
 
 Trainable = Literal["head", "batch_norm", "all"]
 Point = dict[str, float]
-"""One point of the grid: values that replace the optimizer's."""
-
-
-class TunedClassifier(Learner):
-    """An encoder with one head or a bank of heads.
-
-    The encoder's layers are in train mode where they are trained and in eval mode elsewhere. A
-    bank (only for a frozen encoder) sums its heads' losses: no head sees another's gradient, so
-    head i is that head trained alone. A head whose loss is not finite any more is dropped.
-
-    Args:
-        encoder: frozen but for ``trained``, in place; the identity where views are features.
-        heads: modules from features to logits.
-        trained: the encoder's layers that are in train mode, all of whose parameters are trained.
-    """
-
-    def __init__(
-        self, encoder: nn.Module, heads: Sequence[nn.Module], trained: Sequence[nn.Module]
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.heads = nn.ModuleList(heads)
-        self.trained = [layer.requires_grad_() for layer in trained]
-        # Plain lists hide the layers from `modules()`: they are the encoder's already.
-        self.register_buffer("alive", torch.ones(len(heads), dtype=torch.bool))
-        self.alive: Tensor
-
-    def train(self, mode: bool = True) -> "TunedClassifier":
-        """Put the heads and the trained layers in train mode, and only those."""
-        super().train(mode)
-        self.encoder.eval()
-        for layer in self.trained:
-            layer.train(mode)
-        return self
-
-    def logits(self, images: Tensor) -> list[Float[Tensor, "batch classes"]]:
-        """Return each head's logits."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
-            features = self.encoder(images)
-        return apply_heads(self.heads, features)
-
-    def forward(
-        self, views: tuple[Tensor, ...], targets: Int64[Tensor, " batch"]
-    ) -> dict[str, Tensor]:
-        """Return the cross-entropy, summed over the heads that are still finite."""
-        logits = torch.stack(self.logits(views[0]))
-        each = F.cross_entropy(logits.flatten(0, 1), targets.repeat(len(logits)), reduction="none")
-        losses = each.view(len(logits), -1).mean(1)
-        if len(self.heads) == 1:
-            return {"loss": losses[0]}
-        finite = losses.detach().isfinite().to(torch.float32)
-        # A head that one process loses is lost for all.
-        self.alive &= distributed.all_reduce_sum(1 - finite) == 0
-        return {"loss": torch.where(self.alive, losses, 0.0).sum()}
-
-    def clip_groups(self) -> list[list[nn.Parameter]]:
-        """Clip each head by itself, the encoder's parameters with the only head's."""
-        if len(self.heads) > 1:
-            return [list(head.parameters()) for head in self.heads]
-        return super().clip_groups()
-
-    def constant(self) -> frozenset[str]:
-        """Return the encoder's tensors that stay as they are: all but the trained layers'."""
-        changing = {
-            id(tensor)
-            for layer in self.trained
-            for tensor in itertools.chain(layer.parameters(), layer.buffers())
-        }
-        tensors = itertools.chain(
-            self.encoder.named_parameters(prefix="encoder"),
-            self.encoder.named_buffers(prefix="encoder"),
-        )
-        return frozenset(name for name, tensor in tensors if id(tensor) not in changing)
+"""One point of the grid: values that replace the optimizer's, and ``encoder_lr``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,29 +50,47 @@ class Tuning:
     """Train a classifier on an encoder and score it on the test split.
 
     One grid point trains on train + validation at once. Several are selected by the validation
-    score after the last epoch (epochs are never selected); the best is refitted on train +
-    validation for as many epochs and tested once.
+    score; the best is refitted on train + validation for as long and tested once. Epochs are
+    selected only if ``epoch_selection`` says so; where validation selects them, the final
+    classifier is trained on the training split alone, for its epoch has to be selected, too.
 
     Args:
         trainable: of the encoder: nothing (``head``), its BatchNorm layers, or all.
         bn_scope: which BatchNorm layers ``batch_norm`` means: ``all``, or ``published`` (stem
             and every block's but ``bn1`` and the shortcuts').
         head: kind of classifier.
+        head_init: of its linear layers: W ~ N(0, 0.01), b = 0, or ``torch``'s own.
         epochs: passes over the training images.
+        steps: optimizer steps instead of ``epochs``.
         batch_size: images per step over all processes.
         optimizer: keys of an option of ``conf/optimizer``.
-        grid: optimizer key -> values to choose among (null: the optimizer's own value).
-        schedule: of the learning rate, per step.
+        encoder_lr: learning rate of the encoder's parameters (null: that of the head).
+        grid: optimizer key or ``encoder_lr`` -> values to choose among (null: the one above).
+        divide_weight_decay: whether weight decays are nominal, to be divided by the learning rate.
+        schedule: of the learning rates.
+        schedule_per: whether they change with every step or only at the start of an epoch.
+        milestones: epochs at which ``step`` multiplies by ``step_factor`` (null: 60 % and 80 %).
+        step_factor: of the schedule ``step``.
         warmup_epochs: linear warm-up.
         clip_grad_norm: largest gradient norm, per head.
         bn_groups: groups of the global batch that share batch statistics.
+        class_weights: factors of the classes' losses, in proportion: given, or 1 - n_c / n of the
+            images trained on (``train_frequency``) or of the test split (``test_frequency``, as
+            published). They are scaled to a mean of 1 over the images trained on.
         augmentation: of the training images: ``none``, ``crop_flip`` or a mapping.
         image_size: in pixels (null: what the encoder's weights expect).
-        selection: split that the grid is selected on; ``test`` reproduces published code that
-            did so, and the record says it.
+        preprocessing: fields of ``Preprocessing`` that replace the encoder's own.
+        selection: split that the grid and the epoch are selected on; ``test`` reproduces published
+            code that did so, and the record says it.
+        epoch_selection: keep the ``last`` epoch, or the ``best`` on the split ``selection``, which
+            is scored after every epoch.
+        keep_encoder: whether to leave the final encoder and head in the run's folder.
+
+    Raises:
+        ValueError: if options contradict each other or a value is out of its range.
     """
 
-    targets: ClassVar[frozenset[str]] = frozenset({"class"})
+    targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
 
     trainable: Trainable
     epochs: float
@@ -152,13 +99,79 @@ class Tuning:
     grid: dict[str, list[float] | None] = dataclasses.field(default_factory=dict)
     bn_scope: Literal["all", "published"] = "all"
     head: HeadKind = "linear"
-    schedule: Literal["cosine", "constant"] = "cosine"
+    head_init: HeadInit | None = None
+    steps: int | None = None
+    encoder_lr: float | None = None
+    divide_weight_decay: bool = False
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    schedule_per: Literal["step", "epoch"] = "step"
+    milestones: Sequence[float] | None = None
+    step_factor: float = 0.1
     warmup_epochs: float = 0.0
     clip_grad_norm: float | None = None
     bn_groups: int = 1
+    class_weights: ClassWeights | None = None
     augmentation: str | dict[str, Any] = "crop_flip"
     image_size: int | None = None
+    preprocessing: dict[str, Any] | None = None
     selection: Literal["val", "test"] = "val"
+    epoch_selection: Literal["last", "best"] = "last"
+    keep_encoder: bool = False
+
+    def __post_init__(self) -> None:
+        self.recipe()
+        augmentation(self.augmentation, flip=True)
+        # Whether its sizes fit those of the encoder only the run knows.
+        Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
+        if self.head == "cosine" and self.head_init is not None:
+            raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
+                             f"is {self.head_init}.")  # fmt: skip
+        given = () if isinstance(self.class_weights, str | None) else self.class_weights
+        if any(weight < 0 for weight in given):
+            raise ValueError(f"`class_weights` must not be negative, but are {given}.")
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))
+                 if rate is not None]  # fmt: skip
+        if rates and self.trainable == "head":
+            raise ValueError("`encoder_lr` must be null where nothing of the encoder is trained "
+                             f"(`trainable=head`), but is {rates}.")  # fmt: skip
+        if any(rate <= 0 for rate in rates):
+            raise ValueError(f"`encoder_lr` must be positive, but is {rates}.")
+        if self.divide_weight_decay:
+            for point in self.points():
+                values = {**self.optimizer, **point}
+                if "weight_decay" not in values or values.get("lr", 0) <= 0:
+                    raise ValueError(
+                        "`divide_weight_decay` needs a `weight_decay` and learning rates above 0, "
+                        f"but there is {values}."
+                    )
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a dataset that the options do not fit.
+
+        Raises:
+            ValueError: in one sentence.
+        """
+        require_metrics(dataset)
+        if self.class_weights is None:
+            return
+        if dataset.target != "class":
+            raise ValueError(
+                "`class_weights` must be null for images of several classes, whose targets are "
+                f"`{dataset.target}` in `{dataset.name}`, but are {self.class_weights}."
+            )
+        given = len(dataset.classes if isinstance(self.class_weights, str) else self.class_weights)
+        if given != len(dataset.classes):
+            raise ValueError(
+                f"`class_weights` must be {len(dataset.classes)} numbers, one per class of "
+                f"`{dataset.name}`, but are {given}."
+            )
+
+    def recipe(self) -> Recipe:
+        """Return the budget and the optimisation of every training."""
+        return Recipe.of(vars(self))
 
     def points(self) -> list[Point]:
         """Return the grid's points, at least one."""
@@ -167,31 +180,58 @@ class Tuning:
             dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
         ]
 
+    def group(self, point: Point, *, of_encoder: bool = False) -> dict[str, float]:
+        """Return what a group of parameters sets differently from the optimizer at a point."""
+        values = dict(point)
+        encoder_lr = values.pop("encoder_lr", self.encoder_lr)
+        if of_encoder and encoder_lr is not None:
+            values["lr"] = encoder_lr
+        if self.divide_weight_decay:
+            nominal = {**self.optimizer, **values}
+            values["weight_decay"] = nominal["weight_decay"] / nominal["lr"]
+        return values
+
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
+        self.check(dataset)
         trial = Trial(self, encoder, dataset, context)
         context.note(trainable=trial.count_parameters())
         points = self.points()
-        if len(points) == 1:
-            chosen, scores, split = points[0], [], None
-        else:
-            split = self.selection
-            scores = trial.grid_scores(points)
-            if all(score is None for score in scores):
-                raise NonFiniteLoss(
-                    "at least one point of the grid must train to a finite loss, but none of "
-                    f"{points} does; lower `protocol.grid.lr`."
-                )
-            ranked = [-1.0 if score is None else score for score in scores]
-            chosen = points[int(np.argmax(ranked))]
-        context.note(
-            selection={
-                "split": split,
-                "chosen": chosen,
-                "scores": [{**p, "value": s} for p, s in zip(points, scores, strict=bool(split))],
-            }
-        )
-        yield from trial.final_scores(chosen)
+        selection: dict[str, Any] = {"split": None, "chosen": points[0], "scores": []}
+        if len(points) > 1:
+            selection = self.selected(points, trial.grid_scores(points))
+        held_out = self.epoch_selection == "best" and self.selection == "val"
+        splits = ["train"] if held_out else ["train", "val"]
+        learner = trial.train([selection["chosen"]], splits, "refit")
+        if learner.best is not None:
+            selection |= {"split": self.selection, "best_epoch": learner.best.passes[0]}
+        context.note(selection=selection)
+        if learner.class_weights is not None:
+            by = self.class_weights if isinstance(self.class_weights, str) else "given"
+            context.note(class_weights={"by": by, "values": learner.class_weights.tolist()})
+        (logits,) = trial.predict(learner, "test")
+        if self.keep_encoder:
+            trial.keep(learner)
+        yield from scores_on_test(torch.from_numpy(logits), dataset, context)
+
+    def selected(self, points: list[Point], scores: list[float | None]) -> dict[str, Any]:
+        """Return what the record says of the selection among several points.
+
+        Raises:
+            NonFiniteLoss: if none of them has a score.
+        """
+        ranked = [-np.inf if score is None else score for score in scores]
+        if max(ranked) == -np.inf:
+            raise NonFiniteLoss(
+                "at least one point of the grid must train to a finite loss, but none of "
+                f"{points} does; lower `protocol.grid.lr`."
+            )
+        return {
+            "split": self.selection,
+            "chosen": points[int(np.argmax(ranked))],
+            "scores": [{**p, "value": s} for p, s in zip(points, scores, strict=True)],
+            "at_edge": edges(points, scores),
+        }
 
 
 class Trial:
@@ -204,16 +244,24 @@ class Trial:
         self.encoder = encoder.to(context.device, context.dtype).requires_grad_(False)
         # Every training starts from these weights again.
         self.initial = {k: v.clone() for k, v in encoder.state_dict().items()}
-        preprocessing = encoder.preprocessing.at_size(protocol.image_size)
+        self.preprocessing = encoder.preprocessing.replaced(
+            protocol.image_size, protocol.preprocessing
+        )
         augment = augmentation(protocol.augmentation, flip=dataset.flip)
         # Where nothing changes an image's features, they are computed once, for all runs.
         self.features = None
         if protocol.trainable == "head" and augment is None:
             self.features = FrozenFeatures(
-                encoder, dataset, context, image_size=protocol.image_size
+                encoder,
+                dataset,
+                context,
+                image_size=protocol.image_size,
+                preprocessing=protocol.preprocessing,
             )
-        self.training_view = Pipeline(preprocessing, augment)
-        self.test_view = Pipeline(preprocessing)
+        self.training_view = Pipeline(self.preprocessing, augment)
+        test_view = Pipeline(self.preprocessing)
+        # An epoch's selection reads one split again and again.
+        self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_view))
         self.trained_layers()  # an encoder without BatchNorm is not applicable: say so first
 
     def trained_layers(self) -> list[nn.Module]:
@@ -224,8 +272,8 @@ class Trial:
             return list(batch_norm_layers(self.encoder, self.protocol.bn_scope).values())
         return []
 
-    def learner(self, heads: int) -> TunedClassifier:
-        """Return a fresh classifier; every head starts from the same weights."""
+    def learner(self, heads: int, splits: Sequence[str] = ("train",)) -> TunedClassifier:
+        """Return a fresh classifier for these splits; every head starts from the same weights."""
         self.encoder.load_state_dict(self.initial)
         self.encoder.requires_grad_(False)
         seed = randomness.derive(self.context.seed, "head")
@@ -234,10 +282,26 @@ class Trial:
         for _ in range(heads):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                built.append(build_head(self.protocol.head, dim, classes))
+                built.append(build_head(self.protocol.head, dim, classes, self.protocol.head_init))
         body = self.encoder if self.features is None else nn.Identity()
-        learner = TunedClassifier(body, built, self.trained_layers())
+        weights = self.class_weights(splits)
+        learner = TunedClassifier(body, built, self.trained_layers(), weights)
+        if self.protocol.epoch_selection == "best":
+            learner.best = BestEpoch(heads, self.scores)
         return learner.to(self.context.device, self.context.dtype)
+
+    def class_weights(self, splits: Sequence[str]) -> Float[Tensor, " classes"] | None:
+        """Return the factors of the classes' losses in a training on these splits."""
+        if self.protocol.class_weights is None:
+            return None
+        taught, tested = (
+            np.bincount(
+                np.concatenate([self.dataset[split].targets for split in counted]),
+                minlength=len(self.dataset.classes),
+            )
+            for counted in (splits, ["test"])
+        )
+        return torch.from_numpy(class_weights(self.protocol.class_weights, taught, tested))
 
     def count_parameters(self) -> dict[str, Any]:
         """Count what is trained and say it."""
@@ -258,32 +322,25 @@ class Trial:
 
     def train(self, points: Sequence[Point], splits: Sequence[str], name: str) -> TunedClassifier:
         """Return a classifier trained at one point, or a bank of heads trained at several."""
-        learner = self.learner(len(points))
-        defaults = dict(self.protocol.optimizer)
+        learner = self.learner(len(points), splits)
         groups: list[dict[str, Any]] = [
-            {"params": list(head.parameters()), **point}
+            {"params": list(head.parameters()), **self.protocol.group(point)}
             for head, point in zip(learner.heads, points, strict=True)
         ]
         encoder_parameters = [p for p in learner.encoder.parameters() if p.requires_grad]
         if encoder_parameters:
-            groups.append({"params": encoder_parameters, **points[0]})
-        recipe = Recipe(
-            epochs=self.protocol.epochs,
-            batch_size=self.protocol.batch_size,
-            optimizer=defaults,
-            schedule=self.protocol.schedule,
-            warmup_epochs=self.protocol.warmup_epochs,
-            clip_grad_norm=self.protocol.clip_grad_norm,
-            bn_groups=self.protocol.bn_groups,
-        )
+            group = self.protocol.group(points[0], of_encoder=True)
+            groups.append({"params": encoder_parameters, **group})
         fit(
             learner,
             self.view(splits, self.training_view),
-            recipe,
+            self.protocol.recipe(),
             self.context,
             name=name,
             groups=groups,
         )
+        if learner.best is not None:
+            learner.best.restore(learner)
         return learner
 
     def grid_scores(self, points: Sequence[Point]) -> list[float | None]:
@@ -298,12 +355,7 @@ class Trial:
         ]
 
     def _bank_scores(self, points: Sequence[Point]) -> list[float | None]:
-        bank = self.train(points, ["train"], "grid")
-        logits = self.predict(bank, self.protocol.selection)
-        return [
-            self.score(one) if alive else None
-            for one, alive in zip(logits, bank.alive.tolist(), strict=True)
-        ]
+        return self.scores(self.train(points, ["train"], "grid"))
 
     def _point_score(self, number: int, point: Point) -> float | None:
         try:
@@ -311,20 +363,28 @@ class Trial:
         except NonFiniteLoss as error:
             log.warning("grid point %s is dropped: %s", point, error)
             return None
-        (logits,) = self.predict(learner, self.protocol.selection)
-        return self.score(logits)
+        return self.scores(learner)[0]
 
-    def final_scores(self, point: Point) -> Iterator[Score]:
-        """Refit at the chosen point, test once."""
-        learner = self.train([point], ["train", "val"], "refit")
-        (logits,) = self.predict(learner, "test")
-        yield from scores_on_test(torch.from_numpy(logits), self.dataset, self.context)
+    def scores(self, learner: TunedClassifier) -> list[float | None]:
+        """Return each head's score on the split that selects, larger is better.
 
-    def score(self, logits: Float[np.ndarray, "samples classes"]) -> float:
-        """Return the dataset's metric on the split that selects, a fraction."""
-        targets = self.dataset[self.protocol.selection].targets
-        metric = metrics.CLASSIFICATION[self.dataset.metric]
-        return metric(torch.from_numpy(logits), torch.from_numpy(targets))
+        It is None for a head that diverged.
+        """
+        split, metric = self.protocol.selection, self.dataset.metric
+        targets = torch.from_numpy(self.dataset[split].targets)
+        heads = zip(learner.alive.tolist(), self.predict(learner, split), strict=True)
+        return [
+            metrics.goodness(metric, torch.from_numpy(logits), targets)
+            if alive and np.isfinite(logits).all()
+            else None
+            for alive, logits in heads
+        ]
+
+    def keep(self, learner: TunedClassifier) -> None:
+        """Leave the head in the run's folder, and the encoder as its weights want to be used."""
+        self.encoder.preprocessing = self.preprocessing
+        if distributed.is_main():
+            save_head(learner.heads[0], self.protocol.head, self.context.folder)
 
     def predict(
         self, learner: TunedClassifier, split: str
@@ -337,7 +397,7 @@ class Trial:
                 outputs = learner.logits(images)
             return torch.stack([output.to(self.context.dtype) for output in outputs], dim=1)
 
-        outputs = map_samples(logits, self.view([split], self.test_view), self.context, label=split)
+        outputs = map_samples(logits, self.test_data(split), self.context, label=split)
         return [np.ascontiguousarray(outputs[:, head]) for head in range(outputs.shape[1])]
 
     def view(self, splits: Sequence[str], pipeline: Pipeline) -> TrainingData:

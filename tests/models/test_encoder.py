@@ -10,7 +10,7 @@ from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 
 from ssl_transfer import models
-from ssl_transfer.models.encoder import Encoder, adjusted, wrap
+from ssl_transfer.models.encoder import Encoder, wrap
 from ssl_transfer.preprocessing import Preprocessing
 
 SMALL = Preprocessing(size=8, resize=None)
@@ -112,7 +112,7 @@ def test_wrapping_an_encoder_replaces_its_preprocessing_only() -> None:
 
 def test_an_unknown_key_of_preprocessing_is_answered_with_the_known() -> None:
     with pytest.raises(ValueError, match=r"among \['size', .*\['sice'\]"):
-        adjusted(SMALL, {"sice": 3})
+        SMALL.replaced(values={"sice": 3})
 
 
 def test_images_without_three_channels_violate_the_contract() -> None:
