@@ -8,10 +8,29 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from ssl_transfer.models.widened_resnet import widened_resnet
 from ssl_transfer.preprocessing import Interpolation, Preprocessing
 
-Stem = Literal["imagenet", "small"]
+Stem = Literal["imagenet", "cifar", "tiny", "cifar_pad2", "small"]
+StemInit = Literal["torch"]
 Padding = Literal["torchvision", "same"]
+
+STEMS: dict[str, tuple[int, bool]] = {
+    "imagenet": (3, True),
+    "cifar": (1, False),
+    "tiny": (1, True),
+    "cifar_pad2": (2, False),
+    "small": (1, False),
+}
+"""Padding of a ResNet's first convolution, and whether max-pooling follows.
+
+``imagenet``: 7x7 with stride 2 (He et al. 2016, table 1). All others are 3x3 with stride 1.
+``cifar``: without pooling, as SimCLR uses it on CIFAR (Chen et al. 2020, appendix B.9,
+https://arxiv.org/abs/2002.05709); ``small`` is an older name of it, which stands in the ids of
+runs. ``tiny``: with 3x3 pooling of stride 2, on the 64 px of Tiny ImageNet and STL-10 (model.py of
+htdt/self-supervised and wgcban/mix-bt). ``cifar_pad2``: as ``cifar``, but padded by 2, which makes
+maps of 34 x 34 pixels from images of 32 (solo/methods/base.py of vturrisi/solo-learn).
+"""
 
 
 def torchvision_backbone(
@@ -58,39 +77,41 @@ def torchvision_resnet(
     stem: Stem = "imagenet",
     pretrained: bool | str = False,
     padding: Padding = "torchvision",
+    zero_init_residual: bool = False,
+    stem_init: StemInit | None = None,
 ) -> nn.Module:
     """Return a ResNet of torchvision without its classifier.
 
     Args:
-        arch: e.g. ``resnet50``.
-        stem: ``imagenet``: a 7x7 convolution with stride 2 and max-pooling; ``small``: a 3x3
-            convolution with stride 1 and no pooling, as SimCLR uses it on CIFAR (Chen et al.
-            2020, appendix B.9, https://arxiv.org/abs/2002.05709).
+        arch: e.g. ``resnet50``; widened as a whole ``resnet50w2``, ``resnet18w3``, ….
+        stem: a key of ``STEMS``.
         pretrained: as of ``torchvision_backbone``; only for the ``imagenet`` stem.
         padding: of layers with stride 2. ``torchvision``: the same on both sides. ``same``: what
             JAX and TensorFlow call so, as little as gives ``ceil(size / 2)``, the odd pixel at
             the right and at the bottom; BYOL's published network has it.
+        zero_init_residual: whether the last BatchNorm of every block starts at zero, so that the
+            block starts as the identity (Goyal et al. 2017, section 5.1,
+            https://arxiv.org/abs/1706.02677).
+        stem_init: of a 3x3 stem. ``None``: torchvision's of all other convolutions, normal with the
+            variance of the fan-out. ``torch``: the framework's default, uniform with that of the
+            fan-in, which published code leaves a replaced convolution with.
 
     Raises:
         ValueError: for an unknown name, and for pre-trained weights of a stem that has none.
     """
-    if stem not in get_args(Stem):
-        raise ValueError(f"`model.stem` must be one of {list(get_args(Stem))}, but is {stem!r}.")
-    if stem == "small" and pretrained:
+    if stem not in STEMS:
+        raise ValueError(f"`model.stem` must be one of {list(STEMS)}, but is {stem!r}.")
+    if stem != "imagenet" and pretrained:
         raise ValueError(
-            "`model.pretrained` weights have a 7x7 stem, but `model.stem` is small; set "
+            f"`model.pretrained` weights have a 7x7 stem, but `model.stem` is {stem}; set "
             "`model.stem=imagenet`, or `model.pretrained=false`."
         )
-    module = torchvision_backbone(arch, pretrained)
-    conv1 = getattr(module, "conv1", None)
-    if not isinstance(conv1, nn.Conv2d) or not hasattr(module, "maxpool"):
-        raise ValueError(
-            f"`model.arch` must be a ResNet, but is {arch!r}; use `model=torchvision` for others."
-        )
-    if stem == "small":
-        small = nn.Conv2d(3, conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
-        module.conv1, module.maxpool = small, nn.Identity()
+    if stem_init not in (None, "torch"):
+        raise ValueError(f"`model.stem_init` must be null or 'torch', but is {stem_init!r}.")
+    module = _any_resnet(arch, pretrained, zero_init_residual)
+    if stem != "imagenet":
+        _shrink_stem(module, stem, stem_init)
+    module.stem = stem  # type: ignore[assignment]  # `load_weights` refuses those of another stem
     if padding == "same":
         pad_same(module)
     elif padding != "torchvision":
@@ -98,6 +119,37 @@ def torchvision_resnet(
             f"`model.padding` must be one of {list(get_args(Padding))}, but is {padding!r}."
         )
     return module
+
+
+def _any_resnet(arch: str, pretrained: bool | str, zero_init_residual: bool) -> nn.Module:
+    module: nn.Module | None = widened_resnet(arch, zero_init_residual)
+    if module is None:
+        options = {"zero_init_residual": True} if zero_init_residual else None
+        module = torchvision_backbone(arch, pretrained, options)
+    elif pretrained:
+        raise ValueError(
+            f"`model.pretrained` weights exist for torchvision's own widths, but `model.arch` is "
+            f"{arch!r}; set `model.pretrained=false`, and give a file by `model.weights.path`."
+        )
+    else:
+        _remove_classifier(module, arch)
+    if not isinstance(getattr(module, "conv1", None), nn.Conv2d) or not hasattr(module, "maxpool"):
+        raise ValueError(
+            f"`model.arch` must be a ResNet, but is {arch!r}; use `model=torchvision` for others."
+        )
+    return module
+
+
+def _shrink_stem(module: nn.Module, stem: str, init: str | None) -> None:
+    """Replace a ResNet's first convolution by one of 3x3, and leave its max-pooling or not."""
+    padding, pools = STEMS[stem]
+    width = module.get_parameter("conv1.weight").shape[0]
+    conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=padding, bias=False)
+    if init is None:
+        nn.init.kaiming_normal_(conv1.weight, mode="fan_out", nonlinearity="relu")
+    module.conv1 = conv1
+    if not pools:
+        module.maxpool = nn.Identity()
 
 
 class SameConv2d(nn.Conv2d):

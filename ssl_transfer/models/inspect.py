@@ -7,28 +7,37 @@ Nothing in the file is executed: PyTorch's checkpoints are read as tensors only,
 """
 
 import argparse
+import functools
+import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssl_transfer.config import options
 from ssl_transfer.downloads import checksum
 from ssl_transfer.files import replace_atomically
-from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone
-from ssl_transfer.models.layouts import LAYOUTS, recognised
+from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone, torchvision_resnet
+from ssl_transfer.models.layouts import LAYOUTS, STEMS, in_order, recognised
 from ssl_transfer.models.reading import State, read_state
+from ssl_transfer.models.small_networks import small_network
 from ssl_transfer.models.weights import LoadReport, compare
 
-RESNETS = (
+ARCHITECTURES = (
     "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "wide_resnet50_2",
-    "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d",
+    "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnet50w2", "resnet50w3",
+    "resnet50w4", "resnet50w5", "resnet18w3", "densenet121", "mobilenet_v3_small",
+    "mobilenet_v3_large", "efficientnet_b0", "vit_tiny",
+    *(f"{arch} model.stem={stem}" for arch in ("resnet18", "resnet50", "resnet34")
+      for stem in ("cifar", "tiny", "cifar_pad2")),
+    *(f"{arch} model.variant=ssl_small" for arch in
+      ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "vit_tiny")),
 )  # fmt: skip
-"""Architectures that a file is compared with unless one is named."""
-
-Convert = Callable[[State], State]
+"""What a file is compared with unless one is named: an architecture, and a key of its option."""
 
 
 def best_match(state: State, path: Path, arch: str | None, layout: str | None) -> LoadReport | None:
@@ -37,7 +46,7 @@ def best_match(state: State, path: Path, arch: str | None, layout: str | None) -
     Args:
         state: the file's tensors, as they are named there.
         path: the file.
-        arch: a model of torchvision or timm (``None``: each of ``RESNETS``).
+        arch: a model of torchvision or timm (``None``: each of ``ARCHITECTURES``).
         layout: a name in ``LAYOUTS`` (``None``: each).
 
     Returns:
@@ -47,10 +56,12 @@ def best_match(state: State, path: Path, arch: str | None, layout: str | None) -
         ValueError: if the architecture is unknown.
     """
     best: LoadReport | None = None
-    for name in (arch,) if arch else RESNETS:
-        wanted = _tensors_of(name)
-        for key, rename in _layouts(layout):
-            report = compare(wanted, rename(state), path, f"{name}/{key}")
+    for key in _layouts(state, layout):
+        renamed = LAYOUTS[key](state)
+        for name in (arch,) if arch else ARCHITECTURES:
+            if not _may_have_stem(name, key):
+                continue
+            report = compare(_tensors_of(name), renamed, path, f"{name}/{key}")
             if report.complete:
                 return report
             if report.matched and (best is None or len(report.matched) > len(best.matched)):
@@ -58,18 +69,30 @@ def best_match(state: State, path: Path, arch: str | None, layout: str | None) -
     return best
 
 
-def _layouts(layout: str | None) -> Iterator[tuple[str, Convert]]:
-    """Yield layouts under names that users may type; ``plain`` has several."""
-    for name, convert in LAYOUTS.items():
-        if name not in ("ssl_transfer", "plain") and layout in (None, name):
-            yield name, convert
+def _layouts(state: State, layout: str | None) -> list[str]:
+    """Return layouts under names that users may type; ``plain`` has several."""
+    names = [name for name in in_order(state) if name not in ("ssl_transfer", "plain")]
+    return [name for name in names if layout in (None, name)]
 
 
-def _tensors_of(arch: str) -> dict[str, Tensor]:
+def _may_have_stem(name: str, layout: str) -> bool:
+    _, _, stem = name.partition(" model.stem=")
+    return (stem or "imagenet") in STEMS.get(layout, (stem or "imagenet",))
+
+
+@functools.cache
+def _tensors_of(name: str) -> dict[str, Tensor]:
     from torchvision.models import list_models
 
+    arch, _, setting = name.partition(" model.")
+    keys: dict[str, Any] = dict([setting.split("=")]) if setting else {}
     with torch.device("meta"):  # names and shapes without memory
-        net = torchvision_backbone(arch) if arch in list_models() else timm_backbone(arch)
+        if arch == "vit_tiny" or "variant" in keys:
+            net = small_network(arch, **keys)
+        elif "stem" in keys or re.match(r"resnet\d+w\d+$", arch):
+            net = torchvision_resnet(arch, **keys)
+        else:
+            net = torchvision_backbone(arch) if arch in list_models() else timm_backbone(arch)
     return net.state_dict()
 
 
@@ -98,11 +121,14 @@ def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[st
         yield f"left out      {left} that do not belong to the encoder"
     if not report.complete:
         yield f"differences   {report.differences()}"
-    elif arch in ("resnet50", "resnet18"):
+    elif arch.split()[0] in options("model"):
         # These two expect other images than most; their options know.
         model = layout if arch == "resnet50" and layout in ("byol", "simclr_v2") else arch
         yield (f"use           model={model} model.weights.path={path} "
                f"model.weights.layout={layout}")  # fmt: skip
+        if "stem=" in arch and layout not in STEMS:
+            yield ("stem          cifar, tiny and cifar_pad2 have the same tensors; the file does "
+                   "not tell which")  # fmt: skip
 
 
 def _groups(state: State) -> str:
@@ -145,8 +171,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="safetensors, PyTorch checkpoint, BYOL's pickle")
     parser.add_argument("--to", type=Path, metavar="OUT.safetensors",
                         help="write the encoder there, under its architecture's names")  # fmt: skip
-    parser.add_argument("--arch", help="of torchvision or timm (default: the usual ResNets)")
-    parser.add_argument("--layout", choices=[name for name, _ in _layouts(None)],
+    parser.add_argument("--arch", help="of torchvision or timm (default: the usual ones)")
+    parser.add_argument("--layout", choices=_layouts({}, None),
                         help="default: the one that fits")  # fmt: skip
     asked = parser.parse_args(arguments)
     try:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from ssl_transfer.models.reading import State
+from ssl_transfer.models.small_network_names import usual_names
 
 
 def below(prefix: str, state: State) -> State:
@@ -25,8 +26,17 @@ def plain(state: State) -> State:
 
 
 def moco(state: State) -> State:
-    """Return the query encoder of MoCo v1, v2 (``main_lincls.py``) and PCL (``pcl/builder.py``)."""
-    return below("module.encoder_q.", state)
+    """Return the query encoder of MoCo v1, v2 (``main_lincls.py``) and PCL (``pcl/builder.py``).
+
+    linusericsson/ssl-invariances and WOWNICE/ssl-small (``util.py``) write them likewise, the
+    latter of networks with names of its own; those that it converts from SEED's hold both.
+    """
+    return usual_names(below("module.encoder_q.", state))
+
+
+def seed(state: State) -> State:
+    """Return the student of SEED (``seed/builder.py`` of jacobswan1/SEED)."""
+    return usual_names(below("module.student.", state))
 
 
 def pycontrast(state: State) -> State:
@@ -43,6 +53,59 @@ def mmselfsup(state: State) -> State:
     """Return the backbone of an OpenMMLab model, with the prefixes that its tools leave or drop."""
     state = below("module.", state) or state
     return below("backbone.", state) or state
+
+
+def barlow_twins(state: State) -> State:
+    """Return the backbone of Barlow Twins' training checkpoints (``main.py``).
+
+    Those of Mixed Barlow Twins on ImageNet (``main_imagenet.py``) have the same names.
+    """
+    return below("module.backbone.", state)
+
+
+_IN_SEQUENCE = {"0": "conv1", "1": "bn1"}
+
+
+def mix_bt_cifar(state: State) -> State:
+    """Return the encoder of Mixed Barlow Twins on CIFAR (``model.py`` of wgcban/mix-bt).
+
+    A list of a ResNet's children without max-pooling; that of yaohungt/Barlow-Twins-HSIC is the
+    same. A counter of operations, thop, left ``total_ops`` and ``total_params`` in it.
+    """
+    return _from_sequence(state, first_stage=3)
+
+
+def mix_bt_tiny(state: State) -> State:
+    """Return the encoder of Mixed Barlow Twins on Tiny ImageNet or STL-10: with max-pooling."""
+    return _from_sequence(state, first_stage=4)
+
+
+def _from_sequence(state: State, first_stage: int) -> State:
+    names = {**_IN_SEQUENCE, **{str(first_stage + i): f"layer{i + 1}" for i in range(4)}}
+    renamed: State = {}
+    for name, tensor in below("f.", state).items():
+        place, _, rest = name.partition(".")
+        if not name.endswith(("total_ops", "total_params")):
+            renamed[f"{names.get(place, place)}.{rest}"] = tensor
+    return renamed
+
+
+def ssl_sota(state: State) -> State:
+    """Return the encoder of W-MSE, BYOL or SimCLR of htdt/self-supervised (``methods/base.py``).
+
+    The copy in the folder ``ssl-sota`` of wgcban/mix-bt is the same.
+    """
+    return below("model.module.", state)
+
+
+def solo_learn(state: State) -> State:
+    """Return the backbone of solo-learn (``solo/methods/base.py``), formerly ``encoder.``."""
+    return below("backbone.", state) or below("encoder.", state)
+
+
+def lightly(state: State) -> State:
+    """Return the backbone of lightly's benchmarks (``benchmarks/imagenet/resnet50``)."""
+    return below("backbone.", state)
 
 
 _SIMCLR_V2_STEM = re.compile(r"net\.0\.(?:0|1\.0)\.(\w+)$")
@@ -119,30 +182,69 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "plain": plain,
     "torchvision": plain,
     "moco": moco,
+    "seed": seed,
     "pycontrast": pycontrast,
     "swav": swav,
     "mmselfsup": mmselfsup,
+    "barlow_twins": barlow_twins,
+    "mix_bt_cifar": mix_bt_cifar,
+    "mix_bt_tiny": mix_bt_tiny,
+    "ssl_sota": ssl_sota,
+    "solo_learn": solo_learn,
+    "lightly": lightly,
     "simclr_v2": simclr_v2,
     "byol": byol,
 }
 
-# What names occur in the files of a layout only; the first that is found decides.
-_MARKS: list[tuple[str, str, str]] = [
-    (r"module\.encoder_q\.", "a MoCo or PCL checkpoint", "moco"),
-    (r"module\.encoder\.", "a PyContrast checkpoint (InsDis, PIRL, InfoMin)", "pycontrast"),
-    (r"module\.(projection_head|prototypes)", "a SwAV, DeepCluster-v2 or SeLa-v2 checkpoint",
+STEMS: dict[str, tuple[str, ...]] = {
+    "mix_bt_cifar": ("cifar", "small"),
+    "mix_bt_tiny": ("tiny",),
+    "solo_learn": ("cifar_pad2", "imagenet"),
+}
+"""The ``model.stem`` of a ResNet that a layout's files were trained with.
+
+Max-pooling and padding have no weights: a network with another stem would take them, and compute
+something else.
+"""
+
+# What names occur in the files of a layout only, all of them; the first that fits decides.
+_MARKS: list[tuple[tuple[str, ...], str, str]] = [
+    ((r"f\.7\.\d+\.",), "a checkpoint of mix-bt or Barlow-Twins-HSIC with max-pooling, as on "
+     "Tiny ImageNet and STL-10", "mix_bt_tiny"),
+    ((r"f\.3\.\d+\.",), "a checkpoint of mix-bt or Barlow-Twins-HSIC without max-pooling, as on "
+     "CIFAR", "mix_bt_cifar"),
+    ((r"module\.encoder_q\.",), "a MoCo or PCL checkpoint", "moco"),
+    ((r"module\.student\.", r"module\.queue"), "a SEED checkpoint", "seed"),
+    ((r"module\.encoder\.",), "a PyContrast checkpoint (InsDis, PIRL, InfoMin)", "pycontrast"),
+    ((r"module\.(projection_head|prototypes)",), "a SwAV, DeepCluster-v2 or SeLa-v2 checkpoint",
      "swav"),
-    (r"(module\.)?backbone\.", "an OpenMMLab (mmselfsup) checkpoint", "mmselfsup"),
-    (r"net\.\d\.blocks\.\d+\.", "a SimCLR-v2 checkpoint of SimCLRv2-Pytorch", "simclr_v2"),
-    (r".*online_params\.", "BYOL's Haiku checkpoint", "byol"),
-    (r"module\.", "a network saved from DataParallel, as SwAV's are", "swav"),
-    (r"(conv1|bn1|layer1\.0\.conv1)\.weight$", "a ResNet with torchvision's names", "torchvision"),
+    ((r"module\.backbone\.", r"module\.projector\."),
+     "a checkpoint of Barlow Twins' training on ImageNet, mixed or not", "barlow_twins"),
+    ((r"model\.module\.", r"head\."), "a checkpoint of htdt's self-supervised or of ssl-sota "
+     "(W-MSE, BYOL, SimCLR)", "ssl_sota"),
+    ((r"backbone\.", r"(projection_head|online_classifier)\."), "a checkpoint of lightly",
+     "lightly"),
+    ((r"(backbone|encoder)\.(conv1|layer1)\.", r"(classifier|projector)\."),
+     "a checkpoint of solo-learn", "solo_learn"),
+    ((r"(module\.)?backbone\.",), "an OpenMMLab (mmselfsup) checkpoint", "mmselfsup"),
+    ((r"net\.\d\.blocks\.\d+\.",), "a SimCLR-v2 checkpoint of SimCLRv2-Pytorch", "simclr_v2"),
+    ((r".*online_params\.",), "BYOL's Haiku checkpoint", "byol"),
+    ((r"module\.",), "a network saved from DataParallel, as SwAV's are", "swav"),
+    ((r"(conv1|bn1|layer1\.0\.conv1)\.weight$",), "a ResNet with torchvision's names",
+     "torchvision"),
 ]  # fmt: skip
 
 
 def recognised(state: State) -> tuple[str, str] | None:
     """Return what a file's names look like, in words and as a layout; None if like nothing."""
-    for mark, words, layout in _MARKS:
-        if any(re.match(mark, name) for name in state):
+    for marks, words, layout in _MARKS:
+        if all(any(re.match(mark, name) for name in state) for mark in marks):
             return words, layout
     return None
+
+
+def in_order(state: State) -> list[str]:
+    """Return all layouts in the order to try them: our own, what the file looks like, the rest."""
+    looks = recognised(state)
+    first = ["ssl_transfer", looks[1]] if looks else ["ssl_transfer"]
+    return list(dict.fromkeys([*first, *LAYOUTS]))

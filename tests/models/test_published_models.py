@@ -73,8 +73,12 @@ def test_every_option_composes_and_without_weights_says_how_to_get_them(
 
 
 def test_the_options_are_all_here() -> None:
-    rest = {"custom", "timm", "torchvision", "small_resnet", "resnet18", "resnet50", "moco"}
-    assert {*PUBLISHED} == {*options("model")} - rest
+    rest = {"custom", "timm", "torchvision", "moco", "densenet121"}
+    published = {
+        name for name in {*options("model")} - rest
+        if not name.startswith(("mixed_bt_", "resnet", "small_", "mobilenet", "efficient", "vit_"))
+    }  # fmt: skip
+    assert {*PUBLISHED} == published
 
 
 def test_the_short_name_of_moco_v2_is_the_same_run() -> None:

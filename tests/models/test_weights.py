@@ -184,7 +184,9 @@ def test_foreign_tensors_are_dropped_by_name_only(tmp_path: Path, donor: Encoder
 
 
 def test_an_unknown_layout_is_answered_with_the_known() -> None:
-    with pytest.raises(ValueError, match=r"auto or one of \['byol', 'mmselfsup', 'moco'.*'mocco'"):
+    with pytest.raises(
+        ValueError, match=r"auto or one of \['barlow_twins', 'byol', .*'moco', .*'mocco'"
+    ):
         load_weights(_tiny(), "x.pth", layout="mocco")
 
 

@@ -1,0 +1,119 @@
+"""From the names that ssl-small and SEED give small networks to those of torchvision and timm."""
+
+import re
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ssl_transfer.models.reading import State
+
+Renamed = tuple[str, Tensor]
+
+
+def usual_names(state: State) -> State:
+    """Return an encoder under the names of ``small_network(…, variant="ssl_small")``.
+
+    Networks of other kinds, the ResNets among them, keep their names.
+    """
+    for mark, rename in (
+        ("features.1.conv.0.weight", _mobilenet(state)),
+        ("_conv_stem.weight", _efficientnet),
+        ("to_patch_embedding.1.weight", _vit),
+    ):
+        if mark in state:
+            return dict(rename(name, tensor) for name, tensor in state.items())
+    return state
+
+
+# ---- MobileNetV3 (architectures/mobilenet/mobilenetv3.py) ---------------------------------------
+
+_MOBILE = re.compile(
+    r"features\.(?P<block>\d+)\.conv\.(?P<layer>\d+(?:\.fc\.\d+)?)\.(?P<kind>\w+)$"
+)
+# What a block has where: place in theirs, place in torchvision's if it has squeeze-and-excitation.
+_EXPANDING = {
+    "0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "7": "3.0", "8": "3.1",
+    "5.fc.0": "2.squeeze.fc1", "5.fc.2": "2.squeeze.fc2",
+}  # fmt: skip
+_PLAIN = {"0": "0.0", "1": "0.1", "4": "2.0", "5": "2.1", "3.fc.0": "1.fc1", "3.fc.2": "1.fc2"}
+# What torchvision counts down where there is none.
+_UNSQUEEZED = {"3.0": "2.0", "3.1": "2.1"}, {"2.0": "1.0", "2.1": "1.1"}
+
+
+def _mobilenet(state: State) -> Callable[[str, Tensor], Renamed]:
+    """Return the renaming of one state dict: what a place holds depends on the block's others."""
+    found = [match for name in state if (match := _MOBILE.match(name))]
+    blocks = {match["block"] for match in found}
+    expanding = {match["block"] for match in found if match["layer"] in ("7", "8")}
+    squeezed = {match["block"] for match in found if ".fc." in match["layer"]}
+
+    def rename(name: str, tensor: Tensor) -> Renamed:
+        if name.startswith("conv."):  # the convolution before pooling
+            return f"features.{len(blocks) + 1}.{name.removeprefix('conv.')}", tensor
+        match = _MOBILE.match(name)
+        if match is None:
+            return name, tensor
+        expands = match["block"] in expanding
+        layer = (_EXPANDING if expands else _PLAIN).get(match["layer"], match["layer"])
+        if match["block"] not in squeezed:
+            layer = _UNSQUEEZED[0 if expands else 1].get(layer, layer)
+        if ".fc." in match["layer"] and tensor.ndim == 2:  # a linear layer is a 1x1 convolution
+            tensor = tensor[:, :, None, None]
+        return f"features.{match['block']}.block.{layer}.{match['kind']}", tensor
+
+    return rename
+
+
+# ---- EfficientNet-B0 (architectures/efficientnet/model.py) --------------------------------------
+
+_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # of B0's stages
+_STAGES = [(stage, i) for stage, count in enumerate(_REPEATS) for i in range(count)]
+_EFFICIENT = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+_SEPARABLE = {
+    "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
+    "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand",
+}  # fmt: skip
+_INVERTED = {
+    "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+    "_project_conv": "conv_pwl", "_bn2": "bn3",
+    "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand",
+}  # fmt: skip
+
+
+def _efficientnet(name: str, tensor: Tensor) -> Renamed:
+    layer, _, rest = name.partition(".")
+    if layer != "_blocks":
+        return f"{_EFFICIENT.get(layer, layer)}.{rest}", tensor
+    number, _, rest = rest.partition(".")
+    if not number.isdecimal() or int(number) >= len(_STAGES):
+        return name, tensor  # a larger EfficientNet, which is refused for what it is
+    stage, block = _STAGES[int(number)]
+    layer, _, rest = rest.partition(".")
+    layers = _SEPARABLE if stage == 0 else _INVERTED
+    return f"blocks.{stage}.{block}.{layers.get(layer, layer)}.{rest}", tensor
+
+
+# ---- ViT-Tiny (architectures/vits/deit.py) ------------------------------------------------------
+
+_VIT = {"pos_embedding": "pos_embed", "cls_token": "cls_token",
+        "to_patch_embedding.1.bias": "patch_embed.proj.bias"}  # fmt: skip
+_VIT_LAYERS = {
+    "0.norm": "norm1", "0.fn.to_qkv": "attn.qkv", "0.fn.to_out.0": "attn.proj",
+    "1.norm": "norm2", "1.fn.net.0": "mlp.fc1", "1.fn.net.3": "mlp.fc2",
+}  # fmt: skip
+
+
+def _vit(name: str, tensor: Tensor) -> Renamed:
+    if name == "to_patch_embedding.1.weight" and tensor.shape[1:] == (16 * 16 * 3,):
+        # A linear layer on height, width and channels of a patch is a convolution.
+        kernel = tensor.reshape(-1, 16, 16, 3).permute(0, 3, 1, 2).contiguous()
+        return "patch_embed.proj.weight", kernel
+    if name in _VIT:
+        return _VIT[name], tensor
+    parts = name.split(".")
+    if name.startswith("transformer.layers."):
+        layer, kind = ".".join(parts[3:-1]), parts[-1]
+        return f"blocks.{parts[2]}.{_VIT_LAYERS.get(layer, layer)}.{kind}", tensor
+    if name.startswith("mlp_head.0."):
+        return f"norm.{parts[-1]}", tensor
+    return name, tensor
