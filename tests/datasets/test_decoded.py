@@ -7,9 +7,11 @@ import pickle
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
@@ -246,6 +248,15 @@ def test_a_wrong_byte_is_noticed_and_the_file_decoded(
     assert pixels(again) == pixels(mine(photos))
 
 
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Check no types: that of a sequence of images is checked by decoding one at random."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_an_image_that_does_not_decode_is_named_when_it_is_needed(
     tmp_path: Path, photos: Path
 ) -> None:
