@@ -5,6 +5,9 @@ into runs, ``sweep`` holds what every launcher shares: refusing a wrong sweep as
 what is left to do, and remembering how it went.
 """
 
+NULL = "choice(__null__)"
+"""A choice of one whose value is null, which Hydra's ``choice`` does not take."""
+
 
 def register() -> None:
     """Make the plugins known to Hydra from a clone, without installation."""
@@ -54,6 +57,15 @@ def defer_axis_keys(arguments: list[str]) -> list[str]:
         axis, dot, _ = (override.package or override.key_or_group).partition(".")
         if axis not in AXES or not dot or override.is_sweep_override() or override.is_delete():
             return argument
-        return f"{override.get_key_element()}=choice({override.get_value_element_as_str()})"
+        value = override.get_value_element_as_str()
+        return f"{override.get_key_element()}={NULL if value == 'null' else f'choice({value})'}"
 
     return [a if a.startswith("-") else deferred(a) for a in arguments]
+
+
+def restore_nulls(arguments: list[str]) -> list[str]:
+    """Return arguments of ``defer_axis_keys`` as the user meant them."""
+    return [
+        argument.removesuffix(NULL) + "null" if argument.endswith(f"={NULL}") else argument
+        for argument in arguments
+    ]

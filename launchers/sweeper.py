@@ -6,6 +6,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 
+from launchers import restore_nulls
+
 
 class GridSweeper(BasicSweeper):
     """Hands every combination to the launcher at once.
@@ -21,6 +23,6 @@ class GridSweeper(BasicSweeper):
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         # A later override of the same key wins, so the command line narrows an experiment.
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        overrides = parser.parse_overrides([*self._parse_config(), *restore_nulls(arguments)])
         (batch,) = self.split_arguments(overrides, max_batch_size=None)
         return [self.launcher.launch(batch, initial_job_idx=0)]

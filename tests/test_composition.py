@@ -5,6 +5,7 @@ import pytest
 from hydra import initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
@@ -191,6 +192,14 @@ def test_constant_axis_keys_wait_for_the_option_they_belong_to():
         "seed=1", "~retry", "dataset@method.pretrain_on=choice(digits)",
     ]  # fmt: skip
     assert launchers.defer_axis_keys(line[1:]) == line[1:]
+
+
+def test_a_constant_null_waits_as_other_constants_do_and_stays_null():
+    line = ["-m", "model=resnet18,resnet50", "model.weights.path=null"]
+    deferred = launchers.defer_axis_keys(line)
+    assert deferred[:2] == line[:2]
+    assert OverridesParser.create().parse_override(deferred[2]).is_sweep_override()
+    assert launchers.restore_nulls(deferred) == line
 
 
 @pytest.mark.parametrize("axis", ["model", "method", "dataset", "protocol"])
