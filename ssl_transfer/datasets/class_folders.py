@@ -1,4 +1,4 @@
-"""Published sets in class folders: EuroSAT, plant diseases, traffic signs, and ImageNet."""
+"""Published sets in class folders: EuroSAT, plant diseases, traffic signs, ImageNets."""
 
 import csv
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ from ssl_transfer.datasets.layout import (
 from ssl_transfer.datasets.reader import Options, check_sizes, reader, some
 from ssl_transfer.datasets.splitting import hold_out
 
+TINY_IMAGENET = {"train": 100_000, "test": 10_000, "classes": 200}
 IMAGENET = {"train": 1_281_167, "test": 50_000, "classes": 1000}
 
 
@@ -215,6 +216,51 @@ def imagenet(
         _, kept = hold_out(train.targets, share, options.split_seed, "subset")
         train, facts = train.keep(kept), {"subset": f"seeded, {share}"}
     return published(options, classes, {"train": train, "test": test}, expected={}, facts=facts)
+
+
+@reader
+def tiny_imagenet(options: Options, root: str) -> Dataset:
+    """Return Tiny ImageNet: 64x64 photographs in 200 classes of ImageNet, top-1.
+
+    Official 500 training images per class; the official 10,000 validation images are the test
+    split, as the labels of the test images are not public. Le and Yang 2015,
+    http://cs231n.stanford.edu/reports/2015/pdfs/yle_project.pdf
+
+    Args:
+        options: shared options.
+        root: folder that holds ``tiny-imagenet-200``, with ``val`` as the archive has it (images
+            in one folder and ``val_annotations.txt``) or regrouped into class folders.
+
+    Raises:
+        ValueError: if files are missing or an image does not decode.
+    """
+    home = "tiny-imagenet-200"
+    source = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+    needed = [f"{home}/{name}" for name in ("wnids.txt", "train", "val")]
+    base = require(options, root, needed, source=source) / home
+    classes = tuple(sorted(lines_of(base / "wnids.txt")))
+    missing = [name for name in classes if not (base / "train" / name).is_dir()]
+    if missing:
+        raise ValueError(
+            f"`{base / 'train'}` must have a folder for every line of wnids.txt, but has none for "
+            f"{some(missing)}; unpack the archive again."
+        )
+    listings = {
+        "train": class_listing(base / "train", classes, base / "train"),
+        "test": _tiny_imagenet_test(base / "val", classes),
+    }
+    return published(options, classes, listings, expected=TINY_IMAGENET)
+
+
+def _tiny_imagenet_test(folder: Path, classes: tuple[str, ...]) -> Listing:
+    """Return the validation images, in class folders if there are any, else by the annotations."""
+    if (folder / classes[0]).is_dir():
+        return class_listing(folder, classes, folder)
+    table = folder / "val_annotations.txt"
+    # "val_0.JPEG	n03444034	0	32	44	62": image, class, bounding box.
+    rows = [line.split("\t") for line in lines_of(table)]
+    labels = class_numbers((row[1] for row in rows), classes, table)
+    return listing(folder / "images", [row[0] for row in rows], labels)
 
 
 def _named(options: Options, train: Listing, path: Path) -> Listing:

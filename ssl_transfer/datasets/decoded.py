@@ -31,7 +31,13 @@ from tqdm import tqdm
 
 from ssl_transfer import claims, staging
 from ssl_transfer.datasets.base import Dataset
-from ssl_transfer.datasets.images import FileImages, Images, JoinedImages, PickedImages
+from ssl_transfer.datasets.images import (
+    CroppedImages,
+    FileImages,
+    Images,
+    JoinedImages,
+    PickedImages,
+)
 from ssl_transfer.files import replace_atomically
 
 log = logging.getLogger(__name__)
@@ -174,7 +180,7 @@ def _files(images: Sequence[Image.Image]) -> Iterator[FileImages]:
     """Yield the images in files that a sequence is made of."""
     if isinstance(images, FileImages):
         yield images
-    elif isinstance(images, PickedImages):
+    elif isinstance(images, PickedImages | CroppedImages):
         yield from _files(images.images)
     elif isinstance(images, JoinedImages):
         for part in images.parts:
@@ -187,6 +193,8 @@ def _replaced(
     """Return the same sequence over other leaves, by the ``id`` of the old ones."""
     if isinstance(images, PickedImages):
         return PickedImages(_replaced(images.images, read), images.indices)
+    if isinstance(images, CroppedImages):
+        return CroppedImages(_replaced(images.images, read), images.boxes)
     if isinstance(images, JoinedImages):
         return JoinedImages([_replaced(part, read) for part in images.parts])
     return read.get(id(images), images)

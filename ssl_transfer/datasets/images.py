@@ -94,6 +94,39 @@ class PickedImages(Images):
         return self.images[int(self.indices[index])]
 
 
+class CroppedImages(Images):
+    """Another sequence's images, each cut to a box.
+
+    Args:
+        images: the whole ones.
+        boxes: left, top, right and bottom of each in pixels; what lies outside of an image is not
+            taken.
+    """
+
+    def __init__(self, images: Sequence[Image.Image], boxes: Int64[np.ndarray, "images 4"]) -> None:
+        self.images, self.boxes = images, boxes
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def load(self, index: int) -> Image.Image:
+        """Return one image.
+
+        Raises:
+            ValueError: if nothing of it lies in its box.
+        """
+        image = self.images[index]
+        left, top, right, bottom = self.boxes[index].tolist()
+        box = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise ValueError(
+                f"a bounding box must show a part of its image, but {self.boxes[index].tolist()} "
+                f"shows nothing of image {index}, which has {image.width}x{image.height} px; "
+                "correct the annotation, or read images without boxes."
+            )
+        return image.crop(box)
+
+
 class JoinedImages(Images):
     """Several sequences, one after the other."""
 

@@ -1,5 +1,7 @@
 """Published folder layouts: what must lie where, how it is fetched, and lists of its images."""
 
+import dataclasses
+import hashlib
 import logging
 import zlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -8,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from ssl_transfer.datasets.base import Dataset, Targets
+from ssl_transfer.datasets.base import Dataset, Split, Targets
 from ssl_transfer.datasets.files import Files, Listing, inspect_files
+from ssl_transfer.datasets.images import CroppedImages
 from ssl_transfer.datasets.reader import Options, assemble, check_sizes, some
 from ssl_transfer.datasets.splitting import hold_out
 
 logger = logging.getLogger(__name__)
+
+Boxes = Mapping[str, Sequence[int]]
+"""Left, top, right and bottom in pixels, by a sample's name."""
 
 
 def require(
@@ -204,6 +210,7 @@ def published(
     upright: bool = False,
     val_rule: str | None = None,
     test_fraction: float | None = None,
+    boxes: Boxes | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Dataset:
     """Return the dataset of these files, checked against its published sizes.
@@ -218,6 +225,7 @@ def published(
         upright: whether to turn photographs as their EXIF orientation says; torchvision does not.
         val_rule: how validation images are chosen (see ``assemble``).
         test_fraction: share of every class that is tested, if there is no test split.
+        boxes: what to cut images to (``None``: they are seen as they are).
         facts: for the record.
 
     Raises:
@@ -227,6 +235,8 @@ def published(
     found |= {"all": sum(found.values()), "classes": len(classes)}
     check_sizes(options, found, expected)
     files = read_images(options, listings, upright=upright)
+    if boxes is not None:
+        files = _cropped(files, boxes)
     train, told = files.splits["train"], dict(facts or {})
     test = files.splits.get("test")
     if test is None:
@@ -246,6 +256,17 @@ def published(
         val_rule=val_rule,
         facts={**files.facts, **told},
     )
+
+
+def _cropped(files: Files, boxes: Boxes) -> Files:
+    """Return the same splits, of which each image shows its box alone."""
+    digest = hashlib.sha256(files.content.encode())
+    splits = {}
+    for key, split in files.splits.items():
+        cut = np.array([boxes[name] for name in split.names], dtype=np.int64).reshape(-1, 4)
+        digest.update(cut.astype("<i8").tobytes())
+        splits[key] = Split(CroppedImages(split.images, cut), split.targets, split.names)
+    return dataclasses.replace(files, splits=splits, content=digest.hexdigest())
 
 
 def lines_of(path: Path) -> list[str]:

@@ -1,12 +1,16 @@
-"""Photographs with published lists of splits: aircraft, cars, flowers, food, pets and places."""
+"""Photographs with published lists of splits: aircraft, birds, cars, flowers, food and so on."""
 
 import json
+import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from jaxtyping import Int64
 
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.layout import (
+    Boxes,
     class_numbers,
     lines_of,
     listing,
@@ -22,8 +26,14 @@ from ssl_transfer.datasets.reader import Options, ValRule, reader
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets
 
 
+SplitRule = Literal["mix_bt"]
+"""Published splits of Oxford Flowers that are not the official ones."""
+
+
 @reader
-def aircraft(options: Options, root: str, download: bool = False) -> Dataset:
+def aircraft(
+    options: Options, root: str, download: bool = False, bounding_box: bool = False
+) -> Dataset:
     """Return FGVC-Aircraft: photographs of 100 variants of aircraft, mean per class.
 
     Official splits. Maji et al. 2013, https://arxiv.org/abs/1306.5151
@@ -32,6 +42,8 @@ def aircraft(options: Options, root: str, download: bool = False) -> Dataset:
         options: shared options.
         root: folder that holds ``fgvc-aircraft-2013b/data``.
         download: whether torchvision may fetch what is missing.
+        bounding_box: whether to cut each image to the aircraft, which also takes off the banner
+            with the photographer's name.
 
     Raises:
         ValueError: if files are missing or an image does not decode.
@@ -40,6 +52,7 @@ def aircraft(options: Options, root: str, download: bool = False) -> Dataset:
     keys = ("train", "val", "test")
     needed = [f"{data}/images", f"{data}/variants.txt"]
     needed += [f"{data}/images_variant_{key}.txt" for key in keys]
+    needed += [f"{data}/images_box.txt"] * bounding_box
     base = require(
         options, root, needed, download=download, fetch=torchvision_fetch("FGVCAircraft")
     )
@@ -51,8 +64,79 @@ def aircraft(options: Options, root: str, download: bool = False) -> Dataset:
         rows = [line.partition(" ") for line in lines_of(file)]
         labels = class_numbers((row[2] for row in rows), classes, file)
         listings[key] = listing(base / data / "images", [f"{row[0]}.jpg" for row in rows], labels)
-    expected = {"train": 3334, "val": 3333, "test": 3333, "classes": 100}
-    return published(options, classes, listings, expected=expected, metric="mean_per_class")
+    return published(
+        options,
+        classes,
+        listings,
+        expected={"train": 3334, "val": 3333, "test": 3333, "classes": 100},
+        metric="mean_per_class",
+        boxes=_aircraft_boxes(base / data / "images_box.txt") if bounding_box else None,
+        facts={"bounding_box": bounding_box},
+    )
+
+
+def _aircraft_boxes(path: Path) -> Boxes:
+    """Return the boxes of "1025794 3 144 998 431": first and last pixels, counted from 1."""
+    rows = (line.split() for line in lines_of(path))
+    return {
+        f"{name}.jpg": (int(left) - 1, int(top) - 1, int(right), int(bottom))
+        for name, left, top, right, bottom in rows
+    }
+
+
+@reader
+def cub200(options: Options, root: str, bounding_box: bool = False) -> Dataset:
+    """Return Caltech-UCSD Birds-200-2011: photographs of 200 species of birds, top-1.
+
+    Official training and test images. Wah et al. 2011,
+    https://www.vision.caltech.edu/datasets/cub_200_2011/
+
+    Args:
+        options: shared options.
+        root: folder that holds ``CUB_200_2011``, as the archive unpacks.
+        bounding_box: whether to cut each image to the bird.
+
+    Raises:
+        ValueError: if files are missing or an image does not decode.
+    """
+    home = "CUB_200_2011"
+    lists = ("classes", "images", "image_class_labels", "train_test_split")
+    needed = [f"{home}/images", *(f"{home}/{name}.txt" for name in lists)]
+    needed += [f"{home}/bounding_boxes.txt"] * bounding_box
+    source = "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011/"
+    base = require(options, root, needed, source=source) / home
+    # "1 001.Black_footed_Albatross/….jpg", "1 1", "1 0": an image's number, then what it has.
+    columns = {
+        name: dict(line.split(maxsplit=1) for line in lines_of(base / f"{name}.txt"))
+        for name in lists
+    }
+    names, species = columns["images"], columns["classes"]
+    numbers = {label: position for position, label in enumerate(species)}
+    listings = {}
+    for key, sign in (("train", "1"), ("test", "0")):
+        ids = [one for one, kind in columns["train_test_split"].items() if kind == sign]
+        labels = [numbers[columns["image_class_labels"][one]] for one in ids]
+        listings[key] = listing(base / "images", [names[one] for one in ids], labels)
+    boxes = _cub_boxes(base / "bounding_boxes.txt", names) if bounding_box else None
+    return published(
+        options,
+        list(species.values()),
+        listings,
+        expected={"train": 5994, "test": 5794, "classes": 200},
+        boxes=boxes,
+        facts={"bounding_box": bounding_box},
+    )
+
+
+def _cub_boxes(path: Path, names: dict[str, str]) -> Boxes:
+    """Return the boxes of "1 60.0 27.0 325.0 304.0": left, top, width and height in pixels."""
+    boxes = {}
+    for line in lines_of(path):
+        number, *values = line.split()
+        left, top, width, height = map(float, values)
+        right, bottom = math.ceil(left + width), math.ceil(top + height)
+        boxes[names[number]] = (math.floor(left), math.floor(top), right, bottom)
+    return boxes
 
 
 @reader
@@ -101,7 +185,9 @@ def cars(options: Options, root: str, val_rule: ValRule | None = None) -> Datase
 
 
 @reader
-def flowers(options: Options, root: str, download: bool = False) -> Dataset:
+def flowers(
+    options: Options, root: str, download: bool = False, split_rule: SplitRule | None = None
+) -> Dataset:
     """Return Oxford Flowers: photographs of 102 species, mean per class.
 
     Official splits: 10 training and 10 validation images per class. Nilsback and Zisserman 2008,
@@ -111,6 +197,8 @@ def flowers(options: Options, root: str, download: bool = False) -> Dataset:
         options: shared options.
         root: folder that holds ``flowers-102``.
         download: whether torchvision may fetch what is missing.
+        split_rule: ``mix_bt`` tests on the fifth of every class that github.com/wgcban/mix-bt
+            drew, and trains and validates on the rest (``None``: the official splits).
 
     Raises:
         ValueError: if files are missing or an image does not decode.
@@ -119,15 +207,52 @@ def flowers(options: Options, root: str, download: bool = False) -> Dataset:
     needed = [f"{home}/jpg", f"{home}/imagelabels.mat", f"{home}/setid.mat"]
     base = require(options, root, needed, download=download, fetch=torchvision_fetch("Flowers102"))
     labels = np.array(read_mat(base / home / "imagelabels.mat", "labels"), dtype=np.int64) - 1
-    listings = {}
-    for key, field in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
-        ids = np.array(read_mat(base / home / "setid.mat", field), dtype=np.int64)
-        names = [f"image_{number:05d}.jpg" for number in ids.tolist()]
-        listings[key] = listing(base / home / "jpg", names, labels[ids - 1])
+    expected = {"all": 8189, "classes": 102}
+    if split_rule is None:
+        parts = {
+            key: np.array(read_mat(base / home / "setid.mat", field), dtype=np.int64) - 1
+            for key, field in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
+        }
+        expected |= {"train": 1020, "val": 1020, "test": 6149}
+    else:
+        parts = mix_bt_split(labels)
+    listings = {
+        key: listing(
+            base / home / "jpg", [f"image_{i + 1:05d}.jpg" for i in part.tolist()], labels[part]
+        )
+        for key, part in parts.items()
+    }
     # The archive does not name the species.
     classes = [str(number) for number in range(1, int(labels.max()) + 2)]
-    expected = {"train": 1020, "val": 1020, "test": 6149, "classes": 102}
-    return published(options, classes, listings, expected=expected, metric="mean_per_class")
+    return published(
+        options,
+        classes,
+        listings,
+        expected=expected,
+        metric="mean_per_class",
+        facts={"split_rule": split_rule},
+    )
+
+
+def mix_bt_split(
+    labels: Int64[np.ndarray, " images"],
+) -> dict[str, Int64[np.ndarray, " part"]]:
+    """Return the positions that transfer_datasets of github.com/wgcban/mix-bt trains and tests on.
+
+    numpy's legacy generator with seed 42 shuffles one class after another, in the order in which
+    classes first appear; the first ``int(0.8 · n)`` of a class's ``n`` train.
+    """
+    chance = np.random.RandomState(42)
+    parts: dict[str, list[Int64[np.ndarray, " part"]]] = {"train": [], "test": []}
+    first = np.sort(np.unique(labels, return_index=True)[1])
+    for label in labels[first]:
+        members = np.flatnonzero(labels == label)
+        order = np.arange(len(members))
+        chance.shuffle(order)
+        cut = int(0.8 * len(members))
+        parts["train"].append(members[order[:cut]])
+        parts["test"].append(members[order[cut:]])
+    return {key: np.concatenate(part) for key, part in parts.items()}
 
 
 @reader

@@ -32,7 +32,8 @@ class Options:
     Args:
         name: how tables, folders and messages call the dataset.
         val_fraction: share of every class's training samples that validates, where the dataset
-            has no validation split of its own.
+            has no validation split of its own. 0 is for pre-training alone
+            (``method.pretrain_on``): all of them train, as published pre-trainings have it.
         split_seed: seed of every choice of samples: validation, few labels, capped test.
         labels_per_class: labelled samples per class, **training and validation together**
             (``null``: all). Hyper-parameters would otherwise be chosen, and the final model be
@@ -57,9 +58,9 @@ class Options:
     sizes: Literal["strict", "warn"] = "strict"
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
+        if not 0 <= self.val_fraction < 1:
             raise ValueError(
-                f"`dataset.val_fraction` must lie between 0 and 1, but is {self.val_fraction}."
+                f"`dataset.val_fraction` must lie in [0, 1), but is {self.val_fraction}."
             )
         if self.labels_per_class is not None and self.labels_per_class < 2:
             raise ValueError(
@@ -147,8 +148,10 @@ def assemble(
             f"`dataset.val_rule` must be null or one of {list(typing.get_args(ValRule))}, but is "
             f"{val_rule!r}."
         )
-    validation = "official" if val is not None else f"seeded, {options.val_fraction} of train"
-    if val is None and val_rule is not None:
+    validation = f"seeded, {options.val_fraction} of train" if options.val_fraction else "none"
+    if val is not None:
+        validation = "official"
+    elif val_rule is not None:
         validation += f", {val_rule}"
     train, val = _labelled(options, train, val, classes, val_rule)
     if options.test_per_class is not None:
@@ -187,6 +190,8 @@ def _labelled(
         if labels is not None:
             _check_enough(options, "train", train, labels, classes)
             train = train.subset(per_class(train.targets, labels, seed, "labels"))
+        if options.val_fraction == 0:
+            return train, train.subset([])
         if val_rule == "ericsson2021":
             kept, held = hold_out_unstratified(len(train), options.val_fraction, seed)
         else:

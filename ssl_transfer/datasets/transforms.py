@@ -7,8 +7,8 @@ process (see ``pixels`` for what that asks of the arithmetic).
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.randomness import uniforms
 
 Draws = Float64[np.ndarray, "batch draws"]
+Chosen = TypeVar("Chosen", bound="Augmentation")
 
 # Which of a sample's random numbers serves what.
 ATTEMPTS = 10
@@ -51,14 +52,15 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 _MIRRORED = Image.Transpose.FLIP_LEFT_RIGHT
+OPERATIONS = ("crop", "jitter", "grayscale", "blur", "solarize")
+"""In their usual order. Flips are not among them: they commute with each of these."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """The random part of a view; the defaults are crop and flip.
 
-    Operations are applied in this order: crop, flip, colour jitter (its four parts in random
-    order), grayscale, blur, solarize.
+    Colour jitter applies its four parts in random order.
 
     Args:
         crop_scale: range of the random crop's share of the area (``None``: the evaluation's resize
@@ -75,6 +77,11 @@ class Augmentation:
             SimCLR (Chen et al. 2020, appendix A).
         blur_sigma: range of its standard deviation, in pixels.
         solarize_probability: of bright pixels being inverted.
+        order: of the operations (``crop`` is that of ``crop_scale`` with its resize). It matters: a
+            contrast changes towards the mean grey of what there is to see, the crop or the whole
+            image; a blur before the resize is weaker after it; what is grey has no hue to shift.
+            Before the crop, images are worked on one by one in full size, then rounded to 8 bits.
+        size: side of what the encoder sees, in pixels (``None``: what its weights expect).
 
     Raises:
         ValueError: if a value is out of its range.
@@ -92,10 +99,20 @@ class Augmentation:
     blur_probability: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     solarize_probability: float = 0.0
+    order: tuple[str, ...] = OPERATIONS
+    size: int | None = None
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"`size` must be at least 1, but is {self.size}.")
+        if sorted(self.order) != sorted(OPERATIONS):
+            raise ValueError(
+                f"`order` must hold each of {list(OPERATIONS)} once, but is {list(self.order)}."
+            )
+        for field in dataclasses.fields(Augmentation):
             value = getattr(self, field.name)
+            if field.name in ("order", "size"):
+                continue
             if field.name in ("crop_scale", "crop_ratio", "blur_sigma"):
                 if value is None and field.name == "crop_scale":
                     continue
@@ -117,9 +134,38 @@ class Augmentation:
                 value = float(value)
             object.__setattr__(self, field.name, value)
 
+    @property
+    def before_crop(self) -> tuple[str, ...]:
+        """The operations on the whole image."""
+        return self.order[: self.order.index("crop")]
+
+    @property
+    def after_crop(self) -> tuple[str, ...]:
+        """The operations on what the encoder sees."""
+        return self.order[self.order.index("crop") + 1 :]
+
     def without_flip(self) -> "Augmentation":
         """Return the same without the horizontal flip."""
         return dataclasses.replace(self, flip_probability=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class View(Augmentation):
+    """One entry of a method's ``views``: how some views of an image are drawn.
+
+    Args:
+        count: how many; they are independent of each other.
+
+    Raises:
+        ValueError: if it is not positive.
+    """
+
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count < 1:
+            raise ValueError(f"`count` must be at least 1, but is {self.count}.")
 
 
 CROP_FLIP = Augmentation()
@@ -147,16 +193,31 @@ def augmentation(
     elif choice is None or isinstance(choice, Augmentation):
         found = choice
     else:
-        known = [field.name for field in dataclasses.fields(Augmentation)]
-        unknown = sorted(set(choice) - set(known))
-        if unknown:
-            raise ValueError(f"`augmentation` may have the keys {known}, but has {unknown}.")
-        # YAML knows lists only.
-        values: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in choice.items()
-        }
-        found = Augmentation(**values)
+        found = _from_keys(Augmentation, choice, "augmentation")
     return found if found is None or flip else found.without_flip()
+
+
+def views(entries: Sequence[Mapping[str, Any]]) -> tuple[View, ...]:
+    """Return every single view that a method's ``views`` describe, in that order.
+
+    Args:
+        entries: the fields of a ``View`` each, as YAML writes them.
+
+    Raises:
+        ValueError: for an unknown field or a value out of its range.
+    """
+    found = [_from_keys(View, entry, f"views[{i}]") for i, entry in enumerate(entries)]
+    return tuple(dataclasses.replace(view, count=1) for view in found for _ in range(view.count))
+
+
+def _from_keys(kind: type[Chosen], keys: Mapping[str, Any], name: str) -> Chosen:
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = sorted(set(keys) - set(known))
+    if unknown:
+        raise ValueError(f"`{name}` may have the keys {known}, but has {unknown}.")
+    # YAML knows lists only.
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in keys.items()}
+    return kind(**values)
 
 
 class Pipeline:
@@ -175,7 +236,8 @@ class Pipeline:
         *,
         view: int = 0,
     ) -> None:
-        self.preprocessing = preprocessing
+        size = None if augmentation is None else augmentation.size
+        self.preprocessing = preprocessing.at_size(size)
         self.augmentation = augmentation
         self.view = view
 
@@ -189,6 +251,11 @@ class Pipeline:
     ) -> Float32[Tensor, "batch 3 size size"]:
         """Return the batch, image i being sample ``indices[i]`` in epoch ``epochs[i]``."""
         draws = uniforms(seed, "augment", epochs, indices, view=self.view, draws=NUM_DRAWS)
+        chosen = self.augmentation
+        if chosen is not None and chosen.before_crop:
+            images = [
+                recoloured(image, draws[row : row + 1], chosen) for row, image in enumerate(images)
+            ]
         pixels = torch.from_numpy(self._geometry(images, draws))
         batch = _reserve(len(images), 3, *pixels.shape[1:3])
         mean, std = (
@@ -199,8 +266,8 @@ class Pipeline:
         for start in range(0, len(images), chunk):
             rows = slice(start, start + chunk)
             part = pixels[rows].permute(0, 3, 1, 2).contiguous().float().div_(255)
-            if self.augmentation is not None:
-                part = photometry(part, draws[rows], self.augmentation)
+            if chosen is not None:
+                part = photometry(part, draws[rows], chosen, chosen.after_crop)
             if self.preprocessing.channel_order == "bgr":
                 part = part.flip(1)
             torch.div(part.sub_(mean), std, out=batch[rows])
@@ -241,6 +308,8 @@ def _reserve(*shape: int) -> Float32[Tensor, "..."]:
 def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Return the evaluation's view: shorter side resized, centre cropped, as torchvision does."""
     side, size = preprocessing.shorter_side, preprocessing.size
+    if preprocessing.square:
+        return image.resize((size, size), RESAMPLING[preprocessing.interpolation])
     width, height = image.size
     short = min(width, height)
     if short != side:
@@ -299,28 +368,49 @@ def random_boxes(
     return np.concatenate([left, top, left + width, top + height], axis=1)
 
 
-def photometry(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
+def recoloured(image: Image.Image, draws: Draws, chosen: Augmentation) -> Image.Image:
+    """Return an image of any size after what ``chosen`` does before the crop.
+
+    Args:
+        image: in RGB.
+        draws: its random numbers, one row.
+        chosen: what to do, and how much of it.
+    """
+    # A copy, for PIL's memory is read-only and may be shared with other processes.
+    array = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    pixels = photometry(array.float().div_(255), draws, chosen, chosen.before_crop)
+    levels = pixels[0].permute(1, 2, 0).mul(255).round_().to(torch.uint8)
+    return Image.fromarray(levels.numpy())
+
+
+def photometry(
+    pixels: Pixels, draws: Draws, chosen: Augmentation, operations: Sequence[str] = OPERATIONS[1:]
+) -> Pixels:
     """Return the recoloured images, each by its own random numbers.
 
     Args:
         pixels: values in [0, 1]; may be overwritten.
         draws: random numbers of every image.
         chosen: what to do, and how much of it.
+        operations: which of them, in this order.
     """
 
-    def rows(column: int, probability: float) -> Int64[Tensor, " chosen"]:
-        return torch.from_numpy(np.flatnonzero(draws[:, column] < probability))
-
-    if len(jittered := rows(JITTER, chosen.jitter_probability)):
-        pixels[jittered] = color_jitter(pixels[jittered], draws[jittered.numpy()], chosen)
-    if len(gray := rows(GRAYSCALE, chosen.grayscale_probability)):
-        pixels[gray] = grayscale(pixels[gray]).expand(-1, 3, -1, -1)
-    if len(blurred := rows(BLUR, chosen.blur_probability)):
+    def blur(pixels: Pixels, draws: Draws) -> Pixels:
         low, high = chosen.blur_sigma
-        sigma = low + (high - low) * draws[blurred.numpy(), SIGMA]
-        pixels[blurred] = gaussian_blur(pixels[blurred], sigma)
-    if len(solarized := rows(SOLARIZE, chosen.solarize_probability)):
-        pixels[solarized] = solarize(pixels[solarized])
+        return gaussian_blur(pixels, low + (high - low) * draws[:, SIGMA])
+
+    known: dict[str, tuple[int, float, Callable[[Pixels, Draws], Pixels]]] = {
+        "jitter": (JITTER, chosen.jitter_probability, lambda p, d: color_jitter(p, d, chosen)),
+        "grayscale": (GRAYSCALE, chosen.grayscale_probability, lambda p, _: grayscale(p)),
+        "blur": (BLUR, chosen.blur_probability, blur),
+        "solarize": (SOLARIZE, chosen.solarize_probability, lambda p, _: solarize(p)),
+    }
+    for name in operations:
+        column, probability, function = known[name]
+        picked = np.flatnonzero(draws[:, column] < probability)
+        if len(picked):
+            rows = torch.from_numpy(picked)
+            pixels[rows] = function(pixels[rows], draws[picked]).expand(-1, 3, -1, -1)
     return pixels
 
 
@@ -346,12 +436,13 @@ class Batch(NamedTuple):
     """What a training or evaluation step gets.
 
     Args:
-        views: one tensor ``[batch, 3, size, size]`` per view of the same images.
+        views: one tensor ``[batch, 3, size, size]`` per view of the same images; views may differ
+            in size.
         targets: class numbers, or a row per image (see ``Split``).
         indices: positions of the samples in their split.
     """
 
-    views: tuple[Float32[Tensor, "batch 3 size size"], ...]
+    views: tuple[Float32[Tensor, "batch 3 _ _"], ...]
     targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"]
     indices: Int64[Tensor, " batch"]
 

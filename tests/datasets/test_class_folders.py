@@ -20,6 +20,7 @@ from ssl_transfer.datasets.class_folders import (
     gtsrb,
     imagenet,
     plantvillage,
+    tiny_imagenet,
 )
 
 ALL = ("train", "val", "test")
@@ -179,3 +180,54 @@ def test_validation_images_in_one_folder_are_explained(imagenet_root: Path) -> N
     (imagenet_root / "val" / "n01443537").rename(imagenet_root / "elsewhere")
     with pytest.raises(ValueError, match=r"but `n01443537` is in one only; sort the validation"):
         imagenet(root=str(imagenet_root), name="imagenet", sizes="warn")
+
+
+WNIDS = ("n02124075", "n01443537", "n04067472")  # wnids.txt is not in alphabetical order
+
+
+@pytest.fixture
+def tiny_root(tmp_path: Path) -> Path:
+    """As the archive unpacks."""
+    home = tmp_path / "tiny-imagenet-200"
+    write(home / "wnids.txt", *WNIDS)
+    for wnid in WNIDS:
+        draw(home / "train" / wnid / "images", *(f"{wnid}_{n}.JPEG" for n in range(10)))
+        write(home / "train" / wnid / f"{wnid}_boxes.txt", f"{wnid}_0.JPEG\t0\t10\t63\t58")
+    rows = [(f"val_{n}.JPEG", WNIDS[n % 3]) for n in range(6)]
+    draw(home / "val" / "images", *(name for name, _ in rows))
+    lines = (f"{name}\t{wnid}\t0\t32\t44\t62" for name, wnid in rows)
+    write(home / "val" / "val_annotations.txt", *lines)
+    return tmp_path
+
+
+def test_tiny_imagenet_is_tested_on_its_annotated_validation_images(tiny_root: Path) -> None:
+    dataset = tiny_imagenet(root=str(tiny_root), name="tiny_imagenet", sizes="warn")
+    assert dataset.classes == tuple(sorted(WNIDS))
+    folder = tiny_root / "tiny-imagenet-200" / "train"
+    judge = torchvision.datasets.ImageFolder(str(folder))
+    names = [Path(path).relative_to(folder).as_posix() for path, _ in judge.samples]
+    assert_equal(dataset, ("train", "val"), judge, names)
+    by_name = {f"val_{n}.JPEG": sorted(WNIDS).index(WNIDS[n % 3]) for n in range(6)}
+    assert labels(dataset, "test") == by_name
+    with pytest.raises(ValueError, match=r"'train': 100000, 'test': 10000, 'classes': 200}, but"):
+        tiny_imagenet(root=str(tiny_root), name="tiny_imagenet")
+
+
+@pytest.mark.parametrize("inside", ["", "images"])
+def test_validation_images_of_tiny_imagenet_may_be_regrouped(tiny_root: Path, inside: str) -> None:
+    official = tiny_imagenet(root=str(tiny_root), name="tiny_imagenet", sizes="warn")
+    expected = labels(official, "test")
+    val = tiny_root / "tiny-imagenet-200" / "val"
+    for number in range(6):
+        place = val / WNIDS[number % 3] / inside
+        place.mkdir(parents=True, exist_ok=True)
+        (val / "images" / f"val_{number}.JPEG").rename(place / f"val_{number}.JPEG")
+    (val / "images").rmdir()
+    regrouped = tiny_imagenet(root=str(tiny_root), name="tiny_imagenet", sizes="warn")
+    assert {Path(name).name: label for name, label in labels(regrouped, "test").items()} == expected
+
+
+def test_a_class_of_tiny_imagenet_without_a_folder_is_named(tiny_root: Path) -> None:
+    write(tiny_root / "tiny-imagenet-200" / "wnids.txt", *WNIDS, "n09999999")
+    with pytest.raises(ValueError, match=r"every line of wnids\.txt, but has none for `n09999999`"):
+        tiny_imagenet(root=str(tiny_root), name="tiny_imagenet", sizes="warn")

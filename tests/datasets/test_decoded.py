@@ -22,7 +22,7 @@ from ssl_transfer.datasets import Dataset, decoded
 from ssl_transfer.datasets.base import Split, concatenate
 from ssl_transfer.datasets.decoded import DecodedImages, decode_once
 from ssl_transfer.datasets.folder import image_folder
-from ssl_transfer.datasets.images import FileImages
+from ssl_transfer.datasets.images import CroppedImages, FileImages
 from ssl_transfer.datasets.transforms import CROP_FLIP, Batch, Pipeline, ViewDataset
 from ssl_transfer.preprocessing import Preprocessing
 
@@ -92,6 +92,20 @@ def test_batches_are_the_same_to_the_last_bit(tmp_path: Path, photos: Path) -> N
     assert pixels(once) == pixels(plain)
     assert (once.fingerprint, once.facts) == (plain.fingerprint, plain.facts)
     assert left_over(tmp_path / "store") == []
+
+
+def test_images_cut_to_boxes_are_decoded_once_too(tmp_path: Path, photos: Path) -> None:
+    def cut(dataset: Dataset) -> Dataset:
+        boxes = {key: np.tile([1, 2, 6, 7], (len(split), 1))
+                 for key, split in dataset.splits.items()}  # fmt: skip
+        splits = {key: Split(CroppedImages(split.images, boxes[key]), split.targets, split.names)
+                  for key, split in dataset.splits.items()}  # fmt: skip
+        return dataclasses.replace(dataset, splits=splits)
+
+    plain, once = cut(mine(photos)), decode_once(cut(mine(photos)), tmp_path / "store")
+    assert is_decoded(once)
+    assert once["train"].images[0].size == (5, 5)
+    assert pixels(once) == pixels(plain)
 
 
 def test_the_store_is_read_instead_of_the_files(tmp_path: Path, photos: Path) -> None:

@@ -19,9 +19,11 @@ FETCHED: dict[str, tuple[str, tuple[dict[str, str], ...]]] = {
     "cifar100": ("CIFAR100", ({},)),
     "dtd": ("DTD", ({},)),
     "eurosat": ("EuroSAT", ({},)),
+    "fashionmnist": ("FashionMNIST", ({},)),
     "flowers": ("Flowers102", ({},)),
     "food101": ("Food101", ({},)),
     "gtsrb": ("GTSRB", TEST_AND_TRAIN),
+    "mnist": ("MNIST", ({},)),
     "pcam": ("PCAM", ({"split": "train"}, {"split": "val"}, {"split": "test"})),
     "pets": ("OxfordIIITPet", ({},)),
     "stl10": ("STL10", ({},)),
@@ -32,7 +34,10 @@ FETCHED: dict[str, tuple[str, tuple[dict[str, str], ...]]] = {
         ({"year": "2007", "image_set": "trainval"}, {"year": "2007", "image_set": "test"}),
     ),
 }
-BY_HAND = ("cars", "chestx", "cropdiseases", "imagenet", "isic", "mhist", "plantvillage")
+BY_HAND = (
+    "cars", "chestx", "cropdiseases", "cub200", "imagenet", "isic", "mhist", "plantvillage",
+    "tiny_imagenet",
+)  # fmt: skip
 
 
 def build(option: str, root: Path, **keys: object) -> datasets.Dataset:

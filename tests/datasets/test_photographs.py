@@ -11,9 +11,20 @@ import numpy as np
 import pytest
 import scipy.io
 import torchvision
-from miniatures import assert_equal, draw, labels, write
+from miniatures import assert_equal, draw, labels, samples, write
+from PIL import Image
 
-from ssl_transfer.datasets.photographs import aircraft, cars, flowers, food101, pets, sun397
+from ssl_transfer.datasets.images import CroppedImages
+from ssl_transfer.datasets.photographs import (
+    aircraft,
+    cars,
+    cub200,
+    flowers,
+    food101,
+    mix_bt_split,
+    pets,
+    sun397,
+)
 
 BOTH = ("train", "val")
 
@@ -39,6 +50,69 @@ def test_aircraft_equals_torchvisions(aircraft_root: Path) -> None:
         judge = torchvision.datasets.FGVCAircraft(str(aircraft_root), split=key)
         assert dataset.classes == tuple(judge.classes)
         assert_equal(dataset, [key], judge, [Path(path).name for path in judge._image_files])
+
+
+def test_an_aircraft_can_be_cut_to_its_box_counted_from_one(aircraft_root: Path) -> None:
+    whole = aircraft(root=str(aircraft_root), name="aircraft", sizes="warn")
+    keys = {"root": str(aircraft_root), "name": "aircraft", "sizes": "warn", "bounding_box": True}
+    with pytest.raises(ValueError, match=r"images_box\.txt` does not exist"):
+        aircraft(**keys)
+    names = list(samples(whole, "train", "val", "test"))
+    boxes = aircraft_root / "fgvc-aircraft-2013b" / "data" / "images_box.txt"
+    write(boxes, *(f"{name[:7]} 2 3 4 6" for name in names))
+    cut = aircraft(**keys)
+    assert cut.fingerprint != whole.fingerprint
+    assert cut.facts["bounding_box"] is True
+    for key in ("train", "val", "test"):
+        for name, (image, label) in samples(cut, key).items():
+            picture, same = samples(whole, key)[name]
+            assert label == same
+            # Pixels 2 to 4 of 5 across and 3 to 6 of 6 down, the first being 1.
+            assert (np.asarray(image) == np.asarray(picture)[2:6, 1:4]).all()
+    write(boxes, *(f"{name[:7]} 2 3 4 9" for name in names))  # beyond the image: what there is
+    assert aircraft(**keys)["test"].images[0].size == (3, 4)
+    nothing = CroppedImages(whole["test"].images, np.array([[6, 2, 9, 6]] * 6))
+    with pytest.raises(ValueError, match=r"must show a part of its image, but \[6, 2, 9, 6\] sho"):
+        nothing[0]
+
+
+@pytest.fixture
+def birds_root(tmp_path: Path) -> Path:
+    """As CUB_200_2011.tgz unpacks; numbers are not those of the order of names."""
+    home = tmp_path / "CUB_200_2011"
+    species = ["001.Black_footed_Albatross", "002.Laysan_Albatross"]
+    write(home / "classes.txt", *(f"{n} {name}" for n, name in enumerate(species, 1)))
+    images = [f"{species[n % 2]}/bird_{9 - n:04d}.jpg" for n in range(8)]
+    draw(home / "images", *images)
+    write(home / "images.txt", *(f"{n} {name}" for n, name in enumerate(images, 1)))
+    write(home / "image_class_labels.txt", *(f"{n} {(n - 1) % 2 + 1}" for n in range(1, 9)))
+    write(home / "train_test_split.txt", *(f"{n} {int(n <= 6)}" for n in range(1, 9)))
+    write(home / "bounding_boxes.txt", *(f"{n} 1.0 2.0 3.0 4.0" for n in range(1, 9)))
+    return tmp_path
+
+
+def test_birds_are_split_and_labelled_by_the_official_files(birds_root: Path) -> None:
+    dataset = cub200(root=str(birds_root), name="cub200", sizes="warn")
+    assert dataset.classes == ("001.Black_footed_Albatross", "002.Laysan_Albatross")
+    assert dataset.metric == "top1"
+    found = {key: labels(dataset, *keys) for key, keys in (("train", BOTH), ("test", ["test"]))}
+    assert {key: len(part) for key, part in found.items()} == {"train": 6, "test": 2}
+    assert found["test"] == {
+        "001.Black_footed_Albatross/bird_0003.jpg": 0,
+        "002.Laysan_Albatross/bird_0002.jpg": 1,
+    }
+    assert all(name.startswith(f"00{label + 1}.") for name, label in found["train"].items())
+    with pytest.raises(ValueError, match=r"{'train': 5994, 'test': 5794, 'classes': 200}, but"):
+        cub200(root=str(birds_root), name="cub200")
+
+
+def test_a_bird_can_be_cut_to_its_box(birds_root: Path) -> None:
+    dataset = cub200(root=str(birds_root), name="cub200", sizes="warn", bounding_box=True)
+    folder = birds_root / "CUB_200_2011" / "images"
+    for name, (image, _) in samples(dataset, *BOTH, "test").items():
+        with Image.open(folder / name) as whole:
+            # Left, top, width and height, from 0.
+            assert (np.asarray(image) == np.asarray(whole)[2:6, 1:4]).all()
 
 
 def test_an_unknown_variant_is_named(aircraft_root: Path) -> None:
@@ -103,6 +177,40 @@ def test_flowers_equal_torchvisions(tmp_path: Path, monkeypatch) -> None:
     for key in ("train", "val", "test"):
         judge = torchvision.datasets.Flowers102(str(tmp_path), split=key)
         assert_equal(dataset, [key], judge, [path.name for path in judge._image_files])
+
+
+def test_the_published_random_split_of_flowers_is_drawn_class_after_class(tmp_path: Path) -> None:
+    chance = np.random.default_rng(1)
+    numbered = chance.integers(0, 4, 60)
+    # transfer_datasets/vgg_flower.py of github.com/wgcban/mix-bt, restated: a dictionary of the
+    # classes as they appear, one generator for all of them.
+    generator = np.random.RandomState(42)
+    members: dict[int, list[int]] = {}
+    for position, label in enumerate(numbered.tolist()):
+        members.setdefault(label, []).append(position)
+    expected: dict[str, list[int]] = {"train": [], "test": []}
+    for positions in members.values():
+        order = np.arange(len(positions))
+        generator.shuffle(order)
+        picked = [positions[i] for i in order]
+        cut = int(0.8 * len(positions))
+        expected["train"] += picked[:cut]
+        expected["test"] += picked[cut:]
+    found = mix_bt_split(numbered)
+    assert {key: part.tolist() for key, part in found.items()} == expected
+
+    home = tmp_path / "flowers-102"
+    home.mkdir()
+    scipy.io.savemat(home / "imagelabels.mat", {"labels": [numbered + 1]})
+    scipy.io.savemat(home / "setid.mat", {"trnid": [[1]]})
+    draw(home / "jpg", *(f"image_{n:05d}.jpg" for n in range(1, 61)))
+    keys = {"root": str(tmp_path), "name": "flowers"}
+    dataset = flowers(**keys, sizes="warn", split_rule="mix_bt")
+    tested = {f"image_{n + 1:05d}.jpg": int(numbered[n]) for n in expected["test"]}
+    assert labels(dataset, "test") == tested
+    assert len(labels(dataset, *BOTH)) == len(expected["train"])
+    with pytest.raises(ValueError, match=r"{'all': 8189, 'classes': 102}, but has {'all': 60,"):
+        flowers(**keys, split_rule="mix_bt")
 
 
 def test_food101_equals_torchvisions(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def test_validation_is_carved_from_training_unless_official() -> None:
     assert official.facts["validation"] == "official"
 
 
+@pytest.mark.parametrize("val_rule", [None, "ericsson2021"])
+def test_without_a_validation_share_every_training_image_trains(val_rule) -> None:
+    dataset = made(val_fraction=0.0, val_rule=val_rule)
+    assert [counts(dataset, key) for key in ("train", "val", "test")] == [[20, 10], [0, 0], [8, 8]]
+    assert str(dataset.facts["validation"]).startswith("none")
+    assert counts(made(val_fraction=0.0, labels_per_class=4), "train") == [4, 4]
+
+
 @pytest.mark.parametrize("val", [None, [5, 5]])
 def test_labels_per_class_counts_training_and_validation_together(val) -> None:
     dataset = made(val=val, labels_per_class=10)
@@ -63,7 +71,7 @@ def test_the_fingerprint_follows_samples_and_splits() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"val_fraction": 1.0}, "`dataset.val_fraction` must lie between 0 and 1"),
+        ({"val_fraction": 1.0}, r"`dataset.val_fraction` must lie in \[0, 1\)"),
         ({"labels_per_class": 1}, "at least 2"),
         ({"labels_per_class": 12}, "class `b` has 10; lower it"),
         ({"labels_per_class": 30, "val": [6, 5]}, "class `b` has 10; lower it"),

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -17,9 +18,11 @@ from ssl_transfer.datasets.transforms import (
     NUM_DRAWS,
     Augmentation,
     Pipeline,
+    View,
     ViewDataset,
     augmentation,
     collate,
+    views,
 )
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.randomness import uniforms
@@ -35,6 +38,11 @@ EVERYTHING = Augmentation(
     grayscale_probability=0.2,
     blur_probability=0.5,
     solarize_probability=0.2,
+)
+
+
+COLOURS_FIRST = dataclasses.replace(
+    EVERYTHING, order=("jitter", "grayscale", "blur", "crop", "solarize")
 )
 
 
@@ -218,11 +226,13 @@ def test_a_cropped_view_equals_crop_and_resize_except_near_its_border() -> None:
         )
 
 
-@pytest.mark.parametrize("size", [16, 33, 224])
-def test_a_samples_pixels_do_not_depend_on_its_batch(size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "chosen"), [(16, EVERYTHING), (33, EVERYTHING), (224, EVERYTHING), (16, COLOURS_FIRST)]
+)
+def test_a_samples_pixels_do_not_depend_on_its_batch(size: int, chosen: Augmentation) -> None:
     count = 40 if size < 100 else 5
     images = photographs(count)
-    pipeline = Pipeline(Preprocessing(size=size, resize=None), EVERYTHING, view=1)
+    pipeline = Pipeline(Preprocessing(size=size, resize=None), chosen, view=1)
     epochs, indices = np.arange(count) % 3, np.arange(count) + 100
     whole = pipeline(images, seed=5, epochs=epochs, indices=indices)
     order = np.random.default_rng(0).permutation(count)
@@ -296,8 +306,101 @@ def test_named_augmentations_honour_the_datasets_word_on_flips() -> None:
         ({"crop_scale": (0.5, 0.1)}, "`crop_scale` must be a range"),
         ({"hue": 0.7}, "`hue` must lie between 0 and 0.5"),
         ({"flip_probability": 1.5}, "`flip_probability` must lie between 0 and 1"),
+        ({"order": ["crop", "jitter"]}, "`order` must hold each of"),
+        ({"size": 0}, "`size` must be at least 1"),
     ],
 )
 def test_bad_augmentations_are_explained(choice, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         augmentation(choice, flip=True)
+
+
+BARE = Preprocessing(size=16, resize=None, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def test_colours_before_the_crop_are_torchvisions_on_the_whole_image() -> None:
+    colours = Augmentation(
+        jitter_probability=1, brightness=0.4, contrast=0.4, saturation=0.4, flip_probability=0.5,
+        order=("jitter", "grayscale", "crop", "blur", "solarize"),
+    )  # fmt: skip
+    images, draws = photographs(20), numbers(20)
+    changed = []
+    for image, row in zip(images, draws, strict=True):
+        pixels = judge_functional.to_dtype(
+            judge_functional.to_image(image), torch.float32, scale=True
+        )
+        functions = (
+            judge_functional.adjust_brightness,
+            judge_functional.adjust_contrast,
+            judge_functional.adjust_saturation,
+        )
+        for part in np.argsort(row[transforms.ORDER]):
+            if part < 3:
+                pixels = functions[part](pixels, 0.6 + 0.8 * float(row[transforms.FACTORS][part]))
+        changed.append(judge_functional.to_pil_image(pixels))
+    crop_only = Augmentation(flip_probability=0.5)
+    # The same random numbers crop both; torchvision cuts off decimals, which ours rounds.
+    torch.testing.assert_close(
+        run(Pipeline(BARE, colours), images, seed=7),
+        run(Pipeline(BARE, crop_only), changed, seed=7),
+        rtol=0,
+        atol=2.5 / 255,
+    )
+
+
+def test_the_order_of_operations_is_kept() -> None:
+    # What is grey has no hue and no saturation to change.
+    tint = {"jitter_probability": 1.0, "saturation": 0.9, "hue": 0.4, "grayscale_probability": 1.0}
+    grey_first = ("crop", "grayscale", "jitter", "blur", "solarize")
+    images = photographs(4)
+    grey = run(Pipeline(BARE, Augmentation(grayscale_probability=1.0)), images)
+    first = run(Pipeline(BARE, Augmentation(**tint, order=grey_first)), images)
+    last = run(Pipeline(BARE, Augmentation(**tint)), images)
+    torch.testing.assert_close(first, grey, rtol=0, atol=1e-3)  # the weights sum to 0.9999
+    assert (last - grey).abs().amax() > 0.02
+    # A blur before the image is made smaller is weaker after it.
+    blur = {"crop_scale": None, "flip_probability": 0.0, "blur_probability": 1.0,
+            "blur_sigma": (2.0, 2.0)}  # fmt: skip
+    large = photographs(4, 160, 160)
+    sharp, after, before = (
+        run(Pipeline(BARE, chosen), large)
+        for chosen in (None, Augmentation(**blur), Augmentation(
+            **blur, order=("jitter", "grayscale", "blur", "solarize", "crop")))
+    )  # fmt: skip
+    assert (before - sharp).abs().mean() < 0.5 * (after - sharp).abs().mean()
+
+
+def test_a_view_may_have_a_size_of_its_own_and_the_crops_share_is_kept() -> None:
+    preprocessing = Preprocessing(size=32, resize=40)
+    small = Pipeline(preprocessing, Augmentation(size=12, crop_scale=None, flip_probability=0.0))
+    images = photographs(2)
+    assert run(small, images).shape == (2, 3, 12, 12)
+    judged = run(Pipeline(Preprocessing(size=12, resize=15)), images)
+    assert torch.equal(run(small, images), judged)
+
+
+def test_views_are_counted_out_in_order() -> None:
+    found = views([{"count": 2, "crop_scale": [0.14, 1]}, {"size": 8}, {"count": 3, "hue": 0.1}])
+    assert [view.crop_scale for view in found[:3]] == [(0.14, 1.0)] * 2 + [(0.08, 1.0)]
+    assert [view.size for view in found] == [None, None, 8, None, None, None]
+    assert [view.hue for view in found] == [0, 0, 0, 0.1, 0.1, 0.1]
+    assert all(isinstance(view, View) and view.count == 1 for view in found)
+    assert found[0].without_flip().flip_probability == 0
+    with pytest.raises(ValueError, match="`count` must be at least 1"):
+        views([{"count": 0}])
+    with pytest.raises(ValueError, match=r"`views\[1\]` may have the keys .* has \['sizes'\]"):
+        views([{}, {"sizes": 8}])
+
+
+def test_a_batch_holds_views_of_different_sizes_each_with_its_own_random_numbers() -> None:
+    images = photographs(6)
+    split = Split(images, np.zeros(6, dtype=np.int64), [str(i) for i in range(6)])
+    described = views([{"count": 2}, {"count": 3, "size": 8, "crop_scale": [0.05, 0.14]}])
+    pipelines = [Pipeline(BARE, view, view=number) for number, view in enumerate(described)]
+    data = ViewDataset(split, pipelines, seed=0)
+    batch = data.__getitems__([(0, 4), (1, 2)])
+    assert [view.shape[-1] for view in batch.views] == [16, 16, 8, 8, 8]
+    assert len({view.sum().item() for view in batch.views}) == 5
+    # Small views do not change the large ones.
+    alone = ViewDataset(split, pipelines[:2], seed=0).__getitems__([(1, 2), (0, 4)])
+    assert torch.equal(alone.views[1].flip(0), batch.views[1])
