@@ -38,7 +38,7 @@ def help_text() -> str:
     """Return what ``--help`` prints: the axes with their options."""
     axes = "\n".join(f"  {axis:<9} {', '.join(configuration.options(axis))}"
                      for axis in configuration.AXES)  # fmt: skip
-    others = ("optimizer", "trainer", "logger", "paths", "experiment")
+    others = ("views", "optimizer", "trainer", "logger", "paths", "experiment")
     groups = ", ".join(f"{g} ({', '.join(configuration.options(g)) or 'none yet'})" for g in others)
     return HELP.format(axes=axes, groups=groups)
 
@@ -47,11 +47,15 @@ def help_text() -> str:
 def run(config: DictConfig) -> None:
     """Run one run and what it requires."""
     from launchers import sweep
+    from ssl_transfer.complaints import sentence
     from ssl_transfer.files import let_group_write
     from ssl_transfer.runs import Run
 
     let_group_write(config.paths)
-    asked = Run(configuration.plain(config))
+    try:
+        asked = Run(configuration.plain(config))
+    except HydraException as error:  # of an encoder reference
+        raise sweep.SweepRefused([sentence(error)]) from error
     outcome = sweep.execute_all([asked])
     sweep.conclude(outcome)
 

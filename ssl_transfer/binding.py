@@ -1,10 +1,13 @@
 """Which callable each part of an axis's node belongs to, so that its keys can be checked."""
 
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from ssl_transfer.config import locate
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.references import KEYS
 
 PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
 """Keys of a protocol's node that say what it is called and what it asks of a cluster."""
@@ -30,6 +33,7 @@ def parts(path: str, node: Mapping[str, Any]) -> Iterator[Part]:
         "dataset": _dataset,
         "pretrain_on": _dataset,
         "protocol": _protocol,
+        "monitor": _monitor,
     }[axis](path, dict(node))
 
 
@@ -58,30 +62,58 @@ def _model(path: str, node: dict[str, Any]) -> Iterator[Part]:
 
 
 def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
-    from ssl_transfer.datasets.transforms import Augmentation
+    from ssl_transfer.datasets.transforms import View
     from ssl_transfer.methods import own_keys
     from ssl_transfer.methods.projector import Projector
-    from ssl_transfer.trainer import Recipe
+    from ssl_transfer.recipe import Recipe
 
     if node.get("_target_") is None:  # as_is: nothing is trained
         yield Part(path, _untrained, _without(node))
         return
-    yield Part(
-        path, node["_target_"], own_keys(node), frozenset({"encoder", "num_classes", "views"})
-    )
+    given = {key: node[key] for key in KEYS[1:] if node.get(key) is not None}
+    taken = {key for key in given if _takes(node["_target_"], key)}
+    supplied = frozenset({"encoder", "num_classes", "views", *taken})
+    unknown = {key: value for key, value in given.items() if key not in taken}
+    yield Part(path, node["_target_"], own_keys(node) | unknown, supplied)
     if "projector" in node:
         yield Part(f"{path}.projector", Projector, node["projector"], frozenset({"in_dim"}))
     views = node.get("views")
     if not isinstance(views, list) or not views:
-        yield Part(path, _views, {"views": views or None})
+        yield Part(f"{path}.views", _views, {"found": views}, built=True)
     else:
         for number, view in enumerate(views):
-            yield Part(f"{path}.views[{number}]", Augmentation, view)
+            if isinstance(view, Mapping):  # YAML knows lists only
+                view = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
+            yield Part(f"{path}.views[{number}]", View, view, built=True)
     recipe = {field.name: node[field.name] for field in dataclasses.fields(Recipe)
               if field.name in node}  # fmt: skip
     yield Part(path, Recipe, recipe, built=True)
     yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
+    for key in KEYS:
+        if node.get(key) is not None:
+            yield from _reference(f"{path}.{key}", node[key])
+
+
+def _takes(target: Any, key: str) -> bool:
+    """Return whether what a method's node names has a parameter for a reference."""
+    try:
+        return key in inspect.signature(locate(target)).parameters
+    except (ValueError, AttributeError):
+        return False  # whoever looks at the target says why
+
+
+def _reference(path: str, node: Any) -> Iterator[Part]:
+    yield Part(path, _encoder, node)
+    if isinstance(node, Mapping):
+        if isinstance(node.get("model"), Mapping):
+            yield from _model(f"{path}.model", dict(node["model"]))
+        if isinstance(node.get("method"), Mapping):
+            yield from _method(f"{path}.method", dict(node["method"]))
+
+
+def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:
+    """Take an encoder reference."""
 
 
 def _untrained(*, name: str, seed: int = 0) -> None:
@@ -111,6 +143,14 @@ def _grid_values(node: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _monitor(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    from ssl_transfer.monitors import Monitoring
+
+    yield Part(path, Monitoring, node, built=True)
+    if node.get("dataset") is not None:
+        yield from _dataset(f"{path}.dataset", node["dataset"])
+
+
 def _optimizer(path: str, node: Any) -> Part:
     from ssl_transfer.optim import OPTIMIZERS
 
@@ -125,5 +165,11 @@ def _known_optimizer(*, name: Literal["sgd", "adam", "adamw", "lars"]) -> None:
     """Take an optimizer's name."""
 
 
-def _views(*, views: list[dict[str, Any]]) -> None:
-    """Take a method's views: at least one mapping."""
+def _views(*, found: Any) -> None:
+    """Refuse a method's views that are no list of mappings, or an empty one."""
+    from ssl_transfer.config import options
+
+    raise ValueError(
+        f"there must be a list of one mapping or more, but is {found!r}; a list that has a name is "
+        f"chosen by `views@method=NAME`, among {options('views')}."
+    )

@@ -36,7 +36,8 @@ def sentence(error: HydraException) -> str:
             "key=[a,b] for a list."
         )
     said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
-    return f"{'; '.join(said)}."
+    text = "; ".join(said)
+    return text if text.endswith("?") else f"{text}."
 
 
 def _siblings(node: Any) -> dict[str, str]:

@@ -31,8 +31,10 @@ class TrainerOptions:
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float = 5.0
     compile: bool = False
+    channels_last: bool = False
     progress_bar: bool = True
     decode_once: str = "auto"
+    monitor: Any = None
 
 
 @dataclasses.dataclass
@@ -92,10 +94,16 @@ def options(group: str) -> list[str]:
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain dictionaries, interpolations unresolved."""
+    """Return a composed configuration as plain dictionaries, interpolations unresolved.
+
+    Raises:
+        hydra.errors.HydraException: if an encoder reference in it does not compose.
+    """
+    from ssl_transfer.references import expanded
+
     container = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
     assert isinstance(container, dict)
-    return typing.cast("dict[str, Any]", {k: v for k, v in container.items() if k != "hydra"})
+    return expanded({str(k): v for k, v in container.items() if k != "hydra"})
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,11 +205,12 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
         found += _node_problems(axis, resolved[axis])
     if not found:
         found += _batch_problems(resolved, processes)
+        found += _start_problems(resolved)
     return found
 
 
 def _shared_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    known = ("fp32", "bf16", "fp64")
+    known = ("fp32", "bf16", "fp16", "fp64")
     if config["precision"] not in known:
         yield f"`precision` must be one of {list(known)}, but is {config['precision']!r}."
     for name in ("workers", "accumulate", "batch_size_eval"):
@@ -211,6 +220,8 @@ def _shared_problems(config: Mapping[str, Any]) -> Iterator[str]:
     choice, choices = config["trainer"].get("decode_once", "auto"), ("auto", "always", "never")
     if choice not in choices:
         yield f"`trainer.decode_once` must be one of {list(choices)}, but is {choice!r}."
+    if (monitor := config["trainer"].get("monitor")) is not None:
+        yield from _node_problems("trainer.monitor", monitor)
 
 
 def _name(node: Any) -> Any:
@@ -338,6 +349,16 @@ def _conforms(value: Any, hint: Any) -> bool:
 
 def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _start_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    start, model = config["method"].get("start_from"), config["model"]
+    path = (model.get("weights") or {}).get("path")
+    if start is not None and path is not None and start["model"] != model:
+        yield (
+            "`model.weights.path` must be null where `method.start_from` names another model's "
+            f"weights, but is {path!r}; remove either."
+        )
 
 
 def _batch_problems(config: Mapping[str, Any], processes: int) -> Iterator[str]:

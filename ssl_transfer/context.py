@@ -16,6 +16,9 @@ from ssl_transfer.files import write_atomically
 
 Item = TypeVar("Item")
 
+SHOWN = ("loss", "lr", "probe_top1", "knn_top1", "rankme")
+"""What of the log a progress bar shows, in this order."""
+
 
 @dataclasses.dataclass
 class Context:
@@ -26,7 +29,7 @@ class Context:
         features: folder of the feature store, shared between runs.
         device: where tensors live.
         seed: of the evaluation (or of pre-training).
-        precision: ``fp32``, ``bf16`` (autocast) or ``fp64``.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast), or ``fp64``.
         workers: DataLoader processes; never changes a result.
         batch_size_eval: images per forward pass where nothing is trained.
         checkpoint_every_steps: optimizer steps between checkpoints (``None``: by time only).
@@ -34,6 +37,10 @@ class Context:
         accumulate: micro-batches per optimizer step.
         max_steps: stop every training after so many steps (``debug=true``).
         progress_bar: whether to draw one.
+        compile: whether learners are compiled.
+        channels_last: whether convolutions find an image's channels side by side in memory.
+        monitor: what to look at while an encoder is pre-trained (keys of ``Monitoring``; ``None``:
+            nothing).
     """
 
     folder: Path
@@ -48,9 +55,13 @@ class Context:
     accumulate: int = 1
     max_steps: int | None = None
     progress_bar: bool = True
+    monitor: dict[str, Any] | None = None
     compile: bool = False
+    channels_last: bool = False
     logger: Any = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _bar: "tqdm[Any] | None" = None
+    _shown: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Take over the resumptions that an earlier process of the run noted."""
@@ -70,7 +81,7 @@ class Context:
         """Iterate with a progress bar that shows the remaining time (on the first process)."""
         hidden = not (self.progress_bar and distributed.is_main())
         # Short loops stay silent: the bar appears only after two seconds.
-        yield from tqdm(
+        bar = tqdm(
             iterable,
             total=total,
             desc=label,
@@ -80,9 +91,17 @@ class Context:
             # A log file gets a line now and then, a terminal a moving bar.
             mininterval=0.5 if sys.stderr.isatty() else 60.0,
         )
+        outer, self._bar, self._shown = self._bar, bar, {}
+        try:
+            yield from bar
+        finally:
+            self._bar = outer
 
     def log(self, **values: Any) -> None:
-        """Append one line to ``metrics.jsonl`` (and to wandb, if chosen)."""
+        """Append one line to ``metrics.jsonl`` (and to wandb, if chosen); the bar shows a part."""
+        if self._bar is not None:
+            self._shown |= {key: f"{values[key]:.3g}" for key in SHOWN if key in values}
+            self._bar.set_postfix(self._shown, refresh=False)
         if self.logger is not None and distributed.is_main():
             self.logger.log(values)
 

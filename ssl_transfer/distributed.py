@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Shaped
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from ssl_transfer import randomness
@@ -246,6 +246,15 @@ def broadcast_object(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def shared_permutation(size: int) -> Int64[Tensor, " size"]:
+    """Return a random order that is the same on all processes.
+
+    It is the first process's draw. The training loop seeds generators at every step, so that a
+    draw made before anything else in a forward pass is a function of (seed, step) alone.
+    """
+    return broadcast_object(torch.randperm(size))
 
 
 def gather_objects(value: T) -> list[T]:

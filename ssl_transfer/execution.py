@@ -59,8 +59,14 @@ def check(run: Run) -> str | None:
     try:
         dataset = dataset_of(run)
         model = run.resolved["model"]
-        if not run.requirements and (model.get("weights") or {}).get("path"):
-            _try_weights(json.dumps(model, sort_keys=True))
+        as_they_are = [s.resolved["model"] for s in run.references.values() if not s.trains]
+        if not (run.requirements and not run.is_pretraining):
+            as_they_are.append(model)
+        for node in as_they_are:
+            if (node.get("weights") or {}).get("path"):
+                _try_weights(json.dumps(node, sort_keys=True))
+        if (start := run.references.get("start_from")) is not None:
+            _try_start(*(json.dumps(n, sort_keys=True) for n in (model, start.resolved["model"])))
         if not run.is_pretraining:
             require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
     except UserError as error:
@@ -126,6 +132,15 @@ def _dataset(node: str, stage: str | None, progress_bar: bool) -> Dataset:
 def _try_weights(node: str) -> None:
     """Load a model's weights once per process, to see whether they fit."""
     models.build(json.loads(node))
+
+
+@functools.lru_cache(maxsize=64)
+def _try_start(model: str, start: str) -> None:
+    """See once per process whether a model has room for another one's weights."""
+    if model != start:
+        models.copy_weights(
+            *(models.build({**json.loads(node), "weights": None}) for node in (model, start))
+        )
 
 
 def execute(run: Run) -> dict[str, Any]:
@@ -238,9 +253,11 @@ def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
 
 def encoder_id(run: Run) -> str | None:
     """Return the id of the encoder a run judges; None where only its weights can tell."""
+    if run.is_pretraining:
+        return run.id
     for required in run.requirements:
         return required.id
-    return run.id if run.is_pretraining else None
+    return None
 
 
 def _work(run: Run, device: torch.device) -> dict[str, Any]:
@@ -251,8 +268,11 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
     encoder = models.build(config["model"], seed=config["method"]["seed"])
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
+            referenced = _referenced(run)
+            if (start := referenced.pop("start_from", None)) is not None:
+                models.copy_weights(encoder, start)
             scores: list[Score] = []
-            Pretrain().run(encoder, dataset, context, config["method"])
+            Pretrain().run(encoder, dataset, context, config["method"], **referenced)
             _leave_encoder(run, encoder)
         else:
             for required in run.requirements:
@@ -290,6 +310,16 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
     return record
 
 
+def _referenced(run: Run) -> dict[str, Encoder]:
+    """Return the encoders that a pre-training refers to, with their weights."""
+    found = {}
+    for key, source in run.references.items():
+        found[key] = models.build(source.resolved["model"], seed=source.seed)
+        if source.trains:
+            models.load_encoder(found[key], source.folder)
+    return found
+
+
 def protocol_of(node: Mapping[str, Any]) -> EvaluationProtocol:
     """Return the protocol that a resolved node of the configuration describes."""
     keys = {key: value for key, value in node.items() if key not in PROTOCOL_LABELS}
@@ -301,6 +331,10 @@ def make_context(run: Run, device: torch.device) -> Context:
     """Return the surroundings that the configuration describes."""
     config = run.resolved
     trainer = config["trainer"]
+    if config["precision"] == "fp16" and device.type == "cpu":
+        raise ValueError(
+            "`precision=fp16` must have a GPU, but there is none; use `precision=bf16`, or fp32."
+        )
     return Context(
         folder=run.folder,
         features=Path(config["paths"]["features"]).absolute(),
@@ -314,7 +348,10 @@ def make_context(run: Run, device: torch.device) -> Context:
         accumulate=trainer["accumulate"],
         max_steps=2 if config["debug"] else None,
         progress_bar=trainer["progress_bar"],
+        # A configuration frozen before there was the key has none.
+        monitor=trainer.get("monitor"),
         compile=trainer["compile"],
+        channels_last=trainer.get("channels_last", False),
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 Groups = list[dict[str, Any]]
 
-SCHEDULES = ("cosine", "constant", "step")
+SCHEDULES = ("cosine", "constant", "step", "exponential")
 # He et al. 2020 (MoCo, https://arxiv.org/abs/1911.05722, section 4.1): a tenth at epochs 120 and
 # 160 of 200.
 _MILESTONES, _STEP_FACTOR = (0.6, 0.8), 0.1
@@ -141,9 +141,14 @@ def lars(
     weight_decay: float = 0.0,
     trust: float = 1e-3,
     exclude_bias_and_norm: bool = True,
+    bias_lr: float | None = None,
 ) -> torch.optim.Optimizer:
-    """Return LARS; excluded parameters are neither decayed nor scaled."""
-    split = _split(groups, exclude_bias_and_norm, adapt=False)
+    """Return LARS; excluded parameters are neither decayed nor scaled.
+
+    ``bias_lr`` is their learning rate (``None``: that of the others).
+    """
+    excluded = {"adapt": False} | ({} if bias_lr is None else {"lr": bias_lr})
+    split = _split(groups, exclude_bias_and_norm, **excluded)
     return LARS(split, lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust)
 
 
@@ -244,9 +249,10 @@ def learning_rate(
         step: from 0.
         steps: length of the training.
         base: the highest learning rate.
-        schedule: ``cosine``, ``constant`` or ``step``.
+        schedule: ``cosine``, ``constant``, ``step`` or ``exponential``.
         warmup_steps: length of the warm-up.
-        final: fraction of ``base`` that ``cosine`` ends at.
+        final: fraction of ``base`` that ``cosine`` and ``exponential`` end at; positive for the
+            latter, which multiplies by the same factor after every step.
         milestones: steps of the whole training from which on ``step`` multiplies by its factor
             once more (``None``: after 60 % and 80 % of what follows the warm-up).
         step_factor: of ``step``.
@@ -262,6 +268,8 @@ def learning_rate(
     if schedule == "cosine":
         share = 0.5 * (1.0 + math.cos(math.pi * progress))
         return base * (final + (1.0 - final) * share)
+    if schedule == "exponential":
+        return base * float(final**progress)
     if schedule == "step":
         time, borders = (progress, _MILESTONES) if milestones is None else (step, milestones)
         return base * step_factor ** sum(time >= border for border in borders)

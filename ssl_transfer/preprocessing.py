@@ -22,6 +22,8 @@ class Preprocessing:
         interpolation: of every resize, in evaluation and in random crops.
         mean: per channel in the encoder's order, of pixels in ``[0, 1]``.
         std: likewise; ``mean`` 0 and ``std`` 1 leave the pixels in ``[0, 1]``.
+        square: whether the whole image is squeezed into the square, whatever the ratio of its
+            sides, instead of being cropped; ``resize`` then has no say.
         channel_order: in which the encoder sees colours. Code that read images by OpenCV and took
             them for RGB has ``bgr``, with the statistics of red for blue.
 
@@ -35,6 +37,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     channel_order: ChannelOrder = "rgb"
+    square: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
@@ -104,7 +107,8 @@ class Preprocessing:
     def identity(self) -> dict[str, Any]:
         """Return the fields that tell it apart from others, as plain values."""
         values = dataclasses.asdict(self)
-        # The order of all preprocessing there was before there was a choice.
-        if self.channel_order == "rgb":
-            del values["channel_order"]
+        # Those of all preprocessing there was before there was a choice.
+        for key, earlier in (("channel_order", "rgb"), ("square", False)):
+            if values[key] == earlier:
+                del values[key]
         return values

@@ -15,6 +15,7 @@ from typing import Any
 
 from ssl_transfer.config import resolve
 from ssl_transfer.files import write_atomically
+from ssl_transfer.references import whole
 
 SCHEMA = 1
 PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pretrain"}
@@ -23,15 +24,21 @@ PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pre
 _OUTSIDE = frozenset({"resources", "download", "url", "obtain", "facts"})
 # Keys that came after the first ids, with the value that leaves an id as it was.
 _NEUTRAL: dict[str, Any] = {
+    "bounding_box": False,
     "padding": "torchvision",
     "zero_init_residual": False,
     "channel_order": "rgb",
     "divide_weight_decay": False,
+    "encoder_mode": "eval",
     "epoch_selection": "last",
+    "final_factor": 0.0,
     "keep_encoder": False,
+    "metric": "cosine",
     "off_diagonal_target": 0,
     "schedule_per": "step",
+    "square": False,
     "step_factor": 0.1,
+    "weighting": "exp",
 }
 
 
@@ -69,6 +76,11 @@ class Run:
         """Whether the run ends once the method's weights exist."""
         return bool(self.config["protocol"]["name"] == PRETRAIN["name"])
 
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains the model, rather than taking its weights as they are."""
+        return self.config["method"].get("_target_") is not None
+
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
         """The configuration with interpolations resolved on this computer."""
@@ -77,9 +89,17 @@ class Run:
     @functools.cached_property
     def requirements(self) -> tuple["Run", ...]:
         """The runs whose products this one needs."""
-        if self.is_pretraining or self.config["method"].get("_target_") is None:
-            return ()
-        return (pretraining_of(self.config),)
+        sources = self.references.values() if self.is_pretraining else [pretraining_of(self.config)]
+        return tuple({run.id: run for run in sources if run.trains}.values())
+
+    @functools.cached_property
+    def references(self) -> dict[str, "Run"]:
+        """The encoders that a pre-training refers to, as the runs that pre-train them.
+
+        That of weights as they are trains nothing; it only says what they are.
+        """
+        given = whole(self.config["method"]) if self.is_pretraining else {}
+        return {key: pretraining_of({**self.config, **nodes}) for key, nodes in given.items()}
 
     @functools.cached_property
     def id(self) -> str:

@@ -6,16 +6,12 @@ learner's. The loop knows steps, processes, precision, checkpoints and stopping.
 
 import contextlib
 import dataclasses
-import functools
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,12 +20,16 @@ from ssl_transfer.batch_statistics import convert
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.loading import Items, TrainingData, load
+from ssl_transfer.recipe import Recipe, Stream
 
 Parts = dict[str, Tensor]
 
 
 LONG_TRAINING_SECONDS = 60.0
 """Time since the last checkpoint above which the end of a training is saved like its middle."""
+
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class NonFiniteLoss(ValueError):
@@ -76,141 +76,25 @@ class Learner(nn.Module):
         return frozenset()
 
 
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """The endless order of samples: one shuffled epoch after another, cut into global batches.
+@runtime_checkable
+class Observer(Protocol):
+    """Looks on while ``fit`` trains, and changes nothing; what it keeps is saved with the rest."""
 
-    Position p of the stream is a pure function of (seed, p), so a training resumes in mid-epoch
-    by asking for a later step, and every process takes its own slice of each batch.
-    """
+    def after_step(self, step: int, progress: float, batch: Batch) -> None:
+        """Look at this process's share of the ``step``-th batch, counted from 1."""
+        ...
 
-    samples: int
-    batch_size: int
-    drop_last: bool
-    seed: int
+    def after_epoch(self, step: int, passes: float) -> None:
+        """Look after the learner's own ``after_epoch``; the train mode stays on."""
+        ...
 
-    @property
-    def usable(self) -> int:
-        """Samples of an epoch that take part."""
-        return self.samples - self.samples % self.batch_size if self.drop_last else self.samples
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that changes."""
+        ...
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Optimizer steps that an epoch takes."""
-        return self.usable / self.batch_size
-
-    def epoch(self, step: int) -> int:
-        """Return the epoch in which a step begins: that of its first sample."""
-        return step * self.batch_size // self.usable
-
-    def batch(self, step: int) -> list[tuple[int, int]]:
-        """Return the (epoch, index) pairs of a global batch."""
-        first = step * self.batch_size
-        positions = range(first, first + self.batch_size)
-        places = [divmod(position, self.usable) for position in positions]
-        return [(epoch, int(self._order(epoch)[place])) for epoch, place in places]
-
-    def _order(self, epoch: int) -> Int64[np.ndarray, " samples"]:
-        return _order(self.seed, epoch, self.samples)
-
-
-@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
-def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]:
-    return randomness.permutation(seed, "order", epoch, samples)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The budget and the optimisation of one training.
-
-    Args:
-        epochs: passes over the training samples; a fraction is allowed.
-        batch_size: images per step over all processes.
-        optimizer: keys of an option of ``conf/optimizer``.
-        steps: optimizer steps instead of ``epochs``.
-        schedule: of the learning rate.
-        schedule_per: whether the learning rate changes with every step, or is for all steps that
-            begin in an epoch what the schedule gives for the epoch's number.
-        milestones: epochs at which the schedule ``step`` multiplies by ``step_factor``
-            (``None``: after 60 % and 80 % of the training).
-        step_factor: of the schedule ``step``.
-        warmup_epochs: linear warm-up.
-        clip_grad_norm: largest gradient norm (``None``: no clipping).
-        bn_groups: groups of the global batch that share batch statistics (1: all of it).
-        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
-            the next epoch follows in the same batch, so that every batch is full.
-
-    Raises:
-        ValueError: if a value is out of its range, or belongs to another schedule.
-    """
-
-    epochs: float
-    batch_size: int
-    optimizer: Mapping[str, Any]
-    steps: int | None = None
-    schedule: Literal["cosine", "constant", "step"] = "cosine"
-    schedule_per: Literal["step", "epoch"] = "step"
-    milestones: Sequence[float] | None = None
-    step_factor: float = 0.1
-    warmup_epochs: float = 0.0
-    clip_grad_norm: float | None = None
-    bn_groups: int = 1
-    drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1, or null, but is {self.steps}.")
-        if self.schedule != "step" and (self.milestones is not None or self.step_factor != 0.1):
-            raise ValueError(
-                "`milestones` and `step_factor` must be left alone unless `schedule` is step, but "
-                f"`schedule` is {self.schedule}; set `schedule=step`, or remove them."
-            )
-        if list(self.milestones or ()) != sorted(m for m in self.milestones or () if m > 0):
-            raise ValueError(
-                f"`milestones` must be positive and in ascending order, but are {self.milestones}."
-            )
-        if not 0 < self.step_factor <= 1:
-            raise ValueError(f"`step_factor` must lie in (0, 1], but is {self.step_factor}.")
-
-    @classmethod
-    def of(cls, keys: Mapping[str, Any], **own: Any) -> "Recipe":
-        """Return the recipe that stands in ``keys``, among others; ``own`` replaces its values."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{**{key: value for key, value in keys.items() if key in known}, **own})
-
-    def length(self, stream: Stream) -> int:
-        """Return the number of optimizer steps of a training on a stream."""
-        if self.steps is not None:
-            return self.steps
-        return math.ceil(self.epochs * stream.steps_per_epoch)
-
-    def factor(self, step: int, steps: int, stream: Stream) -> float:
-        """Return what the learning rates are multiplied by in a step.
-
-        Args:
-            step: from 0.
-            steps: length of the training.
-            stream: says where epochs begin.
-        """
-        rate = functools.partial(
-            optim.learning_rate, schedule=self.schedule, step_factor=self.step_factor
-        )
-        if self.schedule_per == "step":
-            warmup = round(self.warmup_epochs * stream.steps_per_epoch)
-            # Multiplied first, so that a whole number of steps is one exactly.
-            borders = self.milestones and [
-                epoch * stream.usable / stream.batch_size for epoch in self.milestones
-            ]
-            return rate(step, steps=steps, warmup_steps=warmup, milestones=borders)
-        epochs = steps / stream.steps_per_epoch
-        if self.steps is None:
-            epochs = min(epochs, self.epochs)  # the last step may reach into another epoch
-        return rate(
-            stream.epoch(step),
-            steps=epochs,
-            warmup_steps=self.warmup_epochs,
-            milestones=self.milestones,
-        )
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what ``state_dict`` returned."""
+        ...
 
 
 def fit(
@@ -221,6 +105,7 @@ def fit(
     *,
     name: str,
     groups: Sequence[Mapping[str, Any]] | None = None,
+    observer: Observer | None = None,
 ) -> None:
     """Train ``learner`` in place, from where the run was interrupted if it was.
 
@@ -232,6 +117,7 @@ def fit(
         name: of this training within the run; its checkpoint is found by it.
         groups: parameter groups with their own ``lr`` or ``weight_decay``
             (``None``: the learner's).
+        observer: is told of every step and epoch.
 
     Raises:
         ValueError: if the batch does not fit the data, the learner or the processes.
@@ -247,10 +133,15 @@ def fit(
     if _has_batch_statistics(learner):
         convert(learner, recipe.bn_groups, micro_batches=context.accumulate)
     optimizer = optim.build(recipe.optimizer, groups or learner.parameter_groups())
-    start = _restore(learner, optimizer, context, name)
+    # Without fp16 it does nothing.
+    scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
+    state = Changing(learner, optimizer, scaler, observer)
+    start = state.restore(context, name)
+    if context.channels_last:
+        learner.to(memory_format=torch.channels_last)
     model = _parallel(learner, context)
     batches = load(data, _share(stream, range(start, steps)), context)
-    watch = Watch(learner, optimizer, context, name)
+    watch = Watch(state, context, name, stream.batch_size)
 
     # 2. The loop.
     learner.train()
@@ -259,19 +150,28 @@ def fit(
         for step, batch in zip(range(start, steps), bar, strict=True):
             optim.scale_learning_rate(optimizer, recipe.factor(step, steps, stream))
             torch.manual_seed(randomness.derive(context.seed, name, step, distributed.rank()))
-            parts = watch.check(step, _backward(model, batch, context), stop)
+            parts = watch.check(step, _backward(model, batch, context, scaler), stop)
+            scaler.unscale_(optimizer)
             learner.before_step(step / steps)
             if recipe.clip_grad_norm is not None:
                 for parameters in learner.clip_groups():
                     nn.utils.clip_grad_norm_(parameters, recipe.clip_grad_norm)
-            optimizer.step()
+            scaler.step(optimizer)  # not at all where a gradient overflowed
+            scaler.update()
             optimizer.zero_grad(set_to_none=True)
             learner.after_step((step + 1) / steps)
+            if observer is not None:
+                observer.after_step(step + 1, (step + 1) / steps, batch)
             if stream.epoch(step + 1) > stream.epoch(step) or step + 1 == steps:
-                learner.after_epoch((step + 1) / stream.steps_per_epoch)
+                passes = (step + 1) / stream.steps_per_epoch
+                learner.after_epoch(passes)
+                if observer is not None:
+                    observer.after_epoch(step + 1, passes)
             watch.after(step, steps, parts)
         if distributed.any_true(stop()):  # too late for the last step to know
             watch.stop_after(steps)
+    if context.channels_last:
+        learner.to(memory_format=torch.contiguous_format)
 
 
 def _check(learner: Learner, samples: int, recipe: Recipe, context: Context) -> None:
@@ -305,17 +205,37 @@ def _has_batch_statistics(learner: nn.Module) -> bool:
     return any(layer.training for layer in layers)
 
 
-def _restore(
-    learner: Learner, optimizer: torch.optim.Optimizer, context: Context, name: str
-) -> int:
-    """Bring learner and optimizer to the saved state and return the step to go on with."""
-    state = checkpoint.load(context.folder / "checkpoint.pt", name)
-    if state is None:
-        return 0
-    learner.load_state_dict({**learner.state_dict(), **state["learner"]})
-    optimizer.load_state_dict(state["optimizer"])
-    context.note_resumption(name, state["step"])
-    return int(state["step"])
+@dataclasses.dataclass(frozen=True)
+class Changing:
+    """Everything that changes in a training but the step (see checkpoint.py)."""
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    observer: Observer | None
+
+    def restore(self, context: Context, name: str) -> int:
+        """Bring all of it to the saved state, if there is one; return the step to go on with."""
+        saved = checkpoint.load(context.folder / "checkpoint.pt", name)
+        if saved is None:
+            return 0
+        self.learner.load_state_dict({**self.learner.state_dict(), **saved["learner"]})
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved.get("scaler", {}))
+        if self.observer is not None and saved.get("observer") is not None:
+            self.observer.load_state_dict(saved["observer"])
+        context.note_resumption(name, saved["step"])
+        return int(saved["step"])
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``restore`` needs."""
+        constant = self.learner.constant()
+        return {
+            "learner": {k: v for k, v in self.learner.state_dict().items() if k not in constant},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "observer": None if self.observer is None else self.observer.state_dict(),
+        }
 
 
 def _parallel(learner: Learner, context: Context) -> nn.Module:
@@ -338,18 +258,22 @@ def _share(stream: Stream, steps: range) -> Iterator[Items]:
     return (stream.batch(step)[first : first + share] for step in steps)
 
 
-def _backward(model: nn.Module, batch: Batch, context: Context) -> Parts:
+def _backward(
+    model: nn.Module, batch: Batch, context: Context, scaler: torch.amp.GradScaler
+) -> Parts:
     """Accumulate the gradient of one global batch and return its detached parts."""
     totals: Parts = {}
     count = context.accumulate
     for micro in range(count):
         views = tuple(view.chunk(count)[micro] for view in batch.views)
         views = tuple(view.to(context.device, context.dtype, non_blocking=True) for view in views)
+        if context.channels_last and views[0].ndim == 4:  # not where views are features
+            views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
         targets = batch.targets.chunk(count)[micro].to(context.device, non_blocking=True)
         with _reducing(model, last=micro == count - 1):
             with autocast(context):
                 parts = model(views, targets)
-            (parts["loss"] / count).backward()
+            scaler.scale(parts["loss"] / count).backward()
         for key, value in parts.items():
             totals[key] = totals.get(key, 0.0) + value.detach() / count
     return totals
@@ -364,20 +288,19 @@ def _reducing(model: nn.Module, *, last: bool) -> contextlib.AbstractContextMana
 
 def autocast(context: Context) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which the forward pass runs."""
-    if context.precision != "bf16":
+    if context.precision not in HALF:
         return contextlib.nullcontext()
-    return torch.autocast(context.device.type, dtype=torch.bfloat16)
+    return torch.autocast(context.device.type, dtype=HALF[context.precision])
 
 
 class Watch:
     """What happens around a step: agreement on stopping, logging, checkpoints."""
 
-    def __init__(
-        self, learner: Learner, optimizer: torch.optim.Optimizer, context: Context, name: str
-    ) -> None:
-        self.learner, self.optimizer = learner, optimizer
-        self.context, self.name = context, name
+    def __init__(self, changing: Changing, context: Context, name: str, batch_size: int) -> None:
+        self.changing, self.context = changing, context
+        self.name, self.batch_size = name, batch_size
         self.saved_at = self.logged_at = time.monotonic()
+        self.steps_since = 0  # the last line of the log
         self.stopping = False
 
     def check(self, step: int, parts: Parts, stop: Callable[[], bool]) -> Parts:
@@ -408,10 +331,12 @@ class Watch:
     def after(self, step: int, steps: int, parts: Parts) -> None:
         """Log and save when it is time; stop after saving if a signal asked for it."""
         now, last = time.monotonic(), step + 1 == steps
+        self.steps_since += 1
         if last or now - self.logged_at > 1.0:
-            self.logged_at = now
             values = {key: float(value) for key, value in parts.items()}
-            lr = max(group["lr"] for group in self.optimizer.param_groups)
+            values |= self._load(now - self.logged_at)
+            self.logged_at, self.steps_since = now, 0
+            lr = max(group["lr"] for group in self.changing.optimizer.param_groups)
             self.context.log(training=self.name, step=step + 1, steps=steps, lr=lr, **values)
         every = self.context.checkpoint_every_steps
         due = now - self.saved_at > 60 * self.context.checkpoint_every_minutes
@@ -422,6 +347,14 @@ class Watch:
             self.stop_after(step + 1)
         if due:
             self.save(step + 1)
+
+    def _load(self, seconds: float) -> dict[str, float]:
+        """Return what the training makes of its computer since the last line of the log."""
+        values = {"images_per_s": round(self.steps_since * self.batch_size / seconds, 1)}
+        if self.context.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.context.device)
+            values["gpu_memory_gib"] = round(peak / 2**30, 3)
+        return values
 
     def stop_after(self, step: int) -> None:
         """Save, and end the run where ``step`` would begin.
@@ -434,15 +367,8 @@ class Watch:
 
     def save(self, step: int) -> None:
         """Write the checkpoint with which ``step`` would begin."""
-        constant = self.learner.constant()
-        state = {k: v for k, v in self.learner.state_dict().items() if k not in constant}
         checkpoint.save(
             self.context.folder / "checkpoint.pt",
-            {
-                "name": self.name,
-                "step": step,
-                "learner": state,
-                "optimizer": self.optimizer.state_dict(),
-            },
+            {"name": self.name, "step": step, **self.changing.state()},
         )
         self.saved_at = time.monotonic()

@@ -91,6 +91,7 @@ UNUSUAL = [
     ["dataset.name='${model.name}_${seed}'", "seed=3", "+dataset.note='${oc.env:HOME}'"],
     ["+alias='${dataset}'", "alias={name:other}", "seed=2"],
     ["+alias='${lists.${seed}}'", "+lists=[[1],[2]]", "seed=1", "alias=[3,4]"],
+    ["method=seed", "method.teacher={method:byol,seed:1}", "model.width=8"],
     ["+note='${hydra.job.name}'", "seed=2"],
     ["hydra.verbose=true", "seed=2"],
     ["+model.views=[{a:1},[2,null]]", "trainer.compile=True", "paths.data='/a b'", "seed=1_0"],

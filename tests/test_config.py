@@ -20,6 +20,7 @@ REQUIRED = {
     "torchvision": ["model.arch=resnet18"],
     "image_folder": ["dataset.root=photos"],
     "image_list": ["dataset.root=photos"],
+    "seed": ["method.teacher=swav"],
 }
 """What stands as ``???`` in an option's file."""
 
@@ -72,7 +73,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
         "+protocol.optimizer.nesterof=true",
         "protocol.selection=test_set",
         "+protocol.grid.momentmu=[0.5]",
-        "precision=fp16",
+        "precision=fp8",
         "trainer.workers=-1",
     )
     told = "\n".join(problems(config))
@@ -92,7 +93,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
         assert f"`{key}` is not a key of `{key.rpartition('.')[0]}`; {hint}" in told
     assert "`method.batch_size` must be int, but is 'many'." in told
     assert "`protocol.selection` must be one of ['val', 'test'], but is 'test_set'." in told
-    assert "`precision` must be one of ['fp32', 'bf16', 'fp64'], but is 'fp16'." in told
+    assert "`precision` must be one of ['fp32', 'bf16', 'fp16', 'fp64'], but is 'fp8'." in told
     assert "`trainer.workers` must be at least 0, but is -1." in told
     assert len(told.splitlines()) == 14
 

@@ -22,12 +22,15 @@ from launchers import sweep
 from launchers.composition import Composer
 from ssl_transfer.config import AXES, CONF, compose, options, plain, problems, resolve
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
+from ssl_transfer.recipe import Stream
 from ssl_transfer.runs import Run
-from ssl_transfer.trainer import Stream
 
 Config = dict[str, Any]
 
-PUBLISHED = [name for name in options("experiment") if not name.startswith("demo")]
+# Those that pre-train are in test_pretraining_experiments.py.
+PRETRAINING = ("mixed_barlow_twins", "ssl_sota", "invariances", "small_models_improved",
+               "small_models_baseline")  # fmt: skip
+PUBLISHED = [name for name in options("experiment") if not name.startswith(("demo", *PRETRAINING))]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,8 @@ class Sweep:
         chosen = [f"experiment={experiment}"]
         master = hydra.compose_config("config", chosen, run_mode=RunMode.MULTIRUN)
         assert master.hydra.mode == RunMode.MULTIRUN
-        self.swept = [f"{key}={value}" for key, value in master.hydra.sweeper.params.items()]
+        swept = master.hydra.sweeper.params or {}
+        self.swept = [f"{key}={value}" for key, value in swept.items()]
         self.composer = Composer(hydra.config_loader, master)
         self.loader, self.master, self.chosen = hydra.config_loader, master, chosen
         self.first = axes(self.lines()[0])
@@ -126,14 +130,19 @@ def test_every_cell_of_an_experiment_composes_and_binds(
 def test_an_experiment_is_headed_by_command_cost_comparison_and_deviations(
     sweeps: dict[str, Sweep], experiment: str
 ) -> None:
+    assert stated_runs(experiment) == len(sweeps[experiment].lines())
+
+
+def stated_runs(experiment: str) -> int:
+    """Return the number of runs that an experiment's head states, which must be complete."""
     lines = (CONF / "experiment" / f"{experiment}.yaml").read_text().splitlines()
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
-    assert f"python run.py -m experiment={experiment}" in head
+    assert f"run.py -m experiment={experiment}" in head
     for word in ("https://", "# Cost: ", "GPU hours", "# Compare with: ", "# Deviations"):
         assert word in head, word
     stated = re.search(r"# Cost: (\d+) runs?\b", head)
     assert stated is not None
-    assert int(stated[1]) == len(sweeps[experiment].lines())
+    return int(stated[1])
 
 
 def test_the_command_line_narrows_an_experiment_and_each_set_keeps_its_numbers(
@@ -326,6 +335,93 @@ def test_moco_linear_evaluation_has_the_published_numbers(sweeps: dict[str, Swee
 
 
 @pytest.mark.parametrize(
+    ("dataset", "order", "area", "grey"),
+    [
+        ("cifar10", None, [0.08, 1.0], 0.2),
+        ("cifar100", None, [0.08, 1.0], 0.2),
+        ("tiny_imagenet", ["jitter", "grayscale", "crop", "blur", "solarize"], [0.2, 1.0], 0.1),
+        ("stl10", ["jitter", "grayscale", "crop", "blur", "solarize"], [0.2, 1.0], 0.1),
+    ],
+)
+def test_linear_evaluation_of_mixed_barlow_twins_has_the_published_numbers(
+    sweeps: dict[str, Sweep], dataset: str, order: Any, area: list[float], grey: float
+) -> None:
+    # linear.py and utils.py of github.com/wgcban/mix-bt at e2c6af0
+    one = sweeps[f"mixed_bt_linear_{dataset}"]
+    config = one.config()
+    node = config["protocol"]
+    assert (config["dataset"]["name"], node["name"]) == (dataset, "linear_probe")
+    assert config["model"]["name"] == f"mixed_bt_r18_{dataset}"
+    assert (node["encoder_mode"], node["head_init"], node["preprocessing"]) == (
+        "train", "torch", None,
+    )  # fmt: skip
+    assert (node["epochs"], node["batch_size"], node["grid"]["lr"]) == (200, 512, [0.01])
+    optimizer = node["optimizer"]
+    assert (optimizer["name"], optimizer["betas"], optimizer["weight_decay"]) == (
+        "adam", [0.9, 0.999], 5e-6,
+    )  # fmt: skip
+    assert (node["schedule"], node["schedule_per"]) == ("exponential", "epoch")
+    assert 0.01 * node["final_factor"] == pytest.approx(1e-6)
+    assert (node["selection"], node["epoch_selection"]) == ("val", "last")
+    drawn = node["augmentation"]
+    assert drawn.get("order") == order
+    assert (drawn["crop_scale"], drawn["grayscale_probability"]) == (area, grey)
+    strengths = ("jitter_probability", "brightness", "contrast", "saturation", "hue")
+    assert [drawn[key] for key in strengths] == [0.8, 0.4, 0.4, 0.4, 0.1]
+    # Equal to a view of its pre-training, whose numbers stand elsewhere.
+    views = {"cifar10": "cifar", "cifar100": "cifar"}.get(dataset, dataset)
+    composed = plain(compose(["method=mixed_barlow_twins", f"views@method={views}"]))
+    (view,) = composed["method"]["views"]
+    assert {key: value for key, value in view.items() if key != "count"} == {
+        "flip_probability": 0.5, **drawn,
+    }  # fmt: skip
+
+
+def test_linear_evaluation_of_mixed_barlow_twins_on_imagenet_is_that_of_barlow_twins(
+    sweeps: dict[str, Sweep],
+) -> None:
+    node = sweeps["mixed_bt_linear_imagenet"].config()["protocol"]
+    assert (node["epochs"], node["batch_size"], node["grid"]["lr"]) == (100, 256, [0.3])
+    assert (node["schedule"], node["schedule_per"]) == ("cosine", "epoch")
+    optimizer = [node["optimizer"][k] for k in ("name", "momentum", "nesterov", "weight_decay")]
+    assert optimizer == ["sgd", 0.9, False, 1e-6]
+    assert (node["encoder_mode"], node["head_init"]) == ("eval", None)
+    assert (node["selection"], node["epoch_selection"]) == ("test", "best")
+    assert len(sweeps["mixed_bt_linear_imagenet"].lines()) == 7
+
+
+# data_statistics.py of github.com/wgcban/mix-bt
+TRANSFER: dict[str, tuple[list[float], list[float]]] = {
+    "aircraft": ([0.486, 0.507, 0.525], [0.266, 0.260, 0.276]),
+    "cub200": ([0.483, 0.491, 0.424], [0.228, 0.224, 0.259]),
+    "dtd": ([0.533, 0.474, 0.426], [0.261, 0.250, 0.259]),
+    "fashionmnist": ([0.348] * 3, [0.347] * 3),
+    "flowers": ([0.518, 0.410, 0.329], [0.296, 0.249, 0.285]),
+    "mnist": ([0.170] * 3, [0.320] * 3),
+}
+
+
+def test_transfer_of_mixed_barlow_twins_squeezes_images_and_has_each_sets_statistics(
+    sweeps: dict[str, Sweep],
+) -> None:
+    one = sweeps["mixed_bt_transfer"]
+    assert {axes(line)["dataset"] for line in one.lines()} == set(TRANSFER)
+    for dataset, (mean, std) in TRANSFER.items():
+        config = one.config(f"dataset={dataset}")
+        node = config["protocol"]
+        assert node["preprocessing"] == {
+            "square": True, "interpolation": "bilinear", "mean": mean, "std": std,
+        }  # fmt: skip
+        assert (node["epochs"], node["batch_size"], node["grid"]["lr"]) == (100, 128, [0.01])
+        assert (node["milestones"], node["step_factor"]) == ([60, 80], 0.1)
+        assert (node["optimizer"]["momentum"], node["optimizer"]["weight_decay"]) == (0.9, 0.0)
+        assert (node["augmentation"], node["encoder_mode"]) == ("none", "train")
+        assert (node["selection"], node["epoch_selection"]) == ("test", "best")
+        assert config["dataset"].get("bounding_box", False) == (dataset == "aircraft")
+        assert config["dataset"].get("split_rule") == ("mix_bt" if dataset == "flowers" else None)
+
+
+@pytest.mark.parametrize(
     ("kind", "dataset", "lr", "epochs", "milestones", "factor", "area", "resize"),
     [
         ("linear", "cifar10", 1.5, 60, [40], 0.1, [0.6, 1.0], 224),
@@ -391,7 +487,11 @@ STEPS = [
     ("small_models_transfer_finetune", ["dataset=caltech101"]),
     ("labels_1pct", []),
     ("labels_10pct", []),
+    ("mixed_bt_linear_stl10", []),
+    ("mixed_bt_linear_imagenet", []),
+    ("mixed_bt_transfer", ["dataset=flowers"]),
 ]
+ALIKE = {f"mixed_bt_linear_{name}" for name in ("cifar10", "cifar100", "tiny_imagenet")}
 
 
 def folder_of_images(root: Path, classes: int = 2, per_class: int = 3) -> None:
@@ -436,4 +536,4 @@ def test_a_recipe_takes_real_steps_with_a_resnet50_and_its_published_batch(
 
 
 def test_every_recipe_is_among_those_that_take_steps() -> None:
-    assert {experiment for experiment, _ in STEPS} == set(PUBLISHED)
+    assert {experiment for experiment, _ in STEPS} == set(PUBLISHED) - ALIKE

@@ -77,6 +77,19 @@ def test_lars_follows_the_formula_over_several_steps() -> None:
     torch.testing.assert_close(found, [p.detach() for p in twin.parameters()])
 
 
+def test_lars_trains_biases_at_a_rate_of_their_own() -> None:
+    weight, bias = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    config = {"name": "lars", "lr": 0.8, "bias_lr": 0.0024, "weight_decay": 0.5}
+    optimizer = optim.build(config, [{"params": [weight, bias]}])
+    weight.grad, bias.grad = torch.ones(2, 2), torch.full((2,), 3.0)
+    optim.scale_learning_rate(optimizer, 0.5)
+    optimizer.step()
+    # Neither decayed nor scaled to its norm, at half its own rate.
+    torch.testing.assert_close(bias.detach(), torch.full((2,), 1 - 0.5 * 0.0024 * 3.0))
+    # (1 + 0.5) · 0.001 · ‖1‖ / ‖1.5‖ = 0.001 at half of 0.8
+    torch.testing.assert_close(weight.detach(), torch.full((2, 2), 1 - 0.5 * 0.8 * 1e-3))
+
+
 def test_lars_leaves_the_gradient_as_it_is_where_a_norm_is_zero() -> None:
     p = nn.Parameter(torch.zeros(2, 2))
     p.grad = torch.ones(2, 2)
@@ -168,11 +181,24 @@ def test_constant_and_step_schedules() -> None:
     assert rates == pytest.approx([1.0] * 6 + [0.1] * 2 + [0.01] * 2)
 
 
+def test_an_exponential_schedule_is_torchs() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=0.01)
+    judge = torch.optim.lr_scheduler.ExponentialLR(optimizer, 1e-4 ** (1 / 200))
+    for epoch in range(200):
+        rate = optim.learning_rate(epoch, steps=200, base=0.01, schedule="exponential", final=1e-4)
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        judge.step()
+    assert judge.gamma == pytest.approx(0.954993, abs=5e-7)  # linear.py of wgcban/mix-bt, printed
+    last = optim.learning_rate(200, steps=200, base=0.01, schedule="exponential", final=1e-4)
+    assert last == pytest.approx(1e-6)
+
+
 def test_a_training_may_be_all_warm_up() -> None:
     rates = [optim.learning_rate(s, steps=2, warmup_steps=4) for s in range(2)]
     assert rates == [0.25, 0.5]
 
 
 def test_an_unknown_schedule_is_named() -> None:
-    with pytest.raises(ValueError, match=r"one of \['cosine', 'constant', 'step'\]"):
+    with pytest.raises(ValueError, match=r"one of \['cosine', 'constant', 'step', 'exponential'\]"):
         optim.learning_rate(0, steps=1, schedule="linear")

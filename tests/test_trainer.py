@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from ssl_transfer import distributed
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
-from ssl_transfer.trainer import Learner, NonFiniteLoss, Recipe, Stream, fit
+from ssl_transfer.recipe import Recipe, Stream
+from ssl_transfer.trainer import Learner, NonFiniteLoss, fit
 
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
 

@@ -13,7 +13,8 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.tuning import Trial, Tuning
-from ssl_transfer.trainer import Recipe, fit
+from ssl_transfer.recipe import Recipe
+from ssl_transfer.trainer import fit
 
 METHODS = [name for name in options("method") if name != "as_is"]
 KINDS = ("head", "batch_norm", "all")
@@ -93,11 +94,14 @@ def pretrain(folder, method, precision, steps):
     node = composed(f"method={method}")["method"]
     if "projector" in node:
         node["projector"]["dims"] = [32, 24]
+    if method == "w_mse":  # the published sub-batch is larger than this batch
+        node.update(sub_batch=BATCH // 2, eps=0.1)
     surroundings = context(folder, precision)
     trained = encoder()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        learner = methods.build(node, trained, 4).to(surroundings.dtype)
+        others = {"teacher": encoder()} if "teacher" in node else {}
+        learner = methods.build(node, trained, 4, **others).to(surroundings.dtype)
     keys = ("optimizer", "schedule", "warmup_epochs", "clip_grad_norm", "bn_groups")
     recipe = Recipe(
         epochs=steps / STEPS_PER_EPOCH,

@@ -5,13 +5,16 @@ An option of ``conf/method`` names a ``Method`` by ``_target_``. It is called as
 of the training (``RECIPE_KEYS``), which the trainer reads.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from ssl_transfer.config import locate
-from ssl_transfer.datasets.transforms import Augmentation, augmentation
+from ssl_transfer.datasets.transforms import View, views
 from ssl_transfer.methods.base import Method
 from ssl_transfer.models import Encoder
+from ssl_transfer.recipe import Recipe
+from ssl_transfer.references import KEYS
 
 __all__ = ["RECIPE_KEYS", "Method", "augmentations", "build", "own_keys"]
 
@@ -31,26 +34,24 @@ RECIPE_KEYS = (
 
 def own_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a method's node that its constructor receives, but for ``views``."""
-    others = {"name", "_target_", "views", *RECIPE_KEYS}
+    # Some fields of a recipe stand in no option, but may be added, e.g. +method.schedule_per=epoch.
+    recipe = {field.name for field in dataclasses.fields(Recipe)}
+    others = {"name", "_target_", "views", *KEYS, *RECIPE_KEYS, *recipe}
     return {key: value for key, value in config.items() if key not in others}
 
 
-def augmentations(config: Mapping[str, Any]) -> tuple[Augmentation, ...]:
+def augmentations(config: Mapping[str, Any]) -> tuple[View, ...]:
     """Return the views that a method's node describes.
 
     Raises:
         ValueError: for an unknown field or a value out of its range.
     """
-    views = []
-    for view in config["views"]:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
-        found = augmentation(fields, flip=True)
-        assert found is not None
-        views.append(found)
-    return tuple(views)
+    return views(config["views"])
 
 
-def build(config: Mapping[str, Any], encoder: Encoder, num_classes: int | None) -> Method:
+def build(
+    config: Mapping[str, Any], encoder: Encoder, num_classes: int | None, **referenced: Encoder
+) -> Method:
     """Return the method that a resolved, plain node of ``conf/method`` describes.
 
     Its own parameters are drawn from torch's global generator.
@@ -59,6 +60,7 @@ def build(config: Mapping[str, Any], encoder: Encoder, num_classes: int | None) 
         config: the node.
         encoder: trained in place.
         num_classes: of the pre-training set (``None``: without labels).
+        **referenced: the encoders that its references stand for, such as ``teacher``.
 
     Raises:
         ValueError: if the node trains nothing (``as_is``) or its values do not fit.
@@ -68,7 +70,8 @@ def build(config: Mapping[str, Any], encoder: Encoder, num_classes: int | None) 
             f"`method={config['name']}` takes the model's weights as they are, so that there is "
             "nothing to pre-train; choose another method."
         )
-    views = augmentations(config)
-    method = locate(config["_target_"])(encoder, num_classes, views, **own_keys(config))
+    described = augmentations(config)
+    target, keys = locate(config["_target_"]), own_keys(config)
+    method = target(encoder, num_classes, described, **keys, **referenced)
     assert isinstance(method, Method), config["_target_"]
     return method

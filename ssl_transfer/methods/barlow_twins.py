@@ -1,7 +1,10 @@
-"""Barlow Twins (Zbontar et al. 2021, https://arxiv.org/abs/2103.03230)."""
+"""Barlow Twins (Zbontar et al. 2021, https://arxiv.org/abs/2103.03230).
+
+The variant with another target off the diagonal: Tsai et al. 2021, https://arxiv.org/abs/2104.13712.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,8 +14,17 @@ from torch.nn import functional as F
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.correlation import (
+    Embeddings,
+    count_constant_features,
+    squared_norms,
+    standardise,
+    warn_of_constant_features,
+)
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
+
+Target = Literal[0, -1]
 
 
 class Terms(NamedTuple):
@@ -23,23 +35,40 @@ class Terms(NamedTuple):
     off_diagonal: Float[Tensor, ""]
 
 
-def standardise(
-    z: Float[Tensor, "batch dim"], *, unbiased: bool, eps: float
-) -> Float[Tensor, "batch dim"]:
-    """Return each feature with mean 0 and deviation 1 over the batch.
+def redundancy(
+    a: Embeddings,
+    b: Embeddings,
+    squares: Float[Tensor, ""],
+    *,
+    off_diagonal_weight: float,
+    off_diagonal_target: Target = 0,
+) -> Terms:
+    """Return the terms of a cross-correlation matrix of which the sum of squares is known.
 
-    A feature that is constant over the batch becomes 0 if ``eps`` is positive, and not a number
-    if it is 0, as in published code without one.
+    Args:
+        a: standardised embeddings.
+        b: likewise.
+        squares: ``‖aᵀ b‖²_F``, not divided by the batch.
+        off_diagonal_weight: see ``barlow_twins``.
+        off_diagonal_target: see ``barlow_twins``.
     """
-    variance, mean = torch.var_mean(z, dim=0, correction=int(unbiased))
-    return (z - mean) / (variance + eps).sqrt()
+    batch, dim = a.shape
+    diagonal = (a * b).sum(dim=0) / batch
+    on_diagonal = (diagonal - 1).square().sum()
+    off_diagonal = squares / batch**2 - diagonal.square().sum()
+    if off_diagonal_target:
+        # Σ_{i≠j} (C_ij - t)² = Σ_{i≠j} C_ij² - 2t Σ_{i≠j} C_ij + t² D(D - 1)
+        entries = a.sum(dim=1) @ b.sum(dim=1) / batch - diagonal.sum()
+        off_diagonal = off_diagonal - 2 * off_diagonal_target * entries + dim * (dim - 1)
+    return Terms(on_diagonal + off_diagonal_weight * off_diagonal, on_diagonal, off_diagonal)
 
 
 def barlow_twins(
-    a: Float[Tensor, "batch dim"],
-    b: Float[Tensor, "batch dim"],
+    a: Embeddings,
+    b: Embeddings,
     *,
     off_diagonal_weight: float,
+    off_diagonal_target: Target = 0,
     normalise: bool = False,
     unbiased: bool = False,
     eps: float = 1e-5,
@@ -47,12 +76,15 @@ def barlow_twins(
     """Return how far the views' cross-correlation matrix is from the identity (equation 1).
 
     The sums run over matrix entries, so the loss grows with ``dim``; its least value is 0
-    (``dim / batch**2`` with ``unbiased``). Gradients flow through the statistics.
+    (``dim / batch**2`` with ``unbiased``). Gradients flow through the statistics. The matrix
+    itself is not computed if the batch is smaller than ``dim`` (see ``squared_norms``).
 
     Args:
         a: embeddings of one view of the whole global batch, at least two.
         b: embeddings of the other view, in the same order.
         off_diagonal_weight: of the squared off-diagonal entries (λ in the paper).
+        off_diagonal_target: what the off-diagonal entries shall be: 0, or -1 as in HSIC-SSL
+            (Tsai et al. 2021; `--corr_neg_one` of yaohungt/Barlow-Twins-HSIC).
         normalise: scale each embedding to length 1 first (code for small images:
             yaohungt/Barlow-Twins-HSIC and wgcban/mix-bt).
         unbiased: divide by batch - 1 inside the deviation (the same two); the original uses a
@@ -62,11 +94,14 @@ def barlow_twins(
     if normalise:
         a, b = F.normalize(a), F.normalize(b)
     a, b = (standardise(z, unbiased=unbiased, eps=eps) for z in (a, b))
-    correlation = a.T @ b / len(a)
-    squares = correlation.square()
-    on_diagonal = (correlation.diagonal() - 1).square().sum()
-    off_diagonal = squares.sum() - squares.diagonal().sum()
-    return Terms(on_diagonal + off_diagonal_weight * off_diagonal, on_diagonal, off_diagonal)
+    (squares,) = squared_norms([a, b], [(0, 1)])
+    return redundancy(
+        a,
+        b,
+        squares,
+        off_diagonal_weight=off_diagonal_weight,
+        off_diagonal_target=off_diagonal_target,
+    )
 
 
 class BarlowTwins(Method):
@@ -81,6 +116,7 @@ class BarlowTwins(Method):
         views: two augmentations.
         off_diagonal_weight: λ in the paper.
         projector: keys of ``Projector``.
+        off_diagonal_target: see ``barlow_twins``.
         normalise: see ``barlow_twins``.
         unbiased: see ``barlow_twins``.
         eps: see ``barlow_twins``.
@@ -97,34 +133,43 @@ class BarlowTwins(Method):
         *,
         off_diagonal_weight: float,
         projector: Mapping[str, Any],
+        off_diagonal_target: Target = 0,
         normalise: bool = False,
         unbiased: bool = False,
         eps: float = 1e-5,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        self.off_diagonal_weight = off_diagonal_weight
-        self.normalise = normalise
-        self.unbiased = unbiased
-        self.eps = eps
+        self.loss_keys: dict[str, Any] = {
+            "off_diagonal_weight": off_diagonal_weight,
+            "off_diagonal_target": off_diagonal_target,
+            "normalise": normalise,
+            "unbiased": unbiased,
+            "eps": eps,
+        }
         self.projector = Projector(encoder.feature_dim, **projector)
+        self.flat = torch.zeros(())  # features without variance in this step
+
+    def embed(self, views: Sequence[Images]) -> list[Float[Tensor, "global_batch dim"]]:
+        """Return each view's embeddings of the global batch."""
+        own = [full_precision(self.projector(self.encoder(view))) for view in views]
+        embeddings = distributed.gather(torch.stack(own, dim=1)).unbind(1)
+        self.flat = count_constant_features(embeddings)
+        return list(embeddings)
 
     def forward(
         self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
     ) -> dict[str, Tensor]:
-        """Return the loss over the global batch and its two sums."""
-        embeddings = [full_precision(self.projector(self.encoder(view))) for view in views]
-        with torch.autocast(embeddings[0].device.type, enabled=False):
-            a, b = distributed.gather(torch.stack(embeddings, dim=1)).unbind(1)
-            terms = barlow_twins(
-                a,
-                b,
-                off_diagonal_weight=self.off_diagonal_weight,
-                normalise=self.normalise,
-                unbiased=self.unbiased,
-                eps=self.eps,
-            )
+        """Return the loss over the global batch, its two sums, and the constant features."""
+        a, b = self.embed(views)
+        with torch.autocast(a.device.type, enabled=False):
+            terms = barlow_twins(a, b, **self.loss_keys)
         return {
             "loss": terms.loss,
             "on_diagonal": terms.on_diagonal.detach(),
             "off_diagonal": terms.off_diagonal.detach(),
+            "constant_features": self.flat,
         }
+
+    def before_step(self, progress: float) -> None:
+        """Warn of constant features; the loop has just waited for the device anyway."""
+        warn_of_constant_features(float(self.flat))

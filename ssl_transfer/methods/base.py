@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.models import Encoder
+from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.trainer import Learner
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -19,7 +20,9 @@ class Method(Learner):
     ``forward(views, targets)`` returns ``loss`` and named detached parts of it. The mean of each
     over the processes is its value for the global batch, and the gradients that
     ``DistributedDataParallel`` averages are those of the global loss. ``separable`` says whether
-    the loss is a mean over samples, ``minimum_batch`` how small a global batch may be.
+    the loss is a mean over samples, ``minimum_batch`` how small a global batch may be. In each
+    forward pass the encoder sees first views first: those of all samples, or each sample's followed
+    by its other views. That is how monitors know whose features they see.
 
     Args:
         encoder: trained in place.
@@ -27,23 +30,35 @@ class Method(Learner):
         views: how each view of an image is drawn.
 
     Raises:
-        ValueError: if the number of views is not ``num_views``.
+        ValueError: if the number of views is not ``num_views`` (with ``more_views``: is lower).
     """
 
     num_views: int = 2
+    more_views: bool = False
+    other_preprocessing: tuple[Preprocessing, ...] = ()
+    """What further networks expect of their images: after its own views, ``forward`` gets the same
+    crops with the same colours once more for each, prepared as it says."""
 
     def __init__(
         self, encoder: Encoder, num_classes: int | None, views: Sequence[Augmentation]
     ) -> None:
         super().__init__()
-        if len(views) != self.num_views:
+        if len(views) < self.num_views or (len(views) > self.num_views and not self.more_views):
             raise ValueError(
-                f"`method.views` must describe {self.num_views} view(s) for "
-                f"{type(self).__name__}, but describes {len(views)}."
+                f"`method.views` must describe {'at least ' if self.more_views else ''}"
+                f"{self.num_views} view(s) for {type(self).__name__}, but describes {len(views)}."
             )
         self.encoder = encoder
         self.num_classes = num_classes
         self.views = tuple(views)
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """Return what follows a schedule of the method's own, for the log: e.g. a momentum.
+
+        Args:
+            progress: share of the training that is over, in [0, 1].
+        """
+        return {}
 
 
 def full_precision(x: Tensor) -> Tensor:

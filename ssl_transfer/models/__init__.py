@@ -10,6 +10,7 @@ from ssl_transfer.models.encoder import Encoder, wrap
 from ssl_transfer.models.factory import build
 from ssl_transfer.models.weights import (
     LoadReport,
+    copy_weights,
     fingerprint,
     load_encoder,
     load_weights,
@@ -20,6 +21,7 @@ __all__ = [
     "Encoder",
     "LoadReport",
     "build",
+    "copy_weights",
     "fingerprint",
     "load_encoder",
     "load_weights",

@@ -204,6 +204,31 @@ def load_encoder(encoder: Encoder, folder: Path) -> LoadReport:
     return load_weights(encoder, folder, layout="ssl_transfer")
 
 
+def copy_weights(encoder: Encoder, source: Encoder) -> None:
+    """Give an encoder, in place, the weights of another one of the same architecture.
+
+    Raises:
+        ValueError: in one sentence, if they differ in a tensor or in how images are normalised.
+    """
+    state = source.backbone.state_dict()
+    report = compare(encoder.backbone.state_dict(), state, Path(source.name), "")
+    lacking = {source.name: report.missing, encoder.name: report.unexpected + report.dropped}
+    found = [f"`{name}` lacks {_some(names)}" for name, names in lacking.items() if names]
+    found += [f"`{name}` is {list(a)} and {list(b)}" for name, a, b in report.reshaped[:1]]
+    theirs, ours = source.preprocessing, encoder.preprocessing
+    for key in ("mean", "std", "channel_order"):
+        if getattr(theirs, key) != getattr(ours, key):
+            found.append(
+                f"`preprocessing.{key}` is {getattr(theirs, key)} and {getattr(ours, key)}"
+            )
+    if found:
+        raise ValueError(
+            "`method.start_from` must have the architecture and the normalisation of `model`, but "
+            f"differs from it: {'; '.join(found)}."
+        )
+    _fill(encoder.backbone, state)
+
+
 def _check_stem(encoder: Encoder, layout: str) -> None:
     """Refuse weights whose network pools or pads otherwise, which no tensor tells."""
     stem, trained = getattr(encoder.backbone, "stem", None), STEMS.get(layout)

@@ -62,6 +62,11 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
             f"{name} must be given a dataset whose target is one of {sorted(protocol.targets)}, "
             f"but `{dataset.name}` has `{dataset.target}`."
         )
+    if len(dataset["val"]) == 0:
+        raise ValueError(
+            f"{name} must be given a dataset with validation images, but `{dataset.name}` has none "
+            "(that is for pre-training alone); set `dataset.val_fraction` above 0."
+        )
     check = getattr(protocol, "check", None)
     if check is not None:
         check(dataset)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,6 +19,9 @@ from ssl_transfer.protocols.classification import require_metrics, scores_on_tes
 
 log = logging.getLogger(__name__)
 
+Metric = Literal["cosine", "euclidean"]
+Weighting = Literal["exp", "uniform"]
+
 CHUNK_ELEMENTS = 2**25  # similarities in memory at once: 128 MiB
 
 
@@ -32,7 +35,9 @@ class KNN:
 
     Args:
         k: voters; at most as many as there are images (a smaller bank votes as a whole).
-        temperature: a vote weighs ``exp(cosine / temperature)``.
+        temperature: a vote weighs ``exp(similarity / temperature)``.
+        metric: see ``vote``.
+        weighting: see ``vote``.
         image_size: in pixels (null: what the encoder's weights expect).
         preprocessing: keys of ``Preprocessing`` that replace the encoder's own.
     """
@@ -42,6 +47,8 @@ class KNN:
 
     k: int = 200
     temperature: float = 0.07
+    metric: Metric = "cosine"
+    weighting: Weighting = "exp"
     image_size: int | None = None
     preprocessing: dict[str, Any] | None = None
 
@@ -67,6 +74,8 @@ class KNN:
             k=min(self.k, len(bank)),
             temperature=self.temperature,
             classes=len(dataset.classes),
+            metric=self.metric,
+            weighting=self.weighting,
         )
         yield from scores_on_test(votes, dataset, context)
 
@@ -79,6 +88,8 @@ def vote(
     k: int,
     temperature: float,
     classes: int,
+    metric: Metric = "cosine",
+    weighting: Weighting = "exp",
 ) -> Float[Tensor, "queries classes"]:
     """Return each class's share of the votes of the ``k`` nearest neighbours.
 
@@ -88,8 +99,11 @@ def vote(
         labels: classes of the bank; or rows of 1 (shown), 0 (not shown) and -1 (does not vote on
             that class).
         k: number of voters.
-        temperature: a vote weighs ``exp(cosine / temperature)``.
+        temperature: a vote weighs ``exp(similarity / temperature)``.
         classes: number of classes.
+        metric: the similarity is the cosine, or (``euclidean``) minus the distance of the features
+            as they are.
+        weighting: ``uniform`` counts votes, whatever the temperature.
 
     Returns:
         Rows that sum to 1; with several classes per image each share is of that class's own votes
@@ -102,11 +116,15 @@ def vote(
         raise ValueError(f"`k` must lie in [1, {len(bank)}], the size of the bank, but is {k}.")
     if temperature <= 0:
         raise ValueError(f"`temperature` must be positive, but is {temperature}.")
-    bank = F.normalize(bank)
-    chunks = torch.split(F.normalize(queries), max(1, CHUNK_ELEMENTS // len(bank)))
+    if metric == "cosine":
+        queries, bank = F.normalize(queries), F.normalize(bank)
+    chunks = torch.split(queries, max(1, CHUNK_ELEMENTS // len(bank)))
     shares = []
     for chunk in chunks:
-        similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
+        every = chunk @ bank.T if metric == "cosine" else -torch.cdist(chunk, bank)
+        similarity, neighbours = every.topk(k, dim=1)
+        if weighting == "uniform":
+            similarity = torch.zeros_like(similarity)
         # Softmax: the same votes up to a factor per query, without overflow.
         weights = (similarity / temperature).softmax(dim=1)
         if labels.ndim == 1:

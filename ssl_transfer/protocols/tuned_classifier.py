@@ -20,15 +20,17 @@ ClassWeights = Literal["train_frequency", "test_frequency"] | Sequence[float]
 class TunedClassifier(Learner):
     """An encoder with one head or a bank of heads.
 
-    The encoder's layers are in train mode where they are trained and in eval mode elsewhere. A
-    bank (only for a frozen encoder) sums its heads' losses: no head sees another's gradient, so
-    head i is that head trained alone. A head whose loss is not finite any more is dropped.
+    The encoder's layers are in train mode where they are trained and in eval mode elsewhere (but
+    for ``encoder_mode``). A bank (only for a frozen encoder) sums its heads' losses: no head sees
+    another's gradient, so head i is that head trained alone. A head whose loss is not finite any
+    more is dropped.
 
     Args:
         encoder: frozen but for ``trained``, in place; the identity where views are features.
         heads: modules from features to logits.
         trained: the encoder's layers that are in train mode, all of whose parameters are trained.
         class_weights: as of ``classification_loss``.
+        encoder_mode: ``train`` puts all of the encoder in train mode while the heads train.
     """
 
     def __init__(
@@ -37,9 +39,12 @@ class TunedClassifier(Learner):
         heads: Sequence[nn.Module],
         trained: Sequence[nn.Module],
         class_weights: Float[Tensor, " classes"] | None = None,
+        *,
+        encoder_mode: Literal["eval", "train"] = "eval",
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.encoder_mode = encoder_mode
         self.heads = nn.ModuleList(heads)
         self.trained = [layer.requires_grad_() for layer in trained]
         # Plain lists hide the layers from `modules()`: they are the encoder's already.
@@ -52,7 +57,7 @@ class TunedClassifier(Learner):
     def train(self, mode: bool = True) -> "TunedClassifier":
         """Put the heads and the trained layers in train mode, and only those."""
         super().train(mode)
-        self.encoder.eval()
+        self.encoder.train(mode and self.encoder_mode == "train")
         for layer in self.trained:
             layer.train(mode)
         return self
@@ -99,6 +104,8 @@ class TunedClassifier(Learner):
             for layer in self.trained
             for tensor in itertools.chain(layer.parameters(), layer.buffers())
         }
+        if self.encoder_mode == "train":
+            changing |= {id(buffer) for buffer in self.encoder.buffers()}
         tensors = itertools.chain(
             self.encoder.named_parameters(prefix="encoder"),
             self.encoder.named_buffers(prefix="encoder"),

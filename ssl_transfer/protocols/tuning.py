@@ -36,7 +36,8 @@ from ssl_transfer.protocols.tuned_classifier import (
     TunedClassifier,
     class_weights,
 )
-from ssl_transfer.trainer import NonFiniteLoss, Recipe, autocast, fit
+from ssl_transfer.recipe import Recipe
+from ssl_transfer.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ class Tuning:
 
     Args:
         trainable: of the encoder: nothing (``head``), its BatchNorm layers, or all.
+        encoder_mode: of an encoder of which nothing is trained (``head``): ``eval``, or ``train``
+            as some published code has it: BatchNorm layers use the batch's statistics, and the
+            running ones, by which the classifier is tested, move to those of training images.
         bn_scope: which BatchNorm layers ``batch_norm`` means: ``all``, or ``published`` (stem
             and every block's but ``bn1`` and the shortcuts').
         head: kind of classifier.
@@ -71,6 +75,7 @@ class Tuning:
         schedule_per: whether they change with every step or only at the start of an epoch.
         milestones: epochs at which ``step`` multiplies by ``step_factor`` (null: 60 % and 80 %).
         step_factor: of the schedule ``step``.
+        final_factor: share of the learning rate that ``cosine`` and ``exponential`` end at.
         warmup_epochs: linear warm-up.
         clip_grad_norm: largest gradient norm, per head.
         bn_groups: groups of the global batch that share batch statistics.
@@ -97,16 +102,18 @@ class Tuning:
     batch_size: int
     optimizer: dict[str, Any]
     grid: dict[str, list[float] | None] = dataclasses.field(default_factory=dict)
+    encoder_mode: Literal["eval", "train"] = "eval"
     bn_scope: Literal["all", "published"] = "all"
     head: HeadKind = "linear"
     head_init: HeadInit | None = None
     steps: int | None = None
     encoder_lr: float | None = None
     divide_weight_decay: bool = False
-    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    schedule: Literal["cosine", "constant", "step", "exponential"] = "cosine"
     schedule_per: Literal["step", "epoch"] = "step"
     milestones: Sequence[float] | None = None
     step_factor: float = 0.1
+    final_factor: float = 0.0
     warmup_epochs: float = 0.0
     clip_grad_norm: float | None = None
     bn_groups: int = 1
@@ -129,7 +136,17 @@ class Tuning:
         given = () if isinstance(self.class_weights, str | None) else self.class_weights
         if any(weight < 0 for weight in given):
             raise ValueError(f"`class_weights` must not be negative, but are {given}.")
+        if self.encoder_mode == "train" and self.trainable != "head":
+            raise ValueError(
+                "`encoder_mode` must be eval where layers of the encoder are trained, which says "
+                f"what is in train mode, but `trainable` is {self.trainable}."
+            )
         self._check_rates()
+
+    @property
+    def encoder_is_constant(self) -> bool:
+        """Whether no training changes anything of the encoder, its statistics included."""
+        return self.trainable == "head" and self.encoder_mode == "eval"
 
     def _check_rates(self) -> None:
         rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))
@@ -250,7 +267,7 @@ class Trial:
         augment = augmentation(protocol.augmentation, flip=dataset.flip)
         # Where nothing changes an image's features, they are computed once, for all runs.
         self.features = None
-        if protocol.trainable == "head" and augment is None:
+        if protocol.encoder_is_constant and augment is None:
             self.features = FrozenFeatures(
                 encoder,
                 dataset,
@@ -285,7 +302,9 @@ class Trial:
                 built.append(build_head(self.protocol.head, dim, classes, self.protocol.head_init))
         body = self.encoder if self.features is None else nn.Identity()
         weights = self.class_weights(splits)
-        learner = TunedClassifier(body, built, self.trained_layers(), weights)
+        learner = TunedClassifier(
+            body, built, self.trained_layers(), weights, encoder_mode=self.protocol.encoder_mode
+        )
         if self.protocol.epoch_selection == "best":
             learner.best = BestEpoch(heads, self.scores)
         return learner.to(self.context.device, self.context.dtype)
@@ -312,13 +331,16 @@ class Trial:
         share = trained / encoder
         log.info("trains %s of %s encoder parameters (%.4f %%) and a head of %s",
                  f"{trained:,}", f"{encoder:,}", 100 * share, f"{head:,}")  # fmt: skip
-        return {
+        counts: dict[str, Any] = {
             "parameters": trained + head,
             "encoder_trained": trained,
             "encoder_parameters": encoder,
             "share": share,
             "head_parameters": head,
         }
+        if self.protocol.encoder_mode == "train":
+            counts["statistics"] = "the encoder's running statistics move with the training images"
+        return counts
 
     def train(self, points: Sequence[Point], splits: Sequence[str], name: str) -> TunedClassifier:
         """Return a classifier trained at one point, or a bank of heads trained at several."""
@@ -345,10 +367,10 @@ class Trial:
 
     def grid_scores(self, points: Sequence[Point]) -> list[float | None]:
         """Return the selection score of every point; None where training diverged."""
-        if self.protocol.trainable == "head":
+        if self.protocol.encoder_is_constant:
             found = self.context.once("grid", lambda: self._bank_scores(points))
             return list(found)
-        # A trained encoder differs from point to point, so the points train one after another.
+        # An encoder that changes differs from point to point: they train one after another.
         return [
             self.context.once(f"grid {i}", functools.partial(self._point_score, i, point))
             for i, point in enumerate(points)

@@ -19,8 +19,20 @@ from ssl_transfer.methods.supervised import Supervised
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 
-TRAINED = ("barlow_twins", "simclr", "supervised")
+TRAINED = (
+    "barlow_twins",
+    "mixed_barlow_twins",
+    "simclr",
+    "supervised",
+    "swav",
+    "vicreg",
+    "w_mse",
+)
 BATCH = 16
+SMALL: dict[str, dict[str, Any]] = {
+    "swav": {"prototypes": 20},
+    "w_mse": {"sub_batch": 8, "iterations": 2, "eps": 0.01},
+}
 
 
 def _file(name: str) -> dict[str, Any]:
@@ -28,12 +40,20 @@ def _file(name: str) -> dict[str, Any]:
     return node
 
 
+def _views(name: str) -> list[dict[str, Any]]:
+    node = yaml.safe_load((CONF / "views" / f"{name}.yaml").read_text())
+    views: list[dict[str, Any]] = node["views"] if "views" in node else _views(*node["defaults"])
+    return views
+
+
 def _node(name: str) -> dict[str, Any]:
     node = _file(name)
-    node.pop("defaults", None)
+    for mounted in node.pop("defaults", []):
+        if "/views@_here_" in mounted:
+            node["views"] = _views(mounted["/views@_here_"])
     if "projector" in node:
         node["projector"]["dims"] = [12, 7]
-    return node
+    return {**node, **SMALL.get(name, {})}
 
 
 def _encoder() -> Encoder:
@@ -119,8 +139,10 @@ def test_half_precision_networks_have_float32_losses(name: str) -> None:
     method = _method(name).float()
     views, targets = _batch(method.num_views)
     single = tuple(view.float() for view in views)
+    torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = method(single, targets)["loss"]
+    torch.manual_seed(0)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(method(single, targets)["loss"].item(), rel=0.05)
 
@@ -167,7 +189,9 @@ def test_as_is_has_no_budget_and_nothing_to_build() -> None:
 def test_a_node_is_its_names_file_and_binds_to_its_target(name: str) -> None:
     node, mounted = _node(name), _file(name)["defaults"]
     assert node["name"] == name
-    assert [next(iter(m)).partition("@")[2] for m in mounted[:-1]] == ["optimizer", "pretrain_on"]
+    groups = [next(iter(m)).partition("@")[2] for m in mounted[:-1]]
+    assert groups[:2] == ["optimizer", "pretrain_on"]
+    assert groups[2:] in ([], ["_here_"])  # views
     assert set(methods.RECIPE_KEYS) - {"pretrain_on"} <= set(node)
     target = type(methods.build(node, _encoder(), 4))
     supplied = frozenset({"encoder", "num_classes", "views"})

@@ -55,3 +55,21 @@ def test_impossible_values_are_refused(change, message):
     values = {"k": 1, "temperature": 1.0, **change}
     with pytest.raises(ValueError, match=message):
         vote(torch.ones(1, 2), torch.ones(3, 2), torch.tensor([0, 0, 1]), classes=2, **values)
+
+
+@pytest.mark.parametrize("k", [1, 5, 60])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_plain_majorities_and_distances_are_scikit_learns(k, metric):
+    bank, labels = random_features(60, 0)
+    queries, _ = random_features(40, 1)
+    bank, queries = bank * 3 + 1, queries * 3 + 1  # lengths matter to distances only
+    judge = KNeighborsClassifier(k, metric=metric).fit(bank.numpy(), labels.numpy())
+    votes = vote(
+        queries, bank, labels, k=k, temperature=0.1, classes=5, metric=metric, weighting="uniform"
+    )
+    np.testing.assert_allclose(votes.numpy(), judge.predict_proba(queries.numpy()), atol=1e-12)
+    weighted = KNeighborsClassifier(
+        k, metric="euclidean", weights=lambda distance: np.exp(-distance / 0.7)
+    ).fit(bank.numpy(), labels.numpy())
+    votes = vote(queries, bank, labels, k=k, temperature=0.7, classes=5, metric="euclidean")
+    np.testing.assert_allclose(votes.numpy(), weighted.predict_proba(queries.numpy()), atol=1e-9)

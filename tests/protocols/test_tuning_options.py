@@ -7,22 +7,25 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from test_tuning import SGD, context, encoder, tuning
 from tiny_runs import carry_out, tiny
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torchvision import transforms
 
 from ssl_transfer import datasets, distributed, evaluate, models
 from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.datasets import Dataset
-from ssl_transfer.datasets.transforms import Pipeline
+from ssl_transfer.datasets.transforms import Pipeline, centre_crop
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier, class_weights
 from ssl_transfer.protocols.tuning import Trial
-from ssl_transfer.trainer import Recipe, Stream
+from ssl_transfer.recipe import Recipe, Stream
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,20 @@ def test_step_schedule_is_torchs_multi_step(per):
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
     judge = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3, 6], gamma=0.2)
     assert rates(chosen, samples=20) == pytest.approx(torch_rates(judge, optimizer, 35, 5))
+
+
+def test_a_rate_that_falls_by_the_same_factor_every_epoch_ends_at_its_final_share():
+    found = rates(recipe(schedule="exponential", schedule_per="epoch", final_factor=1e-4), 20)
+    expected = [1e-4 ** (epoch / 7) for epoch in range(7) for _ in range(5)]
+    assert found == pytest.approx(expected)
+
+
+def test_a_cosine_can_end_above_zero_as_in_barlow_twins():
+    """main.py of facebookresearch/barlowtwins: q + 0.001 (1 - q) after ten warm-up epochs."""
+    chosen = recipe(epochs=50, warmup_epochs=10, final_factor=0.001)
+    found = rates(chosen, samples=20)
+    cosine = [0.5 * (1 + math.cos(math.pi * (step - 50) / 200)) for step in range(50, 250)]
+    assert found[50:] == pytest.approx([q + 0.001 * (1 - q) for q in cosine])
 
 
 def test_without_milestones_a_tenth_remains_after_60_and_80_percent():
@@ -414,13 +431,108 @@ def test_running_statistics_of_a_resnet50_move_where_the_protocol_trains(
     assert torch.equal(stem, judged.backbone.conv1.weight) == (trainable != "all")
 
 
+# ---- a frozen encoder in train mode -------------------------------------------------------------
+
+
+STATISTICS = {"trainable": "head", "encoder_mode": "train", "batch_size": 10, "steps": 4}
+
+
+def test_statistics_of_a_frozen_encoder_in_train_mode_are_those_of_the_batches(tmp_path, digits):
+    """linear.py of wgcban/mix-bt: parameters frozen, the whole network in train mode."""
+    ours = trained(tmp_path, digits, augmentation="none", schedule="constant", **STATISTICS)
+    judge = encoder().double().requires_grad_(False)
+    head = nn.Linear(judge.feature_dim, 10).double()
+    head.load_state_dict(learner_at_start(tmp_path / "start", digits).heads[0].state_dict())
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    stream = Stream(len(digits["train"]), 10, drop_last=False, seed=0)
+    view = Pipeline(judge.preprocessing)
+    judge.train()
+    for step in range(4):
+        indices = np.array([index for _, index in stream.batch(step)])
+        pictures = [digits["train"].images[i] for i in indices.tolist()]
+        images = view(pictures, seed=0, epochs=np.zeros_like(indices), indices=indices)
+        targets = torch.from_numpy(digits["train"].targets[indices])
+        optimizer.zero_grad()
+        F.cross_entropy(head(judge(images.double())), targets).backward()
+        optimizer.step()
+    found = ours.encoder.state_dict()
+    for name, tensor in judge.state_dict().items():
+        torch.testing.assert_close(found[name], tensor)
+    torch.testing.assert_close(ours.heads[0].weight, head.weight)
+    untouched = dict(encoder().named_parameters())
+    assert all(torch.equal(p, untouched[n].double()) for n, p in ours.encoder.named_parameters())
+
+
+def learner_at_start(folder, dataset):
+    folder.mkdir()
+    trial = Trial(tuning(**STATISTICS), encoder(), dataset, context(folder, precision="fp64"))
+    return trial.learner(1)
+
+
+def test_moved_statistics_are_kept_tested_with_and_told(tmp_path, digits):
+    surroundings = context(tmp_path)
+    judged = encoder()
+    before = copy.deepcopy(judged.state_dict())
+    grid = {"lr": [0.1, 0.01]}
+    list(tuning(**STATISTICS, grid=grid, epoch_selection="best").run(judged, digits, surroundings))
+    changed = {n for n, t in judged.state_dict().items() if not torch.equal(t, before[n])}
+    assert changed == {n for n, _ in judged.named_buffers()}
+    assert "move" in surroundings.facts["trainable"]["statistics"]
+    assert surroundings.facts["trainable"]["encoder_trained"] == 0
+    # One bank of heads could not do this: the best epochs' statistics differ from point to point.
+    assert len(surroundings.facts["selection"]["scores"]) == 2
+    other = context(tmp_path)
+    list(tuning("head", steps=1).run(encoder(), digits, other))
+    assert "statistics" not in other.facts["trainable"]
+
+
+def test_an_interruption_forgets_no_statistics(tmp_path, digits, monkeypatch):
+    options = {**STATISTICS, "epoch_selection": "best", "steps": 12}
+    (tmp_path / "calm").mkdir()
+    (tmp_path / "torn").mkdir()
+
+    def run(folder, stop_at):
+        surroundings = context(tmp_path / folder, precision="fp64", checkpoint_every_steps=1)
+        trial = Trial(tuning(**options), encoder(), digits, surroundings)
+        calls = []
+
+        def scores(_, learner):
+            calls.append(1)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            return [float(learner.heads[0].weight.detach().norm())]
+
+        monkeypatch.setattr(Trial, "scores", scores)
+        return trial.train([{}], ["train"], "x"), surroundings.facts
+
+    calm, _ = run("calm", None)
+    with pytest.raises(KeyboardInterrupt):
+        run("torn", 2)
+    torn, facts = run("torn", None)
+    assert facts["resumed_at"]
+    assert same(torn, calm.state_dict())
+
+
 # ---- preprocessing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_squeezed_image_is_torchvisions(interpolation):
+    """Resize((32, 32)), which ignores the ratio of the sides: evaluate_transfer.py of mix-bt."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 57, 3), dtype=np.uint8)
+    prepared = Preprocessing(size=64, resize=70, interpolation=interpolation).replaced(
+        32, {"square": True}
+    )
+    kind = transforms.InterpolationMode(interpolation)
+    wanted = transforms.Resize((32, 32), kind)(Image.fromarray(pixels))
+    found = centre_crop(Image.fromarray(pixels), prepared)
+    assert np.array_equal(np.asarray(found), np.asarray(wanted))
+    assert "square" not in Preprocessing().identity()
+    assert prepared.identity()["square"] is True
 
 
 def test_bgr_is_what_swapped_channels_give(digits):
     rng = np.random.default_rng(0)
-    from PIL import Image
-
     arrays = rng.integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
     straight, swapped = (
         [Image.fromarray(np.ascontiguousarray(a)) for a in arrays[..., order]]
@@ -589,6 +701,11 @@ def test_the_end_of_a_grid_is_noted(tmp_path, digits, caplog):
         ("finetune", ["step_factor=0.2"], "unless `schedule` is step"),
         ("finetune", ["schedule=step", "milestones=[3,2]"], "ascending order"),
         ("finetune", ["schedule=step", "step_factor=0"], r"lie in \(0, 1\]"),
+        ("finetune", ["schedule=step", "final_factor=0.1"], "unless `schedule` is cosine or exp"),
+        ("finetune", ["schedule=exponential"], "above 0 for `schedule=exponential`"),
+        ("finetune", ["final_factor=1.5"], r"lie in \[0, 1\]"),
+        ("finetune", ["encoder_mode=train"], "`encoder_mode` must be eval where"),
+        ("linear_probe", ["encoder_mode=both"], r"one of \['eval', 'train'\]"),
         ("finetune", ["steps=0"], "`steps` must be at least 1"),
         ("linear_probe", ["encoder_lr=0.1"], "`encoder_lr` must be null"),
         ("linear_probe", ["grid.encoder_lr=[0.1]"], "`encoder_lr` must be null"),
@@ -613,6 +730,14 @@ def test_a_mistake_is_told_before_any_work(protocol, overrides, said):
     (found,) = problems(config)
     with pytest.raises(ValueError, match=said):
         raise ValueError(found)
+
+
+def test_a_task_must_have_validation_images_but_a_pretraining_need_not():
+    node = resolve(plain(compose(["dataset=digits", "dataset.val_fraction=0.0"])))["dataset"]
+    without = datasets.build({**node, "labels_per_class": 5})
+    assert len(without["train"]) == 50
+    with pytest.raises(ValueError, match=r"validation images, but `digits` has none .* above 0"):
+        require(tuning("head"), without)
 
 
 def test_all_options_together_are_fine():

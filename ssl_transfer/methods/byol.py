@@ -1,0 +1,101 @@
+"""BYOL: bootstrap your own latent (Grill et al. 2020, https://arxiv.org/abs/2006.07733)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.collapse import spread
+from ssl_transfer.methods.momentum import check_momentum, cosine_momentum, follow, target_of
+from ssl_transfer.methods.projector import Projector
+from ssl_transfer.models import Encoder
+
+Embeddings = Float[Tensor, "batch dim"]
+
+
+def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor, ""]:
+    """Return the mean squared distance of directions, 2 - 2 cos (equation 2 of the paper).
+
+    0 if they agree, 4 if they are opposite. No gradient reaches the targets.
+    """
+    return 2 - 2 * F.cosine_similarity(predictions, targets.detach()).mean()
+
+
+def byol(p0: Embeddings, p1: Embeddings, t0: Embeddings, t1: Embeddings) -> Float[Tensor, ""]:
+    """Return the loss of both directions (the sum, section 3.1 of the paper), in [0, 8].
+
+    Args:
+        p0: predictions from the first view.
+        p1: predictions from the second view.
+        t0: the target network's embeddings of the first view.
+        t1: the target network's embeddings of the second view.
+    """
+    return normalised_mse(p0, t1) + normalised_mse(p1, t0)
+
+
+class BYOL(Method):
+    """Predict, from one view, what a slowly following copy of the network makes of the other.
+
+    The views pass each network one after the other, with batch statistics of their own, as in the
+    original code. The target's momentum rises from ``momentum`` to 1 along half a cosine, step by
+    step. Without a BatchNorm in projector or predictor it may collapse: watch ``spread``.
+
+    Args:
+        encoder: trained in place; it is the online one.
+        num_classes: not used.
+        views: two augmentations.
+        momentum: of the target network at the start (τ in the paper).
+        projector: keys of ``Projector``.
+        predictor_dim: width of the predictor's hidden layer.
+    """
+
+    separable = True
+    minimum_batch = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        momentum: float,
+        projector: Mapping[str, Any],
+        predictor_dim: int,
+    ) -> None:
+        super().__init__(encoder, num_classes, views)
+        check_momentum(momentum)
+        self.momentum = momentum
+        self.projector = Projector(encoder.feature_dim, **projector)
+        self.target = target_of(self.online)
+        dim = projector["dims"][-1]
+        self.predictor = Projector(dim, [predictor_dim, dim], last_bias=False)
+
+    @property
+    def online(self) -> nn.Sequential:
+        """Encoder and projector."""
+        return nn.Sequential(self.encoder, self.projector)
+
+    def forward(
+        self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """Return the loss of this process's share of the batch, and the embeddings' spread."""
+        embeddings = [self.online(view) for view in views]
+        p0, p1 = (full_precision(self.predictor(z)) for z in embeddings)
+        with torch.no_grad():
+            t0, t1 = (full_precision(self.target(view)) for view in views)
+        with torch.autocast(p0.device.type, enabled=False):
+            loss = byol(p0, p1, t0, t1)
+            return {"loss": loss, "spread": spread(full_precision(embeddings[0]))}
+
+    def after_step(self, progress: float) -> None:
+        """Let the target follow."""
+        follow(self.target, self.online, cosine_momentum(self.momentum, progress))
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """Return the target's momentum."""
+        return {"momentum": cosine_momentum(self.momentum, progress)}

@@ -1,0 +1,101 @@
+"""What losses on correlations and covariances of features share (Barlow Twins, VICReg)."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ssl_transfer import distributed
+
+Embeddings = Float[Tensor, "batch dim"]
+
+
+def constant_features(z: Embeddings) -> Bool[Tensor, " dim"]:
+    """Return which features have the same value in the whole batch, up to rounding."""
+    variance, mean = torch.var_mean(z.detach(), dim=0, correction=0)
+    return variance <= (torch.finfo(z.dtype).eps * mean).square()
+
+
+def count_constant_features(views: Sequence[Embeddings]) -> Float[Tensor, ""]:
+    """Return how many features of a view are constant, on average over the views."""
+    constant = torch.stack([constant_features(z) for z in views])
+    return constant.to(views[0].dtype).sum() / len(views)
+
+
+def standardise(z: Embeddings, *, unbiased: bool, eps: float) -> Embeddings:
+    """Return each feature with mean 0 and deviation 1 over the batch.
+
+    A feature that is constant over the batch becomes 0, also if ``eps`` is 0 (where published
+    code divides by 0).
+
+    Args:
+        z: at least two rows.
+        unbiased: divide by batch - 1 inside the deviation, not by batch.
+        eps: added to the variance.
+    """
+    variance, mean = torch.var_mean(z, dim=0, correction=int(unbiased))
+    if eps == 0:
+        # Before the root, whose gradient is infinite at 0.
+        variance = variance.masked_fill(constant_features(z), torch.inf)
+    deviation: Tensor = (variance + eps).sqrt()
+    return (z - mean) / deviation
+
+
+class _Gram(torch.autograd.Function):
+    """``x xᵀ``; autograd would multiply twice in the backward pass, once per factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x @ x.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        product: Tensor = (grad + grad.T) @ x
+        return product
+
+
+def gram(x: Embeddings) -> Float[Tensor, "batch batch"]:
+    """Return the inner products of all rows."""
+    product: Tensor = _Gram.apply(x)
+    return product
+
+
+def squared_norms(
+    factors: Sequence[Embeddings], pairs: Sequence[tuple[int, int]]
+) -> list[Float[Tensor, ""]]:
+    """Return ``‖xᵀ y‖²_F``, summed over all entries of the dim × dim matrix, for pairs (x, y).
+
+    With fewer rows than features that matrix is never computed, since
+    ``‖xᵀ y‖²_F = tr(xᵀ y yᵀ x) = Σ_ij (x xᵀ)_ij (y yᵀ)_ij``, whose matrices are batch × batch; each
+    factor's is computed once.
+
+    Args:
+        factors: matrices of one shape.
+        pairs: positions of x and y among the factors; they may be the same.
+    """
+    if len(factors[0]) < factors[0].shape[1]:
+        grams = [gram(x) for x in factors]
+        return [(grams[i] * grams[j]).sum() for i, j in pairs]
+    return [(factors[i].T @ factors[j]).square().sum() for i, j in pairs]
+
+
+def warn_of_constant_features(count: float) -> None:
+    """Say once per training that features do not depend on the image.
+
+    Args:
+        count: number of such features in a step.
+    """
+    if count and distributed.is_main():
+        warnings.warn(
+            "some features of the embeddings are the same for all images of a batch, and take no "
+            "part in the correlations (`constant_features` in the log says how many); if this "
+            "lasts, lower the learning rate.",
+            stacklevel=2,
+        )

@@ -1,0 +1,248 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021, https://arxiv.org/abs/2104.14294)."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_transfer import distributed
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods.base import Method, full_precision
+from ssl_transfer.methods.momentum import check_momentum, cosine_momentum, follow, target_of
+from ssl_transfer.methods.multi_crop import Views, encode
+from ssl_transfer.models import Encoder
+
+Keep = Literal["teacher", "student"]
+TAUGHT = 2
+"""The views that the teacher sees: the first two, the large ones."""
+
+
+def dino(
+    student: Float[Tensor, "batch views dim"],
+    teacher: Float[Tensor, "batch teacher_views dim"],
+    centre: Float[Tensor, " dim"],
+    *,
+    student_temperature: float | Float[Tensor, ""],
+    teacher_temperature: float | Float[Tensor, ""],
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy between the networks' outputs for different views.
+
+    Equations 1 to 3 of the paper: each of the teacher's views teaches each of the student's others.
+    A student that guesses has ``log(dim)``; the entropy of the teacher's distribution is the least.
+
+    Args:
+        student: outputs for all views; gradients flow into these alone.
+        teacher: outputs for the first views (the large crops), in the same order.
+        centre: subtracted from the teacher's outputs.
+        student_temperature: divides the student's outputs.
+        teacher_temperature: divides the teacher's; lower, so that its distribution is sharper.
+    """
+    targets = ((teacher.detach() - centre) / teacher_temperature).softmax(dim=-1)
+    log_probabilities = (student / student_temperature).log_softmax(dim=-1)
+    entropies = -torch.einsum("btk,bsk->ts", targets, log_probabilities) / len(student)
+    return (entropies.sum() - entropies.diagonal().sum()) / (
+        entropies.numel() - entropies.diagonal().numel()
+    )
+
+
+def warmed_up(start: float, end: float, share: float, progress: float) -> float:
+    """Return what rises linearly from ``start`` to ``end`` over the first ``share`` of training."""
+    return end if progress >= share else start + (end - start) * progress / share
+
+
+class Head(nn.Module):
+    """The layers after the encoder: a perceptron, length 1, and a layer of unit rows.
+
+    The last layer is ``weight_norm`` with its length fixed to 1, as the published
+    ``norm_last_layer``.
+
+    Args:
+        in_dim: width of the features.
+        hidden_dims: widths of the hidden layers, with GELU.
+        bottleneck_dim: width of what is brought to length 1.
+        out_dim: width of the output.
+        batch_norm: whether a BatchNorm follows each hidden layer.
+
+    Raises:
+        ValueError: if a width is not positive.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dims: Sequence[int],
+        bottleneck_dim: int,
+        out_dim: int,
+        batch_norm: bool,
+    ) -> None:
+        super().__init__()
+        if min(widths := [*hidden_dims, bottleneck_dim, out_dim]) < 1:
+            raise ValueError(f"the widths of DINO's head must be positive, but are {widths}.")
+        layers: list[nn.Module] = []
+        for width in hidden_dims:
+            layers.append(nn.Linear(in_dim, width, bias=not batch_norm))
+            layers += [nn.BatchNorm1d(width)] if batch_norm else []
+            layers.append(nn.GELU())
+            in_dim = width
+        self.mlp = nn.Sequential(*layers, nn.Linear(in_dim, bottleneck_dim))
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        self.last_layer = nn.Linear(bottleneck_dim, out_dim, bias=False)
+
+    def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out_dim"]:
+        """Return the outputs, cosines of the bottleneck with the last layer's rows."""
+        directions = F.normalize(full_precision(self.mlp(features)))
+        return F.linear(directions, F.normalize(self.last_layer.weight))
+
+
+def outputs(network: nn.Sequential, views: Views) -> Float[Tensor, "batch views out_dim"]:
+    """Return what an encoder and a head say about all views; the head takes them together."""
+    encoder, head = network
+    features = encode(encoder, views)
+    result: Tensor = head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+    return result
+
+
+class DINO(Method):
+    """Predict what a teacher, an average of the student over time, says about another view.
+
+    The teacher sees the first two views ("global crops"), the student all. Batch statistics are
+    joint over the views of one size, as in the original code. Gradients are clipped parameter by
+    parameter where ``clip_grad_norm`` is set, as there. What it schedules in epochs is given here
+    as a share of the training.
+
+    Args:
+        encoder: trained in place; it is the student, until the end puts in the one to keep.
+        num_classes: not used.
+        views: two or more augmentations.
+        momentum: of the teacher at the start; rises to 1 along half a cosine.
+        hidden_dims: see ``Head``.
+        bottleneck_dim: see ``Head``.
+        out_dim: see ``Head``.
+        batch_norm: see ``Head``.
+        student_temperature: see ``dino``.
+        teacher_temperature: see ``dino``, after its warm-up.
+        teacher_temperature_start: at the beginning of the warm-up.
+        teacher_temperature_warmup: length of the linear warm-up, a share of the training.
+        centre_momentum: of the centre of the teacher's outputs (equation 4).
+        frozen_last_layer: share of the training, from its beginning, in which the last layer
+            stays as it is.
+        keep: whose encoder the training leaves: the ``teacher``'s is the published one.
+    """
+
+    separable = True
+    minimum_batch = 2
+    more_views = True
+
+    centre: Float[Tensor, " dim"]
+    temperature: Float[Tensor, ""]
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        momentum: float,
+        hidden_dims: list[int],
+        bottleneck_dim: int,
+        out_dim: int,
+        batch_norm: bool,
+        student_temperature: float,
+        teacher_temperature: float,
+        teacher_temperature_start: float,
+        teacher_temperature_warmup: float,
+        centre_momentum: float,
+        frozen_last_layer: float,
+        keep: Keep = "teacher",
+    ) -> None:
+        super().__init__(encoder, num_classes, views)
+        check_momentum(momentum)
+        temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
+        if min(temperatures) <= 0:
+            raise ValueError(f"DINO's temperatures must be positive, but are {temperatures}.")
+        self.momentum = momentum
+        self.student_temperature = student_temperature
+        self.warmup: dict[str, Any] = {
+            "start": teacher_temperature_start,
+            "end": teacher_temperature,
+            "share": teacher_temperature_warmup,
+        }
+        self.centre_momentum = centre_momentum
+        self.frozen_last_layer = frozen_last_layer
+        self.keep = keep
+        self.head = Head(encoder.feature_dim, hidden_dims, bottleneck_dim, out_dim, batch_norm)
+        self.teacher = target_of(self.student)
+        self.register_buffer("centre", torch.zeros(out_dim))
+        # A buffer, so that a resumed training goes on with it.
+        self.register_buffer("temperature", torch.tensor(warmed_up(**self.warmup, progress=0.0)))
+        self.fresh: list[Tensor] = []  # mean outputs of the teacher in this step
+
+    @property
+    def student(self) -> nn.Sequential:
+        """Encoder and head."""
+        return nn.Sequential(self.encoder, self.head)
+
+    def forward(
+        self, views: tuple[Float[Tensor, "batch 3 _ _"], ...], targets: Int64[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """Return the loss of this process's share, and the entropy of the teacher's mean output."""
+        student = outputs(self.student, views)
+        with torch.no_grad():
+            teacher = outputs(self.teacher, views[:TAUGHT])
+        with torch.autocast(student.device.type, enabled=False):
+            student, teacher = full_precision(student), full_precision(teacher)
+            loss = dino(
+                student,
+                teacher,
+                self.centre,
+                student_temperature=self.student_temperature,
+                teacher_temperature=self.temperature,
+            )
+            return {"loss": loss, "teacher_entropy": self._observe(teacher)}
+
+    @torch.no_grad()
+    def _observe(self, teacher: Float[Tensor, "batch views dim"]) -> Float[Tensor, ""]:
+        """Keep the mean output for the centre; return the entropy of the mean distribution.
+
+        It is ``log(out_dim)`` if the teacher uses all outputs alike, 0 if only one.
+        """
+        outputs = teacher.flatten(0, 1)
+        shares = ((outputs - self.centre) / self.temperature).softmax(dim=-1)
+        means = torch.stack([outputs.mean(dim=0), shares.mean(dim=0)])
+        output, share = (distributed.all_reduce_sum(means) / distributed.world_size()).unbind()
+        self.fresh.append(output)
+        entropy: Tensor = torch.special.entr(share).sum()
+        return entropy
+
+    def before_step(self, progress: float) -> None:
+        """Leave the last layer as it is in the beginning."""
+        if progress < self.frozen_last_layer:
+            self.head.last_layer.weight.grad = None
+
+    @torch.no_grad()
+    def after_step(self, progress: float) -> None:
+        """Let teacher, centre and temperature follow; at the end, put in the encoder to keep."""
+        follow(self.teacher, self.student, cosine_momentum(self.momentum, progress))
+        self.centre.lerp_(torch.stack(self.fresh).mean(dim=0), 1.0 - self.centre_momentum)
+        self.fresh = []
+        self.temperature.fill_(warmed_up(**self.warmup, progress=progress))
+        if progress >= 1.0 and self.keep == "teacher":
+            self.encoder.load_state_dict(self.teacher[0].state_dict())
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """Return the teacher's momentum and temperature."""
+        return {
+            "momentum": cosine_momentum(self.momentum, progress),
+            "teacher_temperature": float(self.temperature),
+        }
+
+    def clip_groups(self) -> list[list[nn.Parameter]]:
+        """Return every parameter on its own."""
+        return [[parameter] for parameter in self.parameters() if parameter.requires_grad]

@@ -1,0 +1,197 @@
+"""Mixed Barlow Twins (Bandara et al. 2023, https://arxiv.org/abs/2312.02151).
+
+Barlow Twins, and a term that asks the embeddings of mixed images to correlate with the views' as
+the same mixture of the images' own embeddings does.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_transfer import distributed
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods.barlow_twins import BarlowTwins, Target, Terms, redundancy
+from ssl_transfer.methods.base import Images
+from ssl_transfer.methods.correlation import Embeddings, squared_norms, standardise
+from ssl_transfer.models import Encoder
+
+Anchor = Literal["a", "b"]
+
+
+class MixedTerms(NamedTuple):
+    """The terms of Barlow Twins, and the squared distances from the two targets."""
+
+    twins: Terms
+    to_first: Float[Tensor, ""]
+    to_second: Float[Tensor, ""]
+
+
+def mixed_barlow_twins(
+    a: Embeddings,
+    b: Embeddings,
+    mixed: Embeddings,
+    permutation: Int64[Tensor, " batch"],
+    share: float | Float[Tensor, ""],
+    *,
+    off_diagonal_weight: float,
+    off_diagonal_target: Target = 0,
+    second_target: Anchor = "a",
+    normalise: bool = False,
+    unbiased: bool = False,
+    eps: float = 1e-5,
+) -> MixedTerms:
+    """Return the loss of Barlow Twins, and how far mixed images are from their targets.
+
+    With standardised embeddings Z, the share α and the permutation π (README of wgcban/mix-bt),
+    ``C_ma = Z_mᵀ Z_a / B`` has the target ``T_ma = (α Z_a + (1 - α) Z_b[π])ᵀ Z_a / B``;
+    ``C_mb`` likewise, with ``Z_b`` on the right. The distances are ``‖C_ma - T_ma‖²_F`` and
+    ``‖C_mb - T_mb‖²_F``; gradients flow through the targets, too. Both differences have the same
+    left factor, ``C_ma - T_ma = Rᵀ Z_a / B`` with ``R = Z_m - α Z_a - (1 - α) Z_b[π]``, so that
+    neither correlations nor targets need be computed (see ``squared_norms``).
+
+    Args:
+        a: embeddings of one view of the whole global batch, at least two.
+        b: embeddings of the other view, in the same order.
+        mixed: embeddings of the images ``α X_a + (1 - α) X_b[π]``.
+        permutation: π, of the global batch.
+        share: α, in [0, 1].
+        off_diagonal_weight: see ``barlow_twins``.
+        off_diagonal_target: see ``barlow_twins``.
+        second_target: the left factor of T_mb's first part: ``a`` as in the README and the code for
+            small images, or ``b`` as in the code for ImageNet, ``α Z_bᵀ Z_b``.
+        normalise: see ``barlow_twins``; true in the code for small images.
+        unbiased: see ``barlow_twins``; true in the published code.
+        eps: see ``barlow_twins``; 0 in the published code.
+    """
+    views = [a, b, mixed]
+    if normalise:
+        views = [F.normalize(z) for z in views]
+    a, b, mixed = (standardise(z, unbiased=unbiased, eps=eps) for z in views)
+    rest = mixed - (1 - share) * b[permutation]
+    factors, second = [a, b, rest - share * a], 2
+    if second_target == "b":
+        factors.append(rest - share * b)
+        second = 3
+    squares, to_first, to_second = squared_norms(factors, [(0, 1), (2, 0), (second, 1)])
+    twins = redundancy(
+        a,
+        b,
+        squares,
+        off_diagonal_weight=off_diagonal_weight,
+        off_diagonal_target=off_diagonal_target,
+    )
+    return MixedTerms(twins, to_first / len(a) ** 2, to_second / len(a) ** 2)
+
+
+class MixedBarlowTwins(BarlowTwins):
+    """Barlow Twins that is kept from overfitting by mixed images.
+
+    The mixed images pass the encoder after the two views, with batch statistics of their own;
+    running statistics see all three, as in the published code. One permutation and one share are
+    drawn per step for the global batch, and deviations are those of the global batch (in the code
+    for ImageNet both belong to a process). Its gradient was 1/processes of the true one; here it is
+    the true one.
+
+    Args:
+        encoder: trained in place.
+        num_classes: not used.
+        views: two augmentations.
+        off_diagonal_weight: λ_BT.
+        projector: keys of ``Projector``.
+        mix_weight: λ_reg; the mixing term's weight in the loss is λ_reg · λ_BT. The code for
+            ImageNet halves the term: its λ_reg is twice the value to give here.
+        mix_warmup: share of the training in which that weight rises linearly from 0; 0 as for small
+            images, ten epochs in the code for ImageNet.
+        mix_beta: parameters of the Beta distribution of the mixing share.
+        second_target: see ``mixed_barlow_twins``.
+        off_diagonal_target: see ``barlow_twins``.
+        normalise: see ``barlow_twins``.
+        unbiased: see ``barlow_twins``.
+        eps: see ``barlow_twins``.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    warmth: Float[Tensor, ""]
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        off_diagonal_weight: float,
+        projector: Mapping[str, Any],
+        mix_weight: float,
+        mix_warmup: float = 0.0,
+        mix_beta: Sequence[float] = (1.0, 1.0),
+        second_target: Anchor = "a",
+        off_diagonal_target: Target = 0,
+        normalise: bool = False,
+        unbiased: bool = False,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__(
+            encoder,
+            num_classes,
+            views,
+            off_diagonal_weight=off_diagonal_weight,
+            projector=projector,
+            off_diagonal_target=off_diagonal_target,
+            normalise=normalise,
+            unbiased=unbiased,
+            eps=eps,
+        )
+        if not 0 <= mix_warmup <= 1:
+            raise ValueError(f"`method.mix_warmup` must lie in [0, 1], but is {mix_warmup}.")
+        if len(mix_beta) != 2 or min(mix_beta) <= 0:
+            raise ValueError(
+                f"`method.mix_beta` must be two positive numbers, but is {list(mix_beta)}."
+            )
+        self.loss_keys["second_target"] = second_target
+        self.mix_weight = mix_weight * off_diagonal_weight
+        self.mix_warmup = mix_warmup
+        self.shares = torch.distributions.Beta(float(mix_beta[0]), float(mix_beta[1]))
+        # A buffer, so that a resumed training goes on with it.
+        self.register_buffer("warmth", torch.tensor(float(mix_warmup == 0)))
+
+    def mix(
+        self, first: Images, second: Images
+    ) -> tuple[Images, Int64[Tensor, " global_batch"], float]:
+        """Return this process's mixed images, and the permutation and share of the global batch."""
+        count = len(first) * distributed.world_size()
+        permutation = distributed.shared_permutation(count).to(first.device)
+        share = distributed.broadcast_object(float(self.shares.sample()))
+        mine = permutation.chunk(distributed.world_size())[distributed.rank()]
+        others = distributed.gather(second)[mine]
+        return share * first + (1 - share) * others, permutation, share
+
+    def forward(
+        self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """Return the loss over the global batch, its parts, and the constant features."""
+        mixed, permutation, share = self.mix(*views)
+        a, b, m = self.embed([*views, mixed])
+        with torch.autocast(a.device.type, enabled=False):
+            terms = mixed_barlow_twins(a, b, m, permutation, share, **self.loss_keys)
+            mixing = self.mix_weight * (terms.to_first + terms.to_second)
+            loss = terms.twins.loss + self.warmth * mixing
+        return {
+            "loss": loss,
+            "barlow_twins": terms.twins.loss.detach(),
+            "mixing": mixing.detach(),
+            "constant_features": self.flat,
+        }
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """Return the share of the mixing term's weight that it has by now."""
+        return {"mix_warmth": min(1.0, progress / self.mix_warmup) if self.mix_warmup else 1.0}
+
+    def after_step(self, progress: float) -> None:
+        """Let the weight of the mixing term rise."""
+        self.warmth.fill_(self.scheduled(progress)["mix_warmth"])

@@ -1,0 +1,182 @@
+"""MoCo: momentum contrast with a queue of negatives.
+
+v1: He et al. 2020, https://arxiv.org/abs/1911.05722; v2: Chen et al. 2020,
+https://arxiv.org/abs/2003.04297; heads for small encoders: Shi et al. 2022,
+https://arxiv.org/abs/2107.14762. Versions differ in their numbers only: see ``conf/method``.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_transfer import distributed
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.momentum import check_momentum, follow, target_of
+from ssl_transfer.methods.projector import Projector
+from ssl_transfer.methods.queue import Queue
+from ssl_transfer.models import Encoder
+
+Embeddings = Float[Tensor, "batch dim"]
+MLP = Literal["linear", "simple", "wide", "deep", "dropout"]
+
+
+def contrastive_logits(
+    queries: Embeddings, keys: Embeddings, queue: Float[Tensor, "rows dim"], temperature: float
+) -> Float[Tensor, "batch candidates"]:
+    """Return each query's similarity to its own key (first) and to the queue's rows.
+
+    Args:
+        queries: of any length but 0; gradients flow into these alone.
+        keys: of the other view, in the same order, of any length but 0.
+        queue: rows of length 1.
+        temperature: divides the cosines.
+    """
+    queries, keys = F.normalize(queries), F.normalize(keys.detach())
+    positive = (queries * keys).sum(dim=1, keepdim=True)
+    return torch.cat([positive, queries @ queue.detach().T], dim=1) / temperature
+
+
+def info_nce(
+    queries: Embeddings, keys: Embeddings, queue: Float[Tensor, "rows dim"], temperature: float
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of finding the own key (equation 1 of MoCo v1).
+
+    Guessing gives ``log(1 + rows)``; see ``contrastive_logits`` for the arguments.
+    """
+    logits = contrastive_logits(queries, keys, queue, temperature)
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
+
+
+def build_head(feature_dim: int, dim: int, mlp: MLP) -> Projector:
+    """Return the layers between features and embeddings; none has a BatchNorm.
+
+    Args:
+        feature_dim: width of the features.
+        dim: width of the embeddings.
+        mlp: ``linear``: one layer (MoCo v1). ``simple``: a hidden layer as wide as the features
+            (v2). ``wide``: twice as wide; ``deep``: two hidden layers; ``dropout``: as ``simple``
+            with dropout 0.5 before the last layer (the three of Shi et al. 2022). Dropout draws
+            per process, so that its result depends on their number.
+    """
+    hidden: dict[MLP, list[int]] = {
+        "linear": [],
+        "simple": [feature_dim],
+        "wide": [2 * feature_dim],
+        "deep": [feature_dim, feature_dim],
+        "dropout": [feature_dim],
+    }
+    head = Projector(feature_dim, [*hidden[mlp], dim], batch_norm=False, hidden_bias=True)
+    if mlp == "dropout":
+        head.insert(len(head) - 1, nn.Dropout(0.5))
+    return head
+
+
+class MoCo(Method):
+    """Tell an image's other view from the views of earlier images, which a queue remembers.
+
+    Queries are the trained network's, keys those of a copy that follows it with a constant
+    momentum. Common batch statistics would tell which key belongs to a query; so keys are computed
+    in a random order of the global batch, with other images in each of ``bn_groups`` groups
+    (shuffling BN, section 3.3 of v1). With one group it is without effect: set several, as the
+    published code has several GPUs; here groups do not depend on the number of processes.
+
+    Args:
+        encoder: trained in place; it is the query encoder.
+        num_classes: not used.
+        views: two augmentations; queries see the first, keys the second.
+        temperature: of the loss.
+        momentum: of the key encoder.
+        queue_size: number of negatives; at least the batch (twice that if symmetric).
+        dim: width of the embeddings.
+        mlp: the head, see ``build_head``.
+        symmetric: let each view be query and key, the loss being the sum of both directions
+            (demo for CIFAR-10 of the authors; its queue takes both views' keys).
+        shuffle_bn: false: keys pass in the order of the queries.
+    """
+
+    separable = False  # keys are shuffled over the whole batch
+    minimum_batch = 1
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        temperature: float,
+        momentum: float,
+        queue_size: int,
+        dim: int,
+        mlp: MLP,
+        symmetric: bool = False,
+        shuffle_bn: bool = True,
+    ) -> None:
+        super().__init__(encoder, num_classes, views)
+        if temperature <= 0:
+            raise ValueError(f"`method.temperature` must be positive, but is {temperature}.")
+        check_momentum(momentum)
+        self.temperature = temperature
+        self.momentum = momentum
+        self.symmetric = symmetric
+        self.shuffle_bn = shuffle_bn
+        self.head = build_head(encoder.feature_dim, dim, mlp)
+        self.key_network = target_of(self.query_network)
+        self.queue = Queue(queue_size, dim)
+        self.fresh: list[Tensor] = []  # keys of this step, until the queue takes them
+
+    @property
+    def query_network(self) -> nn.Sequential:
+        """Encoder and head."""
+        return nn.Sequential(self.encoder, self.head)
+
+    def forward(
+        self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """Return the loss of this process's queries, and how many find their key (a fraction)."""
+        first, second = views
+        pairs = [(first, second), (second, first)] if self.symmetric else [(first, second)]
+        count = len(first) * distributed.world_size()
+        orders = [distributed.shared_permutation(count) if self.shuffle_bn else None for _ in pairs]
+        keys = [self._keys(images, order) for (_, images), order in zip(pairs, orders, strict=True)]
+        self.fresh = keys
+        losses, hits = [], []
+        for (images, _), every in zip(pairs, keys, strict=True):
+            queries = full_precision(self.query_network(images))
+            own = every.chunk(distributed.world_size())[distributed.rank()]
+            with torch.autocast(queries.device.type, enabled=False):
+                logits = contrastive_logits(queries, own, self.queue.rows, self.temperature)
+                positives = logits.new_zeros(len(logits), dtype=torch.int64)
+                losses.append(F.cross_entropy(logits, positives))
+            hits.append((logits.detach().argmax(dim=1) == 0).to(logits.dtype).mean())
+        return {"loss": torch.stack(losses).sum(), "top1": torch.stack(hits).mean()}
+
+    @torch.no_grad()
+    def _keys(
+        self, images: Images, order: Int64[Tensor, " global_batch"] | None
+    ) -> Float[Tensor, "global_batch dim"]:
+        """Return the normalised keys of the global batch, computed in ``order``."""
+        if order is None:
+            return distributed.gather(self._embed(images))
+        order = order.to(images.device)
+        mine = order.chunk(distributed.world_size())[distributed.rank()]
+        shuffled = distributed.gather(self._embed(distributed.gather(images)[mine]))
+        keys = torch.empty_like(shuffled)
+        keys[order] = shuffled
+        return keys
+
+    def _embed(self, images: Images) -> Embeddings:
+        return F.normalize(full_precision(self.key_network(images)))
+
+    def after_step(self, progress: float) -> None:
+        """Let the key encoder follow, and the queue take this step's keys.
+
+        Published code averages before the next keys are computed, which is the same.
+        """
+        follow(self.key_network, self.query_network, self.momentum)
+        self.queue.push(torch.cat(self.fresh))
+        self.fresh = []

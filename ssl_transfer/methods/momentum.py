@@ -1,0 +1,57 @@
+"""Networks that follow a trained one: BYOL's target, MoCo's key encoder, DINO's teacher.
+
+Such a network is an ordinary submodule without gradients, so that it is saved and resumed with the
+rest. Its parameters are averaged; its buffers are its own: BatchNorm layers of a target are in
+train mode and keep running statistics of what passes the target.
+"""
+
+import copy
+import math
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def target_of(online: Module) -> Module:
+    """Return a copy of ``online`` that gets no gradients."""
+    return copy.deepcopy(online).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Move the target's parameters, in place, to ``momentum · target + (1 - momentum) · online``.
+
+    Args:
+        target: what ``target_of(online)`` returned.
+        online: the network that gradients train.
+        momentum: in [0, 1]; 1 leaves the target as it is.
+    """
+    pairs = zip(target.parameters(), online.parameters(), strict=True)
+    for old, new in pairs:
+        old.lerp_(new, 1.0 - momentum)
+
+
+def cosine_momentum(start: float, progress: float) -> float:
+    """Return a momentum that rises from ``start`` to 1 along half a cosine.
+
+    Section 3.2 of BYOL (https://arxiv.org/abs/2006.07733), section 3.1 of DINO
+    (https://arxiv.org/abs/2104.14294).
+
+    Args:
+        start: at progress 0.
+        progress: share of the training that is over, in [0, 1].
+    """
+    return 1.0 - (1.0 - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
+
+
+def check_momentum(momentum: float) -> None:
+    """Refuse a momentum with which the target would move away from what it follows.
+
+    Raises:
+        ValueError: if it is not in [0, 1].
+    """
+    if not 0.0 <= momentum <= 1.0:
+        raise ValueError(f"`method.momentum` must lie in [0, 1], but is {momentum}.")

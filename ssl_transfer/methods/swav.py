@@ -1,0 +1,191 @@
+"""SwAV: swapped assignments between views (Caron et al. 2020, https://arxiv.org/abs/2006.09882)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_transfer import distributed
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods.base import Method, full_precision
+from ssl_transfer.methods.multi_crop import Views, encode
+from ssl_transfer.methods.projector import Projector
+from ssl_transfer.methods.queue import Queue
+from ssl_transfer.models import Encoder
+
+Scores = Float[Tensor, "rows prototypes"]
+
+ASSIGNED = 2
+"""The views whose codes are predicted: the first two, in full size."""
+
+
+@torch.no_grad()
+def sinkhorn(scores: Scores, *, eps: float, iterations: int) -> Scores:
+    """Return codes that use all prototypes alike (equations 3 to 5 of the paper).
+
+    The matrix ``exp(scores / eps)``, its columns and rows scaled in turn, rows last, so that each
+    code sums to 1. Scales are kept as two vectors; a constant per prototype, which the first
+    scaling takes away again, keeps the exponentials finite for scores of any size.
+
+    Args:
+        scores: of the whole global batch (and the queue).
+        eps: smoothness of the codes; the larger, the closer to uniform.
+        iterations: scalings of both kinds, at least 1.
+    """
+    kernel = ((scores - scores.amax(dim=0)) / eps).exp_()
+    tiny = torch.finfo(kernel.dtype).tiny
+    per_row = kernel.new_ones(len(kernel))
+    for _ in range(iterations):
+        per_prototype = (kernel.T @ per_row).clamp_min_(tiny).reciprocal_()
+        per_row = (kernel @ per_prototype).clamp_min_(tiny).reciprocal_()
+    return kernel.mul_(per_prototype).mul_(per_row[:, None])
+
+
+def swav(
+    scores: Float[Tensor, "batch views prototypes"],
+    codes: Float[Tensor, "batch assigned prototypes"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy of predicting a view's code from the others (equations 1 and 2).
+
+    The mean over samples, over the assigned views, and over the other views.
+
+    Args:
+        scores: cosines with the prototypes; gradients flow into these alone.
+        codes: of the first views, each summing to 1.
+        temperature: divides the cosines.
+    """
+    views, assigned = scores.shape[1], codes.shape[1]
+    log_probabilities = (scores / temperature).log_softmax(dim=2)
+    # A view is predicted from all others: by the codes' sum, but for its own.
+    targets = codes.detach().sum(dim=1, keepdim=True)
+    own = F.pad(codes.detach(), (0, 0, 0, views - assigned)) if views > assigned else codes.detach()
+    total = -((targets - own) * log_probabilities).sum() / len(scores)
+    return total / (assigned * (views - 1))
+
+
+class SwAV(Method):
+    """Predict, from one view, which prototypes the other is assigned to.
+
+    Views of one size pass the encoder as one batch, sample by sample side by side, and the
+    projector takes all views at once, as in the released code, so that batch statistics are joint
+    and a group of the batch holds whole samples. Codes are those of the global batch. What the
+    released code gives in iterations and epochs is a share of the training here.
+
+    Args:
+        encoder: trained in place.
+        num_classes: not used.
+        views: two or more augmentations; the first two are assigned codes.
+        projector: keys of ``Projector``.
+        prototypes: their number.
+        temperature: of the predictions.
+        sinkhorn_eps: see ``sinkhorn``.
+        sinkhorn_iterations: see ``sinkhorn``.
+        frozen_prototypes: share of the training, from its beginning, in which the prototypes stay
+            as they are.
+        queue_size: embeddings of earlier images that take part in the assignment, for each of the
+            assigned views; 0: none.
+        queue_start: share of the training after which the queue begins to fill; it is used once
+            it is full.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    separable = False
+    minimum_batch = 2
+    more_views = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        projector: Mapping[str, Any],
+        prototypes: int,
+        temperature: float,
+        sinkhorn_eps: float,
+        sinkhorn_iterations: int,
+        frozen_prototypes: float,
+        queue_size: int,
+        queue_start: float,
+    ) -> None:
+        super().__init__(encoder, num_classes, views)
+        if min(temperature, sinkhorn_eps) <= 0:
+            raise ValueError(
+                "`method.temperature` and `method.sinkhorn_eps` must be positive, but are "
+                f"{temperature} and {sinkhorn_eps}."
+            )
+        if min(prototypes, sinkhorn_iterations) < 1 or queue_size < 0:
+            raise ValueError(
+                "`method.prototypes` and `method.sinkhorn_iterations` must be at least 1 and "
+                f"`method.queue_size` at least 0, but are {prototypes}, {sinkhorn_iterations} and "
+                f"{queue_size}."
+            )
+        self.temperature = temperature
+        self.sinkhorn: dict[str, Any] = {"eps": sinkhorn_eps, "iterations": sinkhorn_iterations}
+        self.frozen_prototypes = frozen_prototypes
+        self.queue_start = queue_start
+        self.projector = Projector(encoder.feature_dim, **projector)
+        dim = projector["dims"][-1]
+        self.prototypes = nn.Linear(dim, prototypes, bias=False)
+        self._normalise_prototypes()
+        self.queues = nn.ModuleList(
+            Queue(queue_size, dim) for _ in range(ASSIGNED) if queue_size > 0
+        )
+        self.fresh = torch.empty(0)  # embeddings of this step, until the queues take them
+
+    def forward(
+        self,
+        views: tuple[Float[Tensor, "batch 3 _ _"], ...],
+        targets: Int64[Tensor, " batch"],
+    ) -> dict[str, Tensor]:
+        """Return the loss of this process's samples, and the share of prototypes in use."""
+        embeddings = self._embed(views)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            scores = F.linear(embeddings, self.prototypes.weight)
+            self.fresh = distributed.gather(embeddings[:, :ASSIGNED].detach())
+            codes = torch.stack([self._codes(view) for view in range(ASSIGNED)], dim=1)
+            own = codes.chunk(distributed.world_size())[distributed.rank()]
+            loss = swav(scores, own, self.temperature)
+            used = scores.new_zeros(codes.shape[2]).index_fill(0, codes[:, 0].argmax(dim=1), 1.0)
+        return {"loss": loss, "prototypes_in_use": used.mean()}
+
+    def _embed(self, views: Views) -> Float[Tensor, "batch views dim"]:
+        """Return embeddings of length 1; the encoder takes views of one size together."""
+        features = encode(self.encoder, views)
+        z = full_precision(self.projector(features.flatten(0, 1)))
+        return F.normalize(z.view(*features.shape[:2], -1), dim=2)
+
+    @torch.no_grad()
+    def _codes(self, view: int) -> Float[Tensor, "global_batch prototypes"]:
+        """Return the codes of the global batch, among which are the queue's if it is full."""
+        rows = self.fresh[:, view]
+        if self.queues:
+            queue = self.queues[view]
+            assert isinstance(queue, Queue)
+            if queue.filled == len(queue.rows):
+                rows = torch.cat([rows, queue.rows])
+        scores = F.linear(rows, self.prototypes.weight)
+        return sinkhorn(scores, **self.sinkhorn)[: len(self.fresh)]
+
+    @torch.no_grad()
+    def _normalise_prototypes(self) -> None:
+        self.prototypes.weight.copy_(F.normalize(self.prototypes.weight))
+
+    def before_step(self, progress: float) -> None:
+        """Leave the prototypes as they are in the beginning."""
+        if progress < self.frozen_prototypes:
+            self.prototypes.weight.grad = None
+
+    def after_step(self, progress: float) -> None:
+        """Bring prototypes back to length 1, and let the queues take this step's embeddings."""
+        self._normalise_prototypes()
+        if progress > self.queue_start:
+            for queue, rows in zip(self.queues, self.fresh.unbind(1), strict=False):
+                assert isinstance(queue, Queue)
+                queue.push(rows)

@@ -1,0 +1,128 @@
+"""VICReg (Bardes, Ponce and LeCun 2022, https://arxiv.org/abs/2105.04906)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_transfer import distributed
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.correlation import (
+    Embeddings,
+    count_constant_features,
+    squared_norms,
+    warn_of_constant_features,
+)
+from ssl_transfer.methods.projector import Projector
+from ssl_transfer.models import Encoder
+
+
+class Terms(NamedTuple):
+    """The three terms, not weighted."""
+
+    invariance: Float[Tensor, ""]
+    variance: Float[Tensor, ""]
+    covariance: Float[Tensor, ""]
+
+
+def regularisers(z: Embeddings, eps: float) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return how far one view's features are from deviation 1, and from being uncorrelated.
+
+    Equations 1 and 4 of the paper. The covariance matrix itself is not computed if the batch is
+    smaller than ``dim`` (see ``squared_norms``).
+
+    Args:
+        z: embeddings of the whole global batch, at least two.
+        eps: added to the variance.
+    """
+    centred = z - z.mean(dim=0)
+    variances = centred.square().sum(dim=0) / (len(z) - 1)
+    (squares,) = squared_norms([centred], [(0, 0)])
+    off_diagonal = squares / (len(z) - 1) ** 2 - variances.square().sum()
+    return F.relu(1 - (variances + eps).sqrt()).mean(), off_diagonal / z.shape[1]
+
+
+def vicreg(a: Embeddings, b: Embeddings, *, eps: float = 1e-4) -> Terms:
+    """Return the invariance, variance and covariance terms (equations 5, 1 and 4 of the paper).
+
+    As in the released code, whose weights are the published ones, the squared distance is the mean
+    over features (in the paper: the sum), the variance term the mean over the views (the sum), the
+    covariance term the sum over the views.
+
+    Args:
+        a: embeddings of one view of the whole global batch, at least two.
+        b: embeddings of the other view, in the same order.
+        eps: added to the variance.
+    """
+    (variance_a, covariance_a), (variance_b, covariance_b) = (regularisers(z, eps) for z in (a, b))
+    return Terms(F.mse_loss(a, b), (variance_a + variance_b) / 2, covariance_a + covariance_b)
+
+
+class VICReg(Method):
+    """Make the views' embeddings agree, keeping each feature's variance and no correlations.
+
+    The views pass the encoder one after the other, each with batch statistics of its own, as in
+    the original code.
+
+    Args:
+        encoder: trained in place.
+        num_classes: not used.
+        views: two augmentations.
+        invariance_weight: λ in the paper.
+        variance_weight: μ in the paper.
+        covariance_weight: ν in the paper.
+        projector: keys of ``Projector`` (the paper's expander).
+        eps: see ``vicreg``.
+
+    Raises:
+        ValueError: if ``eps`` is not positive.
+    """
+
+    separable = False
+    minimum_batch = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        invariance_weight: float,
+        variance_weight: float,
+        covariance_weight: float,
+        projector: Mapping[str, Any],
+        eps: float = 1e-4,
+    ) -> None:
+        super().__init__(encoder, num_classes, views)
+        if eps <= 0:
+            raise ValueError(
+                f"`method.eps` must be positive (the deviation has no gradient at 0), but is {eps}."
+            )
+        self.weights = (invariance_weight, variance_weight, covariance_weight)
+        self.eps = eps
+        self.projector = Projector(encoder.feature_dim, **projector)
+        self.flat = torch.zeros(())  # features without variance in this step
+
+    def forward(
+        self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
+    ) -> dict[str, Tensor]:
+        """Return the loss over the global batch, its three terms, and the constant features."""
+        own = [full_precision(self.projector(self.encoder(view))) for view in views]
+        with torch.autocast(own[0].device.type, enabled=False):
+            a, b = distributed.gather(torch.stack(own, dim=1)).unbind(1)
+            terms = vicreg(a, b, eps=self.eps)
+            loss = sum(
+                (weight * term for weight, term in zip(self.weights, terms, strict=True)),
+                start=a.new_zeros(()),
+            )
+            self.flat = count_constant_features([a, b])
+        parts = {name: term.detach() for name, term in terms._asdict().items()}
+        return {"loss": loss, **parts, "constant_features": self.flat}
+
+    def before_step(self, progress: float) -> None:
+        """Warn of constant features; the loop has just waited for the device anyway."""
+        warn_of_constant_features(float(self.flat))

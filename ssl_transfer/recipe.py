@@ -1,0 +1,165 @@
+"""How long a training is, what it sees in which order, and how its learning rate runs."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from ssl_transfer import optim, randomness
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The endless order of samples: one shuffled epoch after another, cut into global batches.
+
+    Position p of the stream is a pure function of (seed, p), so a training resumes in mid-epoch
+    by asking for a later step, and every process takes its own slice of each batch.
+    """
+
+    samples: int
+    batch_size: int
+    drop_last: bool
+    seed: int
+
+    @property
+    def usable(self) -> int:
+        """Samples of an epoch that take part."""
+        return self.samples - self.samples % self.batch_size if self.drop_last else self.samples
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps that an epoch takes."""
+        return self.usable / self.batch_size
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch in which a step begins: that of its first sample."""
+        return step * self.batch_size // self.usable
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """Return the (epoch, index) pairs of a global batch."""
+        first = step * self.batch_size
+        positions = range(first, first + self.batch_size)
+        places = [divmod(position, self.usable) for position in positions]
+        return [(epoch, int(self._order(epoch)[place])) for epoch, place in places]
+
+    def _order(self, epoch: int) -> Int64[np.ndarray, " samples"]:
+        return _order(self.seed, epoch, self.samples)
+
+
+@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
+def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]:
+    return randomness.permutation(seed, "order", epoch, samples)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The budget and the optimisation of one training.
+
+    Args:
+        epochs: passes over the training samples; a fraction is allowed.
+        batch_size: images per step over all processes.
+        optimizer: keys of an option of ``conf/optimizer``.
+        steps: optimizer steps instead of ``epochs``.
+        schedule: of the learning rate.
+        schedule_per: whether the learning rate changes with every step, or is for all steps that
+            begin in an epoch what the schedule gives for the epoch's number.
+        milestones: epochs at which the schedule ``step`` multiplies by ``step_factor``
+            (``None``: after 60 % and 80 % of the training).
+        step_factor: of the schedule ``step``.
+        final_factor: share of the learning rate that ``cosine`` and ``exponential`` end at.
+        warmup_epochs: linear warm-up.
+        clip_grad_norm: largest gradient norm (``None``: no clipping).
+        bn_groups: groups of the global batch that share batch statistics (1: all of it).
+        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
+            the next epoch follows in the same batch, so that every batch is full.
+
+    Raises:
+        ValueError: if a value is out of its range, or belongs to another schedule.
+    """
+
+    epochs: float
+    batch_size: int
+    optimizer: Mapping[str, Any]
+    steps: int | None = None
+    schedule: Literal["cosine", "constant", "step", "exponential"] = "cosine"
+    schedule_per: Literal["step", "epoch"] = "step"
+    milestones: Sequence[float] | None = None
+    step_factor: float = 0.1
+    final_factor: float = 0.0
+    warmup_epochs: float = 0.0
+    clip_grad_norm: float | None = None
+    bn_groups: int = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"`steps` must be at least 1, or null, but is {self.steps}.")
+        if self.schedule != "step" and (self.milestones is not None or self.step_factor != 0.1):
+            raise ValueError(
+                "`milestones` and `step_factor` must be left alone unless `schedule` is step, but "
+                f"`schedule` is {self.schedule}; set `schedule=step`, or remove them."
+            )
+        if self.final_factor and self.schedule not in ("cosine", "exponential"):
+            raise ValueError(
+                "`final_factor` must be left alone unless `schedule` is cosine or exponential, but "
+                f"`schedule` is {self.schedule}; set another schedule, or remove it."
+            )
+        zero_ends = self.schedule == "exponential" and self.final_factor == 0
+        if zero_ends or not 0 <= self.final_factor <= 1:
+            raise ValueError(
+                "`final_factor` must lie in [0, 1], above 0 for `schedule=exponential`, but is "
+                f"{self.final_factor}."
+            )
+        if list(self.milestones or ()) != sorted(m for m in self.milestones or () if m > 0):
+            raise ValueError(
+                f"`milestones` must be positive and in ascending order, but are {self.milestones}."
+            )
+        if not 0 < self.step_factor <= 1:
+            raise ValueError(f"`step_factor` must lie in (0, 1], but is {self.step_factor}.")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any], **own: Any) -> "Recipe":
+        """Return the recipe that stands in ``keys``, among others; ``own`` replaces its values."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{**{key: value for key, value in keys.items() if key in known}, **own})
+
+    def length(self, stream: Stream) -> int:
+        """Return the number of optimizer steps of a training on a stream."""
+        if self.steps is not None:
+            return self.steps
+        return math.ceil(self.epochs * stream.steps_per_epoch)
+
+    def factor(self, step: int, steps: int, stream: Stream) -> float:
+        """Return what the learning rates are multiplied by in a step.
+
+        Args:
+            step: from 0.
+            steps: length of the training.
+            stream: says where epochs begin.
+        """
+        rate = functools.partial(
+            optim.learning_rate,
+            schedule=self.schedule,
+            step_factor=self.step_factor,
+            final=self.final_factor,
+        )
+        if self.schedule_per == "step":
+            warmup = round(self.warmup_epochs * stream.steps_per_epoch)
+            # Multiplied first, so that a whole number of steps is one exactly.
+            borders = self.milestones and [
+                epoch * stream.usable / stream.batch_size for epoch in self.milestones
+            ]
+            return rate(step, steps=steps, warmup_steps=warmup, milestones=borders)
+        epochs = steps / stream.steps_per_epoch
+        if self.steps is None:
+            epochs = min(epochs, self.epochs)  # the last step may reach into another epoch
+        return rate(
+            stream.epoch(step),
+            steps=epochs,
+            warmup_steps=self.warmup_epochs,
+            milestones=self.milestones,
+        )

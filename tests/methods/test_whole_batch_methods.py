@@ -1,0 +1,114 @@
+"""Methods whose losses compare a whole batch, through the trainer: resuming, views of two sizes."""
+
+import copy
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ssl_transfer import methods, stopping
+from ssl_transfer.config import compose, plain, resolve
+from ssl_transfer.context import Context
+from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.models import Encoder
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.recipe import Recipe
+from ssl_transfer.trainer import fit
+
+BATCH, SAMPLES = 16, 48
+METHODS: dict[str, dict[str, Any]] = {
+    "barlow_twins": {"off_diagonal_target": -1},
+    "mixed_barlow_twins": {"mix_warmup": 0.7, "mix_beta": [2.0, 1.0], "second_target": "b"},
+    "swav": {"prototypes": 20, "queue_size": 20, "queue_start": 0.2, "frozen_prototypes": 0.4},
+    "vicreg": {},
+    "w_mse": {"sub_batch": 8, "iterations": 2, "eps": 0.01},
+}
+
+
+class Views:
+    """Noisy views, pure functions of (epoch, index); may be told to interrupt."""
+
+    def __init__(self, sizes: list[int], interrupt_at: int | None = None) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.images = torch.randn(SAMPLES, 3, 8, 8, generator=generator)
+        self.noise = torch.randn(97, 3, 8, 8, generator=generator)
+        self.sizes = sizes
+        self.interrupt_at = interrupt_at
+        self.served = 0
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
+        if self.served == self.interrupt_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.served += 1
+        epochs, indices = torch.tensor(items).unbind(1)
+        views = [
+            self.images[indices] + 0.3 * self.noise[(31 * epochs + 7 * indices + 13 * view) % 97]
+            for view in range(len(self.sizes))
+        ]
+        cut = tuple(v[:, :, :size, :size] for v, size in zip(views, self.sizes, strict=True))
+        return Batch(cut, indices % 4, indices)
+
+
+@functools.cache
+def composed(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = resolve(plain(compose([f"method={name}"])))["method"]
+    return found
+
+
+def train(
+    folder: Path, name: str, steps: int, sizes: list[int], interrupt_at: int | None = None
+) -> methods.Method:
+    """Return the method, trained by its own recipe."""
+    config = copy.deepcopy(composed(name))
+    config["projector"]["dims"] = [12, 7]
+    config["views"] = [{**config["views"][0], "count": len(sizes)}]
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    encoder = Encoder(backbone, 6, Preprocessing(size=8, resize=None))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        learner = methods.build({**config, **METHODS[name]}, encoder, None)
+        nn.init.trunc_normal_(backbone[0].weight)
+    folder.mkdir(parents=True, exist_ok=True)
+    context = Context(folder, folder / "features", progress_bar=False)
+    keys = {
+        "epochs": steps * BATCH / SAMPLES,
+        "batch_size": BATCH,
+        "drop_last": True,
+        "warmup_epochs": 0,
+    }
+    fit(learner, Views(sizes, interrupt_at), Recipe.of({**config, **keys}), context, name="p")
+    return learner
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_interrupted_training_ends_bit_for_bit_as_an_uninterrupted_one(
+    tmp_path: Path, name: str
+) -> None:
+    with torch.random.fork_rng():
+        calm = train(tmp_path / "calm", name, 6, [8, 8])
+    with pytest.raises(stopping.Interrupted):
+        train(tmp_path / "disturbed", name, 6, [8, 8], interrupt_at=3)
+    assert (tmp_path / "disturbed" / "checkpoint.pt").exists()
+    resumed = train(tmp_path / "disturbed", name, 6, [8, 8])
+    torch.testing.assert_close(resumed.state_dict(), calm.state_dict(), rtol=0, atol=0)
+    untrained = train(tmp_path / "short", name, 1, [8, 8])
+    assert not torch.equal(untrained.encoder.backbone[0].weight, resumed.encoder.backbone[0].weight)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("swav", [8, 8, 5, 5, 5]), ("w_mse", [8, 8, 8, 8])])
+def test_more_views_and_views_of_two_sizes_are_trained_on(
+    tmp_path: Path, name: str, sizes: list[int]
+) -> None:
+    learner = train(tmp_path, name, 3, sizes)
+    assert len(learner.views) == len(sizes)
+    assert all(p.isfinite().all() for p in learner.parameters())
