@@ -94,6 +94,63 @@ def test_the_other_tables_hold_what_their_sources_print() -> None:
     assert value("transfer_2021_ece", *swav) == pytest.approx(0.0186)
 
 
+@pytest.mark.parametrize(
+    ("table", "rows", "cells"),
+    [
+        (
+            "mixed_barlow_twins",
+            2 * (2 * 8 + 7),
+            {
+                ("resnet18-mixed_bt_cifar10", "linear_probe", "cifar10"): 92.58,
+                ("mixed_bt_r50_tiny_imagenet", "knn", "tiny_imagenet"): 42.21,
+                ("resnet50-mixed_bt_imagenet_0.5", "linear_probe", "imagenet"): 72.2,
+                ("mixed_bt_r50_imagenet_reg2_1000ep", "linear_probe", "imagenet"): 74.06,
+            },
+        ),
+        (
+            "w_mse_table1",
+            2 * 4 * 3,
+            {
+                ("resnet18-w_mse_4", "linear_probe", "cifar100"): 67.64,
+                ("resnet18-byol", "knn", "tiny_imagenet"): 36.24,
+            },
+        ),
+        (
+            "pretraining_knn",
+            6 * 5,
+            {
+                ("resnet18-byol", "knn", "cifar10"): 91.0,
+                ("resnet18-swav_200_epochs_batch_128", "knn", "cifar10"): 81.2,
+                ("resnet50-swav", "finetune", "imagenet"): 75.4,
+            },
+        ),
+        (
+            "pretraining_linear",
+            3 * 6 + 3,
+            {
+                ("resnet18-moco_v2", "linear_probe", "cifar10"): 92.94,
+                ("resnet18-w_mse", "linear_probe", "imagenet100"): 67.6,
+                ("resnet50-byol", "linear_probe", "imagenet"): 68.37,
+            },
+        ),
+    ],
+)
+def test_tables_of_pretrainings_hold_what_their_sources_print(
+    table: str, rows: int, cells: dict[tuple[str, str, str], float]
+) -> None:
+    found = read_published([table]).rows
+    assert len(found) == rows
+    assert len({(row.encoder, row.protocol, row.dataset) for row in found}) == rows
+    for cell, percent in cells.items():
+        assert 100 * value(table, *cell, "top1") == pytest.approx(percent)
+
+
+def test_a_released_encoder_and_an_own_pretraining_have_one_published_score() -> None:
+    rows = read_published(["mixed_barlow_twins"]).rows
+    released = sorted((r.protocol, r.dataset, r.value) for r in rows if "-" not in r.encoder)
+    assert released == sorted((r.protocol, r.dataset, r.value) for r in rows if "-" in r.encoder)
+
+
 def test_tables_of_small_models_agree_with_each_other() -> None:
     # The exact values of the plotting script round to the figure's, but for DeiT-Tiny's baseline
     # (23.04 against 23.4); its improved runs are those of 200 or 800 epochs.
