@@ -1,6 +1,6 @@
 # Everything starts here: `make help`. Works on a bare Debian or Ubuntu with git, make and Python 3.11+.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm test-slurm-accounting lint format types check benchmarks clean
+.PHONY: help install demo test test-slow test-slurm test-slurm-accounting lint format types check benchmarks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,8 +23,11 @@ demo: $(READY) ## the main job on embedded images: does BN-tuning predict fine-t
 # Processes side by side, each with one thread: many threads on few cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-test: $(READY) ## the whole test suite
-	$(PYTEST)
+test: $(READY) ## the test suite, but for what takes minutes
+	$(PYTEST) -m "not slow"
+
+test-slow: $(READY) ## published recipes at their published widths, long trainings by one and two processes
+	$(PYTEST) -m slow
 
 test-slurm: $(READY) ## the tests that need SLURM, on two nodes that live as long as they do
 	@sh scripts/install_slurm.sh
@@ -46,7 +49,7 @@ format: $(READY) ## let ruff rewrite
 types: $(READY) ## mypy --strict
 	$(VENV)/bin/mypy
 
-check: lint types test ## what CI runs
+check: lint types test test-slow ## what CI runs, but for SLURM
 
 benchmarks: $(READY) ## speed beside what users would use otherwise (several minutes)
 	$(PY) benchmarks/head_bank.py
