@@ -31,7 +31,7 @@ from ssl_transfer.datasets.folder import image_folder
 from ssl_transfer.datasets.transforms import CROP_FLIP, Pipeline, ViewDataset
 from ssl_transfer.loading import load
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.trainer import Stream
+from ssl_transfer.recipe import Stream
 
 Epoch = Callable[[int], Iterable[Any]]
 

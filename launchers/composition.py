@@ -8,6 +8,7 @@ foreign lines are passed over, so no lock is needed.
 
 import contextlib
 import hashlib
+import inspect
 import json
 import pickle
 import re
@@ -24,6 +25,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, flag_override
 
 from ssl_transfer import config as configuration
+from ssl_transfer import references
 from ssl_transfer.config import CONF, plain
 
 Composition = dict[str, Any]
@@ -38,7 +40,8 @@ def _surroundings(extra: Sequence[str]) -> str:
     for folder in (CONF, *map(Path, extra)):
         for path in sorted(folder.rglob("*.yaml")):
             hasher.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
-    hasher.update(Path(configuration.__file__).read_bytes())  # the schema
+    for module in (configuration, references):  # the schema, and what references expand to
+        hasher.update(inspect.getsource(module).encode())
     versions = [version("hydra-core"), version("omegaconf"), sys.version.split()[0]]
     hasher.update("\0".join(versions).encode())
     return hasher.hexdigest()

@@ -127,8 +127,8 @@ def test_names_that_there_are_not_are_told_with_their_place(reference: str, told
     [
         (["method=simclr", "method.start_from=3"], "`method.start_from` must be a mapping of keys"),
         (
-            ["method=simclr", "method.start_from={modle:swav}"],
-            "`method.start_from.modle` is not a key of `method.start_from`; did you mean `model`?",
+            ["method=simclr", "method.start_from={modell:swav}"],
+            "`method.start_from.modell` is not a key of `method.start_from`; did you mean `model`?",
         ),
         (["method=simclr", "+method.teacher=swav"], "`method.teacher` is not a key of `method`"),
         (["method=seed", "method.teacher=null"], "`method.teacher` must be given"),

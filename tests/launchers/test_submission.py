@@ -68,6 +68,24 @@ def test_children_wait_for_their_own_pretraining_alone(tmp_path: Path) -> None:
     assert [group.resources.gpus_per_node for group in found.groups] == [4, 1, 1]
 
 
+def test_a_student_waits_for_its_teacher_and_its_evaluation_for_the_student(
+    tmp_path: Path,
+) -> None:
+    teacher = "method.teacher={model:small_resnet,method:simclr}"
+    own = [o for o in METHOD if o != "method=supervised"]
+    runs = [knn(tmp_path, "method=seed", teacher, *own, f"seed={seed}") for seed in (0, 1)]
+    (student,) = runs[0].requirements
+    (taught_by,) = student.requirements
+    found = submission.plan(runs, options())
+    assert describe(found) == [
+        ([], [taught_by.id]),
+        ([taught_by.id], [student.id]),
+        ([student.id], [run.id for run in runs]),
+    ]
+    finish(taught_by)
+    assert describe(submission.plan(runs, options()))[0] == ([], [student.id])
+
+
 def test_nobody_waits_for_what_is_finished(tmp_path: Path) -> None:
     runs = [knn(tmp_path, *METHOD, f"method.seed={seed}") for seed in (0, 1)]
     done = runs[0].requirements[0]
