@@ -156,16 +156,20 @@ VARIANTS = [(name, {}) for name in METHODS] + [
 ]
 
 
-@pytest.mark.parametrize(("name", "changes"), VARIANTS)
-def test_two_processes_see_the_losses_gradients_targets_and_queues_of_one(
-    gloo_pool: Any, tmp_path: Path, name: str, changes: dict[str, Any]
+@pytest.mark.parametrize(
+    ("processes", "name", "changes"),
+    [(2, *variant) for variant in VARIANTS] + [(4, name, {"bn_groups": 2}) for name in METHODS],
+)
+def test_processes_see_the_losses_gradients_targets_and_queues_of_one(
+    gloo_pool: Any, tmp_path: Path, processes: int, name: str, changes: dict[str, Any]
 ) -> None:
     config = node(name, **changes)
     alone = observed(tmp_path, config, 4)
-    first, second = gloo_pool.run(observed, tmp_path, config, 4)
+    first, *others = gloo_pool.run(observed, tmp_path, config, 4, processes=processes)
     torch.testing.assert_close(first, alone, rtol=1e-8, atol=1e-8)
     del first["loss"]
-    torch.testing.assert_close(second, first, rtol=0, atol=0)
+    for other in others:
+        torch.testing.assert_close(other, first, rtol=0, atol=0)
     assert max(v.abs().max() for k, v in alone.items() if "gradient of encoder" in k) > 1e-4
 
 
