@@ -323,6 +323,9 @@ def _wanted(hint: Any) -> str:
         return " or ".join(_wanted(part) for part in typing.get_args(hint))
     if hint is type(None):
         return "null"
+    if typing.get_origin(hint) in (Sequence, list):
+        (item,) = typing.get_args(hint)
+        return f"a list of {'numbers' if item is float else _wanted(item)}"
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 

@@ -124,9 +124,10 @@ def fit_path(
     else:
         assert len(wanted) == len(start.intercepts) == 1, "a start belongs to a single C"
         path = _Path(wanted, unit, solver)
-        path.solve(
-            [0], design.from_features(start.weights[:, present], start.intercepts[:, present])
-        )
+        intercepts = start.intercepts[:, present]
+        # A class of which the start's samples taught nothing begins at zero like its weights.
+        intercepts = intercepts.where(intercepts.isfinite(), 0)
+        path.solve([0], design.from_features(start.weights[:, present], intercepts))
     every = torch.from_numpy(np.searchsorted(path.values, wanted))
     weights, intercepts = design.to_features(path.theta[every])
     solution = Solution(

@@ -73,6 +73,17 @@ def test_a_start_at_the_optimum_stays_there():
     assert int(again.iterations[0]) <= 2
 
 
+def test_a_start_that_had_nothing_to_learn_of_a_class_reaches_the_same_optimum():
+    features, targets = problem()
+    earlier = targets.clone()
+    earlier[:, 0], earlier[:, 1] = 0, 1
+    start = fit_path(features, earlier, C=[1.0], classes=4)
+    assert start.intercepts[0, :2].tolist() == [-torch.inf, torch.inf]
+    warm = fit_path(features, targets, C=[1.0], classes=4, tol=1e-13, start=start)
+    cold = fit_path(features, targets, C=[1.0], classes=4, tol=1e-13)
+    torch.testing.assert_close(warm.weights, cold.weights, rtol=1e-4, atol=1e-6)
+
+
 def test_classes_with_nothing_to_learn_have_constant_scores_and_change_nothing():
     features, targets = problem()
     wider = torch.zeros(len(targets), 7, dtype=torch.int64)

@@ -128,6 +128,16 @@ def test_a_start_at_the_optimum_stays_there():
     torch.testing.assert_close(again.weights, found.weights, rtol=1e-3, atol=1e-5)
 
 
+def test_a_start_that_knows_nothing_of_a_class_reaches_the_same_optimum():
+    features, labels = problem()
+    known = labels < 3
+    start = fit_path(features[known], labels[known], C=[1.0], classes=4)
+    assert bool(start.intercepts[0, 3].isinf())
+    warm = fit_path(features, labels, C=[1.0], classes=4, tol=1e-13, start=start)
+    cold = fit_path(features, labels, C=[1.0], classes=4, tol=1e-13)
+    torch.testing.assert_close(warm.weights, cold.weights, rtol=1e-4, atol=1e-6)
+
+
 def test_a_class_without_a_sample_is_never_predicted_and_changes_nothing():
     features, labels = problem(classes=3)
     with_gap = fit_path(features, torch.tensor([0, 2, 4])[labels], C=[1.0], classes=6)

@@ -228,11 +228,7 @@ def compare(
     Raises:
         ValueError: if there are fewer images.
     """
-    if len(picked) < MINIMUM:
-        raise ValueError(
-            f"at least {MINIMUM} images are needed to compare representations, but there are "
-            f"{len(picked)}; raise --images."
-        )
+    _require_enough(len(picked))
     tuned = batch_norm_layers(run.before, run.protocol.get("bn_scope", "all"))
     pairs = {
         name: (before, run.after.backbone.get_submodule(name))
@@ -246,6 +242,14 @@ def compare(
         found = change(name, before, after, tuned=name in tuned)
         changes.append(dataclasses.replace(found, cka=similarity[name]))
     return [*changes, Change(FEATURES, run.before.feature_dim, False, cka=similarity[FEATURES])]
+
+
+def _require_enough(images: int) -> None:
+    if images < MINIMUM:
+        raise ValueError(
+            f"at least {MINIMUM} images are needed to compare representations, but there are "
+            f"{images}; raise --images."
+        )
 
 
 @torch.no_grad()
@@ -412,6 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         "(default: bn_tuning in the run's folder)")  # fmt: skip
     asked = parser.parse_args(arguments)
     try:
+        _require_enough(asked.images)
         run = read_run(asked.run)
         images, picked = images_to_see(run, asked.images)
         changes = compare(run, images, picked)

@@ -4,9 +4,8 @@ import logging
 from collections.abc import Iterator
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -85,8 +84,8 @@ def scores_on_test(
     """
     one = dataset.target == "class"
     # Class numbers; or the scores of all classes, which is what mAP ranks by.
-    predictions = logits.argmax(1).cpu().numpy().astype(np.int16) if one else _scores(logits)
-    context.save_predictions("test_predictions", predictions)
+    predictions = logits.argmax(1).to(torch.int16) if one else logits.float()
+    context.save_predictions("test_predictions", predictions.cpu().numpy())
     labels = torch.from_numpy(dataset["test"].targets)
     names = {dataset.metric, *dataset.also}
     if one:
@@ -127,7 +126,3 @@ def _scaled(
         value = metrics.ece(logits / temperature, labels)
     context.note(calibration={"fitted_on": calibration, "temperature": temperature})
     yield Score(metric="ece_scaled", value=value, higher_is_better=False)
-
-
-def _scores(logits: Float[Tensor, "samples classes"]) -> Float32[np.ndarray, "samples classes"]:
-    return logits.float().cpu().numpy()

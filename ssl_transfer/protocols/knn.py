@@ -14,6 +14,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.models import Encoder
+from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 
@@ -34,12 +35,16 @@ class KNN:
     own, in which the neighbours take part that are known to show it or not.
 
     Args:
-        k: voters; at most as many as there are images (a smaller bank votes as a whole).
-        temperature: a vote weighs ``exp(similarity / temperature)``.
+        k: voters, at least 1; at most as many as there are images (a smaller bank votes as a
+            whole).
+        temperature: a vote weighs ``exp(similarity / temperature)``; positive.
         metric: see ``vote``.
         weighting: see ``vote``.
         image_size: in pixels (null: what the encoder's weights expect).
         preprocessing: keys of ``Preprocessing`` that replace the encoder's own.
+
+    Raises:
+        ValueError: if a value is out of its range.
     """
 
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
@@ -52,9 +57,25 @@ class KNN:
     image_size: int | None = None
     preprocessing: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"`k` must be at least 1, but is {self.k}.")
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be positive, but is {self.temperature}.")
+        # Whether its sizes fit those of the encoder only the run knows.
+        Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a dataset that cannot be scored by its metrics.
+
+        Raises:
+            ValueError: in one sentence.
+        """
+        require_metrics(dataset)
+
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the scores of the vote on the test split."""
-        require_metrics(dataset)
+        self.check(dataset)
         features = FrozenFeatures(
             encoder,
             dataset,
@@ -98,8 +119,8 @@ def vote(
         bank: features with known labels.
         labels: classes of the bank; or rows of 1 (shown), 0 (not shown) and -1 (does not vote on
             that class).
-        k: number of voters.
-        temperature: a vote weighs ``exp(similarity / temperature)``.
+        k: number of voters, in ``[1, bank]``.
+        temperature: a vote weighs ``exp(similarity / temperature)``; positive.
         classes: number of classes.
         metric: the similarity is the cosine, or (``euclidean``) minus the distance of the features
             as they are.
@@ -108,14 +129,7 @@ def vote(
     Returns:
         Rows that sum to 1; with several classes per image each share is of that class's own votes
         (0 where no neighbour votes).
-
-    Raises:
-        ValueError: if ``k`` does not lie in ``[1, bank]``, or the temperature is not positive.
     """
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"`k` must lie in [1, {len(bank)}], the size of the bank, but is {k}.")
-    if temperature <= 0:
-        raise ValueError(f"`temperature` must be positive, but is {temperature}.")
     if metric == "cosine":
         queries, bank = F.normalize(queries), F.normalize(bank)
     chunks = torch.split(queries, max(1, CHUNK_ELEMENTS // len(bank)))

@@ -19,6 +19,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.models import Encoder
+from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
 from ssl_transfer.protocols.selection import edges
@@ -45,11 +46,11 @@ class LogisticRegression:
     good values the one with the largest C wins, as published.
 
     Args:
-        wd_values: number of weight decays, ``C = 1 / wd``.
-        wd_log10: decimal logarithms of the smallest and the largest.
+        wd_values: number of weight decays, ``C = 1 / wd``; at least 1.
+        wd_log10: decimal logarithms of the smallest and the largest, within ``[-300, 300]``.
         C: the value to use without choosing, e.g. one that was published (null: choose).
-        tol: share of its loss that a converged problem may still lose in the next step.
-        max_iter: iterations per problem.
+        tol: share of its loss that a converged problem may still lose in the next step, in (0, 1).
+        max_iter: iterations per problem, at least 1.
         published: fit as the published code: scikit-learn's L-BFGS stops after 100 iterations,
             each fit starts from the previous one's end (also from class to class), and the refit
             from the smallest C's. ``tol`` and ``max_iter`` are not used.
@@ -59,6 +60,9 @@ class LogisticRegression:
             (null: do not).
         image_size: in pixels (null: what the encoder's weights expect).
         preprocessing: keys of ``Preprocessing`` that replace the encoder's own.
+
+    Raises:
+        ValueError: if a value is out of its range.
     """
 
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
@@ -74,21 +78,42 @@ class LogisticRegression:
     image_size: int | None = None
     preprocessing: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        if self.C is not None and not 0 < self.C < math.inf:
+            raise ValueError(f"`C` must be a positive number, but is {self.C}.")
+        for key in ("wd_values", "max_iter"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"`{key}` must be at least 1, but is {getattr(self, key)}.")
+        ends = list(self.wd_log10)
+        # Beyond 1e300 a weight decay or its inverse is no number any more.
+        if len(ends) != 2 or not -300 <= ends[0] <= ends[1] <= 300:
+            raise ValueError(
+                "`wd_log10` must be two numbers in ascending order, the decimal logarithms of the "
+                f"smallest and the largest weight decay, within [-300, 300], but is {ends}."
+            )
+        if not 0 < self.tol < 1:
+            raise ValueError(f"`tol` must lie in (0, 1), but is {self.tol}.")
+        # Whether its sizes fit those of the encoder only the run knows.
+        Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a dataset that cannot be scored by its metrics.
+
+        Raises:
+            ValueError: in one sentence.
+        """
+        require_metrics(dataset)
+
     def grid(self) -> list[float]:
         """Return the values of C in ascending order of weight decay."""
         if self.C is not None:
-            if not (math.isfinite(self.C) and self.C > 0):
-                raise ValueError(f"`protocol.C` must be a positive number, but is {self.C}.")
             return [float(self.C)]
-        if self.wd_values < 1:
-            raise ValueError(f"`protocol.wd_values` must be at least 1, but is {self.wd_values}.")
         low, high = self.wd_log10
         return [float(1 / wd) for wd in np.logspace(low, high, self.wd_values)]
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
-        grid = self.grid()
-        require_metrics(dataset)
+        self.check(dataset)
         features = FrozenFeatures(
             encoder,
             dataset,
@@ -104,7 +129,7 @@ class LogisticRegression:
             found = (search.published if self.published else search.batched)(test[0])
         found = distributed.broadcast_object(found)
         assert found is not None
-        points = [{"C": C} for C in grid]
+        points = [{"C": C} for C in self.grid()]
         chosen = self.C is None
         context.note(
             selection={

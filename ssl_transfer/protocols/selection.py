@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+from ssl_transfer import distributed
+
 log = logging.getLogger(__name__)
 
 
@@ -24,10 +26,9 @@ def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None])
         ends = {value for value in (values[0], values[-1]) if value != 0}
         if len(values) > 2 and all(point[key] in ends for point in winners):
             found.append(key)
-            log.warning(
-                "the best `%s` lies at an end of its values, %g to %g; a better one may lie beyond",
-                key,
-                values[0],
-                values[-1],
-            )
+            if distributed.is_main():
+                log.warning(
+                    "the best `%s` lies at an end of its values, %g to %g; a better one may lie "
+                    "beyond", key, values[0], values[-1]
+                )  # fmt: skip
     return found

@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -53,7 +54,9 @@ class Tuning:
     One grid point trains on train + validation at once. Several are selected by the validation
     score; the best is refitted on train + validation for as long and tested once. Epochs are
     selected only if ``epoch_selection`` says so; where validation selects them, the final
-    classifier is trained on the training split alone, for its epoch has to be selected, too.
+    classifier is trained on the training split alone, for its epoch has to be selected, too. After
+    a grid it repeats the best point's training: what a grid leaves are scores, so that a run that
+    was interrupted goes on from them.
 
     Args:
         trainable: of the encoder: nothing (``head``), its BatchNorm layers, or all.
@@ -134,8 +137,11 @@ class Tuning:
             raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
                              f"is {self.head_init}.")  # fmt: skip
         given = () if isinstance(self.class_weights, str | None) else self.class_weights
-        if any(weight < 0 for weight in given):
-            raise ValueError(f"`class_weights` must not be negative, but are {given}.")
+        if given and not (all(0 <= weight < math.inf for weight in given) and any(given)):
+            raise ValueError(
+                "`class_weights` must not be negative, and one of them must be above 0, but they "
+                f"are {given}."
+            )
         if self.encoder_mode == "train" and self.trainable != "head":
             raise ValueError(
                 "`encoder_mode` must be eval where layers of the encoder are trained, which says "

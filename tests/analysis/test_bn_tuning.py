@@ -192,8 +192,12 @@ def test_a_folder_without_a_record(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "must be a run's record" in refused(tmp_path, capsys)
 
 
-def test_too_few_images(kept: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "raise --images" in refused(kept.folder, capsys, "--images", "3")
+@pytest.mark.parametrize("images", ["3", "-5"])
+def test_too_few_images_are_refused_before_the_run_is_read(
+    images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(tmp_path / "missing", capsys, "--images", images)
+    assert f"there are {images}; raise --images" in said
 
 
 def test_weights_that_are_not_those_the_run_began_with(

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ssl_transfer import distributed
 from ssl_transfer.protocols.classification import classification_loss
 from ssl_transfer.protocols.selection import edges
 
@@ -76,6 +77,12 @@ def test_a_best_value_at_an_end_is_named(caplog):
     scores[1] = 1.0  # lr 1, weight decay 1e-4
     assert edges(points, scores) == ["lr"]
     assert "`lr` lies at an end of its values, 0.01 to 1;" in caplog.text
+
+
+def test_only_the_first_process_warns_of_an_end(caplog, monkeypatch):
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    assert edges(grid(lr=[1.0, 0.1, 0.01]), [0.5, 0.4, 0.3]) == ["lr"]
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """``knn`` and ``logistic_regression`` from images to scores."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.metrics import ece
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
 
@@ -181,6 +183,17 @@ def test_equally_good_values_give_the_largest_c(encoder, dataset, tmp_path):
     assert facts["selection"]["chosen"]["C"] == pytest.approx(1e6)
 
 
+def test_a_class_that_only_validation_shows_is_learnt_in_the_refit(encoder, dataset, tmp_path):
+    rare = dataset["train"].targets == 2
+    without = dataset["train"].subset(np.flatnonzero(~rare))
+    late = dataclasses.replace(dataset, splits={**dataset.splits, "train": without})
+    _, facts, found = run(LogisticRegression(tol=1e-8), encoder, late, tmp_path)
+    protocol = LogisticRegression(C=facts["selection"]["chosen"]["C"], tol=1e-8)
+    _, _, alone = run(protocol, encoder, late, tmp_path)
+    assert np.array_equal(found, alone)
+    assert (found == 2).any()
+
+
 def test_a_fit_that_ran_out_of_iterations_is_told(encoder, dataset, tmp_path, caplog):
     run(LogisticRegression(max_iter=2, tol=1e-12), encoder, dataset, tmp_path)
     assert "before it converged" in caplog.text
@@ -196,8 +209,6 @@ def test_a_given_c_is_used_without_choosing(encoder, dataset, tmp_path):
     assert facts["selection"] == {
         "split": None, "chosen": {"C": 0.03}, "scores": [], "at_edge": []
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"`protocol\.C` must be a positive number, but is -1"):
-        LogisticRegression(C=-1).grid()
 
 
 def test_a_given_c_as_published_starts_from_nothing(encoder, dataset, tmp_path, monkeypatch):
@@ -283,7 +294,10 @@ def test_a_metric_that_does_not_fit_is_refused_before_any_feature_is_computed(
     protocol, encoder, dataset, tmp_path
 ):
     wrong = dataclasses.replace(dataset, also=("auc",))
-    with pytest.raises(ValueError, match=r"`toy` cannot be scored: `auc` .* there are 3"):
+    said = r"`toy` cannot be scored: `auc` .* there are 3"
+    with pytest.raises(ValueError, match=said):
+        require(protocol, wrong)  # as every run of a sweep does before the first one starts
+    with pytest.raises(ValueError, match=said):
         run(protocol, encoder, wrong, tmp_path)
     assert not (tmp_path / "features").exists()
 
@@ -322,9 +336,36 @@ def test_two_processes_give_the_score_of_one(tmp_path, gloo_pool):
     assert gloo_pool.run(_test_scores, tmp_path) == [alone, alone]
 
 
-def test_a_grid_without_values_is_refused():
-    with pytest.raises(ValueError, match="at least 1"):
-        LogisticRegression(wd_values=0).grid()
+@pytest.mark.parametrize(
+    ("protocol", "override", "said"),
+    [
+        ("knn", "k=0", "`k` must be at least 1, but is 0"),
+        ("knn", "temperature=0", "`temperature` must be positive, but is 0"),
+        ("knn", "temperature=nan", "`temperature` must be positive, but is nan"),
+        ("knn", "image_size=0", "but is"),
+        ("knn", "preprocessing={sice:3}", "sice"),
+        ("logistic_regression", "C=-1", "`C` must be a positive number, but is -1"),
+        ("logistic_regression", "C=inf", "`C` must be a positive number, but is inf"),
+        ("logistic_regression", "wd_values=0", "`wd_values` must be at least 1, but is 0"),
+        ("logistic_regression", "wd_log10=[1,2,3]", r"two numbers .* but is \[1, 2, 3\]"),
+        ("logistic_regression", "wd_log10=[5,-6]", r"ascending order, .* but is \[5, -6\]"),
+        ("logistic_regression", "wd_log10=[-400,5]", r"within \[-300, 300\], but is \[-400"),
+        ("logistic_regression", "wd_log10=3", "must be a list of numbers, but is 3"),
+        ("logistic_regression", "max_iter=0", "`max_iter` must be at least 1, but is 0"),
+        ("logistic_regression", "tol=-1", r"`tol` must lie in \(0, 1\), but is -1"),
+        ("logistic_regression", "preprocessing={std:[0,1,1]}", "positive"),
+    ],
+)
+def test_a_mistake_is_told_before_any_work(protocol, override, said):
+    (found,) = problems(plain(compose([f"protocol={protocol}", f"protocol.{override}"])))
+    assert re.search(said, found)
+
+
+def test_the_ends_of_the_range_of_weight_decays_can_be_used():
+    assert LogisticRegression(wd_values=2, wd_log10=(-300, 300)).grid() == pytest.approx(
+        [1e300, 1e-300], rel=1e-9, abs=0
+    )
+    assert LogisticRegression(wd_values=1, wd_log10=(2, 2)).grid() == pytest.approx([0.01])
 
 
 def test_the_published_grid_is_quarter_decades_from_1e6_down():

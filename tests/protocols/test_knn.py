@@ -47,16 +47,6 @@ def test_chunks_change_nothing(monkeypatch):
     torch.testing.assert_close(vote(bank, bank, labels, k=7, temperature=0.1, classes=5), whole)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [({"k": 4}, r"`k` must lie in \[1, 3\]"), ({"temperature": 0.0}, "must be positive")],
-)
-def test_impossible_values_are_refused(change, message):
-    values = {"k": 1, "temperature": 1.0, **change}
-    with pytest.raises(ValueError, match=message):
-        vote(torch.ones(1, 2), torch.ones(3, 2), torch.tensor([0, 0, 1]), classes=2, **values)
-
-
 @pytest.mark.parametrize("k", [1, 5, 60])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_plain_majorities_and_distances_are_scikit_learns(k, metric):
