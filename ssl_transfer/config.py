@@ -338,6 +338,14 @@ def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _conforms(value: Any, hint: Any) -> bool:
+    """Return whether a value has a type, every item of it included (beartype looks at one)."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_conforms(value, part) for part in parts)
+    if origin in (Sequence, list) and isinstance(value, list):
+        return all(_conforms(item, parts[0]) for item in value)
+    if origin in (Mapping, dict) and isinstance(value, dict):
+        return all(_conforms(k, parts[0]) and _conforms(v, parts[1]) for k, v in value.items())
     from beartype import BeartypeConf
     from beartype.door import is_bearable
     from beartype.roar import BeartypeException

@@ -261,3 +261,11 @@ def test_every_option_says_first_what_it_is(path: Path) -> None:
     assert first.startswith("# ")
     assert len(first) > 20
     assert yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_every_item_of_a_list_is_judged():
+    wrong = [*[1.0] * 40, "a"]
+    line = ["protocol=linear_probe", f"protocol.grid.lr={wrong}"]
+    for _ in range(5):
+        (found,) = problems(plain(compose(line)))
+        assert "`protocol.grid` must be" in found
