@@ -154,6 +154,12 @@ def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ())
         except ResultsError as error:
             problems.append(str(error))
     documents = [(folder, document) for folder, document in found if document is not None]
+    real = [one for one in documents if not (one[1].get("config") or {}).get("debug")]
+    if real and len(real) < len(documents):
+        # Two steps of training are no result; alone they are what somebody wants to look at.
+        left_out = len(documents) - len(real)
+        problems.append(f"left out: {left_out} runs with debug=true, which train for two steps.")
+        documents = real
     results = _tabulate(documents, outputs, mean_over)
     results.problems, results.sweep = problems, where
     if asked is not None:

@@ -537,3 +537,22 @@ def test_a_recipe_takes_real_steps_with_a_resnet50_and_its_published_batch(
 
 def test_every_recipe_is_among_those_that_take_steps() -> None:
     assert {experiment for experiment, _ in STEPS} == set(PUBLISHED) - ALIKE
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        "transfer_2021_linear",
+        "transfer_2021_finetune",
+        "bn_tuning_paper_linear",
+        "bn_tuning_paper_bn_tune",
+    ],
+)
+@pytest.mark.parametrize("axis", [("dataset", "food", "food101"), ("model", "moco", "moco_v2")])
+def test_a_recipe_is_the_same_for_an_alias(experiment: str, axis: tuple[str, str, str]) -> None:
+    key, alias, name = axis
+    ids = {
+        Run(plain(compose([f"experiment={experiment}", f"{key}={one}"]))).id
+        for one in (alias, name)
+    }
+    assert len(ids) == 1

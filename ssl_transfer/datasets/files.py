@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import os
@@ -54,7 +55,7 @@ class Files:
 
     Args:
         splits: the splits, without what was skipped.
-        content: hash of names and sizes of all files, for the fingerprint.
+        content: hash of names and bytes of all files, for the fingerprint.
         facts: number and names of the skipped files, for the record.
     """
 
@@ -68,7 +69,7 @@ def inspect_files(
 ) -> Files:
     """Return the splits of these files, after every image has been decoded once.
 
-    The verdict is remembered (see ``corrupt_files``), so that only the first of many runs pays.
+    The verdict is remembered (see ``look_at``), so that only the first of many runs pays.
 
     Args:
         options: of the dataset; ``on_corrupt`` decides what happens to images that do not decode.
@@ -82,14 +83,14 @@ def inspect_files(
     stats = [os.stat(path) for path in paths]  # noqa: PTH116 - six times as fast as Path.stat
     _refuse_shared(options, listings, stats)
     sizes = [stat.st_size for stat in stats]
-    corrupt = corrupt_files(paths, sizes, [stat.st_mtime_ns for stat in stats])
+    corrupt, content = look_at(paths, sizes, [stat.st_mtime_ns for stat in stats])
     if corrupt and options.on_corrupt == "error":
         told = some([f"{paths[i]} ({why})" for i, why in sorted(corrupt.items())])
         raise ValueError(
             f"every image of `{options.name}` must decode, but {len(corrupt)} of {len(paths)} "
             f"do not: {told}; repair or remove them, or set dataset.on_corrupt=skip."
         )
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(content.encode())
     splits, skipped, start = {}, [], 0
     for key, listing in listings.items():
         end = start + len(listing.paths)
@@ -125,10 +126,10 @@ def _refuse_shared(
                 )
 
 
-def corrupt_files(
+def look_at(
     paths: Sequence[str], sizes: Sequence[int], changed: Sequence[int]
-) -> dict[int, str]:
-    """Return the positions of the files that do not decode, each with the reason.
+) -> tuple[dict[int, str], str]:
+    """Return the positions of the files that do not decode, with reasons, and a hash of all bytes.
 
     Every file is read to its end, in threads (Pillow decodes without holding the interpreter's
     lock). JPEG is decoded at an eighth of its size, which skips most of the arithmetic but none of
@@ -141,7 +142,7 @@ def corrupt_files(
         sizes: in bytes.
         changed: times of the last change, in nanoseconds.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"bytes hashed")
     for row in zip(paths, sizes, changed, strict=True):
         # A copy on a node's own disk has the same content, size and time.
         place = staging.original(str(Path(row[0]).absolute()))
@@ -149,30 +150,40 @@ def corrupt_files(
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     record = folder / "ssl_transfer" / "verified" / f"{digest.hexdigest()[:32]}.json"
     try:
-        return {int(key): str(why) for key, why in json.loads(record.read_text()).items()}
-    except (OSError, ValueError) as error:
+        verdict = json.loads(record.read_text())
+        return {int(key): str(why) for key, why in verdict["corrupt"].items()}, verdict["content"]
+    except (OSError, ValueError, KeyError) as error:
         logger.debug("no verdict yet, or a damaged one (%s)", error)
     logger.info("looking at %d images; the verdict is kept until they change", len(paths))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        reasons = list(pool.map(_reason, paths, chunksize=64))
-    corrupt = {position: why for position, why in enumerate(reasons) if why is not None}
+        found = list(pool.map(_look, paths, chunksize=64))
+    corrupt = {position: why for position, (why, _) in enumerate(found) if why is not None}
+    content = hashlib.sha256(b"".join(one for _, one in found)).hexdigest()
     try:
-        write_atomically(record, json.dumps(corrupt).encode())
+        write_atomically(record, json.dumps({"corrupt": corrupt, "content": content}).encode())
     except OSError as error:
         logger.info("the verdict cannot be kept (%s), so that every run will look again", error)
-    return corrupt
+    return corrupt, content
 
 
-def _reason(path: str) -> str | None:
-    """Return why a file does not decode (``None``: it does)."""
+def _look(path: str) -> tuple[str | None, bytes]:
+    """Return why a file does not decode (``None``: it does), and the hash of its bytes."""
     try:
-        with Image.open(path) as image:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        return str(error), b""
+    return _reason(data), hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _reason(data: bytes) -> str | None:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
             image.draft(None, (1, 1))
             image.load()
             if image.mode not in ("RGB", "L"):
                 to_rgb(image)
     except UnidentifiedImageError:
-        return "not an image" if os.path.getsize(path) else "an empty file"  # noqa: PTH202
+        return "not an image" if data else "an empty file"
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         return str(error) or type(error).__name__
     return None

@@ -57,6 +57,19 @@ def test_the_fingerprint_follows_file_sizes_but_not_the_place(tmp_path) -> None:
     assert read(tmp_path / "there").fingerprint != first
 
 
+def test_the_fingerprint_follows_bytes_where_size_and_names_stay(tmp_path) -> None:
+    fill(tmp_path)
+    for path in tmp_path.rglob("*.png"):
+        Image.open(path).save(path.with_suffix(".bmp"))  # not compressed: always of one size
+        path.unlink()
+    before = read(tmp_path)
+    changed = tmp_path / "ant" / "0.bmp"
+    size = changed.stat().st_size
+    draw(changed, (9, 9, 9))
+    assert changed.stat().st_size == size
+    assert read(tmp_path).fingerprint != before.fingerprint
+
+
 def test_a_class_may_be_called_like_a_split(tmp_path) -> None:
     fill(tmp_path, classes=("bus", "plane", "train"))
     assert read(tmp_path).classes == ("bus", "plane", "train")

@@ -175,3 +175,13 @@ def test_neither_torch_nor_the_library_is_imported_nor_slow_packages_for_a_table
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["[]", "[]"]
+
+
+def test_debug_runs_are_left_out_beside_real_ones(write, outputs: Path) -> None:
+    write("a" * 16, value=0.25)
+    path = write("b" * 16, value=0.75) / "record.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "config": {**document["config"], "debug": True}}))
+    found = read(outputs)
+    assert [row.value for row in found.rows] == [0.25]
+    assert found.problems == ["left out: 1 runs with debug=true, which train for two steps."]
