@@ -57,6 +57,8 @@ benchmarks: $(READY) ## speed beside what users would use otherwise (several min
 	$(PY) benchmarks/finished_sweep.py
 	$(PY) benchmarks/submission.py
 	$(PY) benchmarks/short_runs.py
+	$(PY) benchmarks/losses.py
+	$(PY) benchmarks/pretraining_steps.py
 
 clean: ## remove caches, not results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build *.egg-info

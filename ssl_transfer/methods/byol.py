@@ -6,16 +6,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.collapse import spread
+from ssl_transfer.methods.cosine import Embeddings, cosine
 from ssl_transfer.methods.momentum import check_momentum, cosine_momentum, follow, target_of
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
-
-Embeddings = Float[Tensor, "batch dim"]
 
 
 def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor, ""]:
@@ -23,7 +21,7 @@ def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor
 
     0 if they agree, 4 if they are opposite. No gradient reaches the targets.
     """
-    return 2 - 2 * F.cosine_similarity(predictions, targets.detach()).mean()
+    return 2 - 2 * cosine(predictions, targets.detach()).mean()
 
 
 def byol(p0: Embeddings, p1: Embeddings, t0: Embeddings, t1: Embeddings) -> Float[Tensor, ""]:

@@ -12,7 +12,7 @@ from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Method, full_precision
 from ssl_transfer.methods.momentum import check_momentum, cosine_momentum, follow, target_of
-from ssl_transfer.methods.multi_crop import Views, encode
+from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.models import Encoder
 
 Keep = Literal["teacher", "student"]
@@ -41,11 +41,9 @@ def dino(
         teacher_temperature: divides the teacher's; lower, so that its distribution is sharper.
     """
     targets = ((teacher.detach() - centre) / teacher_temperature).softmax(dim=-1)
-    log_probabilities = (student / student_temperature).log_softmax(dim=-1)
-    entropies = -torch.einsum("btk,bsk->ts", targets, log_probabilities) / len(student)
-    return (entropies.sum() - entropies.diagonal().sum()) / (
-        entropies.numel() - entropies.diagonal().numel()
-    )
+    # View by view: memory of this size is faster to get and to give back in smaller pieces.
+    log_probabilities = [(s / student_temperature).log_softmax(dim=1) for s in student.unbind(1)]
+    return cross_entropy_between_views(targets.unbind(1), log_probabilities)
 
 
 def warmed_up(start: float, end: float, share: float, progress: float) -> float:

@@ -6,15 +6,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.collapse import spread
+from ssl_transfer.methods.cosine import Embeddings, cosine
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
-
-Embeddings = Float[Tensor, "batch dim"]
 
 
 def simsiam(p0: Embeddings, p1: Embeddings, z0: Embeddings, z1: Embeddings) -> Float[Tensor, ""]:
@@ -29,8 +27,8 @@ def simsiam(p0: Embeddings, p1: Embeddings, z0: Embeddings, z1: Embeddings) -> F
         z0: embeddings of the first view.
         z1: embeddings of the second view.
     """
-    first = F.cosine_similarity(p0, z1.detach()).mean()
-    second = F.cosine_similarity(p1, z0.detach()).mean()
+    first = cosine(p0, z1.detach()).mean()
+    second = cosine(p1, z0.detach()).mean()
     return -(first + second) / 2
 
 

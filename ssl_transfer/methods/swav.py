@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Method, full_precision
-from ssl_transfer.methods.multi_crop import Views, encode
+from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
@@ -35,7 +35,7 @@ def sinkhorn(scores: Scores, *, eps: float, iterations: int) -> Scores:
         eps: smoothness of the codes; the larger, the closer to uniform.
         iterations: scalings of both kinds, at least 1.
     """
-    kernel = ((scores - scores.amax(dim=0)) / eps).exp_()
+    kernel = (scores - scores.amax(dim=0)).div_(eps).exp_()
     tiny = torch.finfo(kernel.dtype).tiny
     per_row = kernel.new_ones(len(kernel))
     for _ in range(iterations):
@@ -46,7 +46,7 @@ def sinkhorn(scores: Scores, *, eps: float, iterations: int) -> Scores:
 
 def swav(
     scores: Float[Tensor, "batch views prototypes"],
-    codes: Float[Tensor, "batch assigned prototypes"],
+    codes: Sequence[Scores],
     temperature: float,
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy of predicting a view's code from the others (equations 1 and 2).
@@ -55,16 +55,12 @@ def swav(
 
     Args:
         scores: cosines with the prototypes; gradients flow into these alone.
-        codes: of the first views, each summing to 1.
+        codes: of the first views, one after the other, each summing to 1.
         temperature: divides the cosines.
     """
-    views, assigned = scores.shape[1], codes.shape[1]
-    log_probabilities = (scores / temperature).log_softmax(dim=2)
-    # A view is predicted from all others: by the codes' sum, but for its own.
-    targets = codes.detach().sum(dim=1, keepdim=True)
-    own = F.pad(codes.detach(), (0, 0, 0, views - assigned)) if views > assigned else codes.detach()
-    total = -((targets - own) * log_probabilities).sum() / len(scores)
-    return total / (assigned * (views - 1))
+    # View by view: memory of this size is faster to get and to give back in smaller pieces.
+    log_probabilities = [(view / temperature).log_softmax(dim=1) for view in scores.unbind(1)]
+    return cross_entropy_between_views([view.detach() for view in codes], log_probabilities)
 
 
 class SwAV(Method):
@@ -149,10 +145,10 @@ class SwAV(Method):
         with torch.autocast(embeddings.device.type, enabled=False):
             scores = F.linear(embeddings, self.prototypes.weight)
             self.fresh = distributed.gather(embeddings[:, :ASSIGNED].detach())
-            codes = torch.stack([self._codes(view) for view in range(ASSIGNED)], dim=1)
-            own = codes.chunk(distributed.world_size())[distributed.rank()]
+            codes = [self._codes(view) for view in range(ASSIGNED)]
+            own = [view.chunk(distributed.world_size())[distributed.rank()] for view in codes]
             loss = swav(scores, own, self.temperature)
-            used = scores.new_zeros(codes.shape[2]).index_fill(0, codes[:, 0].argmax(dim=1), 1.0)
+            used = scores.new_zeros(scores.shape[2]).index_fill(0, codes[0].argmax(dim=1), 1.0)
         return {"loss": loss, "prototypes_in_use": used.mean()}
 
     def _embed(self, views: Views) -> Float[Tensor, "batch views dim"]:

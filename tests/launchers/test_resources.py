@@ -100,7 +100,7 @@ def test_processes_and_slots_follow_from_the_wishes(
         ({"gpus_per_node": 1.5}, "`hydra.launcher.gpus_per_node` must be int, but is 1.5."),
         ({"partition": 3}, "`hydra.launcher.partition` must be str or null, but is 3."),
         ({"setup": "module load cuda"},
-         "`hydra.launcher.setup` must be list[str], but is 'module load cuda'."),
+         "`hydra.launcher.setup` must be a list of str, but is 'module load cuda'."),
         ({"runs_per_gpu": 2, "nodes": 2},
          "`runs_per_gpu` packs runs of a single process on one computer, but `nodes=2` and "
          "`tasks_per_node=1` give a run 2; set one of them to 1."),
