@@ -19,11 +19,12 @@ from ssl_transfer.trainer import fit
 METHODS = [name for name in options("method") if name != "as_is"]
 KINDS = ("head", "batch_norm", "all")
 LENGTHS = [
+    ("fp64", 20, 1e-9),
     pytest.param("fp64", 200, 1e-9, marks=pytest.mark.slow),
-    ("fp32", 50, 1e-4),
+    pytest.param("fp32", 50, 1e-4, marks=pytest.mark.slow),
 ]
 BATCH = 16
-STEPS_PER_EPOCH = 15  # as `photos` has at the published batch: 50 steps lie in the warm-up
+STEPS_PER_EPOCH = 15  # as `photos` has at the published batch: those of a test lie in the warm-up
 
 
 def encoder():

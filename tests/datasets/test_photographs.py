@@ -118,7 +118,7 @@ def test_a_bird_can_be_cut_to_its_box(birds_root: Path) -> None:
 def test_an_unknown_variant_is_named(aircraft_root: Path) -> None:
     data = aircraft_root / "fgvc-aircraft-2013b" / "data"
     write(data / "images_variant_val.txt", "1025788 Zeppelin NT")
-    with pytest.raises(ValueError, match=r"variant_val\.txt` must have .* but has `Zeppelin NT`"):
+    with pytest.raises(ValueError, match=r"variant_val\.txt` must be .* but is '1025788 Zeppelin"):
         aircraft(root=str(aircraft_root), name="aircraft", sizes="warn")
 
 

@@ -82,7 +82,7 @@ def test_damaged_lists_of_voc_are_named(root: Path) -> None:
     path = root / "VOCdevkit" / "VOC2007" / "ImageSets" / "Main" / "cow_val.txt"
     whole = path.read_text()
     path.write_text(whole.replace("000023 -1", "000023  2"))
-    with pytest.raises(ValueError, match=r"cow_val\.txt` must have lines .* but line 3 is"):
+    with pytest.raises(ValueError, match=r"line 3 of .*cow_val\.txt` must be `image mark` "):
         voc2007(root=str(root), name="voc2007", sizes="warn")
     path.write_text("".join(whole.splitlines(keepends=True)[1:]))
     with pytest.raises(ValueError, match=r"but cow_val\.txt and aeroplane_val\.txt differ"):
