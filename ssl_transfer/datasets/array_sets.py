@@ -9,9 +9,16 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
+from ssl_transfer.datasets.annotations import (
+    lines_of,
+    read_mat,
+    reading,
+    rows_of,
+    whole_numbers,
+)
 from ssl_transfer.datasets.base import Dataset, Split, fingerprint
 from ssl_transfer.datasets.images import ArrayImages, Images
-from ssl_transfer.datasets.layout import lines_of, read_mat, require, torchvision_fetch
+from ssl_transfer.datasets.layout import require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, assemble, check_sizes, reader
 
 # Layouts: svhn.py, stl10.py and pcam.py of torchvision/datasets at v0.19.0,
@@ -48,10 +55,12 @@ def svhn(options: Options, root: str, download: bool = False) -> Dataset:
     digest = hashlib.sha256()
     splits = {}
     for key, file in files.items():
-        pixels = np.ascontiguousarray(read_mat(base / file, "X").transpose(3, 0, 1, 2))
-        digest.update(pixels.tobytes())
         # MATLAB counts from 1: the digit 0 has label 10.
-        labels = np.array(read_mat(base / file, "y"), dtype=np.int64) % 10
+        labels = whole_numbers(base / file, read_mat(base / file, "y"), 1, 10) % 10
+        pixels = read_mat(base / file, "X")
+        _check_pixels(base / file, pixels, (32, 32, 3, len(labels)))
+        pixels = np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))
+        digest.update(pixels.tobytes())
         splits[key] = Split(ArrayImages(pixels), labels, _names(key, len(labels)))
     return assemble(
         options,
@@ -99,13 +108,13 @@ def stl10(
     )
     splits = {}
     for key in ("train", "test"):
-        labels = np.fromfile(base / f"{key}_y.bin", dtype=np.uint8).astype(np.int64) - 1
+        path = base / f"{key}_y.bin"
+        labels = whole_numbers(path, np.fromfile(path, dtype=np.uint8), 1, 10) - 1
         splits[key] = _stl10_split(base / f"{key}_X.bin", labels, key)
     expected = {"train": 5000, "test": 8000, "classes": 10}
     train = splits["train"]
     if fold is not None:
-        indices = np.array(lines_of(base / "fold_indices.txt")[fold].split(), dtype=np.int64)
-        train, expected = train.subset(indices), expected | {"train": 1000}
+        train, expected = train.subset(_stl10_fold(base, fold, train)), expected | {"train": 1000}
     dataset = assemble(
         options,
         classes=lines_of(base / "class_names.txt"),
@@ -116,6 +125,22 @@ def stl10(
         facts={"fold": fold},
     )
     return _with_unlabelled(options, dataset, base) if unlabelled else dataset
+
+
+def _stl10_fold(folder: Path, fold: int, train: Split) -> list[int]:
+    """Return the positions in the training images that make up a fold."""
+
+    def parse(line: str) -> list[int]:
+        return [range(len(train)).index(int(position)) for position in line.split()]
+
+    path = folder / "fold_indices.txt"
+    folds = rows_of(path, f"positions of training images, from 0 to {len(train) - 1}", parse)
+    if len(folds) != 10:
+        raise ValueError(
+            f"`{path}` must have a line for each of ten folds, but has {len(folds)}; unpack the "
+            "archive again."
+        )
+    return folds[fold]
 
 
 def _file_hash(path: Path) -> str:
@@ -203,11 +228,15 @@ def pcam(options: Options, root: str, download: bool = False) -> Dataset:
     )
     splits, sizes = {}, []
     for key in PCAM_PARTS:
-        with _h5py().File(base / named[key, "y"]) as file:
-            labels = np.array(file["y"], dtype=np.int64).reshape(-1)
+        path = base / named[key, "y"]
+        with reading(path, "an HDF5 file with `y`"), _h5py().File(path) as file:
+            numbers = np.array(file["y"])
+        labels = whole_numbers(path, numbers, 0, 1)
         path = base / named[key, "x"]
-        with _h5py().File(path) as file:
-            count = len(file["x"])
+        with reading(path, "an HDF5 file of 8-bit RGB patches `x`"), _h5py().File(path) as file:
+            count, *shape = file["x"].shape
+            if shape != [96, 96, 3] or file["x"].dtype != np.uint8:
+                raise ValueError(f"they are {file['x'].dtype} of shape {shape}")
         if count != len(labels):
             raise ValueError(
                 f"`{path}` must hold {len(labels)} patches, one per label, but has {count}; "
@@ -256,3 +285,11 @@ class _HDF5Images(Images):
 
 def _names(key: str, count: int) -> list[str]:
     return [f"{key}/{number:06d}" for number in range(count)]
+
+
+def _check_pixels(path: Path, pixels: Any, shape: tuple[int, ...]) -> None:
+    if pixels.dtype != np.uint8 or pixels.shape != shape:
+        raise ValueError(
+            f"`{path}` must hold 8-bit pixels of shape {shape}, one image per label, but has "
+            f"{pixels.dtype} of shape {pixels.shape}; unpack the archive again."
+        )

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_transfer.datasets.annotations import rows_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.folder import subfolders
-from ssl_transfer.datasets.layout import lines_of, listing, published, require, torchvision_fetch
+from ssl_transfer.datasets.layout import listing, published, require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, ValRule, reader, some
 
 # Layout: caltech.py of torchvision/datasets at v0.19.0; lists:
@@ -56,9 +57,14 @@ def caltech101(
                 f"{some(sorted(both))} {'is' if len(both) == 1 else 'are'} in both; remove one."
             )
     else:
-        named = draw_with_replacement(
-            {name: sorted(path.name for path in (folder / name).glob("*.jpg")) for name in classes}
-        )
+        files = {n: sorted(path.name for path in (folder / n).glob("*.jpg")) for n in classes}
+        if empty := [str(folder / name) for name in classes if not files[name]]:
+            raise ValueError(
+                f"every class folder of `{options.name}` must have an image (.jpg), but "
+                f"{some(empty)} {'has' if len(empty) == 1 else 'have'} none; unpack the archive "
+                "again."
+            )
+        named = draw_with_replacement(files)
     listings = {
         key: listing(folder, names, [classes.index(name.partition("/")[0]) for name in names])
         for key, names in named.items()
@@ -94,14 +100,12 @@ def draw_with_replacement(files: Mapping[str, list[str]]) -> dict[str, list[str]
 
 def _listed(path: Path, classes: list[str]) -> list[str]:
     """Return the names in a file of ``name label`` lines, each once."""
-    names: dict[str, None] = {}
-    for number, line in enumerate(lines_of(path), start=1):
+
+    def parse(line: str) -> str:
         name, _, label = line.rpartition(" ")
-        folder = name.partition("/")[0]
-        if folder not in classes or label != str(classes.index(folder)):
-            raise ValueError(
-                f"`{path}` must have lines `class/image_0001.jpg label`, labels counting the "
-                f"sorted class folders from 0, but line {number} is {line!r}; correct it."
-            )
-        names[name] = None
-    return list(names)
+        if label != str(classes.index(name.partition("/")[0])):
+            raise ValueError("another class's label")
+        return name
+
+    form = "`class/image_0001.jpg label`, labels counting the sorted class folders from 0"
+    return list(dict.fromkeys(rows_of(path, form, parse)))

@@ -1,19 +1,17 @@
 """Published sets in class folders: EuroSAT, plant diseases, traffic signs, ImageNets."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from ssl_transfer.datasets.annotations import lines_of, numbers_of, rows_of, table_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.folder import class_listing, subfolders
 from ssl_transfer.datasets.layout import (
     by_lists,
     check_fraction,
-    class_numbers,
     keep_named,
-    lines_of,
-    listing,
+    pairs_listing,
     published,
     require,
     torchvision_fetch,
@@ -66,7 +64,9 @@ def eurosat(
 
 
 @reader
-def cropdiseases(options: Options, root: str, test_fraction: float = 0.2) -> Dataset:
+def cropdiseases(
+    options: Options, root: str, test_fraction: float = 0.2, download: bool = False
+) -> Dataset:
     """Return CropDiseases: leaves of crops, healthy or ill in 38 classes, top-1.
 
     The 43,456 training images of PlantVillage's copy at Kaggle, which the cross-domain few-shot
@@ -77,13 +77,14 @@ def cropdiseases(options: Options, root: str, test_fraction: float = 0.2) -> Dat
         options: shared options.
         root: folder that holds ``dataset/train``.
         test_fraction: share of every class that is tested.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
         ValueError: if the folder is missing or an image does not decode.
     """
     check_fraction("test_fraction", test_fraction)
     source = "https://www.kaggle.com/datasets/saroz014/plant-disease"
-    base = require(options, root, ["dataset/train"], source=source)
+    base = require(options, root, ["dataset/train"], download=download, source=source)
     classes, everything = _class_folders(base / "dataset" / "train")
     return published(
         options,
@@ -95,7 +96,9 @@ def cropdiseases(options: Options, root: str, test_fraction: float = 0.2) -> Dat
 
 
 @reader
-def plantvillage(options: Options, root: str, test_fraction: float = 0.2) -> Dataset:
+def plantvillage(
+    options: Options, root: str, test_fraction: float = 0.2, download: bool = False
+) -> Dataset:
     """Return PlantVillage: leaves of crops, healthy or ill in 38 classes, top-1.
 
     The colour photographs of the authors' repository, with a seeded, stratified share tested, as
@@ -106,13 +109,14 @@ def plantvillage(options: Options, root: str, test_fraction: float = 0.2) -> Dat
         options: shared options.
         root: folder that holds ``raw/color``.
         test_fraction: share of every class that is tested.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
         ValueError: if the folder is missing or an image does not decode.
     """
     check_fraction("test_fraction", test_fraction)
     source = "https://github.com/spMohanty/PlantVillage-Dataset"
-    base = require(options, root, ["raw/color"], source=source)
+    base = require(options, root, ["raw/color"], download=download, source=source)
     classes, everything = _class_folders(base / "raw" / "color")
     return published(
         options,
@@ -137,7 +141,7 @@ def gtsrb(options: Options, root: str, download: bool = False) -> Dataset:
         download: whether torchvision may fetch what is missing.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     home = "gtsrb"
     base = require(
@@ -154,25 +158,27 @@ def gtsrb(options: Options, root: str, download: bool = False) -> Dataset:
     training = base / home / "GTSRB" / "Training"
     classes, train = _class_folders(training)
     table = base / home / "GT-final_test.csv"
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file, delimiter=";", skipinitialspace=True))
-    # The folders are numbers of five digits.
-    labels = class_numbers((row["ClassId"].zfill(5) for row in rows), classes, table)
-    listings = {
-        "train": train,
-        "test": listing(
-            base / home / "GTSRB" / "Final_Test" / "Images",
-            [row["Filename"] for row in rows],
-            labels,
-        ),
-    }
+    numbers = numbers_of(classes)
+
+    def parse(row: dict[str, str]) -> tuple[str, int]:
+        # The folders are numbers of five digits.
+        return row["Filename"], numbers[f"{int(row['ClassId']):05d}"]
+
+    form = f"an image and a class out of the folders {some(classes)}"
+    pairs = table_of(table, ("Filename", "ClassId"), form, parse, delimiter=";")
+    tested = pairs_listing(base / home / "GTSRB" / "Final_Test" / "Images", pairs)
+    listings = {"train": train, "test": tested}
     expected = {"train": 26_640, "test": 12_630, "classes": 43}
     return published(options, classes, listings, expected=expected)
 
 
 @reader
 def imagenet(
-    options: Options, root: str, share: float | None = None, subset: str | None = None
+    options: Options,
+    root: str,
+    share: float | None = None,
+    subset: str | None = None,
+    download: bool = False,
 ) -> Dataset:
     """Return ImageNet (ILSVRC 2012) in class folders: 1,000 classes, top-1.
 
@@ -188,6 +194,7 @@ def imagenet(
         subset: file that names the training images to keep instead, one per line, e.g.
             ``n01440764_10026.JPEG`` in the lists of Chen et al. 2020
             (https://arxiv.org/abs/2002.05709); ``share`` is then not used.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
         ValueError: if a folder is missing, a list names unknown images, or an image does not
@@ -196,7 +203,7 @@ def imagenet(
     if share is not None and not 0 < share < 1:
         raise ValueError(f"`dataset.share` must be null or lie between 0 and 1, but is {share}.")
     source = "https://image-net.org/download.php"
-    base = require(options, root, ["train", "val"], source=source)
+    base = require(options, root, ["train", "val"], download=download, source=source)
     classes, train = _class_folders(base / "train")
     other, test = _class_folders(base / "val")
     if classes != other:
@@ -219,7 +226,7 @@ def imagenet(
 
 
 @reader
-def tiny_imagenet(options: Options, root: str) -> Dataset:
+def tiny_imagenet(options: Options, root: str, download: bool = False) -> Dataset:
     """Return Tiny ImageNet: 64x64 photographs in 200 classes of ImageNet, top-1.
 
     Official 500 training images per class; the official 10,000 validation images are the test
@@ -230,14 +237,15 @@ def tiny_imagenet(options: Options, root: str) -> Dataset:
         options: shared options.
         root: folder that holds ``tiny-imagenet-200``, with ``val`` as the archive has it (images
             in one folder and ``val_annotations.txt``) or regrouped into class folders.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     home = "tiny-imagenet-200"
     source = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
     needed = [f"{home}/{name}" for name in ("wnids.txt", "train", "val")]
-    base = require(options, root, needed, source=source) / home
+    base = require(options, root, needed, download=download, source=source) / home
     classes = tuple(sorted(lines_of(base / "wnids.txt")))
     missing = [name for name in classes if not (base / "train" / name).is_dir()]
     if missing:
@@ -256,11 +264,15 @@ def _tiny_imagenet_test(folder: Path, classes: tuple[str, ...]) -> Listing:
     """Return the validation images, in class folders if there are any, else by the annotations."""
     if (folder / classes[0]).is_dir():
         return class_listing(folder, classes, folder)
-    table = folder / "val_annotations.txt"
-    # "val_0.JPEG	n03444034	0	32	44	62": image, class, bounding box.
-    rows = [line.split("\t") for line in lines_of(table)]
-    labels = class_numbers((row[1] for row in rows), classes, table)
-    return listing(folder / "images", [row[0] for row in rows], labels)
+    numbers = numbers_of(classes)
+
+    def parse(line: str) -> tuple[str, int]:
+        # "val_0.JPEG	n03444034	0	32	44	62": image, class, bounding box.
+        image, label = line.split("\t")[:2]
+        return image, numbers[label]
+
+    form = "`image class …` between tabs, the class being a line of wnids.txt"
+    return pairs_listing(folder / "images", rows_of(folder / "val_annotations.txt", form, parse))
 
 
 def _named(options: Options, train: Listing, path: Path) -> Listing:

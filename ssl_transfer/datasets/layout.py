@@ -3,13 +3,12 @@
 import dataclasses
 import hashlib
 import logging
-import zlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ssl_transfer.datasets.annotations import lines_of, numbers_of
 from ssl_transfer.datasets.base import Dataset, Split, Targets
 from ssl_transfer.datasets.files import Files, Listing, inspect_files
 from ssl_transfer.datasets.images import CroppedImages
@@ -45,17 +44,14 @@ def require(
         ValueError: naming the folder, the layout and the first path that is missing.
     """
     base = Path(root).expanduser()
-    if download and fetch is None:
-        raise ValueError(
-            f"`{options.name}` must be downloaded by hand ({source}), but dataset.download is "
-            "true; set it to false."
-        )
     if download and fetch is not None and not all((base / path).exists() for path in needed):
         run_download(options, lambda: fetch(str(base)))
     missing = next((path for path in needed if not (base / path).exists()), None)
     if missing is None:
         return base
-    remedy = "set dataset.root" if fetch is None else "set dataset.root, or dataset.download=true"
+    remedy = "set dataset.root, or dataset.download=true"
+    if fetch is None:
+        remedy = "download it by hand, or set dataset.root"
     raise ValueError(
         f"`{options.name}` must lie in `{base}` as {', '.join(needed)}, but `{base / missing}` "
         f"does not exist; {remedy}{f' ({source})' if source else ''}."
@@ -104,6 +100,11 @@ def listing(folder: Path, names: Sequence[str], targets: Sequence[int] | Targets
     )
 
 
+def pairs_listing(folder: Path, pairs: Sequence[tuple[str, int]]) -> Listing:
+    """Return the files below a folder, from their names and class numbers."""
+    return listing(folder, [name for name, _ in pairs], [number for _, number in pairs])
+
+
 def class_numbers(names: Iterable[str], classes: Sequence[str], place: Path) -> list[int]:
     """Return the position of each name among the classes.
 
@@ -115,7 +116,7 @@ def class_numbers(names: Iterable[str], classes: Sequence[str], place: Path) -> 
     Raises:
         ValueError: if a name is that of no class.
     """
-    names, number = list(names), {name: label for label, name in enumerate(classes)}
+    names, number = list(names), numbers_of(classes)
     unknown = sorted(set(names) - set(number))
     if unknown:
         raise ValueError(
@@ -263,41 +264,20 @@ def _cropped(files: Files, boxes: Boxes) -> Files:
     digest = hashlib.sha256(files.content.encode())
     splits = {}
     for key, split in files.splits.items():
+        bare = [name for name in split.names if name not in boxes]
+        if bare:
+            raise ValueError(
+                f"every image must have a bounding box, but {some(bare)} "
+                f"{'has' if len(bare) == 1 else 'have'} none; unpack the archive again, or read "
+                "images without boxes."
+            )
         cut = np.array([boxes[name] for name in split.names], dtype=np.int64).reshape(-1, 4)
         digest.update(cut.astype("<i8").tobytes())
         splits[key] = Split(CroppedImages(split.images, cut), split.targets, split.names)
     return dataclasses.replace(files, splits=splits, content=digest.hexdigest())
 
 
-def lines_of(path: Path) -> list[str]:
-    """Return the lines of a text file that are not empty, without blanks at their ends.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
-    if not path.is_file():
-        raise ValueError(
-            f"`{path}` must list images, but does not exist; unpack the archive again."
-        )
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 def check_fraction(key: str, value: float) -> None:
     """Refuse a share that leaves nothing on one side."""
     if not 0 < value < 1:
         raise ValueError(f"`dataset.{key}` must lie between 0 and 1, but is {value}.")
-
-
-def read_mat(path: Path, field: str) -> Any:
-    """Return a field of a MATLAB file, without dimensions of length 1."""
-    import scipy.io
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content = scipy.io.loadmat(str(path), squeeze_me=True, variable_names=[field])
-        return np.atleast_1d(content[field])
-    except (OSError, ValueError, KeyError, TypeError, MatReadError, zlib.error) as error:
-        raise ValueError(
-            f"`{path}` must be a MATLAB file with `{field}`, but cannot be read ({error}); unpack "
-            "the archive again."
-        ) from error

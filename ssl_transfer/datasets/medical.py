@@ -1,20 +1,18 @@
 """Medical sets with tables of labels: MHIST, ISIC 2018 and NIH ChestX-ray."""
 
-import csv
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from ssl_transfer.datasets.annotations import lines_of, numbers_of, table_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.layout import (
     by_lists,
     check_fraction,
-    class_numbers,
     keep_named,
-    lines_of,
-    listing,
+    pairs_listing,
     published,
     require,
 )
@@ -31,7 +29,7 @@ CHESTX_TABLES = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
 
 
 @reader
-def mhist(options: Options, root: str) -> Dataset:
+def mhist(options: Options, root: str, download: bool = False) -> Dataset:
     """Return MHIST: 224x224 patches of colorectal polyps, hyperplastic (HP) or serrated (SSA).
 
     Official 2,175 training and 977 test images, each labelled by the majority of seven
@@ -41,23 +39,31 @@ def mhist(options: Options, root: str) -> Dataset:
     Args:
         options: shared options.
         root: folder that holds ``annotations.csv`` and ``images``.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     base = require(
         options,
         root,
         ["annotations.csv", "images"],
+        download=download,
         source="on request at https://bmirds.github.io/MHIST/",
     )
-    table = base / "annotations.csv"
-    rows = _rows(table, "Image Name", "Majority Vote Label", "Partition")
-    listings = {}
-    for key in ("train", "test"):
-        part = [row for row in rows if row["Partition"] == key]
-        labels = class_numbers((row["Majority Vote Label"] for row in part), MHIST_CLASSES, table)
-        listings[key] = listing(base / "images", [row["Image Name"] for row in part], labels)
+    columns = ("Image Name", "Majority Vote Label", "Partition")
+    numbers, parts = numbers_of(MHIST_CLASSES), ("train", "test")
+
+    def parse(row: dict[str, str]) -> tuple[str, tuple[str, int]]:
+        name, label, part = (row[column] for column in columns)
+        return parts[parts.index(part)], (name, numbers[label])
+
+    form = f"an image, a class out of {some(MHIST_CLASSES)}, and `train` or `test`"
+    rows = table_of(base / "annotations.csv", columns, form, parse)
+    listings = {
+        key: pairs_listing(base / "images", [pair for part, pair in rows if part == key])
+        for key in parts
+    }
     return published(
         options,
         MHIST_CLASSES,
@@ -74,6 +80,7 @@ def isic(
     lists: str | None = None,
     split: int = 0,
     test_fraction: float = 0.2,
+    download: bool = False,
 ) -> Dataset:
     """Return ISIC 2018, task 3: dermatoscopic photographs of seven lesions, mean per class.
 
@@ -88,21 +95,24 @@ def isic(
         lists: folder with annotation lists (see ``by_lists``) (``None``: a seeded split).
         split: which of the lists.
         test_fraction: share of every class that is tested, without lists.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     check_fraction("test_fraction", test_fraction)
     images = "ISIC2018_Task3_Training_Input"
     table = "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"
     base = require(
-        options, root, [images, table], source="https://challenge.isic-archive.com/data/#2018"
+        options,
+        root,
+        [images, table],
+        download=download,
+        source="https://challenge.isic-archive.com/data/#2018",
     )
-    rows = _rows(base / table, "image", *ISIC_CLASSES)
-    # One column is 1.0, the others are 0.0.
-    shown = [",".join(name for name in ISIC_CLASSES if float(row[name]) > 0) for row in rows]
-    labels = class_numbers(shown, ISIC_CLASSES, base / table)
-    everything = listing(base / images, [f"{row['image']}.jpg" for row in rows], labels)
+    form = f"an image and 0.0 for all of {some(ISIC_CLASSES, 7)} but one, which is 1.0"
+    pairs = table_of(base / table, ("image", *ISIC_CLASSES), form, _lesion)
+    everything = pairs_listing(base / images, pairs)
     return published(
         options,
         ISIC_CLASSES,
@@ -114,6 +124,14 @@ def isic(
     )
 
 
+def _lesion(row: dict[str, str]) -> tuple[str, int]:
+    """Return file and class number of a row of the table."""
+    marks = [float(row[name]) for name in ISIC_CLASSES]
+    if sorted(marks) != [0.0] * (len(marks) - 1) + [1.0]:
+        raise ValueError("there is not exactly one class")
+    return f"{row['image']}.jpg", marks.index(1.0)
+
+
 @reader
 def chestx(
     options: Options,
@@ -122,6 +140,7 @@ def chestx(
     lists: str | None = None,
     split: int = 0,
     test_fraction: float = 0.2,
+    download: bool = False,
 ) -> Dataset:
     """Return NIH ChestX-ray with one of seven findings per radiograph, mean per class.
 
@@ -138,9 +157,10 @@ def chestx(
         lists: folder with annotation lists (see ``by_lists``), which then say what is tested.
         split: which of the lists.
         test_fraction: share of every class that is tested if ``test`` is ``seeded``.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     check_fraction("test_fraction", test_fraction)
     if test not in ("official", "seeded"):
@@ -152,13 +172,15 @@ def chestx(
         options,
         root,
         [table, *["test_list.txt"] * official],
+        download=download,
         source="https://nihcc.app.box.com/v/ChestXray-NIHCC",
     )
-    rows = _rows(base / table, "Image Index", "Finding Labels")
-    kept = [row for row in rows if row["Finding Labels"] in CHESTX_CLASSES]
+    columns, form = ("Image Index", "Finding Labels"), "an image and its findings"
+    rows = table_of(base / table, columns, form, _radiograph)
+    kept = [(name, finding) for name, finding in rows if finding in CHESTX_CLASSES]
     places = [base / "images", *sorted(base.glob("images_*/images"))]
     where = {path.name: path for place in places if place.is_dir() for path in place.iterdir()}
-    lost = [row["Image Index"] for row in kept if row["Image Index"] not in where]
+    lost = [name for name, _ in kept if name not in where]
     if lost:
         raise ValueError(
             f"every radiograph of `{options.name}` must lie in `{base / 'images'}` or in "
@@ -166,9 +188,9 @@ def chestx(
             "not; unpack all archives."
         )
     everything = Listing(
-        paths=[str(where[row["Image Index"]]) for row in kept],
-        names=[row["Image Index"] for row in kept],
-        targets=np.array([CHESTX_CLASSES.index(row["Finding Labels"]) for row in kept]),
+        paths=[str(where[name]) for name, _ in kept],
+        names=[name for name, _ in kept],
+        targets=np.array([CHESTX_CLASSES.index(finding) for _, finding in kept], dtype=np.int64),
     )
     if official:
         tested = set(lines_of(base / "test_list.txt"))
@@ -189,14 +211,9 @@ def chestx(
     )
 
 
-def _rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    """Return the rows of a table that has these columns."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        missing = [name for name in columns if name not in (table.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"`{path}` must have the columns {list(columns)}, but lacks {some(missing)}; "
-                "download it again."
-            )
-        return list(table)
+def _radiograph(row: dict[str, str]) -> tuple[str, str]:
+    """Return image and findings of a row of the table."""
+    name, findings = row.values()
+    if not (name and findings):
+        raise ValueError("an empty cell")
+    return name, findings

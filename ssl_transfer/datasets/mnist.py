@@ -1,12 +1,14 @@
 """MNIST and Fashion-MNIST, as torchvision keeps (and downloads) them."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int64, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
+from ssl_transfer.datasets.annotations import whole_numbers
 from ssl_transfer.datasets.base import Dataset, Split
 from ssl_transfer.datasets.images import Images
 from ssl_transfer.datasets.layout import require, torchvision_fetch
@@ -75,9 +77,8 @@ def _read(
     splits = {}
     for key in FILES:
         pixels = _array(base / named[key, "images-idx3"], axes=3)
-        labels: Int64[np.ndarray, " images"] = _array(
-            base / named[key, "labels-idx1"], axes=1
-        ).astype(np.int64)
+        path = base / named[key, "labels-idx1"]
+        labels = whole_numbers(path, _array(path, axes=1), 0, 9)
         if len(pixels) != len(labels):
             raise ValueError(
                 f"`{base / named[key, 'images-idx3']}` must hold {len(labels)} images, one per "
@@ -100,8 +101,8 @@ def _array(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
     """Return the bytes of an IDX file: two zeros, a type, the number of axes, their lengths."""
     content = path.read_bytes()
     start = 4 + 4 * axes
-    shape = np.frombuffer(content[4:start], dtype=">u4").tolist()
-    if content[:4] != bytes([0, 0, _BYTES, axes]) or len(content) != start + np.prod(shape):
+    shape = [int.from_bytes(content[i : i + 4]) for i in range(4, start, 4)]
+    if content[:4] != bytes([0, 0, _BYTES, axes]) or len(content) != start + math.prod(shape):
         raise ValueError(
             f"`{path}` must be a whole IDX file of bytes with {axes} axes, but is not; unpack the "
             "archive again."

@@ -1,21 +1,28 @@
 """Photographs with published lists of splits: aircraft, birds, cars, flowers, food and so on."""
 
-import json
 import math
+from collections.abc import Container
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64
 
+from ssl_transfer.datasets.annotations import (
+    lines_of,
+    lists_by_class,
+    numbers_of,
+    read_mat,
+    rows_of,
+    whole_numbers,
+)
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.layout import (
     Boxes,
     class_numbers,
-    lines_of,
     listing,
+    pairs_listing,
     published,
-    read_mat,
     require,
     torchvision_fetch,
 )
@@ -26,6 +33,7 @@ from ssl_transfer.datasets.reader import Options, ValRule, reader
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets
 
 
+PETS = 37
 SplitRule = Literal["mix_bt"]
 """Published splits of Oxford Flowers that are not the official ones."""
 
@@ -46,7 +54,7 @@ def aircraft(
             with the photographer's name.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     data = "fgvc-aircraft-2013b/data"
     keys = ("train", "val", "test")
@@ -57,13 +65,21 @@ def aircraft(
         options, root, needed, download=download, fetch=torchvision_fetch("FGVCAircraft")
     )
     classes = lines_of(base / data / "variants.txt")
-    listings = {}
-    for key in keys:
-        file = base / data / f"images_variant_{key}.txt"
+    numbers = numbers_of(classes)
+
+    def parse(line: str) -> tuple[str, int]:
         # "1025794 707-320": the variant's name may hold blanks, the image's does not.
-        rows = [line.partition(" ") for line in lines_of(file)]
-        labels = class_numbers((row[2] for row in rows), classes, file)
-        listings[key] = listing(base / data / "images", [f"{row[0]}.jpg" for row in rows], labels)
+        image, variant = line.split(maxsplit=1)
+        return f"{image}.jpg", numbers[variant]
+
+    form = "`image variant`, the variant being a line of variants.txt"
+    listings = {
+        key: pairs_listing(
+            base / data / "images",
+            rows_of(base / data / f"images_variant_{key}.txt", form, parse),
+        )
+        for key in keys
+    }
     return published(
         options,
         classes,
@@ -77,15 +93,19 @@ def aircraft(
 
 def _aircraft_boxes(path: Path) -> Boxes:
     """Return the boxes of "1025794 3 144 998 431": first and last pixels, counted from 1."""
-    rows = (line.split() for line in lines_of(path))
-    return {
-        f"{name}.jpg": (int(left) - 1, int(top) - 1, int(right), int(bottom))
-        for name, left, top, right, bottom in rows
-    }
+
+    def parse(line: str) -> tuple[str, tuple[int, int, int, int]]:
+        name, *edges = line.split()
+        left, top, right, bottom = map(int, edges)
+        return f"{name}.jpg", (left - 1, top - 1, right, bottom)
+
+    return dict(rows_of(path, "`image left top right bottom` in whole pixels", parse))
 
 
 @reader
-def cub200(options: Options, root: str, bounding_box: bool = False) -> Dataset:
+def cub200(
+    options: Options, root: str, bounding_box: bool = False, download: bool = False
+) -> Dataset:
     """Return Caltech-UCSD Birds-200-2011: photographs of 200 species of birds, top-1.
 
     Official training and test images. Wah et al. 2011,
@@ -95,27 +115,29 @@ def cub200(options: Options, root: str, bounding_box: bool = False) -> Dataset:
         options: shared options.
         root: folder that holds ``CUB_200_2011``, as the archive unpacks.
         bounding_box: whether to cut each image to the bird.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     home = "CUB_200_2011"
     lists = ("classes", "images", "image_class_labels", "train_test_split")
     needed = [f"{home}/images", *(f"{home}/{name}.txt" for name in lists)]
     needed += [f"{home}/bounding_boxes.txt"] * bounding_box
     source = "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011/"
-    base = require(options, root, needed, source=source) / home
+    base = require(options, root, needed, download=download, source=source) / home
     # "1 001.Black_footed_Albatross/….jpg", "1 1", "1 0": an image's number, then what it has.
-    columns = {
-        name: dict(line.split(maxsplit=1) for line in lines_of(base / f"{name}.txt"))
-        for name in lists
-    }
-    names, species = columns["images"], columns["classes"]
-    numbers = {label: position for position, label in enumerate(species)}
+    names = dict(rows_of(base / "images.txt", "`number path`", _pair))
+    species = dict(rows_of(base / "classes.txt", "`number class`", _pair))
+    label_of = _by_image(
+        base / "image_class_labels.txt", "class by its number in classes.txt", names, list(species)
+    )
+    # 0 is tested, 1 is trained on.
+    trained = _by_image(base / "train_test_split.txt", "0 or 1", label_of, ["0", "1"])
     listings = {}
-    for key, sign in (("train", "1"), ("test", "0")):
-        ids = [one for one, kind in columns["train_test_split"].items() if kind == sign]
-        labels = [numbers[columns["image_class_labels"][one]] for one in ids]
+    for key, sign in (("train", 1), ("test", 0)):
+        ids = [one for one, kind in trained.items() if kind == sign]
+        labels = [label_of[one] for one in ids]
         listings[key] = listing(base / "images", [names[one] for one in ids], labels)
     boxes = _cub_boxes(base / "bounding_boxes.txt", names) if bounding_box else None
     return published(
@@ -128,19 +150,40 @@ def cub200(options: Options, root: str, bounding_box: bool = False) -> Dataset:
     )
 
 
+def _pair(line: str) -> tuple[str, str]:
+    number, value = line.split(maxsplit=1)
+    return number, value
+
+
+def _by_image(path: Path, what: str, images: Container[str], values: list[str]) -> dict[str, int]:
+    """Return for images, by their number, the position of their value among ``values``."""
+
+    def parse(line: str) -> tuple[str, int]:
+        image, value = line.split()
+        if image not in images:
+            raise KeyError(image)
+        return image, values.index(value)
+
+    return dict(rows_of(path, f"`number value`, an image by its number and {what}", parse))
+
+
 def _cub_boxes(path: Path, names: dict[str, str]) -> Boxes:
     """Return the boxes of "1 60.0 27.0 325.0 304.0": left, top, width and height in pixels."""
-    boxes = {}
-    for line in lines_of(path):
+
+    def parse(line: str) -> tuple[str, tuple[int, int, int, int]]:
         number, *values = line.split()
         left, top, width, height = map(float, values)
         right, bottom = math.ceil(left + width), math.ceil(top + height)
-        boxes[names[number]] = (math.floor(left), math.floor(top), right, bottom)
-    return boxes
+        return names[number], (math.floor(left), math.floor(top), right, bottom)
+
+    form = "`number left top width height`, an image by its number and its box in pixels"
+    return dict(rows_of(path, form, parse))
 
 
 @reader
-def cars(options: Options, root: str, val_rule: ValRule | None = None) -> Dataset:
+def cars(
+    options: Options, root: str, val_rule: ValRule | None = None, download: bool = False
+) -> Dataset:
     """Return Stanford Cars: photographs of 196 makes, models and years, top-1.
 
     Official training and test images. Krause et al. 2013,
@@ -151,9 +194,10 @@ def cars(options: Options, root: str, val_rule: ValRule | None = None) -> Datase
         options: shared options.
         root: folder that holds ``stanford_cars``.
         val_rule: how validation images are chosen.
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     home = "stanford_cars"
     base = require(
@@ -166,6 +210,7 @@ def cars(options: Options, root: str, val_rule: ValRule | None = None) -> Datase
             f"{home}/cars_train",
             f"{home}/cars_test",
         ],
+        download=download,
         source="the authors' address is dead; mirrors exist",
     )
     classes = [str(name) for name in read_mat(base / home / "devkit/cars_meta.mat", "class_names")]
@@ -174,11 +219,11 @@ def cars(options: Options, root: str, val_rule: ValRule | None = None) -> Datase
         ("train", "devkit/cars_train_annos.mat"),
         ("test", "cars_test_annos_withlabels.mat"),
     ):
-        rows = read_mat(base / home / file, "annotations")
+        rows = read_mat(base / home / file, "annotations", "fname", "class")
         listings[key] = listing(
             base / home / f"cars_{key}",
             [str(name) for name in rows["fname"]],
-            np.array(rows["class"], dtype=np.int64) - 1,
+            whole_numbers(base / home / file, rows["class"], 1, len(classes)) - 1,
         )
     expected = {"train": 8144, "test": 8041, "classes": 196}
     return published(options, classes, listings, expected=expected, val_rule=val_rule)
@@ -201,16 +246,17 @@ def flowers(
             drew, and trains and validates on the rest (``None``: the official splits).
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     home = "flowers-102"
     needed = [f"{home}/jpg", f"{home}/imagelabels.mat", f"{home}/setid.mat"]
     base = require(options, root, needed, download=download, fetch=torchvision_fetch("Flowers102"))
-    labels = np.array(read_mat(base / home / "imagelabels.mat", "labels"), dtype=np.int64) - 1
+    numbered, sets = base / home / "imagelabels.mat", base / home / "setid.mat"
+    labels = whole_numbers(numbered, read_mat(numbered, "labels"), 1, 102) - 1
     expected = {"all": 8189, "classes": 102}
     if split_rule is None:
         parts = {
-            key: np.array(read_mat(base / home / "setid.mat", field), dtype=np.int64) - 1
+            key: whole_numbers(sets, read_mat(sets, field), 1, len(labels)) - 1
             for key, field in (("train", "trnid"), ("val", "valid"), ("test", "tstid"))
         }
         expected |= {"train": 1020, "val": 1020, "test": 6149}
@@ -271,15 +317,12 @@ def food101(
         val_rule: how validation images are chosen.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     home = "food-101"
     needed = [f"{home}/images", f"{home}/meta/train.json", f"{home}/meta/test.json"]
     base = require(options, root, needed, download=download, fetch=torchvision_fetch("Food101"))
-    named = {
-        key: json.loads((base / home / "meta" / f"{key}.json").read_text())
-        for key in ("train", "test")
-    }
+    named = {key: lists_by_class(base / home / "meta" / f"{key}.json") for key in ("train", "test")}
     classes = sorted(named["train"])
     listings = {}
     for key, by_class in named.items():
@@ -307,7 +350,7 @@ def pets(
         val_rule: how validation images are chosen.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     home = "oxford-iiit-pet"
     needed = [f"{home}/images"] + [f"{home}/annotations/{key}.txt" for key in ("trainval", "test")]
@@ -316,19 +359,22 @@ def pets(
     )
     listings = {}
     names_of: dict[int, str] = {}
+    form = f"`image class species breed`, with a class from 1 to {PETS}"
     for key, file in (("train", "trainval.txt"), ("test", "test.txt")):
-        # "Abyssinian_100 1 1 1": image, class from 1, species, breed within the species.
-        rows = [line.split() for line in lines_of(base / home / "annotations" / file)]
-        labels = [int(row[1]) - 1 for row in rows]
-        listings[key] = listing(base / home / "images", [f"{row[0]}.jpg" for row in rows], labels)
-        names_of |= {
-            label: row[0].rpartition("_")[0] for row, label in zip(rows, labels, strict=True)
-        }
+        rows = rows_of(base / home / "annotations" / file, form, _pet)
+        listings[key] = pairs_listing(base / home / "images", rows)
+        names_of |= {label: name.rpartition("_")[0] for name, label in rows}
     classes = [names_of[label].replace("_", " ") for label in sorted(names_of)]
-    expected = {"train": 3680, "test": 3669, "classes": 37}
+    expected = {"train": 3680, "test": 3669, "classes": PETS}
     return published(
         options, classes, listings, expected=expected, metric="mean_per_class", val_rule=val_rule
     )
+
+
+def _pet(line: str) -> tuple[str, int]:
+    """Return file and class number of "Abyssinian_100 1 1 1"."""
+    image, number = line.split()[:2]
+    return f"{image}.jpg", range(1, PETS + 1).index(int(number))
 
 
 @reader
@@ -353,7 +399,7 @@ def sun397(
         val_rule: how validation images are chosen.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     if split not in range(1, 11):
         raise ValueError(f"`dataset.split` must be one of 1 to 10, but is {split}.")
@@ -370,12 +416,18 @@ def sun397(
         source="partitions: Partitions.zip of https://vision.princeton.edu/projects/2010/SUN/",
     )
     folders = lines_of(base / home / "ClassName.txt")  # "/a/abbey", "/c/church/indoor"
-    listings = {}
-    for key, stem in (("train", "Training"), ("test", "Testing")):
-        file = base / beside / f"{stem}_{split:02d}.txt"
-        names = lines_of(file)
-        labels = class_numbers((name.rpartition("/")[0] for name in names), folders, file)
-        listings[key] = listing(base / home, [name.lstrip("/") for name in names], labels)
+    numbers = numbers_of(folders)
+
+    def parse(line: str) -> tuple[str, int]:
+        return line.lstrip("/"), numbers[line.rpartition("/")[0]]
+
+    form = "`/folder/image`, the folder being a line of ClassName.txt"
+    listings = {
+        key: pairs_listing(
+            base / home, rows_of(base / beside / f"{stem}_{split:02d}.txt", form, parse)
+        )
+        for key, stem in (("train", "Training"), ("test", "Testing"))
+    }
     return published(
         options,
         [folder[3:] for folder in folders],

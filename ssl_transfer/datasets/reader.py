@@ -267,6 +267,15 @@ def check_sizes(options: Options, found: Mapping[str, int], expected: Mapping[st
 
 
 def _check_classes(options: Options, splits: Mapping[str, Split], classes: Sequence[str]) -> None:
+    for key, split in splits.items():
+        if split.targets.ndim == 1:
+            wrong = np.flatnonzero((split.targets < 0) | (split.targets >= len(classes))).tolist()
+            if wrong:
+                raise ValueError(
+                    f"every label of `{options.name}` must lie from 0 to {len(classes) - 1}, but "
+                    f"that of `{split.names[wrong[0]]}` in {key} is {split.targets[wrong[0]]}; "
+                    "correct the annotation."
+                )
     for key in ("train", "test"):
         counts = _class_counts(splits[key].targets, classes)
         empty = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from ssl_transfer.datasets.annotations import reading, rows_of, whole_numbers
 from ssl_transfer.datasets.base import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
-from ssl_transfer.datasets.layout import lines_of, listing, published, require, torchvision_fetch
+from ssl_transfer.datasets.layout import listing, published, require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, ValRule, assemble, reader
 
 # Layouts: cifar.py and dtd.py of torchvision/datasets at v0.19.0,
@@ -53,6 +54,8 @@ CIFAR100 = _Cifar(
     torchvision="CIFAR100",
     expected={"train": 50_000, "test": 10_000, "classes": 100},
 )
+CIFAR_FORM = "a file of CIFAR's Python version"
+CIFAR_REMEDY = "delete it and set dataset.download=true"
 DTD_SIZES = {"train": 1880, "val": 1880, "test": 1880, "classes": 47}
 DTD_SPLITS = range(1, 11)
 
@@ -114,10 +117,9 @@ def _cifar(
         splits[key] = Split(
             ArrayImages(pixels), targets, [f"{key}/{number:05d}" for number in range(len(targets))]
         )
-    meta = _unpickle(folder / layout.meta)
     return assemble(
         options,
-        classes=[str(name) for name in meta[layout.class_names]],
+        classes=_cifar_classes(folder / layout.meta, layout),
         train=splits["train"],
         test=splits["test"],
         content=digest.hexdigest(),
@@ -141,7 +143,7 @@ def dtd(options: Options, root: str, split: int = 1, download: bool = False) -> 
         download: whether torchvision may fetch what is missing.
 
     Raises:
-        ValueError: if files are missing or an image does not decode.
+        ValueError: if files are missing or damaged, or an image does not decode.
     """
     if split not in DTD_SPLITS:
         raise ValueError(f"`dataset.split` must be one of 1 to 10, but is {split}.")
@@ -151,12 +153,15 @@ def dtd(options: Options, root: str, split: int = 1, download: bool = False) -> 
         fetch = torchvision_fetch("DTD")
         folder = require(options, root, needed, download=download, fetch=fetch) / "dtd" / "dtd"
     named = {
-        key: lines_of(folder / "labels" / f"{key}{split}.txt") for key in ("train", "val", "test")
+        key: rows_of(folder / "labels" / f"{key}{split}.txt", "`class/image`", _class_and_name)
+        for key in ("train", "val", "test")
     }
-    classes = sorted({name.partition("/")[0] for names in named.values() for name in names})
+    classes = sorted({label for rows in named.values() for label, _ in rows})
     listings = {
-        key: listing(folder / "images", names, [classes.index(n.partition("/")[0]) for n in names])
-        for key, names in named.items()
+        key: listing(
+            folder / "images", [name for _, name in rows], [classes.index(one) for one, _ in rows]
+        )
+        for key, rows in named.items()
     }
     return published(
         options,
@@ -165,6 +170,11 @@ def dtd(options: Options, root: str, split: int = 1, download: bool = False) -> 
         expected=DTD_SIZES,
         facts={"official_split": split},
     )
+
+
+def _class_and_name(line: str) -> tuple[str, str]:
+    label, _ = line.split("/")
+    return label, line
 
 
 def _dtd_folder(base: Path) -> Path | None:
@@ -177,10 +187,22 @@ def _dtd_folder(base: Path) -> Path | None:
 def _cifar_images(
     paths: list[Path], layout: _Cifar
 ) -> tuple[UInt8[np.ndarray, "images 32 32 3"], Int64[np.ndarray, " images"]]:
-    parts = [_unpickle(path) for path in paths]
-    pixels = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
-    targets = np.array([label for part in parts for label in part[layout.labels]], dtype=np.int64)
-    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), targets
+    pixels, targets = [], []
+    for path in paths:
+        with reading(path, CIFAR_FORM, CIFAR_REMEDY):
+            content = _unpickle(path)
+            labels, data = content[layout.labels], content["data"]
+            if data.dtype != np.uint8 or data.shape != (len(labels), 3 * 32 * 32):
+                raise ValueError(f"{data.dtype} pixels {data.shape} for {len(labels)} labels")
+        pixels.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        targets.append(whole_numbers(path, labels, 0, layout.expected["classes"] - 1))
+    return np.concatenate(pixels), np.concatenate(targets)
+
+
+def _cifar_classes(path: Path, layout: _Cifar) -> list[str]:
+    with reading(path, CIFAR_FORM, CIFAR_REMEDY):
+        content = _unpickle(path)
+        return [str(name) for name in content[layout.class_names]]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -207,14 +229,6 @@ class _PlainUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _unpickle(path: Path) -> Mapping[str, Any]:
-    try:
-        with path.open("rb") as file:
-            content = _PlainUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, ImportError, IndexError) as error:
-        raise ValueError(
-            f"`{path}` must be a file of CIFAR's Python version, but cannot be read ({error}); "
-            "delete it and set dataset.download=true."
-        ) from error
-    assert isinstance(content, dict)
-    return content
+def _unpickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return _PlainUnpickler(file, encoding="latin1").load()

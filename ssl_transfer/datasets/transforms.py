@@ -40,8 +40,8 @@ ATTEMPTS = 10
 AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
 TOP, LEFT, FLIP, JITTER = range(20, 24)
 FACTORS, ORDER = slice(24, 28), slice(28, 32)
-GRAYSCALE, BLUR, SIGMA, SOLARIZE = range(32, 36)
-NUM_DRAWS = 36
+GRAYSCALE, BLUR, SIGMA, SOLARIZE, VERTICAL_FLIP = range(32, 37)
+NUM_DRAWS = 37
 
 # Floats worked on at once, so that a chunk stays in the processor's cache.
 CHUNK = 2**18
@@ -67,6 +67,7 @@ class Augmentation:
             and centre crop instead).
         crop_ratio: range of its width over height, drawn evenly in the logarithm.
         flip_probability: of a horizontal flip.
+        vertical_flip_probability: of a vertical flip, for pictures without an up and a down.
         jitter_probability: of brightness, contrast, saturation and hue being changed.
         brightness: the factor is drawn from ``[max(0, 1 - x), 1 + x]``.
         contrast: likewise.
@@ -90,6 +91,7 @@ class Augmentation:
     crop_scale: tuple[float, float] | None = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
+    vertical_flip_probability: float = 0.0
     jitter_probability: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
@@ -145,8 +147,8 @@ class Augmentation:
         return self.order[self.order.index("crop") + 1 :]
 
     def without_flip(self) -> "Augmentation":
-        """Return the same without the horizontal flip."""
-        return dataclasses.replace(self, flip_probability=0.0)
+        """Return the same without flips."""
+        return dataclasses.replace(self, flip_probability=0.0, vertical_flip_probability=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +181,7 @@ def augmentation(
 
     Args:
         choice: ``none``, ``crop_flip``, or the fields of an ``Augmentation``.
-        flip: whether the dataset allows horizontal flips; they are taken out if not.
+        flip: whether the dataset allows flips; they are taken out if not.
 
     Raises:
         ValueError: for an unknown name or field.
@@ -292,6 +294,9 @@ class Pipeline:
         pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
         for row, (view, flip) in enumerate(zip(views, flipped.tolist(), strict=True)):
             pixels[row] = np.asarray(view.transpose(_MIRRORED) if flip else view)
+        if chosen is not None and chosen.vertical_flip_probability:
+            upset = draws[:, VERTICAL_FLIP] < chosen.vertical_flip_probability
+            pixels[upset] = pixels[upset, ::-1]
         return pixels
 
 

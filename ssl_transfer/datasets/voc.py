@@ -5,9 +5,9 @@ from typing import Literal
 
 import numpy as np
 
+from ssl_transfer.datasets.annotations import rows_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.layout import (
-    lines_of,
     listing,
     published,
     require,
@@ -98,13 +98,9 @@ def voc2007(
 
 def _marks(path: Path) -> dict[str, int]:
     """Return the mark of each image in one class's list."""
-    marks = {}
-    for number, line in enumerate(lines_of(path), start=1):
-        image, _, mark = line.partition(" ")
-        if mark.strip() not in ("1", "0", "-1"):
-            raise ValueError(
-                f"`{path}` must have lines `image mark` with a mark of 1, 0 or -1, but line "
-                f"{number} is {line!r}; unpack the archive again."
-            )
-        marks[image] = int(mark)
-    return marks
+
+    def parse(line: str) -> tuple[str, int]:
+        image, mark = line.split()
+        return image, {"1": 1, "0": 0, "-1": -1}[mark]
+
+    return dict(rows_of(path, "`image mark` with a mark of 1, 0 or -1", parse))

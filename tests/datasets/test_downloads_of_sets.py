@@ -8,7 +8,10 @@ import pytest
 import torchvision
 
 from ssl_transfer import datasets
-from ssl_transfer.config import compose, plain
+from ssl_transfer.config import compose, plain, problems
+from ssl_transfer.datasets import Options
+from ssl_transfer.datasets.layout import require
+from ssl_transfer.runs import Run
 
 TEST_AND_TRAIN = ({"split": "train"}, {"split": "test"})
 # Per option: torchvision's class, and the arguments of its calls beside the folder and `download`.
@@ -78,8 +81,26 @@ def test_a_failed_download_is_one_sentence(option: str, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("option", BY_HAND)
-def test_sets_to_fetch_by_hand_say_where(option: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"`{option}` must lie in .*set dataset\.root \(") as told:
-        build(option, tmp_path)
+@pytest.mark.parametrize("download", [False, True])
+def test_sets_to_fetch_by_hand_say_where(option: str, download: bool, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"`{option}` must lie in .*download it by hand, or set d"
+                                         r"ataset\.root \(") as told:  # fmt: skip
+        build(option, tmp_path, download=download)
     assert "download=true" not in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_nothing_is_fetched_where_everything_lies(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    options = Options(name="it")
+    assert require(options, str(tmp_path), ["images"], download=True, source="us") == tmp_path
+
+
+@pytest.mark.parametrize("option", [*FETCHED, *BY_HAND])
+def test_every_published_set_can_stand_in_a_sweep_that_downloads(option: str) -> None:
+    asked = [
+        Run(plain(compose([f"dataset={option}", f"dataset.download={value}"])))
+        for value in ("true", "false")
+    ]
+    assert not problems(asked[0].config)
+    assert asked[0].id == asked[1].id

@@ -289,6 +289,25 @@ def test_loader_gives_the_same_batches_with_any_number_of_workers(workers: int) 
         assert batch.indices.tolist() == [index for _, index in items]
 
 
+def test_vertical_flips_are_drawn_apart_from_horizontal_ones_and_change_no_other_draw() -> None:
+    images = [photographs(1)[0].resize((4, 4))] * 2000
+    chosen = Augmentation(crop_scale=None, flip_probability=0.3, vertical_flip_probability=0.4)
+    batch = run(Pipeline(Preprocessing(4, None), chosen), images)
+    plain = run(Pipeline(Preprocessing(4, None)), images[:1])[0]
+    cases = [plain, plain.flip(-1), plain.flip(-2), plain.flip(-1, -2)]
+    found = torch.stack([(batch == view).flatten(1).all(1) for view in cases])
+    assert (found.sum(0) == 1).all()
+    shares = found.float().mean(1).tolist()
+    # Binomial: three standard deviations of the largest share are 0.033.
+    assert shares == pytest.approx([0.7 * 0.6, 0.3 * 0.6, 0.7 * 0.4, 0.3 * 0.4], abs=0.035)
+    never = dataclasses.replace(chosen, vertical_flip_probability=0.0)
+    upright = found[:2].any(0)
+    assert torch.equal(
+        run(Pipeline(Preprocessing(4, None), never), images)[upright], batch[upright]
+    )
+    assert chosen.without_flip() == Augmentation(crop_scale=None, flip_probability=0.0)
+
+
 def test_named_augmentations_honour_the_datasets_word_on_flips() -> None:
     assert augmentation("none", flip=True) is None
     assert augmentation("crop_flip", flip=True) == CROP_FLIP
