@@ -72,7 +72,7 @@ def our_mixed_barlow_twins(
     a: Tensor, b: Tensor, m: Tensor, permutation: Tensor, share: float
 ) -> Tensor:
     """Return the same by residuals and inner products."""
-    keys: dict[str, Any] = {"off_diagonal_weight": 0.0051, "unbiased": True, "eps": 0.0}
+    keys: dict[str, Any] = {"lambda_bt": 0.0051, "unbiased": True, "eps": 0.0}
     terms = mixed_barlow_twins(a, b, m, permutation, share, **keys)
     return terms.twins.loss + 4 * 0.0051 * (terms.to_first + terms.to_second)
 
@@ -106,7 +106,7 @@ def cases(batch: int, dim: int, device: torch.device) -> dict[str, tuple[dict[st
     found: dict[str, tuple[dict[str, Loss], Any]] = {
         "barlow_twins": (
             {
-                "ours": lambda a, b: barlow_twins(a, b, off_diagonal_weight=0.0051).loss,
+                "ours": lambda a, b: barlow_twins(a, b, lambda_bt=0.0051).loss,
                 "literal": literal_barlow_twins,
             },
             [a, b],

@@ -156,7 +156,7 @@ def simclr(encoder: Encoder, node: Config, device: torch.device) -> Parts:
 
 def barlow_twins(encoder: Encoder, node: Config, device: torch.device) -> Parts:
     """Return Barlow Twins."""
-    loss = losses.BarlowTwinsLoss(node["off_diagonal_weight"])
+    loss = losses.BarlowTwinsLoss(node["lambda_bt"])
     return alike(encoder, projection(encoder, node), loss)
 
 

@@ -22,6 +22,17 @@ PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pre
 
 # Keys that say how, not what: they never enter an id.
 _OUTSIDE = frozenset({"resources", "download", "url", "obtain", "facts"})
+# Values that refuse data or let them pass, and change none, with the one that stands in ids.
+_SAME = {"sizes": {"warn": "strict"}}
+# What a folder of weights holds, by either of which they are named (`models.weights`).
+_WEIGHTS_FILE = "/encoder.safetensors"
+# Keys that were renamed, with the name that stands in ids.
+_FORMERLY = {
+    "lambda_bt": "off_diagonal_weight",
+    "lambda_reg": "mix_weight",
+    "lambda_reg_warmup": "mix_warmup",
+    "offdiag_target": "off_diagonal_target",
+}
 # Keys that came after the first ids, with the value that leaves an id as it was.
 _NEUTRAL: dict[str, Any] = {
     "bounding_box": False,
@@ -34,7 +45,7 @@ _NEUTRAL: dict[str, Any] = {
     "final_factor": 0.0,
     "keep_encoder": False,
     "metric": "cosine",
-    "off_diagonal_target": 0,
+    "offdiag_target": 0,
     "schedule_per": "step",
     "square": False,
     "step_factor": 0.1,
@@ -46,13 +57,22 @@ def essence(node: Any) -> Any:
     """Return what of a configuration identifies it: without nulls, neutral and outside keys."""
     if isinstance(node, Mapping):
         return {
-            key: essence(value)
+            _FORMERLY.get(key, key): essence(_same(key, value))
             for key, value in sorted(node.items())
             if value is not None and key not in _OUTSIDE and _NEUTRAL.get(key, ...) != value
         }
     if isinstance(node, list | tuple):
         return [essence(item) for item in node]
     return node
+
+
+def _same(key: str, value: Any) -> Any:
+    """Return what stands in an id for a value: the same for values that mean the same."""
+    if not isinstance(value, str):
+        return value
+    if key == "path":
+        return value.removesuffix(_WEIGHTS_FILE).rstrip("/") or value
+    return _SAME.get(key, {}).get(value, value)
 
 
 def digest(*parts: Any) -> str:

@@ -132,13 +132,13 @@ def test_mixed_barlow_twins_on_small_images_has_the_published_numbers(
     assert method["name"] == "mixed_bt_${method.pretrain_on.name}"
     assert (method["epochs"], method["batch_size"]) == (epochs, 256)
     assert steps_of(config) == (epochs * steps, 10 * steps)
-    assert (method["off_diagonal_weight"], method["mix_weight"]) == (weight, mixed)
+    assert (method["lambda_bt"], method["lambda_reg"]) == (weight, mixed)
     assert method["projector"] == {
         "dims": [512, 1024], "batch_norm": True, "hidden_bias": False, "last_bias": True,
         "last_batch_norm": False,
     }  # fmt: skip
     # Lengths of 1, then torch.std without an epsilon; README's formula of both targets.
-    kinds = ("normalise", "unbiased", "eps", "second_target", "mix_warmup", "mix_beta")
+    kinds = ("normalise", "unbiased", "eps", "second_target", "lambda_reg_warmup", "mix_beta")
     assert [method[key] for key in kinds] == [True, True, 0.0, "a", 0.0, [1.0, 1.0]]
     optimizer = method["optimizer"]
     assert (optimizer["name"], optimizer["lr"], optimizer["weight_decay"]) == ("adam", 0.01, 1e-6)
@@ -170,10 +170,10 @@ def test_mixed_barlow_twins_on_imagenet_has_the_published_numbers(
     assert method["projector"]["dims"] == [8192, 8192, 8192]
     assert not method["projector"]["hidden_bias"]
     assert not method["projector"]["last_bias"]
-    assert method["off_diagonal_weight"] == 0.0051
+    assert method["lambda_bt"] == 0.0051
     # The published term is halved, and its weight rises over ten epochs.
-    assert method["mix_weight"] == weight
-    assert method["mix_warmup"] == pytest.approx(warm, abs=1e-6)
+    assert method["lambda_reg"] == weight
+    assert method["lambda_reg_warmup"] == pytest.approx(warm, abs=1e-6)
     assert (method["second_target"], method["normalise"], method["unbiased"]) == ("b", False, True)
     assert method["final_factor"] == 0.001
     assert config["model"]["zero_init_residual"] is True
@@ -290,7 +290,7 @@ def test_models_of_the_study_of_invariances_differ_in_their_views_or_width_alone
         assert differing == {"name", "dim" if other is wide else "views"}
     (spatial,), (appearance,) = ventral["method"]["views"], dorsal["method"]["views"]
     assert (spatial["crop_scale"], spatial.get("jitter_probability", 0.0)) == ([0.2, 1.0], 0.0)
-    assert (appearance["crop_scale"], appearance["flip_probability"]) == (None, 0.0)
+    assert (appearance["crop_scale"], appearance["flip_probability"]) == ([1.0, 1.0], 0.0)
     assert (wide["model"]["name"], wide["method"]["dim"]) == ("resnet50w3", 384)
     assert {one["model"]["name"] for one in (default, ventral, dorsal)} == {"resnet50"}
 

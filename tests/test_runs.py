@@ -5,6 +5,7 @@ import pytest
 
 from ssl_transfer import runs
 from ssl_transfer.config import compose, plain
+from ssl_transfer.models.weights import WEIGHTS_FILE
 from ssl_transfer.runs import Run
 
 
@@ -32,6 +33,9 @@ def changed(config, path, value):
         ("logger.name", "wandb"),
         ("method.resources", {"gpus": 4}),
         ("protocol.resources", {"gpus": 1}),
+        ("dataset.sizes", "warn"),
+        ("dataset.download", True),
+        ("method.pretrain_on.sizes", "warn"),
         ("retry", True),
         ("force", True),
     ],
@@ -56,6 +60,16 @@ def test_what_cannot_change_a_score_is_not_in_the_id(configuration, path, value)
 )
 def test_what_can_change_a_score_is_in_the_id(configuration, path, value):
     assert Run(changed(configuration, path, value)).id != Run(configuration).id
+
+
+def test_a_folder_of_weights_and_the_file_in_it_are_the_same(configuration):
+    ids = {
+        Run(changed(configuration, "model.weights", {"path": path})).id
+        for path in ("kept", "kept/", f"kept/{WEIGHTS_FILE}")
+    }
+    assert len(ids) == 1
+    for path in ("/kept", "kept/other.safetensors", f"other/{WEIGHTS_FILE}"):
+        assert Run(changed(configuration, "model.weights", {"path": path})).id not in ids
 
 
 def test_the_order_of_keys_and_null_keys_leave_the_id_as_it_is(configuration):

@@ -40,8 +40,8 @@ def redundancy(
     b: Embeddings,
     squares: Float[Tensor, ""],
     *,
-    off_diagonal_weight: float,
-    off_diagonal_target: Target = 0,
+    lambda_bt: float,
+    offdiag_target: Target = 0,
 ) -> Terms:
     """Return the terms of a cross-correlation matrix of which the sum of squares is known.
 
@@ -49,26 +49,26 @@ def redundancy(
         a: standardised embeddings.
         b: likewise.
         squares: ``‖aᵀ b‖²_F``, not divided by the batch.
-        off_diagonal_weight: see ``barlow_twins``.
-        off_diagonal_target: see ``barlow_twins``.
+        lambda_bt: see ``barlow_twins``.
+        offdiag_target: see ``barlow_twins``.
     """
     batch, dim = a.shape
     diagonal = (a * b).sum(dim=0) / batch
     on_diagonal = (diagonal - 1).square().sum()
     off_diagonal = squares / batch**2 - diagonal.square().sum()
-    if off_diagonal_target:
+    if offdiag_target:
         # Σ_{i≠j} (C_ij - t)² = Σ_{i≠j} C_ij² - 2t Σ_{i≠j} C_ij + t² D(D - 1)
         entries = a.sum(dim=1) @ b.sum(dim=1) / batch - diagonal.sum()
-        off_diagonal = off_diagonal - 2 * off_diagonal_target * entries + dim * (dim - 1)
-    return Terms(on_diagonal + off_diagonal_weight * off_diagonal, on_diagonal, off_diagonal)
+        off_diagonal = off_diagonal - 2 * offdiag_target * entries + dim * (dim - 1)
+    return Terms(on_diagonal + lambda_bt * off_diagonal, on_diagonal, off_diagonal)
 
 
 def barlow_twins(
     a: Embeddings,
     b: Embeddings,
     *,
-    off_diagonal_weight: float,
-    off_diagonal_target: Target = 0,
+    lambda_bt: float,
+    offdiag_target: Target = 0,
     normalise: bool = False,
     unbiased: bool = False,
     eps: float = 1e-5,
@@ -82,8 +82,8 @@ def barlow_twins(
     Args:
         a: embeddings of one view of the whole global batch, at least two.
         b: embeddings of the other view, in the same order.
-        off_diagonal_weight: of the squared off-diagonal entries (λ in the paper).
-        off_diagonal_target: what the off-diagonal entries shall be: 0, or -1 as in HSIC-SSL
+        lambda_bt: of the squared off-diagonal entries (λ in the paper).
+        offdiag_target: what the off-diagonal entries shall be: 0, or -1 as in HSIC-SSL
             (Tsai et al. 2021; `--corr_neg_one` of yaohungt/Barlow-Twins-HSIC).
         normalise: scale each embedding to length 1 first (code for small images:
             yaohungt/Barlow-Twins-HSIC and wgcban/mix-bt).
@@ -99,8 +99,8 @@ def barlow_twins(
         a,
         b,
         squares,
-        off_diagonal_weight=off_diagonal_weight,
-        off_diagonal_target=off_diagonal_target,
+        lambda_bt=lambda_bt,
+        offdiag_target=offdiag_target,
     )
 
 
@@ -114,9 +114,9 @@ class BarlowTwins(Method):
         encoder: trained in place.
         num_classes: not used.
         views: two augmentations.
-        off_diagonal_weight: λ in the paper.
+        lambda_bt: λ in the paper.
         projector: keys of ``Projector``.
-        off_diagonal_target: see ``barlow_twins``.
+        offdiag_target: see ``barlow_twins``.
         normalise: see ``barlow_twins``.
         unbiased: see ``barlow_twins``.
         eps: see ``barlow_twins``.
@@ -131,17 +131,17 @@ class BarlowTwins(Method):
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        off_diagonal_weight: float,
+        lambda_bt: float,
         projector: Mapping[str, Any],
-        off_diagonal_target: Target = 0,
+        offdiag_target: Target = 0,
         normalise: bool = False,
         unbiased: bool = False,
         eps: float = 1e-5,
     ) -> None:
         super().__init__(encoder, num_classes, views)
         self.loss_keys: dict[str, Any] = {
-            "off_diagonal_weight": off_diagonal_weight,
-            "off_diagonal_target": off_diagonal_target,
+            "lambda_bt": lambda_bt,
+            "offdiag_target": offdiag_target,
             "normalise": normalise,
             "unbiased": unbiased,
             "eps": eps,

@@ -37,8 +37,8 @@ def mixed_barlow_twins(
     permutation: Int64[Tensor, " batch"],
     share: float | Float[Tensor, ""],
     *,
-    off_diagonal_weight: float,
-    off_diagonal_target: Target = 0,
+    lambda_bt: float,
+    offdiag_target: Target = 0,
     second_target: Anchor = "a",
     normalise: bool = False,
     unbiased: bool = False,
@@ -59,8 +59,8 @@ def mixed_barlow_twins(
         mixed: embeddings of the images ``α X_a + (1 - α) X_b[π]``.
         permutation: π, of the global batch.
         share: α, in [0, 1].
-        off_diagonal_weight: see ``barlow_twins``.
-        off_diagonal_target: see ``barlow_twins``.
+        lambda_bt: see ``barlow_twins``.
+        offdiag_target: see ``barlow_twins``.
         second_target: the left factor of T_mb's first part: ``a`` as in the README and the code for
             small images, or ``b`` as in the code for ImageNet, ``α Z_bᵀ Z_b``.
         normalise: see ``barlow_twins``; true in the code for small images.
@@ -81,8 +81,8 @@ def mixed_barlow_twins(
         a,
         b,
         squares,
-        off_diagonal_weight=off_diagonal_weight,
-        off_diagonal_target=off_diagonal_target,
+        lambda_bt=lambda_bt,
+        offdiag_target=offdiag_target,
     )
     return MixedTerms(twins, to_first / len(a) ** 2, to_second / len(a) ** 2)
 
@@ -100,15 +100,15 @@ class MixedBarlowTwins(BarlowTwins):
         encoder: trained in place.
         num_classes: not used.
         views: two augmentations.
-        off_diagonal_weight: λ_BT.
+        lambda_bt: λ_BT.
         projector: keys of ``Projector``.
-        mix_weight: λ_reg; the mixing term's weight in the loss is λ_reg · λ_BT. The code for
+        lambda_reg: λ_reg; the mixing term's weight in the loss is λ_reg · λ_BT. The code for
             ImageNet halves the term: its λ_reg is twice the value to give here.
-        mix_warmup: share of the training in which that weight rises linearly from 0; 0 as for small
-            images, ten epochs in the code for ImageNet.
+        lambda_reg_warmup: share of the training in which that weight rises linearly from 0; 0 as
+            for small images, ten epochs in the code for ImageNet.
         mix_beta: parameters of the Beta distribution of the mixing share.
         second_target: see ``mixed_barlow_twins``.
-        off_diagonal_target: see ``barlow_twins``.
+        offdiag_target: see ``barlow_twins``.
         normalise: see ``barlow_twins``.
         unbiased: see ``barlow_twins``.
         eps: see ``barlow_twins``.
@@ -125,13 +125,13 @@ class MixedBarlowTwins(BarlowTwins):
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        off_diagonal_weight: float,
+        lambda_bt: float,
         projector: Mapping[str, Any],
-        mix_weight: float,
-        mix_warmup: float = 0.0,
+        lambda_reg: float,
+        lambda_reg_warmup: float = 0.0,
         mix_beta: Sequence[float] = (1.0, 1.0),
         second_target: Anchor = "a",
-        off_diagonal_target: Target = 0,
+        offdiag_target: Target = 0,
         normalise: bool = False,
         unbiased: bool = False,
         eps: float = 1e-5,
@@ -140,25 +140,27 @@ class MixedBarlowTwins(BarlowTwins):
             encoder,
             num_classes,
             views,
-            off_diagonal_weight=off_diagonal_weight,
+            lambda_bt=lambda_bt,
             projector=projector,
-            off_diagonal_target=off_diagonal_target,
+            offdiag_target=offdiag_target,
             normalise=normalise,
             unbiased=unbiased,
             eps=eps,
         )
-        if not 0 <= mix_warmup <= 1:
-            raise ValueError(f"`method.mix_warmup` must lie in [0, 1], but is {mix_warmup}.")
+        if not 0 <= lambda_reg_warmup <= 1:
+            raise ValueError(
+                f"`method.lambda_reg_warmup` must lie in [0, 1], but is {lambda_reg_warmup}."
+            )
         if len(mix_beta) != 2 or min(mix_beta) <= 0:
             raise ValueError(
                 f"`method.mix_beta` must be two positive numbers, but is {list(mix_beta)}."
             )
         self.loss_keys["second_target"] = second_target
-        self.mix_weight = mix_weight * off_diagonal_weight
-        self.mix_warmup = mix_warmup
+        self.mixing_weight = lambda_reg * lambda_bt
+        self.warmup = lambda_reg_warmup
         self.shares = torch.distributions.Beta(float(mix_beta[0]), float(mix_beta[1]))
         # A buffer, so that a resumed training goes on with it.
-        self.register_buffer("warmth", torch.tensor(float(mix_warmup == 0)))
+        self.register_buffer("warmth", torch.tensor(float(lambda_reg_warmup == 0)))
 
     def mix(
         self, first: Images, second: Images
@@ -179,7 +181,7 @@ class MixedBarlowTwins(BarlowTwins):
         a, b, m = self.embed([*views, mixed])
         with torch.autocast(a.device.type, enabled=False):
             terms = mixed_barlow_twins(a, b, m, permutation, share, **self.loss_keys)
-            mixing = self.mix_weight * (terms.to_first + terms.to_second)
+            mixing = self.mixing_weight * (terms.to_first + terms.to_second)
             loss = terms.twins.loss + self.warmth * mixing
         return {
             "loss": loss,
@@ -190,7 +192,7 @@ class MixedBarlowTwins(BarlowTwins):
 
     def scheduled(self, progress: float) -> dict[str, float]:
         """Return the share of the mixing term's weight that it has by now."""
-        return {"mix_warmth": min(1.0, progress / self.mix_warmup) if self.mix_warmup else 1.0}
+        return {"mix_warmth": min(1.0, progress / self.warmup) if self.warmup else 1.0}
 
     def after_step(self, progress: float) -> None:
         """Let the weight of the mixing term rise."""

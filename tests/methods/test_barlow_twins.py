@@ -18,28 +18,26 @@ A, B = (1 + T).sin(), (T / 2).cos()
 
 
 def test_golden_numbers_of_the_small_image_code() -> None:
-    terms = barlow_twins(
-        A, B, off_diagonal_weight=0.0078125, normalise=True, unbiased=True, eps=0.0
-    )
+    terms = barlow_twins(A, B, lambda_bt=0.0078125, normalise=True, unbiased=True, eps=0.0)
     expected = (4.652189136397766, 4.62612082668754, 3.3367436429089157)
     assert [term.item() for term in terms] == pytest.approx(expected, rel=1e-13)
 
 
 def test_golden_numbers_of_the_imagenet_code_with_unbiased_deviation() -> None:
-    terms = barlow_twins(A, B, off_diagonal_weight=0.0051, unbiased=True, eps=0.0)
+    terms = barlow_twins(A, B, lambda_bt=0.0051, unbiased=True, eps=0.0)
     expected = (4.420175243099782, 4.40287923307956, 3.391374513768972)
     assert [term.item() for term in terms] == pytest.approx(expected, rel=1e-13)
 
 
 def test_golden_numbers_of_the_variant_with_negative_correlations() -> None:
     keys: dict[str, Any] = {"normalise": True, "unbiased": True, "eps": 0.0}
-    terms = barlow_twins(A, B, off_diagonal_weight=0.0078125, off_diagonal_target=-1, **keys)
+    terms = barlow_twins(A, B, lambda_bt=0.0078125, offdiag_target=-1, **keys)
     assert terms.loss.item() == pytest.approx(4.802101527131439, rel=1e-13)
     assert terms.off_diagonal.item() == pytest.approx(22.52552965681913, rel=1e-13)
 
 
 def test_golden_number_of_the_original() -> None:
-    terms = barlow_twins(A, B, off_diagonal_weight=0.0051, eps=0.0)
+    terms = barlow_twins(A, B, lambda_bt=0.0051, eps=0.0)
     assert terms.loss.item() == pytest.approx(4.664946858320697, rel=1e-13)
 
 
@@ -52,16 +50,16 @@ def test_value_and_gradient_equal_the_originals_batch_norm() -> None:
     on = (c.diagonal() - 1).square().sum()
     off = (c * (1 - torch.eye(4))).square().sum()
     expected = torch.autograd.grad(on + 0.0051 * off, leaves)
-    found = torch.autograd.grad(barlow_twins(*leaves, off_diagonal_weight=0.0051).loss, leaves)
+    found = torch.autograd.grad(barlow_twins(*leaves, lambda_bt=0.0051).loss, leaves)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_identical_views_with_uncorrelated_features_have_no_loss() -> None:
     z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).double()
-    terms = barlow_twins(z, z, off_diagonal_weight=1.0, eps=0.0)
+    terms = barlow_twins(z, z, lambda_bt=1.0, eps=0.0)
     assert [term.item() for term in terms] == pytest.approx([0.0, 0.0, 0.0], abs=1e-15)
     # The unbiased deviation caps the diagonal at (B - 1) / B: a floor of D / B².
-    floor = barlow_twins(z, z, off_diagonal_weight=1.0, unbiased=True, eps=0.0).loss
+    floor = barlow_twins(z, z, lambda_bt=1.0, unbiased=True, eps=0.0).loss
     assert floor.item() == pytest.approx(2 / 4**2)
 
 
@@ -69,7 +67,7 @@ def test_a_constant_feature_gives_a_finite_loss_and_gradient() -> None:
     a = A.clone()
     a[:, 2] = 0.7
     a.requires_grad_()
-    terms = barlow_twins(a, B, off_diagonal_weight=0.0051)
+    terms = barlow_twins(a, B, lambda_bt=0.0051)
     (gradient,) = torch.autograd.grad(terms.loss, a)
     assert terms.loss.isfinite()
     assert gradient.isfinite().all()
@@ -99,7 +97,7 @@ def test_value_and_gradient_equal_the_literal_form_with_few_and_many_images(
     expected = _literal(
         *(standardise(z, unbiased=False, eps=1e-5) for z in leaves), weight=0.03, target=target
     )
-    found = barlow_twins(*leaves, off_diagonal_weight=0.03, off_diagonal_target=target).loss
+    found = barlow_twins(*leaves, lambda_bt=0.03, offdiag_target=target).loss
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     torch.testing.assert_close(
         torch.autograd.grad(found, leaves),
@@ -135,7 +133,7 @@ def test_a_constant_feature_takes_no_part_where_published_code_divides_by_zero()
     assert constant_features(a).tolist() == [False, False, True, False]
     z = standardise(a.requires_grad_(), unbiased=True, eps=0.0)
     assert torch.equal(z[:, 2], torch.zeros(8).double())
-    (gradient,) = torch.autograd.grad(barlow_twins(a, B, off_diagonal_weight=1.0, eps=0.0).loss, a)
+    (gradient,) = torch.autograd.grad(barlow_twins(a, B, lambda_bt=1.0, eps=0.0).loss, a)
     assert gradient.isfinite().all()
     assert torch.equal(gradient[:, 2], torch.zeros(8).double())
     # The others are as they would be without it.
@@ -155,7 +153,7 @@ def test_a_network_with_dead_features_trains_on_with_a_warning(eps: float) -> No
     torch.manual_seed(0)
     encoder = Encoder(nn.Flatten(), 12, Preprocessing(size=2, resize=None))
     views = methods.augmentations({"views": [{}, {}]})
-    keys: dict[str, Any] = {"off_diagonal_weight": 0.01, "projector": {"dims": [9, 7]}}
+    keys: dict[str, Any] = {"lambda_bt": 0.01, "projector": {"dims": [9, 7]}}
     method = BarlowTwins(encoder, None, views, eps=eps, **keys)
     batch = tuple(torch.randn(2, 8, 3, 2, 2).unbind())
     assert method(batch, torch.zeros(8).long())["constant_features"].item() == 0
@@ -176,4 +174,4 @@ def test_lightly_computes_the_same(shape: tuple[int, int]) -> None:
     loss = pytest.importorskip("lightly.loss").BarlowTwinsLoss(0.0051)
     torch.manual_seed(0)
     a, b = torch.randn(2, *shape, dtype=torch.float64).unbind()
-    torch.testing.assert_close(barlow_twins(a, b, off_diagonal_weight=0.0051).loss, loss(a, b))
+    torch.testing.assert_close(barlow_twins(a, b, lambda_bt=0.0051).loss, loss(a, b))

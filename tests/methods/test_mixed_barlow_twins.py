@@ -17,12 +17,12 @@ T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B, M = (1 + T).sin(), (T / 2).cos(), (0.3 * T).sin()
 PERMUTATION = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])
 SMALL: dict[str, Any] = {
-    "off_diagonal_weight": 0.0078125,
+    "lambda_bt": 0.0078125,
     "normalise": True,
     "unbiased": True,
     "eps": 0.0,
 }
-LARGE: dict[str, Any] = {"off_diagonal_weight": 0.0051, "unbiased": True, "eps": 0.0}
+LARGE: dict[str, Any] = {"lambda_bt": 0.0051, "unbiased": True, "eps": 0.0}
 
 
 def test_golden_numbers_of_the_code_for_small_images() -> None:
@@ -85,7 +85,7 @@ def test_value_and_gradient_equal_the_literal_form_with_few_and_many_images(
     leaves = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     permutation = torch.randperm(shape[0])
     expected = _literal(*leaves, permutation, 0.3, anchor)
-    keys = {**SMALL, "off_diagonal_weight": 0.03}
+    keys = {**SMALL, "lambda_bt": 0.03}
     terms = mixed_barlow_twins(*leaves, permutation, 0.3, second_target=anchor, **keys)
     found = terms.twins.loss + 4 * 0.03 * (terms.to_first + terms.to_second)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
@@ -101,7 +101,7 @@ def test_in_float32_the_value_is_that_of_the_literal_form_to_1e_5() -> None:
     torch.manual_seed(0)
     a, b, m = torch.randn(3, 64, 512).unbind()
     permutation = torch.randperm(64)
-    keys = {**SMALL, "off_diagonal_weight": 0.03}
+    keys = {**SMALL, "lambda_bt": 0.03}
     terms = mixed_barlow_twins(a, b, m, permutation, 0.3, **keys)
     found = terms.twins.loss + 4 * 0.03 * (terms.to_first + terms.to_second)
     expected = _literal(a, b, m, permutation, 0.3, "a")
@@ -113,14 +113,14 @@ def test_embeddings_that_mix_as_their_images_do_have_no_distance() -> None:
     mixed = 0.25 * standardised[0] + 0.75 * standardised[1][PERMUTATION]
     for scale in (1.0, 3.0):  # what counts is what is left after standardising
         terms = mixed_barlow_twins(
-            *standardised, scale * mixed, PERMUTATION, 0.25, off_diagonal_weight=1.0, eps=0.0
+            *standardised, scale * mixed, PERMUTATION, 0.25, lambda_bt=1.0, eps=0.0
         )
         rest = mixed / mixed.std(0, correction=0) - mixed
         expected = ((rest.T @ standardised[0]) / 8).square().sum()
         torch.testing.assert_close(terms.to_first, expected)
-    same = mixed_barlow_twins(A, A, A, torch.arange(8), 0.25, off_diagonal_weight=1.0, eps=0.0)
+    same = mixed_barlow_twins(A, A, A, torch.arange(8), 0.25, lambda_bt=1.0, eps=0.0)
     assert [same.to_first.item(), same.to_second.item()] == pytest.approx([0, 0], abs=1e-25)
-    assert same.twins == barlow_twins(A, A, off_diagonal_weight=1.0, eps=0.0)
+    assert same.twins == barlow_twins(A, A, lambda_bt=1.0, eps=0.0)
 
 
 def _method(**changes: Any) -> MixedBarlowTwins:
@@ -128,7 +128,7 @@ def _method(**changes: Any) -> MixedBarlowTwins:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5))
     encoder = Encoder(backbone, 5, Preprocessing(size=2, resize=None))
     views = methods.augmentations({"views": [{}, {}]})
-    keys = {"off_diagonal_weight": 0.03, "projector": {"dims": [7]}, "mix_weight": 4.0}
+    keys = {"lambda_bt": 0.03, "projector": {"dims": [7]}, "lambda_reg": 4.0}
     return MixedBarlowTwins(encoder, None, views, **{**keys, **changes}).double()
 
 
@@ -167,7 +167,7 @@ def test_the_mixing_share_is_uniform_or_what_its_parameters_say() -> None:
 
 
 def test_the_weight_of_the_mixing_term_rises_linearly() -> None:
-    method = _method(mix_warmup=0.5)
+    method = _method(lambda_reg_warmup=0.5)
     views, targets = tuple(_images(8)), torch.zeros(8).long()
     found = []
     for progress in (0.0, 0.25, 0.5, 1.0):
@@ -183,7 +183,7 @@ def test_the_weight_of_the_mixing_term_rises_linearly() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mix_warmup": 10}, r"`method.mix_warmup` must lie in \[0, 1\], but is 10"),
+        ({"lambda_reg_warmup": 10}, r"`method.lambda_reg_warmup` must lie in \[0, 1\], but is 10"),
         ({"mix_beta": [1.0, 0.0]}, "`method.mix_beta` must be two positive numbers"),
         ({"mix_beta": [1.0]}, "`method.mix_beta` must be two positive numbers"),
     ],

@@ -22,8 +22,8 @@ from ssl_transfer.trainer import fit
 
 BATCH, SAMPLES = 16, 48
 METHODS: dict[str, dict[str, Any]] = {
-    "barlow_twins": {"off_diagonal_target": -1},
-    "mixed_barlow_twins": {"mix_warmup": 0.7, "mix_beta": [2.0, 1.0], "second_target": "b"},
+    "barlow_twins": {"offdiag_target": -1},
+    "mixed_barlow_twins": {"lambda_reg_warmup": 0.7, "mix_beta": [2.0, 1.0], "second_target": "b"},
     "swav": {"prototypes": 20, "queue_size": 20, "queue_start": 0.2, "frozen_prototypes": 0.4},
     "vicreg": {},
     "w_mse": {"sub_batch": 8, "iterations": 2, "eps": 0.01},
