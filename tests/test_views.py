@@ -1,5 +1,6 @@
 """Named views are the published ones, and can be looked at."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ CROP_LAST = ("jitter", "grayscale", "blur", "solarize", "crop")
 PUBLISHED: dict[str, list[tuple[int, Any]]] = {
     "default": [(2, ((0.2, 1), 0.5, (0.8, 0.4, 0.4, 0.4, 0.1), 0.2, 0.5, 0, OPERATIONS, None))],
     "ventral": [(2, ((0.2, 1), 0.5, (0, 0, 0, 0, 0), 0, 0, 0, OPERATIONS, None))],
-    "dorsal": [(2, (None, 0, (0.8, 0.4, 0.4, 0.4, 0.1), 0.2, 0.5, 0, CROP_LAST, None))],
+    "dorsal": [(2, ((1, 1), 0, (0.8, 0.4, 0.4, 0.4, 0.1), 0.2, 0.5, 0, CROP_LAST, None))],
     "moco_v1": [(2, ((0.2, 1), 0.5, (1, 0.4, 0.4, 0.4, 0.4), 0.2, 0, 0, GREY_FIRST, None))],
     "moco_v2_small": [(2, ((0.2, 1), 0.5, (0.8, 0.8, 0.8, 0.8, 0.4), 0.5, 0.5, 0, OPERATIONS,
                            None))],
@@ -113,6 +114,23 @@ def test_dorsal_views_show_the_same_pixels_and_ventral_views_the_same_colours() 
         assert view.max() <= 201 / 255
 
 
+@pytest.mark.parametrize(("width", "height"), [(96, 48), (48, 144), (48, 48)])
+def test_dorsal_views_show_the_middle_at_the_size_of_the_encoder(width: int, height: int) -> None:
+    # Resize(24) and CenterCrop(24), as published, though the evaluation resizes to 32.
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    resized = image.resize((width // 2, height // 2), Image.Resampling.BILINEAR)
+    left, top = (width // 2 - 24) // 2, (height // 2 - 24) // 2
+    expected = np.asarray(resized.crop((left, top, left + 24, top + 24))) / 255
+    preprocessing = Preprocessing(size=24, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
+    plain_view = dataclasses.replace(
+        described("dorsal")[1], jitter_probability=0, grayscale_probability=0, blur_probability=0
+    )
+    zero = np.zeros(1, np.int64)
+    found = Pipeline(preprocessing, plain_view)([image], seed=0, epochs=zero, indices=zero)[0]
+    np.testing.assert_allclose(found.permute(1, 2, 0), expected, atol=1e-6)
+
+
 def test_the_preview_shows_images_and_views_with_their_normalisation_undone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,7 +142,13 @@ def test_the_preview_shows_images_and_views_with_their_normalisation_undone(
     assert str(target) in capsys.readouterr().out
     picture = np.asarray(Image.open(target)).astype(int)
     cell, gap = 96, preview.GAP
-    assert picture.shape == (3 * (cell + gap) + gap, 4 * (cell + gap) + gap, 3)
+    assert picture.shape == (preview.HEADER + 3 * (cell + gap) + gap, 4 * (cell + gap) + gap, 3)
+    header, picture = np.split(picture, [preview.HEADER])
+    step = cell + gap
+    named = [header[:, gap + column * step :][:, :cell] for column in range(4)]
+    assert all((title < 90).all(axis=2).any() for title in named)  # dark on paper
+    assert np.array_equal(named[1][:, :20], named[2][:, :20])  # "view", then a number
+    assert not np.array_equal(named[1], named[2])
     cells = [
         picture[gap : gap + cell, gap + column * (cell + gap) :][:, :cell] for column in range(4)
     ]
@@ -150,3 +174,22 @@ def test_what_cannot_be_previewed_is_told_in_a_sentence(
 ) -> None:
     assert preview.main(line) == 1
     assert told in capsys.readouterr().err
+
+
+def test_images_fill_their_cells_beside_larger_views(tmp_path: Path) -> None:
+    line = ["method=simclr", "model.preprocessing.size=150", "dataset@method.pretrain_on=photos"]
+    picture = np.asarray(preview.preview(line, images=1, epoch=0))[preview.HEADER :].astype(int)
+    cell = picture[preview.GAP :][:150, preview.GAP :][:, :150]
+    # 48 px three times as large, in the middle of 150 px.
+    assert (cell[:3] == preview.PAPER).all()
+    image = cell[3:147, 3:147]
+    assert np.array_equal(image, image[::3, ::3].repeat(3, 0).repeat(3, 1))
+    assert image.std() > 5
+
+
+@pytest.mark.parametrize("name", ["views.foo", "nowhere/views.png"])
+def test_a_picture_that_cannot_be_written_is_told_before_it_is_drawn(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert preview.main(["method=nonsense", "--to", str(tmp_path / name)]) == 1
+    assert capsys.readouterr().err.startswith("`--to` must name a picture such as views.png")

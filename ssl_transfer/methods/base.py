@@ -30,11 +30,14 @@ class Method(Learner):
         views: how each view of an image is drawn.
 
     Raises:
-        ValueError: if the number of views is not ``num_views`` (with ``more_views``: is lower).
+        ValueError: if the number of views is not ``num_views`` (with ``more_views``: is lower), or
+            their sizes differ (see ``smaller_views``).
     """
 
     num_views: int = 2
     more_views: bool = False
+    smaller_views: bool = False
+    """Whether views may differ in size, the first two being the largest."""
     other_preprocessing: tuple[Preprocessing, ...] = ()
     """What further networks expect of their images: after its own views, ``forward`` gets the same
     crops with the same colours once more for each, prepared as it says."""
@@ -47,6 +50,13 @@ class Method(Learner):
             raise ValueError(
                 f"`method.views` must describe {'at least ' if self.more_views else ''}"
                 f"{self.num_views} view(s) for {type(self).__name__}, but describes {len(views)}."
+            )
+        sizes = [view.size or encoder.preprocessing.size for view in views]
+        if len({*(sizes[:2] if self.smaller_views else sizes), max(sizes)}) > 1:
+            exception = ", but for smaller ones after the first two" if self.smaller_views else ""
+            raise ValueError(
+                f"`method.views` must have one `size` for {type(self).__name__}{exception}, but "
+                f"have the sizes {sizes}."
             )
         self.encoder = encoder
         self.num_classes = num_classes

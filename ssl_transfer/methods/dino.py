@@ -137,6 +137,7 @@ class DINO(Method):
     separable = True
     minimum_batch = 2
     more_views = True
+    smaller_views = True
 
     centre: Float[Tensor, " dim"]
     temperature: Float[Tensor, ""]
@@ -181,6 +182,7 @@ class DINO(Method):
         # A buffer, so that a resumed training goes on with it.
         self.register_buffer("temperature", torch.tensor(warmed_up(**self.warmup, progress=0.0)))
         self.fresh: list[Tensor] = []  # mean outputs of the teacher in this step
+        self.step_momentum = momentum  # that of this step, counted from 0 as in the published code
 
     @property
     def student(self) -> nn.Sequential:
@@ -220,14 +222,15 @@ class DINO(Method):
         return entropy
 
     def before_step(self, progress: float) -> None:
-        """Leave the last layer as it is in the beginning."""
+        """Set the momentum of this step; in the beginning, leave the last layer as it is."""
+        self.step_momentum = cosine_momentum(self.momentum, progress)
         if progress < self.frozen_last_layer:
             self.head.last_layer.weight.grad = None
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
         """Let teacher, centre and temperature follow; at the end, put in the encoder to keep."""
-        follow(self.teacher, self.student, cosine_momentum(self.momentum, progress))
+        follow(self.teacher, self.student, self.step_momentum)
         self.centre.lerp_(torch.stack(self.fresh).mean(dim=0), 1.0 - self.centre_momentum)
         self.fresh = []
         self.temperature.fill_(warmed_up(**self.warmup, progress=progress))
@@ -235,7 +238,7 @@ class DINO(Method):
             self.encoder.load_state_dict(self.teacher[0].state_dict())
 
     def scheduled(self, progress: float) -> dict[str, float]:
-        """Return the teacher's momentum and temperature."""
+        """Return the momentum and the temperature with which the teacher goes on."""
         return {
             "momentum": cosine_momentum(self.momentum, progress),
             "teacher_temperature": float(self.temperature),

@@ -127,6 +127,7 @@ class MoCo(Method):
         self.head = build_head(encoder.feature_dim, dim, mlp)
         self.key_network = target_of(self.query_network)
         self.queue = Queue(queue_size, dim)
+        self.maximum_batch = queue_size // (2 if symmetric else 1)
         self.fresh: list[Tensor] = []  # keys of this step, until the queue takes them
 
     @property

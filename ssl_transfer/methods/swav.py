@@ -94,6 +94,7 @@ class SwAV(Method):
     separable = False
     minimum_batch = 2
     more_views = True
+    smaller_views = True
 
     def __init__(
         self,
@@ -133,6 +134,7 @@ class SwAV(Method):
         self.queues = nn.ModuleList(
             Queue(queue_size, dim) for _ in range(ASSIGNED) if queue_size > 0
         )
+        self.maximum_batch = queue_size or None
         self.fresh = torch.empty(0)  # embeddings of this step, until the queues take them
 
     def forward(

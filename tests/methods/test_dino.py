@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -182,6 +183,23 @@ def test_the_last_layer_stays_in_the_beginning_only() -> None:
         assert method.head.mlp[0].weight.grad is not None
 
 
+def test_the_teacher_follows_by_the_published_schedule() -> None:
+    # facebookresearch/dino, cosine_scheduler: the steps count from 0, so that the last of K has the
+    # value of K - 1 and the teacher never stands still.
+    method, views = _method(), tuple(torch.randn(8, 3, 2, 2).double() for _ in range(2))
+    schedule = 1.0 + 0.5 * (0.9 - 1.0) * (1 + np.cos(np.pi * np.arange(4) / 4))
+    weight, distance = method.teacher[1].mlp[0].weight, 1.0
+    with torch.no_grad():
+        method.head.mlp[0].weight.copy_(weight + distance)
+    for step, momentum in enumerate(schedule):
+        method(views, torch.zeros(8).long())
+        method.before_step(step / 4)
+        method.after_step((step + 1) / 4)
+        distance *= momentum
+        found = method.head.mlp[0].weight - weight
+        torch.testing.assert_close(found, torch.full_like(found, distance))
+
+
 @pytest.mark.parametrize("keep", ["teacher", "student"])
 def test_the_training_leaves_the_encoder_to_keep(keep: Any) -> None:
     method = _method(keep=keep)
@@ -192,7 +210,8 @@ def test_the_training_leaves_the_encoder_to_keep(keep: Any) -> None:
     student = {k: v.clone() for k, v in method.encoder.state_dict().items()}
     teacher = {k: v.clone() for k, v in method.teacher[0].state_dict().items()}
     assert not torch.equal(student["backbone.1.weight"], teacher["backbone.1.weight"])
-    method.after_step(1.0)  # a momentum of 1: the teacher stands still
+    method.before_step(1.0)  # a momentum of 1: the teacher stands still
+    method.after_step(1.0)
     expected = teacher if keep == "teacher" else student
     torch.testing.assert_close(dict(method.encoder.state_dict()), expected, rtol=0, atol=0)
 
