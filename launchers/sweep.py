@@ -76,6 +76,22 @@ def refuse_problems(runs: Iterable[Run], processes: Callable[[Run], int] | None 
         raise SweepRefused(found)
 
 
+def _refuse_unwritable(folders: Iterable[Path]) -> None:
+    """Refuse the sweep if what it leaves has nowhere to go."""
+    found = []
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError("no permission to write")
+        except OSError as error:
+            reason = error.strerror or error
+            found.append(f"`paths.outputs` must be a folder that can be written to, but `{folder}` "
+                         f"cannot ({reason}); choose another by paths.outputs=….")  # fmt: skip
+    if found:
+        raise SweepRefused(found)
+
+
 def prepare(
     asked: Sequence[Run], processes: Callable[[Run], int] | None = None
 ) -> tuple[Outcome, list[Run]]:
@@ -94,6 +110,7 @@ def prepare(
     if not todo:
         return outcome, todo
     refuse_problems(todo, processes)
+    _refuse_unwritable({run.folder.parent.parent for run in todo})
     from ssl_transfer.execution import check, fail
 
     for run in todo:
@@ -202,7 +219,8 @@ def conclude(outcome: Outcome) -> None:
     run = outcome.asked[0]
     for identifier, reason in outcome.failures.items():
         other = "" if identifier == run.id else f" ({identifier[:8]})"
-        print(f"error{other}: {reason}", file=sys.stderr)
+        if is_main_process():  # all processes check the same
+            print(f"error{other}: {reason}", file=sys.stderr)
     if outcome.failures:
         raise SystemExit(outcome.exit_code)
     if is_main_process():

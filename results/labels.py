@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from results.errors import unknown
 
-_HOW_NOT_WHAT = frozenset({"resources", "download"})
+_HOW_NOT_WHAT = frozenset({"resources", "download", "sizes"})
 _SHOWN_AT_MOST = 3
 _UNKNOWN = "? "
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_transfer import metrics
+from ssl_transfer import distributed, metrics
 from ssl_transfer.calibration import ece_by_folds, fit_temperature
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
@@ -90,7 +90,7 @@ def scores_on_test(
     names = {dataset.metric, *dataset.also}
     if one:
         names |= {"top1"} if calibration is None else {"top1", "ece"}
-    elif calibration is not None:
+    elif calibration is not None and distributed.is_main():
         log.warning("calibration is not measured: `%s` has several classes per image", dataset.name)
     for name in sorted(names):
         yield Score(
@@ -116,10 +116,12 @@ def _scaled(
     if calibration == "test_folds":
         value = ece_by_folds(logits, labels)
     elif val_logits is None:
-        log.warning(
-            "`ece_scaled` is not measured: no classifier of this run was kept from the validation "
-            "split, so that no temperature can be fitted to it; give the grid several points."
-        )
+        if distributed.is_main():
+            log.warning(
+                "`ece_scaled` is not measured: no classifier of this run was kept from the "
+                "validation split, so that no temperature can be fitted to it; give the grid "
+                "several points."
+            )
         return
     else:
         temperature = fit_temperature(val_logits, torch.from_numpy(dataset["val"].targets))

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssl_transfer import distributed
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.features import FrozenFeatures
@@ -85,7 +86,7 @@ class KNN:
         )
         bank, labels = features.load("train", "val")
         queries, _ = features.load("test")
-        if self.k > len(bank):
+        if self.k > len(bank) and distributed.is_main():
             log.warning("k is lowered from %d to the %d images there are", self.k, len(bank))
         context.note(neighbours=min(self.k, len(bank)))
         votes = vote(

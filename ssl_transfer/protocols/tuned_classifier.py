@@ -189,7 +189,7 @@ def class_weights(
     if mean <= 0:
         raise ValueError(
             "`class_weights` must leave a weight above 0 to some of the training images, but all "
-            f"have 0 by {choice}."
+            f"have 0 by {choice}; give numbers, or set it to null."
         )
     scaled: Float64[np.ndarray, " classes"] = weights / mean
     return scaled

@@ -191,6 +191,26 @@ class Tuning:
                 f"`class_weights` must be {len(dataset.classes)} numbers, one per class of "
                 f"`{dataset.name}`, but are {given}."
             )
+        self.loss_weights(dataset, ["train"])
+
+    def loss_weights(
+        self, dataset: Dataset, splits: Sequence[str]
+    ) -> Float[Tensor, " classes"] | None:
+        """Return the factors of the classes' losses in a training on these splits.
+
+        Raises:
+            ValueError: if no image of them has a weight above 0.
+        """
+        if self.class_weights is None:
+            return None
+        taught, tested = (
+            np.bincount(
+                np.concatenate([dataset[split].targets for split in counted]),
+                minlength=len(dataset.classes),
+            )
+            for counted in (splits, ["test"])
+        )
+        return torch.from_numpy(class_weights(self.class_weights, taught, tested))
 
     def recipe(self) -> Recipe:
         """Return the budget and the optimisation of every training."""
@@ -307,26 +327,13 @@ class Trial:
                 torch.manual_seed(seed)
                 built.append(build_head(self.protocol.head, dim, classes, self.protocol.head_init))
         body = self.encoder if self.features is None else nn.Identity()
-        weights = self.class_weights(splits)
+        weights = self.protocol.loss_weights(self.dataset, splits)
         learner = TunedClassifier(
             body, built, self.trained_layers(), weights, encoder_mode=self.protocol.encoder_mode
         )
         if self.protocol.epoch_selection == "best":
             learner.best = BestEpoch(heads, self.scores)
         return learner.to(self.context.device, self.context.dtype)
-
-    def class_weights(self, splits: Sequence[str]) -> Float[Tensor, " classes"] | None:
-        """Return the factors of the classes' losses in a training on these splits."""
-        if self.protocol.class_weights is None:
-            return None
-        taught, tested = (
-            np.bincount(
-                np.concatenate([self.dataset[split].targets for split in counted]),
-                minlength=len(self.dataset.classes),
-            )
-            for counted in (splits, ["test"])
-        )
-        return torch.from_numpy(class_weights(self.protocol.class_weights, taught, tested))
 
     def count_parameters(self) -> dict[str, Any]:
         """Count what is trained and say it."""
@@ -389,7 +396,8 @@ class Trial:
         try:
             learner = self.train([point], ["train"], f"grid {number}")
         except NonFiniteLoss as error:
-            log.warning("grid point %s is dropped: %s", point, error)
+            if distributed.is_main():
+                log.warning("grid point %s is dropped: %s", point, error)
             return None
         return self.scores(learner)[0]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch import nn
 
-from ssl_transfer import models
+from ssl_transfer import distributed, models
 from ssl_transfer.binding import PROTOCOL_LABELS
 from ssl_transfer.calibration import ece_by_folds, fit_temperature
 from ssl_transfer.config import compose, locate, plain, problems, resolve
@@ -19,6 +20,7 @@ from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.metrics import ece
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols import classification, knn
 from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
@@ -93,6 +95,29 @@ def test_knn_is_the_vote_of_train_and_validation(encoder, dataset, tmp_path):
     expected = (weights @ np.eye(3)[both(dataset).targets]).argmax(1)
     _, _, predictions = run(KNN(k=9, temperature=0.1), encoder, dataset, tmp_path)
     assert np.array_equal(predictions, expected)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_the_first_alone_warns(
+    first, encoder, dataset, tmp_path, caplog, monkeypatch
+):
+    for module in (knn, classification):
+        # Only the warnings are those of another process: it has no store of its own.
+        stand_in = types.SimpleNamespace(**vars(distributed) | {"is_main": lambda: first})
+        monkeypatch.setattr(module, "distributed", stand_in)
+    run(KNN(k=200), encoder, dataset, tmp_path)
+    test = dataset["test"]
+    logits = torch.eye(3)[torch.from_numpy(test.targets)]
+    several = dataclasses.replace(
+        dataset,
+        target="classes",
+        metric="map_11_point",
+        splits={"test": Split(test.images, np.eye(3, dtype=np.int64)[test.targets], test.names)},
+    )
+    for data in (dataset, several):
+        list(classification.scores_on_test(logits, data, context(tmp_path), calibration="val"))
+    told = ["lowered from", "`ece_scaled` is not", "calibration is not"]
+    assert [text in caplog.text for text in told] == [first] * 3
 
 
 def test_a_bank_smaller_than_k_votes_as_a_whole_and_says_so(encoder, dataset, tmp_path, caplog):

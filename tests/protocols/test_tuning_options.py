@@ -616,6 +616,20 @@ def test_class_weights_of_several_classes_are_refused_before_any_work(digits):
         evaluate(encoder(), with_several_classes(digits), protocol)
 
 
+def test_class_weights_that_teach_nothing_are_refused_before_any_work(digits):
+    train = digits["train"]
+    ones = train.subset(np.flatnonzero(train.targets == 1))
+    dataset = dataclasses.replace(digits, splits={**digits.splits, "train": ones})
+    with pytest.raises(ValueError, match=r"all have 0 by train_frequency; give numbers, or set it"):
+        tuning("head", class_weights="train_frequency").check(dataset)
+    missing = train.subset(np.flatnonzero(train.targets != 1))
+    dataset = dataclasses.replace(digits, splits={**digits.splits, "train": missing})
+    protocol = tuning("head", class_weights="train_frequency")
+    protocol.check(dataset)  # what is never shown needs no weight
+    weights = protocol.loss_weights(dataset, ["train"])
+    assert weights[missing.targets].mean() == pytest.approx(1)
+
+
 def test_too_few_class_weights_are_refused_before_any_run(tmp_path):
     run = tiny(tmp_path, "protocol=linear_probe", "protocol.class_weights=[1,2]")
     outcome = carry_out(run)

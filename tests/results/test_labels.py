@@ -28,6 +28,11 @@ def test_what_a_job_asks_of_a_cluster_does_not_count() -> None:
     assert distinguish([{"resources": {"gpus": n}} for n in (1, 2)]) == ["", ""]
 
 
+def test_what_refuses_data_or_fetches_them_does_not_count() -> None:
+    for key, values in (("sizes", ("strict", "warn")), ("download", (False, True))):
+        assert distinguish([{"dataset": {key: value}} for value in values]) == ["", ""]
+
+
 def test_missing_keys_are_left_out_and_paths_shortened() -> None:
     configs = [{"weights": {"path": None}}, {"weights": {"path": "/data/swav.pth"}}]
     assert distinguish(configs) == ["", "path=swav.pth"]
