@@ -83,6 +83,14 @@ def main() -> None:
 
         said = str(error).splitlines()[0]
         raise SweepRefused([f"every interpolation must resolve, but {said}."]) from error
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        from launchers.sweep import SweepRefused
+
+        kind = str(error).rpartition(" ")[2]
+        message = f"every axis must be the name of an option, but one is a value of type {kind}"
+        raise SweepRefused([f"{message}; `python run.py --help` lists the names."]) from error
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         raise SystemExit(130) from None  # 128 + SIGINT, as shells report it

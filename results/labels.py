@@ -50,7 +50,7 @@ def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     flat = [_flat(config) for config in configs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
-    keys = [key for key in keys if len({one.get(key) for one in flat}) > 1]
+    keys = _named([key for key in keys if len({one.get(key) for one in flat}) > 1], flat)
     if len(keys) > _SHOWN_AT_MOST:
         keys = _enough(flat, keys)
     names = {key: _short_name(key, keys) for key in keys}
@@ -243,21 +243,30 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
         yield path, str(node)
 
 
+def _separated(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
+    """Return how many configurations are told apart by some keys."""
+    return len({tuple(one.get(key) for key in keys) for one in flat})
+
+
+def _named(keys: list[str], flat: Sequence[Mapping[str, str]]) -> list[str]:
+    """Leave out what a node's name already tells, such as the reader of another data set."""
+    nodes = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
+    rest = [key for key in keys if key.endswith(".name") or not key.startswith(nodes)]
+    return rest if _separated(flat, rest) == _separated(flat, keys) else keys
+
+
 def _enough(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
     """Return few keys that separate as much as all do, the shallow ones first."""
     candidates = sorted(keys, key=lambda key: key.count("."))
-
-    def separated(chosen: Sequence[str]) -> int:
-        return len({tuple(one.get(key) for key in chosen) for one in flat})
-
     chosen: list[str] = []
-    while separated(chosen) < separated(keys):
-        chosen.append(max(candidates, key=lambda key: separated([*chosen, key])))
+    while _separated(flat, chosen) < _separated(flat, keys):
+        chosen.append(max(candidates, key=lambda key: _separated(flat, [*chosen, key])))
     return chosen
 
 
 def _short_name(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest end of a dotted key that no other key shares."""
+    """Return the shortest end of a dotted key that no other key shares; a name is its node's."""
+    key = key.removesuffix(".name")
     parts = key.split(".")
     for length in range(1, len(parts)):
         end = ".".join(parts[-length:])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.base import Images, Method, full_precision, require_between
 from ssl_transfer.methods.correlation import (
     Embeddings,
     count_constant_features,
@@ -139,6 +139,7 @@ class BarlowTwins(Method):
         eps: float = 1e-5,
     ) -> None:
         super().__init__(encoder, num_classes, views)
+        require_between(0, lambda_bt=lambda_bt, eps=eps)
         self.loss_keys: dict[str, Any] = {
             "lambda_bt": lambda_bt,
             "offdiag_target": offdiag_target,

@@ -1,10 +1,11 @@
 """The contract of a pre-training method."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.models import Encoder
@@ -37,7 +38,7 @@ class Method(Learner):
     num_views: int = 2
     more_views: bool = False
     smaller_views: bool = False
-    """Whether views may differ in size, the first two being the largest."""
+    """Whether views may differ in size, the first ``num_views`` being the largest."""
     other_preprocessing: tuple[Preprocessing, ...] = ()
     """What further networks expect of their images: after its own views, ``forward`` gets the same
     crops with the same colours once more for each, prepared as it says."""
@@ -52,8 +53,10 @@ class Method(Learner):
                 f"{self.num_views} view(s) for {type(self).__name__}, but describes {len(views)}."
             )
         sizes = [view.size or encoder.preprocessing.size for view in views]
-        if len({*(sizes[:2] if self.smaller_views else sizes), max(sizes)}) > 1:
-            exception = ", but for smaller ones after the first two" if self.smaller_views else ""
+        large = sizes[: self.num_views] if self.smaller_views else sizes
+        if len({*large, max(sizes)}) > 1:
+            first = {1: "one", 2: "two"}.get(self.num_views, str(self.num_views))
+            exception = f", but for smaller ones after the first {first}" * self.smaller_views
             raise ValueError(
                 f"`method.views` must have one `size` for {type(self).__name__}{exception}, but "
                 f"have the sizes {sizes}."
@@ -62,6 +65,12 @@ class Method(Learner):
         self.num_classes = num_classes
         self.views = tuple(views)
 
+    @property
+    def projection(self) -> nn.Sequential | None:
+        """The layers from features to embeddings; None if there are none, or they are no list."""
+        found = getattr(self, "projector", getattr(self, "head", None))
+        return found if isinstance(found, nn.Sequential) else None
+
     def scheduled(self, progress: float) -> dict[str, float]:
         """Return what follows a schedule of the method's own, for the log: e.g. a momentum.
 
@@ -69,6 +78,21 @@ class Method(Learner):
             progress: share of the training that is over, in [0, 1].
         """
         return {}
+
+
+def require_positive(**values: float) -> None:
+    """Raise ValueError for keys of ``method`` that are not above 0."""
+    for key, value in values.items():
+        if not value > 0:
+            raise ValueError(f"`method.{key}` must be positive, but is {value}.")
+
+
+def require_between(low: float, high: float = math.inf, **values: float) -> None:
+    """Raise ValueError for keys of ``method`` that do not lie in [low, high]."""
+    for key, value in values.items():
+        if not low <= value <= high:
+            valid = f"be at least {low}" if high == math.inf else f"lie in [{low}, {high}]"
+            raise ValueError(f"`method.{key}` must {valid}, but is {value}.")
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Method, full_precision
-from ssl_transfer.methods.momentum import check_momentum, cosine_momentum, follow, target_of
+from ssl_transfer.methods.base import Method, full_precision, require_between, require_positive
+from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
 from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.models import Encoder
 
@@ -162,10 +162,20 @@ class DINO(Method):
         keep: Keep = "teacher",
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        check_momentum(momentum)
-        temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
-        if min(temperatures) <= 0:
-            raise ValueError(f"DINO's temperatures must be positive, but are {temperatures}.")
+        require_positive(
+            student_temperature=student_temperature,
+            teacher_temperature=teacher_temperature,
+            teacher_temperature_start=teacher_temperature_start,
+        )
+        require_between(
+            0,
+            1,
+            momentum=momentum,
+            centre_momentum=centre_momentum,
+            teacher_temperature_warmup=teacher_temperature_warmup,
+            frozen_last_layer=frozen_last_layer,
+        )
+        require_between(2, out_dim=out_dim)
         self.momentum = momentum
         self.student_temperature = student_temperature
         self.warmup: dict[str, Any] = {

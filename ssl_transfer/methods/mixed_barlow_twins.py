@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.barlow_twins import BarlowTwins, Target, Terms, redundancy
-from ssl_transfer.methods.base import Images
+from ssl_transfer.methods.base import Images, require_between
 from ssl_transfer.methods.correlation import Embeddings, squared_norms, standardise
 from ssl_transfer.models import Encoder
 
@@ -147,10 +147,8 @@ class MixedBarlowTwins(BarlowTwins):
             unbiased=unbiased,
             eps=eps,
         )
-        if not 0 <= lambda_reg_warmup <= 1:
-            raise ValueError(
-                f"`method.lambda_reg_warmup` must lie in [0, 1], but is {lambda_reg_warmup}."
-            )
+        require_between(0, lambda_reg=lambda_reg)
+        require_between(0, 1, lambda_reg_warmup=lambda_reg_warmup)
         if len(mix_beta) != 2 or min(mix_beta) <= 0:
             raise ValueError(
                 f"`method.mix_beta` must be two positive numbers, but is {list(mix_beta)}."

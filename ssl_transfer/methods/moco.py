@@ -15,8 +15,14 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision
-from ssl_transfer.methods.momentum import check_momentum, follow, target_of
+from ssl_transfer.methods.base import (
+    Images,
+    Method,
+    full_precision,
+    require_between,
+    require_positive,
+)
+from ssl_transfer.methods.momentum import follow, target_of
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
@@ -117,9 +123,8 @@ class MoCo(Method):
         shuffle_bn: bool = True,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        if temperature <= 0:
-            raise ValueError(f"`method.temperature` must be positive, but is {temperature}.")
-        check_momentum(momentum)
+        require_positive(temperature=temperature)
+        require_between(0, 1, momentum=momentum)
         self.temperature = temperature
         self.momentum = momentum
         self.symmetric = symmetric

@@ -1,6 +1,7 @@
 """SimCLR (Chen et al. 2020, https://arxiv.org/abs/2002.05709)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.base import Images, Method, full_precision, require_positive
+from ssl_transfer.methods.multi_crop import mean_over_pairs
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
 
@@ -37,19 +39,21 @@ def nt_xent(
 class SimCLR(Method):
     """Tell an image's other view from all other images of the batch.
 
-    Both views go through encoder and projector as one batch, sample by sample side by side, so
-    that batch statistics are joint (as in the paper) and a group of the batch holds whole pairs.
+    All views go through encoder and projector as one batch, sample by sample side by side, so that
+    batch statistics are joint (as in the paper) and a group of the batch holds whole samples. Of
+    more than two views, each pair is told from the same two of all other images.
 
     Args:
         encoder: trained in place.
         num_classes: not used.
-        views: two augmentations.
+        views: two or more augmentations.
         temperature: of the loss.
         projector: keys of ``Projector``.
     """
 
     separable = False
     minimum_batch = 2
+    more_views = True
 
     def __init__(
         self,
@@ -61,8 +65,7 @@ class SimCLR(Method):
         projector: Mapping[str, Any],
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        if temperature <= 0:
-            raise ValueError(f"`method.temperature` must be positive, but is {temperature}.")
+        require_positive(temperature=temperature)
         self.temperature = temperature
         self.projector = Projector(encoder.feature_dim, **projector)
 
@@ -73,8 +76,8 @@ class SimCLR(Method):
         images = torch.stack(views, dim=1).flatten(0, 1)
         z = full_precision(self.projector(self.encoder(images)))
         with torch.autocast(z.device.type, enabled=False):
-            z0, z1 = distributed.gather(z.view(-1, 2, z.shape[1])).unbind(1)
-            loss = nt_xent(z0, z1, self.temperature)
+            every = distributed.gather(z.view(-1, len(views), z.shape[1])).unbind(1)
+            loss = mean_over_pairs(partial(nt_xent, temperature=self.temperature), every)
         with torch.no_grad():
-            cosine = F.cosine_similarity(z0, z1).mean()
+            cosine = mean_over_pairs(lambda a, b: F.cosine_similarity(a, b).mean(), every)
         return {"loss": loss, "positive_cosine": cosine}

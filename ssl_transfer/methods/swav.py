@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Method, full_precision
+from ssl_transfer.methods.base import Method, full_precision, require_between, require_positive
 from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.queue import Queue
@@ -112,17 +112,11 @@ class SwAV(Method):
         queue_start: float,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        if min(temperature, sinkhorn_eps) <= 0:
-            raise ValueError(
-                "`method.temperature` and `method.sinkhorn_eps` must be positive, but are "
-                f"{temperature} and {sinkhorn_eps}."
-            )
-        if min(prototypes, sinkhorn_iterations) < 1 or queue_size < 0:
-            raise ValueError(
-                "`method.prototypes` and `method.sinkhorn_iterations` must be at least 1 and "
-                f"`method.queue_size` at least 0, but are {prototypes}, {sinkhorn_iterations} and "
-                f"{queue_size}."
-            )
+        require_positive(temperature=temperature, sinkhorn_eps=sinkhorn_eps)
+        require_between(2, prototypes=prototypes)
+        require_between(1, sinkhorn_iterations=sinkhorn_iterations)
+        require_between(0, queue_size=queue_size)
+        require_between(0, 1, frozen_prototypes=frozen_prototypes, queue_start=queue_start)
         self.temperature = temperature
         self.sinkhorn: dict[str, Any] = {"eps": sinkhorn_eps, "iterations": sinkhorn_iterations}
         self.frozen_prototypes = frozen_prototypes

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.base import Images, Method, full_precision, require_between
 from ssl_transfer.methods.correlation import (
     Embeddings,
     count_constant_features,
@@ -102,6 +102,12 @@ class VICReg(Method):
             raise ValueError(
                 f"`method.eps` must be positive (the deviation has no gradient at 0), but is {eps}."
             )
+        require_between(
+            0,
+            invariance_weight=invariance_weight,
+            variance_weight=variance_weight,
+            covariance_weight=covariance_weight,
+        )
         self.weights = (invariance_weight, variance_weight, covariance_weight)
         self.eps = eps
         self.projector = Projector(encoder.feature_dim, **projector)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.base import Images, Method, full_precision, require_between
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
 
@@ -151,10 +151,8 @@ class WMSE(Method):
         normalise: bool = True,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        if iterations < 1:
-            raise ValueError(f"`method.iterations` must be at least 1, but is {iterations}.")
-        if not 0 <= eps <= 1:
-            raise ValueError(f"`method.eps` must lie in [0, 1], but is {eps}.")
+        require_between(1, iterations=iterations)
+        require_between(0, 1, eps=eps)
         self.projector = Projector(encoder.feature_dim, **projector)
         smallest = 2 if eps else projector["dims"][-1] + 1
         if sub_batch < smallest:

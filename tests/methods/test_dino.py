@@ -228,7 +228,7 @@ def test_every_parameter_is_clipped_on_its_own() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"student_temperature": 0.0}, "temperatures must be positive"),
+        ({"student_temperature": 0.0}, "`method.student_temperature` must be positive, but is 0.0"),
         ({"momentum": -0.1}, r"`method.momentum` must lie in \[0, 1\]"),
     ],
 )

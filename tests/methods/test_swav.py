@@ -227,9 +227,10 @@ def test_a_queue_smaller_than_the_batch_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"temperature": 0.0}, "must be positive, but are 0.0 and 0.05"),
-        ({"prototypes": 0}, "must be at least 1 and `method.queue_size` at least 0"),
-        ({"queue_size": -1}, "must be at least 1 and `method.queue_size` at least 0"),
+        ({"temperature": 0.0}, "`method.temperature` must be positive, but is 0.0"),
+        ({"prototypes": 1}, "`method.prototypes` must be at least 2, but is 1"),
+        ({"queue_size": -1}, "`method.queue_size` must be at least 0, but is -1"),
+        ({"frozen_prototypes": 2}, r"`method.frozen_prototypes` must lie in \[0, 1\], but is 2"),
         ({"views": 1}, r"must describe at least 2 view\(s\) for SwAV, but describes 1"),
     ],
 )

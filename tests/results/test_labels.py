@@ -24,6 +24,14 @@ def test_of_many_differing_keys_just_enough_are_shown() -> None:
     assert distinguish(configs) == ["a=0", "a=1", "a=2", "a=3"]
 
 
+def test_of_another_node_its_name_is_shown() -> None:
+    sets = ({"name": "digits", "reader": "a", "flip": "no"}, {"name": "photos", "reader": "s"})
+    configs = [{"method": {"epochs": n, "pretrain_on": one}} for n, one in enumerate(sets)]
+    assert distinguish(configs) == ["epochs=0 pretrain_on=digits", "epochs=1 pretrain_on=photos"]
+    configs.append({"method": {"epochs": 1, "pretrain_on": {**sets[1], "flip": "yes"}}})
+    assert len(set(distinguish(configs))) == 3
+
+
 def test_what_a_job_asks_of_a_cluster_does_not_count() -> None:
     assert distinguish([{"resources": {"gpus": n}} for n in (1, 2)]) == ["", ""]
 
