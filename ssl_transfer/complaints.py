@@ -4,9 +4,13 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+_UNREADABLE = ("no viable alternative", "mismatched input", "extraneous input", "missing ",
+               "token recognition error", "LexerNoViableAltException")  # fmt: skip
+"""How the parser of Hydra's grammar begins what it says."""
 
 
 def sentence(error: HydraException) -> str:
@@ -17,6 +21,12 @@ def sentence(error: HydraException) -> str:
         known = [name for name in error.options if not name.startswith("_")]
         hint = _near(option, known) or "."
         return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
+    if isinstance(error, OverrideParseException) and lines[0].startswith(_UNREADABLE):
+        return (
+            f"every argument must read as key=value, but `{error.override}` does not "
+            f"({lines[0].rstrip('.')}); put quotes around text with special characters, such as "
+            'overrides:["method.epochs=5"].'
+        )
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         parent, _, key = str(cause.full_key).rpartition(".")

@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import re
 import time
 import traceback
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from ssl_transfer import (
     cluster,
     datasets,
     distributed,
+    methods,
     models,
     provenance,
     runs,
@@ -34,14 +36,18 @@ from ssl_transfer.errors import NotApplicable
 from ssl_transfer.files import write_atomically
 from ssl_transfer.logger import RunLogger
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.protocols.base import EvaluationProtocol, Score, require
-from ssl_transfer.protocols.pretrain import Pretrain
+from ssl_transfer.protocols.pretrain import Pretrain, planned_projector
 from ssl_transfer.runs import Run
 
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 10.0
 """How long a process that lost a partner waits to hear why."""
+
+_AXIS_KEY = re.compile(r"(?<![\w.])dataset\.(?=(root|download)\b)")
+"""How a dataset calls its keys in what it tells; where it is not the axis, they lie elsewhere."""
 
 UserError = (ValueError, OSError)
 """Errors whose message is a sentence for the user; anything else is a bug and shows its trace."""
@@ -58,6 +64,10 @@ def check(run: Run) -> str | None:
     """
     try:
         dataset = dataset_of(run)
+    except UserError as error:
+        place = "method.pretrain_on" if run.is_pretraining else "dataset"
+        return _AXIS_KEY.sub(f"{place}.", str(error))
+    try:
         model = run.resolved["model"]
         as_they_are = [s.resolved["model"] for s in run.references.values() if not s.trains]
         if not (run.requirements and not run.is_pretraining):
@@ -67,7 +77,9 @@ def check(run: Run) -> str | None:
                 _try_weights(json.dumps(node, sort_keys=True))
         if (start := run.references.get("start_from")) is not None:
             _try_start(*(json.dumps(n, sort_keys=True) for n in (model, start.resolved["model"])))
-        if not run.is_pretraining:
+        if run.is_pretraining:
+            _try_method(run, dataset)
+        else:
             require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
     except UserError as error:
         return str(error)
@@ -143,6 +155,81 @@ def _try_start(model: str, start: str) -> None:
         )
 
 
+def _try_method(run: Run, dataset: Dataset) -> None:
+    """See whether a pre-training's method fits its model, its data and what it refers to."""
+    config = run.resolved
+    trainer = config["trainer"]
+    judged = (trainer.get("monitor") or {}).get("dataset")
+    if judged is not None:
+        _dataset(json.dumps(judged, sort_keys=True), None, bool(trainer["progress_bar"]))
+    for size in {view.size for view in methods.augmentations(config["method"])} - {None}:
+        _try_size(json.dumps(config["model"], sort_keys=True), size)
+    Pretrain().check(
+        _shape(json.dumps(config["model"], sort_keys=True)),
+        dataset,
+        config["method"],
+        accumulate=trainer["accumulate"],
+        **_shapes(run),
+    )
+
+
+def _shapes(run: Run) -> dict[str, Encoder]:
+    """Return what takes and gives what the encoders do that a pre-training builds upon."""
+    found = {}
+    for key, source in run.references.items():
+        if key != "start_from":
+            model = source.resolved["model"]
+            shape = _shape(json.dumps(model, sort_keys=True))
+            if source.trains and not source.is_finished:
+                method = source.resolved["method"]
+                projector = planned_projector(shape, method, **_shapes(source))
+            else:
+                projector = _projector(json.dumps(model), source.folder if source.trains else None)
+            found[key] = Encoder(
+                shape.backbone, shape.feature_dim, shape.preprocessing, shape.name, projector
+            )
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _projector(model: str, folder: Path | None) -> torch.nn.Module | None:
+    """Return the layers, without memory, of what an encoder was trained with on top of it."""
+    found = _trained_projector(json.loads(model), folder)
+    return None if found is None else found.to("meta")
+
+
+def _trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn.Module | None:
+    """Return what an encoder was trained with on top of it, None if that is not at hand.
+
+    Args:
+        model: the encoder's resolved node.
+        folder: that of the pre-training (``None``: the model's weights are taken as they are).
+    """
+    weights = model.get("weights") or {}
+    path = folder or weights.get("path")
+    layout = "auto" if folder else weights.get("layout", "auto")
+    return None if path is None else models.load_projector(path, layout)
+
+
+@functools.lru_cache(maxsize=64)
+def _try_size(model: str, size: int) -> None:
+    """See whether a model takes views of a size of their own, as not every transformer does."""
+    whole = models.build({**json.loads(model), "weights": None})
+    try:
+        measure_feature_dim(whole, size, whole.name)
+    except ValueError as error:
+        raise ValueError(
+            f"`method.views` must have sizes that `model` takes, but {size} px is none: {error}"
+        ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(model: str) -> Encoder:
+    """Return an encoder without layers that takes and gives what a model does."""
+    whole = models.build({**json.loads(model), "weights": None})
+    return Encoder(torch.nn.Identity(), whole.feature_dim, whole.preprocessing, whole.name)
+
+
 def execute(run: Run) -> dict[str, Any]:
     """Carry out one run whose requirements are finished, and return its record.
 
@@ -158,7 +245,12 @@ def execute(run: Run) -> dict[str, Any]:
 
 
 def _execute(run: Run) -> dict[str, Any]:
-    device = distributed.start(run.config["trainer"]["device"])
+    try:
+        device = distributed.start(run.config["trainer"]["device"])
+        _require_precision(run, device)
+    except ValueError as error:  # says something about this computer, and nothing about the run
+        fail(run, str(error), trace=traceback.format_exc(), stage="check")
+        raise RunFailed(str(error)) from error
     if not distributed.is_main():
         logging.getLogger("ssl_transfer").setLevel(logging.WARNING)  # the first process tells
     with contextlib.ExitStack() as stack:
@@ -210,6 +302,13 @@ def _explain(error: Exception) -> tuple[str, str]:
         )
     sentence = str(error) if isinstance(error, UserError) else _last_line(error)
     return sentence, "check" if isinstance(error, OSError) else "work"
+
+
+def _require_precision(run: Run, device: torch.device) -> None:
+    if run.config["precision"] == "fp16" and device.type == "cpu":
+        raise ValueError(
+            "`precision=fp16` must have a GPU, but there is none; use `precision=bf16`, or fp32."
+        )
 
 
 def _done(run: Run) -> bool:
@@ -273,6 +372,7 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
                 models.copy_weights(encoder, start)
             scores: list[Score] = []
             Pretrain().run(encoder, dataset, context, config["method"], **referenced)
+            _require_finite(encoder)
             _leave_encoder(run, encoder)
         else:
             for required in run.requirements:
@@ -310,6 +410,16 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
     return record
 
 
+def _require_finite(encoder: Encoder) -> None:
+    """Refuse weights that the very last step broke, after which no loss was computed."""
+    for name, tensor in encoder.state_dict().items():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                "the weights that a pre-training leaves must be finite, but "
+                f"`{name}` is not; lower `method.optimizer.lr`, or set `method.clip_grad_norm`."
+            )
+
+
 def _referenced(run: Run) -> dict[str, Encoder]:
     """Return the encoders that a pre-training refers to, with their weights."""
     found = {}
@@ -317,6 +427,9 @@ def _referenced(run: Run) -> dict[str, Encoder]:
         found[key] = models.build(source.resolved["model"], seed=source.seed)
         if source.trains:
             models.load_encoder(found[key], source.folder)
+        if key != "start_from":
+            folder = source.folder if source.trains else None
+            found[key].projector = _trained_projector(source.resolved["model"], folder)
     return found
 
 
@@ -331,10 +444,7 @@ def make_context(run: Run, device: torch.device) -> Context:
     """Return the surroundings that the configuration describes."""
     config = run.resolved
     trainer = config["trainer"]
-    if config["precision"] == "fp16" and device.type == "cpu":
-        raise ValueError(
-            "`precision=fp16` must have a GPU, but there is none; use `precision=bf16`, or fp32."
-        )
+    _require_precision(run, device)
     return Context(
         folder=run.folder,
         features=Path(config["paths"]["features"]).absolute(),

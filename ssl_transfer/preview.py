@@ -1,7 +1,8 @@
 """``python -m ssl_transfer.preview method=simclr``: a picture of what a method sees.
 
-One row per image: as it is on disk, then its views, normalisation undone. They are the views of the
-training itself: same seed, same epoch, same pixels.
+One row per image: as it is on disk, then its views, normalisation undone, below their names and the
+side that the network sees. They are the views of the training itself: same seed, same epoch, same
+pixels.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from hydra.errors import HydraException
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from ssl_transfer import datasets, methods, models
@@ -27,6 +28,8 @@ from ssl_transfer.protocols.pretrain import pipelines
 CELL = 96
 """Least side of a picture in the grid, in pixels; smaller ones are enlarged by a whole number."""
 GAP = 4
+HEADER = 16
+"""Height of the columns' names, in pixels."""
 PAPER = (190, 190, 190)
 
 
@@ -70,6 +73,16 @@ def grid(rows: Sequence[Sequence[Image.Image]], side: int) -> Image.Image:
     return paper
 
 
+def titled(picture: Image.Image, titles: Sequence[str]) -> Image.Image:
+    """Return a picture of columns of one width with a name above each."""
+    paper = Image.new("RGB", (picture.width, picture.height + HEADER), PAPER)
+    paper.paste(picture, (0, HEADER))
+    step = (picture.width - GAP) // len(titles)
+    for column, title in enumerate(titles):
+        ImageDraw.Draw(paper).text((GAP + column * step, GAP), title, fill=(0, 0, 0))
+    return paper
+
+
 def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image:
     """Return the picture for what would be pre-trained by these overrides.
 
@@ -104,8 +117,43 @@ def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image
         for views, pipeline in zip(batch.views, drawn, strict=True)
     ]
     side = max(pipeline.preprocessing.size for pipeline in drawn)
-    return grid([[split.images[row], *views] for row, *views in zip(rows, *columns, strict=True)],
-                side)  # fmt: skip
+    picture = grid(
+        [
+            [_fitted(split.images[row], side), *views]
+            for row, *views in zip(rows, *columns, strict=True)
+        ],
+        side,
+    )
+    sizes = [pipeline.preprocessing.size for pipeline in drawn]
+    named = [f"view {number} ({size} px)" for number, size in enumerate(sizes, 1)]
+    return titled(picture, ["image", *named])
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    """Return an image enlarged by the largest whole number with which it fits into a cell."""
+    factor = max(1, side // max(image.size))
+    return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
+
+
+def _natural(text: str) -> int:
+    """Return a whole number that is not negative."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, but is {text!r}")
+    return int(text)
+
+
+def _require_writable(target: Path) -> None:
+    """Refuse a file that could not be written once the picture is drawn.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    known = sorted(Image.registered_extensions())
+    if target.suffix.lower() not in known or not target.absolute().parent.is_dir():
+        raise ValueError(
+            "`--to` must name a picture such as views.png in a folder that exists, but is "
+            f"`{target}`."
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,11 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Draw a method's views: each image as it is, then what the method sees of it.",
     )
     parser.add_argument("overrides", nargs="+", help="as for run.py, e.g. method=simclr")
-    parser.add_argument("--images", type=int, default=8, help="rows (default: 8)")
-    parser.add_argument("--epoch", type=int, default=0, help="whose views (default: 0)")
+    parser.add_argument("--images", type=_natural, default=8, help="rows (default: 8)")
+    parser.add_argument("--epoch", type=_natural, default=0, help="whose views (default: 0)")
     parser.add_argument("--to", type=Path, default=Path("views.png"), help="default: views.png")
     asked = parser.parse_intermixed_args(arguments)
     try:
+        _require_writable(asked.to)
         picture = preview(asked.overrides, images=max(1, asked.images), epoch=asked.epoch)
         picture.save(asked.to)
     except (ValueError, OSError) as error:

@@ -55,13 +55,17 @@ def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]
     return randomness.permutation(seed, "order", epoch, samples)
 
 
+_RATES = ("lr", "bias_lr", "weight_decay")
+"""Keys of an optimizer that must not be negative."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The budget and the optimisation of one training.
 
     Args:
-        epochs: passes over the training samples; a fraction is allowed.
-        batch_size: images per step over all processes.
+        epochs: passes over the training samples, above 0; a fraction is allowed.
+        batch_size: images per step over all processes, at least 1.
         optimizer: keys of an option of ``conf/optimizer``.
         steps: optimizer steps instead of ``epochs``.
         schedule: of the learning rate.
@@ -72,7 +76,7 @@ class Recipe:
         step_factor: of the schedule ``step``.
         final_factor: share of the learning rate that ``cosine`` and ``exponential`` end at.
         warmup_epochs: linear warm-up.
-        clip_grad_norm: largest gradient norm (``None``: no clipping).
+        clip_grad_norm: largest gradient norm, above 0 (``None``: no clipping).
         bn_groups: groups of the global batch that share batch statistics (1: all of it).
         drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
             the next epoch follows in the same batch, so that every batch is full.
@@ -96,6 +100,23 @@ class Recipe:
     drop_last: bool = False
 
     def __post_init__(self) -> None:
+        self._check_ranges()
+        self._check_schedule()
+
+    def _check_ranges(self) -> None:
+        values = {"epochs": self.epochs, "clip_grad_norm": self.clip_grad_norm}
+        for name, value in values.items():
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be positive and finite, but is {value}.")
+        for name, number in {"batch_size": self.batch_size, "bn_groups": self.bn_groups}.items():
+            if number < 1:
+                raise ValueError(f"`{name}` must be at least 1, but is {number}.")
+        rates = {f"optimizer.{name}": self.optimizer.get(name) for name in _RATES}
+        for name, rate in {"warmup_epochs": self.warmup_epochs, **rates}.items():
+            if rate is not None and not 0 <= rate < math.inf:
+                raise ValueError(f"`{name}` must be finite and at least 0, but is {rate}.")
+
+    def _check_schedule(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"`steps` must be at least 1, or null, but is {self.steps}.")
         if self.schedule != "step" and (self.milestones is not None or self.step_factor != 0.1):

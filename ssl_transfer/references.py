@@ -9,6 +9,7 @@ ids and frozen configurations hold what they stood for.
 import copy
 import functools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException
@@ -66,6 +67,8 @@ def whole(method: Mapping[str, Any]) -> dict[str, Node]:
 def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
     """Return the nodes ``model`` and ``method`` that a reference names."""
     named = {"model": value} if isinstance(value, str) else dict(value)
+    for axis in AXES:
+        _refuse_file(path, axis, named.get(axis))
     overrides = [str(override) for override in named.get("overrides") or ()]
     if named.get("seed") is not None:
         overrides.insert(0, f"method.seed={named['seed']}")
@@ -87,6 +90,16 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
     if axes["model"] is None:
         nodes["model"] = copy.deepcopy(config["model"])
     return nodes
+
+
+def _refuse_file(path: str, axis: str, name: Any) -> None:
+    """Refuse the place of a file where the name of an option belongs."""
+    if isinstance(name, str) and ("/" in name or Path(name).suffix):
+        remedy = f'{path}={{model:NAME,overrides:["model.weights.path={name}"]}}'
+        raise ConfigCompositionException(
+            f"`{path}` must name an option of `{axis}`, but is the file `{name}`; write '{remedy}' "
+            "with the option of its architecture"
+        )
 
 
 def _axis(override: str) -> str:

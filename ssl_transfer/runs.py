@@ -49,6 +49,7 @@ _NEUTRAL: dict[str, Any] = {
     "schedule_per": "step",
     "square": False,
     "step_factor": 0.1,
+    "teacher_output": "features",
     "weighting": "exp",
 }
 

@@ -44,6 +44,9 @@ class Learner(nn.Module):
 
     minimum_batch: int = 1
 
+    maximum_batch: int | None = None
+    """What a queue has room for in one step (``None``: any batch)."""
+
     def forward(self, views: tuple[Tensor, ...], targets: Tensor) -> Parts:
         """Return ``{"loss": …}`` and other scalars worth logging."""
         raise TypeError(f"{type(self).__name__} must define `forward`.")
@@ -124,7 +127,7 @@ def fit(
         NonFiniteLoss: with step and value.
         Interrupted: after a checkpoint, if SIGTERM or SIGUSR2 asked for it.
     """
-    _check(learner, len(data), recipe, context)
+    check(learner, len(data), recipe, context.accumulate)
     # 1. Everything that changes: learner, optimizer, step (see checkpoint.py).
     stream = Stream(len(data), recipe.batch_size, recipe.drop_last, context.seed)
     steps = recipe.length(stream)
@@ -174,8 +177,20 @@ def fit(
         learner.to(memory_format=torch.contiguous_format)
 
 
-def _check(learner: Learner, samples: int, recipe: Recipe, context: Context) -> None:
-    processes, accumulate = distributed.world_size(), context.accumulate
+def check(learner: Learner, samples: int, recipe: Recipe, accumulate: int) -> None:
+    """Refuse a training that cannot be carried out.
+
+    Args:
+        learner: what would be trained.
+        samples: number of training samples.
+        recipe: budget and optimisation.
+        accumulate: micro-batches per step.
+
+    Raises:
+        ValueError: in one sentence, if the batch does not fit the data, the learner or the
+            processes.
+    """
+    processes = distributed.world_size()
     if recipe.batch_size % (processes * accumulate):
         raise ValueError(
             f"`batch_size` must be a multiple of processes × trainer.accumulate ({processes} × "
@@ -185,6 +200,19 @@ def _check(learner: Learner, samples: int, recipe: Recipe, context: Context) -> 
         raise ValueError(
             f"`batch_size` must be at least {learner.minimum_batch} for "
             f"{type(learner).__name__}, but is {recipe.batch_size}."
+        )
+    if learner.maximum_batch is not None and recipe.batch_size > learner.maximum_batch:
+        raise ValueError(
+            f"`batch_size` must be at most {learner.maximum_batch} for {type(learner).__name__}, "
+            f"whose `queue_size` has no room for more in one step, but is {recipe.batch_size}; "
+            "change either."
+        )
+    vectors = any(isinstance(layer, nn.BatchNorm1d) for layer in learner.modules())
+    if vectors and recipe.batch_size < 2 * recipe.bn_groups:
+        raise ValueError(
+            "`batch_size` must be at least 2 per group of `bn_groups`, since one image has no "
+            f"deviation to standardise its features by, but is {recipe.batch_size} for "
+            f"{recipe.bn_groups} group(s); change either."
         )
     if samples == 0 or (recipe.drop_last and samples < recipe.batch_size):
         raise ValueError(

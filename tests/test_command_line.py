@@ -105,6 +105,11 @@ def test_nothing_is_left_in_the_folder_where_a_user_stands(
             ["protocol.epoch=3"],
             "`protocol.epoch` is not a key of `protocol=linear_probe`; did you mean `epochs`?",
         ),
+        (
+            ["-m", "seed=0,1", "experiment=demo,demo_random"],
+            "since each has a grid of its own, but is `demo,demo_random`; send one command for "
+            "each.",
+        ),
     ],
 )
 def test_a_misspelt_command_line_is_one_sentence_and_starts_nothing(

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_runs import METHOD, carry_out, tiny
 
 from launchers import sweep
-from ssl_transfer import execution, models, runs
+from ssl_transfer import execution, models, runs, trainer
+from ssl_transfer.config import compose, plain
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.protocols.base import Score
 
@@ -240,3 +242,115 @@ def test_left_to_do_is_what_has_no_record(tmp_path: Path) -> None:
     assert sweep.left_to_do(run)
     carry_out(run)
     assert not sweep.left_to_do(run)
+
+
+def pretraining(outputs: Path, *overrides: str) -> runs.Run:
+    small = ["protocol=pretrain", "method.epochs=1", "method.warmup_epochs=0"]
+    return tiny(outputs, *small, *overrides, tuned=False, data=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (["method=simclr", "method.temperature=0"], "`method.temperature` must be positive"),
+        (["method=byol", "method.momentum=1.5"], "`method.momentum` must lie in [0, 1]"),
+        (["method=simclr", "method.batch_size=1"], "`batch_size` must be at least 2 for SimCLR"),
+        (["method=w_mse", "method.batch_size=64"], "`batch_size` must be at least 128 for WMSE"),
+        (["method=simclr", "method.batch_size=3000"], "at least one whole batch of 3000"),
+        (["method=moco_v2", "method.queue_size=64"], "`batch_size` must be at most 64 for MoCo"),
+        (
+            ["method=moco_v2", "method.queue_size=200", "method.symmetric=true"],
+            "`batch_size` must be at most 100 for MoCo",
+        ),
+        (["method=swav", "method.queue_size=100"], "`batch_size` must be at most 100 for SwAV"),
+        (
+            [
+                *("method=seed", "method.teacher=small_resnet", "method.queue_size=64"),
+                "method.teacher_output=features",
+            ],
+            "`batch_size` must be at most 64 for SEED",
+        ),
+        (
+            ["method=seed", "method.teacher=small_resnet"],
+            "`method.teacher_output=embeddings`, but that of `small_resnet` is not beside its",
+        ),
+        (["method=simclr", "trainer.accumulate=2"], "`trainer.accumulate` must be 1 for SimCLR"),
+        (["method=simclr", "method.bn_groups=128"], "`batch_size` must be at least 2 per group"),
+        (["method=simclr", "method.views=[{}]"], "`method.views` must describe at least 2 view(s)"),
+        (
+            ["method=simclr", "method.views=[{},{size:8}]"],
+            "`method.views` must have one `size` for SimCLR, but have the sizes [16, 8]",
+        ),
+        (
+            ["method=swav", "method.views=[{},{count:4,size:8}]"],
+            "`method.views` must have one `size` for SwAV, but for smaller ones after the first",
+        ),
+        (
+            ["method=dino", "method.views=[{count:2},{size:24}]"],
+            "`method.views` must have one `size` for DINO, but for smaller ones after the first",
+        ),
+        (
+            ["method=simclr", "+dataset@trainer.monitor.dataset=cifar10"],
+            "`cifar10` must lie in",
+        ),
+        (
+            ["method=simclr", "dataset@method.pretrain_on=cifar10"],
+            "set method.pretrain_on.root, or method.pretrain_on.download=true",
+        ),
+    ],
+)
+def test_a_method_that_does_not_fit_is_told_before_anything_is_trained(
+    line: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "execute", no_work)
+    run = pretraining(tmp_path, *line, f"paths.data={tmp_path}")
+    (reason,) = carry_out(run).failures.values()
+    assert told in reason
+    assert run.failure()["stage"] == "check"  # tried again once it is put right
+
+
+def test_views_of_a_size_that_a_transformer_does_not_take_are_told(tmp_path: Path) -> None:
+    shared = [f"paths.outputs={tmp_path}", "protocol=pretrain", "method=swav"]
+    views = "method.views=[{count:2},{size:96}]"
+    run = runs.Run(plain(compose([*shared, "model=vit_tiny", views])))
+    assert "`method.views` must have sizes that `model` takes, but 96 px" in execution.check(run)
+    smaller = "method.views=[{count:2},{size:16}]"
+    assert execution.check(runs.Run(plain(compose([*shared, smaller])))) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("trainer.device=cuda:99", "`trainer.device`"), ("precision=fp16", "`precision=fp16` must")],
+)
+def test_what_this_computer_cannot_do_is_a_sentence_and_no_mark_on_the_run(
+    option: str, told: str, tmp_path: Path
+) -> None:
+    run = pretraining(tmp_path, "method=simclr", option)
+    (reason,) = carry_out(run).failures.values()
+    assert reason.startswith(told)
+    assert sweep.sticky_failure(run) is None
+
+
+def test_an_encoder_that_the_last_step_broke_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(watch: trainer.Watch, step: int, steps: int, parts: Any) -> None:
+        if step + 1 == steps:
+            with torch.no_grad():
+                next(watch.changing.learner.encoder.parameters())[0] = torch.nan
+
+    monkeypatch.setattr(trainer.Watch, "after", breaks)
+    run = tiny(tmp_path, *METHOD, "protocol=pretrain", tuned=False, data=False)
+    (reason,) = carry_out(run).failures.values()
+    assert reason.startswith("the weights that a pre-training leaves must be finite, but `backbone")
+    assert not (run.folder / "encoder.safetensors").exists()
+
+
+def test_outputs_that_have_nowhere_to_go_are_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(sweep.SweepRefused):
+        carry_out(pretraining(tmp_path / "file", "method=simclr"))
+    told = capsys.readouterr().err
+    assert told.startswith("error: `paths.outputs` must be a folder that can be written to")

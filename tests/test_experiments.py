@@ -1,5 +1,6 @@
 """Published recipes as experiments: their cells, their numbers, and one real step of each."""
 
+import dataclasses
 import itertools
 import math
 import re
@@ -21,6 +22,7 @@ import launchers
 from launchers import sweep
 from launchers.composition import Composer
 from ssl_transfer.config import AXES, CONF, compose, options, plain, problems, resolve
+from ssl_transfer.datasets.transforms import augmentation
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
 from ssl_transfer.recipe import Stream
 from ssl_transfer.runs import Run
@@ -167,6 +169,19 @@ def test_the_command_line_narrows_an_experiment_and_each_set_keeps_its_numbers(
 def test_a_recipe_alone_serves_a_single_run() -> None:
     alone = plain(compose(["recipe=bn_tuning_paper", "dataset=dtd", "protocol=bn_tune"]))
     assert alone["protocol"]["preprocessing"]["mean"] == [0.5327, 0.4751, 0.4259]
+
+
+def test_the_published_recipe_of_eurosat_flips_both_ways_and_never_crops() -> None:
+    # _base_/datasets/eurosat.py of github.com/vpulab/bn_finetuning
+    node = plain(compose(["recipe=bn_tuning_paper", "dataset=eurosat", "protocol=bn_tune"]))
+    found = augmentation(node["protocol"]["augmentation"], flip=node["dataset"]["flip"])
+    assert found is not None
+    assert (found.flip_probability, found.vertical_flip_probability) == (0.5, 0.5)
+    assert found.crop_scale is None
+    drawn = [f.name for f in dataclasses.fields(found) if f.name.endswith("_probability")]
+    assert {name for name in drawn if getattr(found, name)} == {
+        "flip_probability", "vertical_flip_probability",
+    }  # fmt: skip
 
 
 class Published(NamedTuple):
@@ -398,6 +413,7 @@ TRANSFER: dict[str, tuple[list[float], list[float]]] = {
     "fashionmnist": ([0.348] * 3, [0.347] * 3),
     "flowers": ([0.518, 0.410, 0.329], [0.296, 0.249, 0.285]),
     "mnist": ([0.170] * 3, [0.320] * 3),
+    "traffic_sign": ([0.335, 0.291, 0.295], [0.267, 0.249, 0.251]),
 }
 
 
@@ -418,7 +434,8 @@ def test_transfer_of_mixed_barlow_twins_squeezes_images_and_has_each_sets_statis
         assert (node["augmentation"], node["encoder_mode"]) == ("none", "train")
         assert (node["selection"], node["epoch_selection"]) == ("test", "best")
         assert config["dataset"].get("bounding_box", False) == (dataset == "aircraft")
-        assert config["dataset"].get("split_rule") == ("mix_bt" if dataset == "flowers" else None)
+        drawn = dataset in ("flowers", "traffic_sign")
+        assert config["dataset"].get("split_rule") == ("mix_bt" if drawn else None)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,12 @@ def test_without_a_reference_a_run_is_what_it_was() -> None:
             "{method:byol,overrides:['model.width=4']}",
             "must leave the model alone unless `method.start_from.model` is a name",
         ),
+        (
+            "runs/x.pt",
+            "`method.start_from` must name an option of `model`, but is the file `runs/x.pt`; .*"
+            """'method.start_from={model:NAME,overrides:["model.weights.path=runs/x.pt"]}'""",
+        ),
+        ("{model:swav.pth}", "must name an option of `model`, but is the file `swav.pth`"),
     ],
 )
 def test_names_that_there_are_not_are_told_with_their_place(reference: str, told: str) -> None:
@@ -169,7 +175,8 @@ def test_a_student_and_what_starts_from_it_are_trained_after_their_requirements(
     tmp_path: Path,
 ) -> None:
     teacher = f"method.teacher={{model:small_resnet,method:supervised,overrides:[{SUPERVISED}]}}"
-    distilled = [*TINY, "method.queue_size=16", "method=seed", teacher]
+    distilled = [*TINY, "method.queue_size=16", "method.teacher_output=features", "method=seed",
+                 teacher]  # fmt: skip
     student = tiny(tmp_path, *distilled, "protocol=knn", tuned=False)
     inner = ",".join(f'"{o}"' for o in (*distilled[:-1], teacher) if o != "method=seed")
     start = f"method.start_from={{method:seed,overrides:[{inner}]}}"

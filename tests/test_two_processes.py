@@ -1,4 +1,4 @@
-"""One training on one process and on two: the same weights, for every method and protocol."""
+"""One training on one process and on several: the same weights, for every method and protocol."""
 
 from pathlib import Path
 
@@ -43,14 +43,21 @@ def encoder():
     return models.wrap(module, Preprocessing(size=16, resize=None))
 
 
+def teacher():
+    """Return an encoder with what it was trained with on top."""
+    found = encoder()
+    found.projector = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5))
+    return found
+
+
 class Views:
     """Noisy views of images of 16 x 16 px in four classes, cheap to make."""
 
-    def __init__(self, views):
+    def __init__(self, sizes):
         generator = torch.Generator().manual_seed(0)
         self.images = torch.randn(BATCH * STEPS_PER_EPOCH, 3, 16, 16, generator=generator)
         self.noise = torch.randn(997, 3, 16, 16, generator=generator)
-        self.views = views
+        self.sizes = sizes
 
     def __len__(self):
         return len(self.images)
@@ -59,9 +66,10 @@ class Views:
         epochs, indices = torch.tensor(items).unbind(1)
         views = (
             self.images[indices] + self.noise[(1000 * epochs + 7 * indices + 501 * number) % 997]
-            for number in range(self.views)
+            for number in range(len(self.sizes))
         )
-        return Batch(tuple(views), indices % 4, indices)
+        sized = zip(views, self.sizes, strict=True)
+        return Batch(tuple(v[:, :, :size, :size] for v, size in sized), indices % 4, indices)
 
 
 def composed(*overrides):
@@ -90,9 +98,10 @@ def gradients(learner, train):
     return seen
 
 
-def pretrain(folder, method, precision, steps):
+def pretrain(folder, method, precision, steps, views=None):
     """Return the encoder's tensors, and the last gradients, by the method's own recipe."""
     node = composed(f"method={method}")["method"]
+    node["views"] = views or node["views"]
     if "projector" in node:
         node["projector"]["dims"] = [32, 24]
     if method == "w_mse":  # the published sub-batch is larger than this batch
@@ -101,7 +110,7 @@ def pretrain(folder, method, precision, steps):
     trained = encoder()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        others = {"teacher": encoder()} if "teacher" in node else {}
+        others = {"teacher": teacher()} if "teacher" in node else {}
         learner = methods.build(node, trained, 4, **others).to(surroundings.dtype)
     keys = ("optimizer", "schedule", "warmup_epochs", "clip_grad_norm", "bn_groups")
     recipe = Recipe(
@@ -110,9 +119,14 @@ def pretrain(folder, method, precision, steps):
         drop_last=True,
         **{key: node[key] for key in keys},
     )
-    data = Views(len(learner.views))
+    data = Views([view.size or 16 for view in learner.views])
     found = gradients(learner, lambda: fit(learner, data, recipe, surroundings, name="pretrain"))
     return trained.state_dict(), found
+
+
+def pretrain_on_small_views(folder, method, precision, steps):
+    """Return what ``pretrain`` does with two smaller views."""
+    return pretrain(folder, method, precision, steps, [{}, {"count": 2, "size": 12}])
 
 
 def tune(folder, kind, precision, steps):
@@ -140,6 +154,7 @@ def difference(a, b):
 
 
 CASES = [(pretrain, name) for name in METHODS] + [(tune, kind) for kind in KINDS]
+SEED = (pretrain, pretrain_on_small_views)  # the other methods on four: tests/methods
 
 
 @pytest.mark.parametrize(("precision", "steps", "tolerance"), LENGTHS)
@@ -153,12 +168,26 @@ def test_two_processes_end_with_the_weights_of_one(
     assert difference(first, second) == 0
 
 
-@pytest.mark.parametrize(("train", "what"), CASES)
-def test_every_gradient_of_two_processes_is_that_of_one(gloo_pool, tmp_path, train, what):
+@pytest.mark.parametrize("train", SEED)
+def test_four_processes_end_with_the_student_of_one(gloo_pool, tmp_path, train):
+    alone, _ = train(tmp_path, "seed", "fp64", 12)
+    (first, _), *others = gloo_pool.run(train, tmp_path, "seed", "fp64", 12, processes=4)
+    assert difference(alone, first) < 1e-9
+    assert all(difference(first, other) == 0 for other, _ in others)
+
+
+@pytest.mark.parametrize(
+    ("processes", "train", "what"),
+    [*((2, *case) for case in CASES), *((4, train, "seed") for train in SEED)],
+)
+def test_every_gradient_of_several_processes_is_that_of_one(
+    gloo_pool, tmp_path, processes, train, what
+):
     _, alone = train(tmp_path, what, "fp64", 1)
-    (_, first), (_, second) = gloo_pool.run(train, tmp_path, what, "fp64", 1)
+    answers = gloo_pool.run(train, tmp_path, what, "fp64", 1, processes=processes)
+    (_, first), *others = answers
     assert difference(alone, first) < 1e-11
-    assert difference(first, second) == 0
+    assert all(difference(first, other) == 0 for _, other in others)
     without = [name for name, gradient in alone.items() if gradient.abs().max() < 1e-9]
     # Only a bias whose effect the next BatchNorm or the loss takes away again has no gradient.
     assert all(name.startswith("projector") and name.endswith("bias") for name in without)

@@ -45,6 +45,10 @@ PUBLISHED: dict[str, list[tuple[int, Any]]] = {
     ],
 }  # fmt: skip
 PUBLISHED["seed"] = [(1, PUBLISHED["default"][0][1])]
+PUBLISHED["seed_multi_crop"] = [
+    (1, ((0.14, 1), 0.5, (0.8, 0.4, 0.4, 0.4, 0.1), 0.2, 0.5, 0, OPERATIONS, None)),
+    (6, ((0.05, 0.14), 0.5, (0.8, 0.4, 0.4, 0.4, 0.1), 0.2, 0.5, 0, OPERATIONS, 96)),
+]
 SAME = {"byol": "barlow_twins", "moco_v2": "default", "stl10": "ssl_sota",
         "tiny_imagenet": "ssl_sota"}  # fmt: skip
 

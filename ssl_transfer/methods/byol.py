@@ -8,10 +8,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision
+from ssl_transfer.methods.base import Images, Method, full_precision, require_between
 from ssl_transfer.methods.collapse import spread
 from ssl_transfer.methods.cosine import Embeddings, cosine
-from ssl_transfer.methods.momentum import check_momentum, cosine_momentum, follow, target_of
+from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
+from ssl_transfer.methods.multi_crop import mean_over_pairs
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
 
@@ -27,6 +28,8 @@ def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor
 def byol(p0: Embeddings, p1: Embeddings, t0: Embeddings, t1: Embeddings) -> Float[Tensor, ""]:
     """Return the loss of both directions (the sum, section 3.1 of the paper), in [0, 8].
 
+    Of more than two views: the mean over all pairs (``multi_crop.mean_over_pairs``).
+
     Args:
         p0: predictions from the first view.
         p1: predictions from the second view.
@@ -37,7 +40,7 @@ def byol(p0: Embeddings, p1: Embeddings, t0: Embeddings, t1: Embeddings) -> Floa
 
 
 class BYOL(Method):
-    """Predict, from one view, what a slowly following copy of the network makes of the other.
+    """Predict, from one view, what a slowly following copy of the network makes of another.
 
     The views pass each network one after the other, with batch statistics of their own, as in the
     original code. The target's momentum rises from ``momentum`` to 1 along half a cosine, step by
@@ -46,7 +49,7 @@ class BYOL(Method):
     Args:
         encoder: trained in place; it is the online one.
         num_classes: not used.
-        views: two augmentations.
+        views: two or more augmentations.
         momentum: of the target network at the start (τ in the paper).
         projector: keys of ``Projector``.
         predictor_dim: width of the predictor's hidden layer.
@@ -54,6 +57,7 @@ class BYOL(Method):
 
     separable = True
     minimum_batch = 2
+    more_views = True
 
     def __init__(
         self,
@@ -66,8 +70,10 @@ class BYOL(Method):
         predictor_dim: int,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        check_momentum(momentum)
+        require_between(0, 1, momentum=momentum)
+        require_between(1, predictor_dim=predictor_dim)
         self.momentum = momentum
+        self.step_momentum = momentum  # that of this step, counted from 0 as in the published code
         self.projector = Projector(encoder.feature_dim, **projector)
         self.target = target_of(self.online)
         dim = projector["dims"][-1]
@@ -83,16 +89,20 @@ class BYOL(Method):
     ) -> dict[str, Tensor]:
         """Return the loss of this process's share of the batch, and the embeddings' spread."""
         embeddings = [self.online(view) for view in views]
-        p0, p1 = (full_precision(self.predictor(z)) for z in embeddings)
+        predictions = [full_precision(self.predictor(z)) for z in embeddings]
         with torch.no_grad():
-            t0, t1 = (full_precision(self.target(view)) for view in views)
-        with torch.autocast(p0.device.type, enabled=False):
-            loss = byol(p0, p1, t0, t1)
+            goals = [full_precision(self.target(view)) for view in views]
+        with torch.autocast(predictions[0].device.type, enabled=False):
+            loss = mean_over_pairs(byol, predictions, goals)
             return {"loss": loss, "spread": spread(full_precision(embeddings[0]))}
+
+    def before_step(self, progress: float) -> None:
+        """Set the momentum of this step."""
+        self.step_momentum = cosine_momentum(self.momentum, progress)
 
     def after_step(self, progress: float) -> None:
         """Let the target follow."""
-        follow(self.target, self.online, cosine_momentum(self.momentum, progress))
+        follow(self.target, self.online, self.step_momentum)
 
     def scheduled(self, progress: float) -> dict[str, float]:
         """Return the target's momentum."""

@@ -45,13 +45,3 @@ def cosine_momentum(start: float, progress: float) -> float:
         progress: share of the training that is over, in [0, 1].
     """
     return 1.0 - (1.0 - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
-
-
-def check_momentum(momentum: float) -> None:
-    """Refuse a momentum with which the target would move away from what it follows.
-
-    Raises:
-        ValueError: if it is not in [0, 1].
-    """
-    if not 0.0 <= momentum <= 1.0:
-        raise ValueError(f"`method.momentum` must lie in [0, 1], but is {momentum}.")

@@ -1,10 +1,10 @@
-"""Many views of an image: through one encoder, and telling one from another.
+"""Many views of an image: through one encoder, pair by pair, and telling one from another.
 
 Caron et al. 2020, section 3.3, https://arxiv.org/abs/2006.09882.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -25,10 +25,29 @@ def encode(encoder: nn.Module, views: Views) -> Float[Tensor, "batch views dim"]
         views: of the same images, those of one size side by side.
     """
     features = []
-    for _, group in itertools.groupby(views, key=lambda view: view.shape[2:]):
-        images = torch.stack(list(group), dim=1)
+    for _, neighbours in itertools.groupby(views, key=lambda view: view.shape[2:]):
+        group = list(neighbours)
+        # Nothing is copied where there is nothing to mix.
+        images = torch.stack(group, dim=1) if len(group) > 1 else group[0].unsqueeze(1)
         features.append(encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2]))
     return torch.cat(features, dim=1)
+
+
+def mean_over_pairs(
+    loss: Callable[..., Float[Tensor, ""]], *networks: Sequence[Float[Tensor, "batch dim"]]
+) -> Float[Tensor, ""]:
+    """Return the mean of a loss of two views over the ``d (d - 1) / 2`` pairs of d views.
+
+    As with ``num_samples`` above 2 in htdt/self-supervised (``methods/contrastive.py``,
+    ``byol.py``).
+
+    Args:
+        loss: of what each network makes of the first and of the second view of a pair, in turn.
+        networks: what each makes of all views.
+    """
+    pairs = itertools.combinations(range(len(networks[0])), 2)
+    losses = [loss(*(views[i] for views in networks for i in pair)) for pair in pairs]
+    return torch.stack(losses).mean()
 
 
 def cross_entropy_between_views(

@@ -1,18 +1,22 @@
 """SEED: distillation without labels (Fang et al. 2021, https://arxiv.org/abs/2101.04731)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Method, full_precision
+from ssl_transfer.methods.base import Method, full_precision, require_positive
 from ssl_transfer.methods.moco import MLP, Embeddings, build_head, contrastive_logits
+from ssl_transfer.methods.multi_crop import encode
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
+
+Output = Literal["embeddings", "features"]
 
 
 def similarity_distillation(
@@ -46,26 +50,32 @@ def similarity_distillation(
 class SEED(Method):
     """Let a small encoder see the similarities between images that a large one sees.
 
-    The teacher is frozen, and in eval mode throughout. It sees the view that the student sees:
-    the same crop with the same colours, prepared as it wants it. Its embeddings are its features,
-    for a projector is no part of an encoder.
+    The teacher is frozen, and in eval mode throughout. It sees the views that the student sees: the
+    same crops with the same colours, prepared as it wants them.
+
+    With further, smaller views their loss is added, against a queue of their own that takes the
+    first of them (``seed/small_patch_builder.py`` and ``main_small-patch.py`` of jacobswan1/SEED).
 
     Args:
         encoder: trained in place; the student.
         num_classes: not used.
-        views: one augmentation.
+        views: one augmentation; or more, those after the first of one size.
         teacher: not changed.
         temperature: of the student.
         teacher_temperature: see ``similarity_distillation``.
         queue_size: number of earlier images; at least the batch.
-        mlp: the student's head, see ``moco.build_head``; as wide as the teacher's features at its
+        mlp: the student's head, see ``moco.build_head``; as wide as the teacher's output at its
             end.
+        teacher_output: ``embeddings``: those behind the projector that the teacher was trained
+            with, as published; ``features``: those before it.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ValueError: if a value is out of its range, or the teacher has no projector to use.
     """
 
     num_views = 1
+    more_views = True
+    smaller_views = True
 
     def __init__(
         self,
@@ -78,23 +88,34 @@ class SEED(Method):
         teacher_temperature: float,
         queue_size: int,
         mlp: MLP,
+        teacher_output: Output = "features",
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        for name, value in (
-            ("temperature", temperature),
-            ("teacher_temperature", teacher_temperature),
-        ):
-            if value <= 0:
-                raise ValueError(f"`method.{name}` must be positive, but is {value}.")
+        require_positive(temperature=temperature, teacher_temperature=teacher_temperature)
+        if len(sizes := {view.size for view in views[1:]}) > 1:
+            raise ValueError(
+                "`method.views` after the first must have one `size` for SEED, but have "
+                f"{sorted(sizes, key=str)}."
+            )
         self.temperature = temperature
         self.teacher_temperature = teacher_temperature
+        self.embeds = teacher_output == "embeddings"
+        dim = _embedding_dim(teacher) if self.embeds else teacher.feature_dim
         self.teacher = teacher.requires_grad_(False)
         self.teacher.eval()
         if teacher.preprocessing != encoder.preprocessing:
             self.other_preprocessing = (teacher.preprocessing,)
-        self.head = build_head(encoder.feature_dim, teacher.feature_dim, mlp)
-        self.queue = Queue(queue_size, teacher.feature_dim)
-        self.fresh: list[Tensor] = []  # embeddings of this step, until the queue takes them
+        self.head = build_head(encoder.feature_dim, dim, mlp)
+        self.queue = Queue(queue_size, dim)
+        self.small_queue = Queue(queue_size, dim) if len(views) > 1 else None
+        self.maximum_batch = queue_size
+        # Embeddings of this step, until the queues take them: first views, and second ones.
+        self.fresh: list[list[Tensor]] = []
+
+    @property
+    def queues(self) -> list[Queue]:
+        """What remembers the teacher's embeddings of large views, and of small ones."""
+        return [queue for queue in (self.queue, self.small_queue) if queue is not None]
 
     def train(self, mode: bool = True) -> "SEED":
         """Set the mode of all but the teacher."""
@@ -115,22 +136,62 @@ class SEED(Method):
             views: what the student sees, then what the teacher sees if that is prepared otherwise.
             targets: not used.
         """
+        count = len(self.views)
         with torch.no_grad():
-            teachers = F.normalize(full_precision(self.teacher(views[-1])))
-        self.fresh.append(distributed.gather(teachers))
-        students = full_precision(self.head(self.encoder(views[0])))
+            teachers = F.normalize(full_precision(self._taught(views[-count:])), dim=2)
+        # Of small views one is kept, as published.
+        self.fresh.append([distributed.gather(view) for view in teachers[:, :2].unbind(1)])
+        students = full_precision(self.head(encode(self.encoder, views[:count]).flatten(0, 1)))
+        students = students.view(*teachers.shape[:2], -1)
         with torch.autocast(students.device.type, enabled=False):
-            loss = similarity_distillation(
-                students,
-                teachers,
-                self.queue.rows,
-                temperature=self.temperature,
-                teacher_temperature=self.teacher_temperature,
-            )
-            cosines = contrastive_logits(students.detach(), teachers, self.queue.rows, 1.0)
-        return {"loss": loss, "top1": (cosines.argmax(dim=1) == 0).to(loss.dtype).mean()}
+            losses = [
+                similarity_distillation(
+                    students[:, part].flatten(0, 1),
+                    teachers[:, part].flatten(0, 1),
+                    queue.rows,
+                    temperature=self.temperature,
+                    teacher_temperature=self.teacher_temperature,
+                )
+                for part, queue in zip((slice(1), slice(1, None)), self.queues, strict=False)
+            ]
+            first, own = students[:, 0].detach(), teachers[:, 0]
+            cosines = contrastive_logits(first, own, self.queue.rows, 1.0)
+        top1 = (cosines.argmax(dim=1) == 0).to(cosines.dtype).mean()
+        return {"loss": torch.stack(losses).sum(), "top1": top1}
+
+    def _taught(
+        self, views: Sequence[Float[Tensor, "batch 3 _ _"]]
+    ) -> Float[Tensor, "batch views dim"]:
+        """Return what the teacher makes of all views."""
+        features = encode(self.teacher, views)
+        if not self.embeds:
+            return features
+        assert self.teacher.projector is not None
+        embeddings: Tensor = self.teacher.projector(features.flatten(0, 1))
+        return embeddings.view(*features.shape[:2], -1)
 
     def after_step(self, progress: float) -> None:
-        """Let the queue take this step's embeddings."""
-        self.queue.push(torch.cat(self.fresh))
+        """Let the queues take this step's embeddings."""
+        for queue, parts in zip(self.queues, zip(*self.fresh, strict=True), strict=True):
+            queue.push(torch.cat(parts))
         self.fresh = []
+
+
+def _embedding_dim(teacher: Encoder) -> int:
+    """Return the width of the embeddings behind a teacher's projector."""
+    layers = () if teacher.projector is None else teacher.projector.modules()
+    linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    if linear and linear[0].in_features == teacher.feature_dim:
+        return linear[-1].out_features
+    found = (
+        f"takes {linear[0].in_features} features for its {teacher.feature_dim}"
+        if linear
+        else "is not beside its weights"
+    )
+    raise ValueError(
+        "`method.teacher` must have the projector that it was trained with for "
+        f"`method.teacher_output=embeddings`, but that of `{teacher.name}` {found}; choose a "
+        "teacher of MoCo, SwAV or another method with a projector (pre-train one again by "
+        "`force=true` if that was before projectors were kept), or take what it gives to others by "
+        "`method.teacher_output=features`."
+    )

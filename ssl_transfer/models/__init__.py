@@ -8,6 +8,7 @@ refusal.
 
 from ssl_transfer.models.encoder import Encoder, wrap
 from ssl_transfer.models.factory import build
+from ssl_transfer.models.projectors import load_projector
 from ssl_transfer.models.weights import (
     LoadReport,
     copy_weights,
@@ -24,6 +25,7 @@ __all__ = [
     "copy_weights",
     "fingerprint",
     "load_encoder",
+    "load_projector",
     "load_weights",
     "save_encoder",
     "wrap",

@@ -19,6 +19,7 @@ class Encoder(nn.Module):
         feature_dim: number of features per image.
         preprocessing: what the weights expect of their images.
         name: for messages and tables.
+        projector: what was trained on top of it, where that is at hand; no part of its features.
     """
 
     def __init__(
@@ -27,12 +28,14 @@ class Encoder(nn.Module):
         feature_dim: int,
         preprocessing: Preprocessing,
         name: str = "encoder",
+        projector: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.feature_dim = feature_dim
         self.preprocessing = preprocessing
         self.name = name
+        self.projector = projector
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the features of normalised images."""

@@ -27,13 +27,16 @@ from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.models.small_networks import small_network
 from ssl_transfer.models.weights import LoadReport, compare
 
+ALIKE = ("cifar", "tiny", "cifar_pad2")
+"""Stems of a ResNet with the same tensors, under one name each."""
+
 ARCHITECTURES = (
     "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "wide_resnet50_2",
     "wide_resnet101_2", "resnext50_32x4d", "resnext101_32x8d", "resnet50w2", "resnet50w3",
     "resnet50w4", "resnet50w5", "resnet18w3", "densenet121", "mobilenet_v3_small",
     "mobilenet_v3_large", "efficientnet_b0", "vit_tiny",
     *(f"{arch} model.stem={stem}" for arch in ("resnet18", "resnet50", "resnet34")
-      for stem in ("cifar", "tiny", "cifar_pad2")),
+      for stem in ALIKE),
     *(f"{arch} model.variant=ssl_small" for arch in
       ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "vit_tiny")),
 )  # fmt: skip
@@ -126,9 +129,10 @@ def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[st
         model = layout if arch == "resnet50" and layout in ("byol", "simclr_v2") else arch
         yield (f"use           model={model} model.weights.path={path} "
                f"model.weights.layout={layout}")  # fmt: skip
-        if "stem=" in arch and layout not in STEMS:
-            yield ("stem          cifar, tiny and cifar_pad2 have the same tensors; the file does "
-                   "not tell which")  # fmt: skip
+        alike = [stem for stem in ALIKE if stem in STEMS.get(layout, ALIKE)]
+        if "stem=" in arch and len(alike) > 1:
+            yield (f"stem          {', '.join(alike[:-1])} and {alike[-1]} have the same tensors; "
+                   "the file does not tell which")  # fmt: skip
 
 
 def _groups(state: State) -> str:

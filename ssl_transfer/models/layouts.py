@@ -63,27 +63,26 @@ def barlow_twins(state: State) -> State:
     return below("module.backbone.", state)
 
 
-_IN_SEQUENCE = {"0": "conv1", "1": "bn1"}
-
-
 def mix_bt_cifar(state: State) -> State:
     """Return the encoder of Mixed Barlow Twins on CIFAR (``model.py`` of wgcban/mix-bt).
 
     A list of a ResNet's children without max-pooling; that of yaohungt/Barlow-Twins-HSIC is the
     same. A counter of operations, thop, left ``total_ops`` and ``total_params`` in it.
     """
-    return _from_sequence(state, first_stage=3)
+    return _from_children(below("f.", state), first_stage=3)
 
 
 def mix_bt_tiny(state: State) -> State:
     """Return the encoder of Mixed Barlow Twins on Tiny ImageNet or STL-10: with max-pooling."""
-    return _from_sequence(state, first_stage=4)
+    return _from_children(below("f.", state), first_stage=4)
 
 
-def _from_sequence(state: State, first_stage: int) -> State:
-    names = {**_IN_SEQUENCE, **{str(first_stage + i): f"layer{i + 1}" for i in range(4)}}
+def _from_children(state: State, first_stage: int) -> State:
+    """Return a ResNet that was saved as a list of its children."""
+    names = {"0": "conv1", "1": "bn1"}
+    names |= {str(first_stage + i): f"layer{i + 1}" for i in range(4)}
     renamed: State = {}
-    for name, tensor in below("f.", state).items():
+    for name, tensor in state.items():
         place, _, rest = name.partition(".")
         if not name.endswith(("total_ops", "total_params")):
             renamed[f"{names.get(place, place)}.{rest}"] = tensor
@@ -104,8 +103,12 @@ def solo_learn(state: State) -> State:
 
 
 def lightly(state: State) -> State:
-    """Return the backbone of lightly's benchmarks (``benchmarks/imagenet/resnet50``)."""
-    return below("backbone.", state)
+    """Return the backbone of lightly's benchmark on ImageNet (``benchmarks/imagenet/resnet50``).
+
+    Its examples (``examples/pytorch_lightning``) keep a list of torchvision's children.
+    """
+    backbone = below("backbone.", state)
+    return _from_children(backbone, first_stage=4) if "0.weight" in backbone else backbone
 
 
 _SIMCLR_V2_STEM = re.compile(r"net\.0\.(?:0|1\.0)\.(\w+)$")
@@ -199,6 +202,7 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
 STEMS: dict[str, tuple[str, ...]] = {
     "mix_bt_cifar": ("cifar", "small"),
     "mix_bt_tiny": ("tiny",),
+    "ssl_sota": ("cifar", "small", "tiny", "imagenet"),
     "solo_learn": ("cifar_pad2", "imagenet"),
 }
 """The ``model.stem`` of a ResNet that a layout's files were trained with.
@@ -222,6 +226,8 @@ _MARKS: list[tuple[tuple[str, ...], str, str]] = [
      "a checkpoint of Barlow Twins' training on ImageNet, mixed or not", "barlow_twins"),
     ((r"model\.module\.", r"head\."), "a checkpoint of htdt's self-supervised or of ssl-sota "
      "(W-MSE, BYOL, SimCLR)", "ssl_sota"),
+    ((r"backbone\.2\.0\.conv1\.",), "a checkpoint of lightly's benchmark on CIFAR-10, whose ResNet "
+     "lacks the ReLU behind the first BatchNorm and is not offered", "lightly"),
     ((r"backbone\.", r"(projection_head|online_classifier)\."), "a checkpoint of lightly",
      "lightly"),
     ((r"(backbone|encoder)\.(conv1|layer1)\.", r"(classifier|projector)\."),

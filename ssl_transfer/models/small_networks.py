@@ -12,6 +12,7 @@ from jaxtyping import Float
 from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torchvision.models.mobilenetv3 import InvertedResidual
+from torchvision.ops import SqueezeExcitation
 
 from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone
 from ssl_transfer.preprocessing import Preprocessing
@@ -63,6 +64,9 @@ def _ssl_small_mobilenet(arch: str, options: Options) -> nn.Module:
         if len(layers) == 4:  # expansion, depthwise convolution, squeeze-and-excitation, projection
             layers[2] = _SqueezeThenActivate(layers[2], layers[1][2])
             layers[1][2] = nn.Identity()
+    for squeeze in [m for m in net.modules() if isinstance(m, SqueezeExcitation)]:
+        for layer in (squeeze.fc1, squeeze.fc2):  # linear layers there, and initialised as such
+            nn.init.normal_(layer.weight, std=0.01)
     return net
 
 
@@ -86,7 +90,9 @@ class _SqueezeThenActivate(nn.Module):
 def _ssl_small_efficientnet(options: Options) -> nn.Module:
     """Return lukemelas' EfficientNet-B0: TensorFlow's padding, BatchNorm and drop-connect."""
     usual = {"drop_rate": 0.2, "drop_path_rate": 0.2, "bn_momentum": 0.01}
-    return timm_backbone("tf_efficientnet_b0", options={**usual, **options})
+    net = timm_backbone("tf_efficientnet_b0", options={**usual, **options})
+    _initialise_as_torch(net)
+    return net
 
 
 class _WideHeads(Attention):
@@ -99,7 +105,8 @@ class _WideHeads(Attention):
 def _ssl_small_vit(options: Options) -> nn.Module:
     """Return what ssl-small calls ViT-Tiny, with 6 heads of 64 for DeiT-Tiny's 3.
 
-    Its patches are embedded by what they were at random, as in MoCo v3.
+    Its patches are embedded by what they were at random, as in MoCo v3; its positions and its class
+    token start with the deviation 1, where timm's start with 0.02.
     """
     theirs = {
         "num_heads": 6, "attn_layer": _WideHeads, "qkv_bias": False,
@@ -107,7 +114,17 @@ def _ssl_small_vit(options: Options) -> nn.Module:
     }  # fmt: skip
     net = timm_backbone("deit_tiny_patch16_224", options={**theirs, **options})
     net.get_submodule("patch_embed").requires_grad_(False)
+    _initialise_as_torch(net)
+    for name in ("pos_embed", "cls_token"):
+        nn.init.normal_(net.get_parameter(name))
     return net
+
+
+def _initialise_as_torch(net: nn.Module) -> None:
+    """Give convolutions and linear layers the framework's initial weights for the library's."""
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.reset_parameters()
 
 
 _Builder = Callable[[Options], nn.Module]

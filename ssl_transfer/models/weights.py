@@ -16,6 +16,7 @@ from ssl_transfer import downloads
 from ssl_transfer.files import replace_atomically, write_atomically
 from ssl_transfer.models.encoder import Encoder
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
+from ssl_transfer.models.projectors import PROJECTOR_FILE, projector_state
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.preprocessing import Preprocessing
 
@@ -338,7 +339,8 @@ def save_encoder(
     """Leave the encoder in a folder that ``model.weights.path`` accepts.
 
     Args:
-        encoder: its backbone's tensors go to ``encoder.safetensors`` under the backbone's names.
+        encoder: its backbone's tensors go to ``encoder.safetensors`` under the backbone's names,
+            and its projector's, if it has one, to ``projector.safetensors``.
         folder: made if it does not exist.
         config: the node ``model`` that the architecture was built from.
         parents: what the weights come from, e.g. ids of runs.
@@ -346,13 +348,6 @@ def save_encoder(
     Raises:
         OSError: in one sentence, if the disk is full or read-only; older files are unharmed.
     """
-    from safetensors.torch import save
-
-    # Copies, since safetensors takes no tensors that share memory.
-    tensors = {
-        name: tensor.detach().to("cpu", copy=True).contiguous()
-        for name, tensor in encoder.backbone.state_dict().items()
-    }
     facts = {
         "name": encoder.name,
         "feature_dim": encoder.feature_dim,
@@ -361,9 +356,22 @@ def save_encoder(
         "parents": list(parents),
     }
     # The large file first: where it does not fit, both stay as they were.
-    replace_atomically(folder / WEIGHTS_FILE, lambda file: file.write(save(tensors)))
+    _write_tensors(folder / WEIGHTS_FILE, encoder.backbone.state_dict())
+    projector = None if encoder.projector is None else projector_state(encoder.projector)
+    if projector:
+        _write_tensors(folder / PROJECTOR_FILE, projector)
+    else:  # one of an earlier encoder would not belong to this one
+        (folder / PROJECTOR_FILE).unlink(missing_ok=True)
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     write_atomically(folder / FACTS_FILE, text.encode())
+
+
+def _write_tensors(path: Path, state: State) -> None:
+    from safetensors.torch import save
+
+    # Copies, since safetensors takes no tensors that share memory.
+    tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in state.items()}
+    replace_atomically(path, lambda file: file.write(save(tensors)))
 
 
 def _as_yaml(preprocessing: Preprocessing) -> dict[str, Any]:

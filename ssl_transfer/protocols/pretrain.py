@@ -15,7 +15,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.monitors import Monitor, Monitoring
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.recipe import Recipe
-from ssl_transfer.trainer import fit
+from ssl_transfer.trainer import check, fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Pretrain:
         method: Mapping[str, Any],
         **referenced: Encoder,
     ) -> Encoder:
-        """Return the encoder, trained in place on the training split.
+        """Return the encoder, trained in place on the training split, with its projector.
 
         Args:
             encoder: as ``model`` built it.
@@ -39,14 +39,11 @@ class Pretrain:
             method: the resolved ``method`` node.
             **referenced: the encoders that its references stand for, such as ``teacher``.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(randomness.derive(context.seed, "projector"))
-            learner = methods.build(method, encoder, len(dataset.classes), **referenced)
+        learner = _learner(encoder, dataset, method, context.seed, **referenced)
         learner = learner.to(context.device, context.dtype)
         prepared = (encoder.preprocessing, *learner.other_preprocessing)
         drawn = [pipe for p in prepared for pipe in pipelines(learner.views, dataset, p)]
-        # An image must not meet itself as a negative at the seam of two epochs.
-        recipe = Recipe.of(method, drop_last=True)
+        recipe = recipe_of(method)
         data = ViewDataset(dataset["train"], drawn, context.seed)
         with monitored(learner, dataset, context) as monitor:
             fit(learner, data, recipe, context, name="pretrain", observer=monitor)
@@ -62,7 +59,69 @@ class Pretrain:
                 "head_parameters": total - trained,
             },
         )
+        encoder.projector = learner.projection
         return encoder
+
+    def check(
+        self,
+        encoder: Encoder,
+        dataset: Dataset,
+        method: Mapping[str, Any],
+        *,
+        accumulate: int,
+        **referenced: Encoder,
+    ) -> None:
+        """Refuse a method that does not fit, without training anything.
+
+        Args:
+            encoder: see ``run``; of it and of the others only ``feature_dim``,
+                ``preprocessing`` and the layers of a ``projector`` are used.
+            dataset: see ``run``.
+            method: see ``run``.
+            accumulate: micro-batches per step.
+            **referenced: see ``run``.
+
+        Raises:
+            ValueError: in one sentence.
+        """
+        learner = _learner(encoder, dataset, method, 0, **referenced)
+        check(learner, len(dataset["train"]), recipe_of(method), accumulate)
+
+
+def recipe_of(method: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a pre-training."""
+    # An image must not meet itself as a negative at the seam of two epochs.
+    return Recipe.of(method, drop_last=True)
+
+
+def planned_projector(
+    encoder: Encoder, method: Mapping[str, Any], **referenced: Encoder
+) -> torch.nn.Module | None:
+    """Return a projector like the one with which ``run`` will return the encoder, untrained.
+
+    Args:
+        encoder: only ``feature_dim`` and ``preprocessing`` are used.
+        method: the resolved ``method`` node.
+        **referenced: see ``run``, and use of them as of the encoder.
+
+    Raises:
+        ValueError: in one sentence, if the method does not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # The number of classes is without effect on a projector.
+        return methods.build(method, encoder, 2, **referenced).projection
+
+
+def _learner(
+    encoder: Encoder,
+    dataset: Dataset,
+    method: Mapping[str, Any],
+    seed: int,
+    **referenced: Encoder,
+) -> methods.Method:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(randomness.derive(seed, "projector"))
+        return methods.build(method, encoder, len(dataset.classes), **referenced)
 
 
 @contextmanager

@@ -73,6 +73,7 @@ def test_a_student_waits_for_its_teacher_and_its_evaluation_for_the_student(
 ) -> None:
     teacher = "method.teacher={model:small_resnet,method:simclr}"
     own = [o for o in METHOD if o != "method=supervised"]
+    own.append("method.teacher_output=features")  # nothing lies in the folder of a faked teacher
     runs = [knn(tmp_path, "method=seed", teacher, *own, f"seed={seed}") for seed in (0, 1)]
     (student,) = runs[0].requirements
     (taught_by,) = student.requirements

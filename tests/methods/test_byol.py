@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssl_transfer import methods
+from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.methods.byol import BYOL, byol, normalised_mse
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
@@ -46,36 +47,68 @@ def test_agreement_costs_nothing_and_opposition_8() -> None:
     assert byol(A, B, -B, -2 * A).item() == pytest.approx(8)
 
 
-def _method() -> BYOL:
+def _method(count: int = 2) -> BYOL:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     encoder = Encoder(backbone, 5, Preprocessing(size=2, resize=None))
-    views = methods.augmentations({"views": [{}, {}]})
+    views = methods.augmentations({"views": [{"count": count}]})
     projector = {"dims": [7, 3], "last_bias": False}
     return BYOL(encoder, None, views, momentum=0.9, projector=projector, predictor_dim=6).double()
 
 
-def test_the_method_predicts_each_views_target_from_the_other_view() -> None:
-    method = _method().eval()  # without batch statistics the order of passes is without effect
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_each_views_target_is_predicted_from_every_other_view(count: int) -> None:
+    """As ``forward`` in methods/byol.py of htdt/self-supervised: ``num_samples`` views."""
+    method = _method(count).eval()  # without batch statistics the order of passes has no effect
     with torch.no_grad():
         for parameter in method.target.parameters():
             parameter += 0.1
-    views = tuple(torch.randn(6, 3, 2, 2, dtype=torch.float64) for _ in range(2))
-    p0, p1 = (method.predictor(method.projector(method.encoder(view))) for view in views)
-    t0, t1 = (method.target(view) for view in views)
-    cosines = F.cosine_similarity(p0, t1).mean() + F.cosine_similarity(p1, t0).mean()
+    views = tuple(torch.randn(6, 3, 2, 2, dtype=torch.float64) for _ in range(count))
+    p = [method.predictor(method.projector(method.encoder(view))) for view in views]
+    t = [method.target(view) for view in views]
+    loss = torch.zeros((), dtype=torch.float64)
+    for i in range(count - 1):
+        for j in range(i + 1, count):
+            loss = loss + (2 - 2 * F.cosine_similarity(p[i], t[j]).mean())
+            loss = loss + (2 - 2 * F.cosine_similarity(p[j], t[i]).mean())
+    expected = loss / (count * (count - 1) / 2)
     found = method(views, torch.zeros(6).long())["loss"]
-    torch.testing.assert_close(found, 4 - 2 * cosines)
+    torch.testing.assert_close(found, expected)
+    trained = [p for p in method.parameters() if p.requires_grad]
+    torch.testing.assert_close(
+        torch.autograd.grad(found, trained), torch.autograd.grad(expected, trained)
+    )
 
 
-def test_after_the_last_step_the_target_stands_still() -> None:
+@pytest.mark.parametrize("method", ["byol", "simclr", "w_mse"])
+def test_four_views_may_be_asked_for_in_the_experiments(method: str) -> None:
+    name = "ssl_sota_w_mse_cifar10" if method == "w_mse" else "ssl_sota_cifar10"
+    line = [f"experiment={name}", f"method={method}", "method.views.0.count=4"]
+    config = plain(compose(line))
+    assert problems(config) == []
+    node = resolve(config)["method"]
+    encoder = Encoder(nn.Flatten(), 12, Preprocessing(size=2, resize=None))
+    built = methods.build(node, encoder, None)
+    assert len(built.views) == 4
+    assert len(set(built.views)) == 1
+
+
+def test_one_view_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"must describe at least 2 view\(s\) for BYOL"):
+        _method(1)
+
+
+def test_the_momentum_of_a_step_is_counted_from_0() -> None:
+    # τ = target_ema(global_step) of the published code: the first step has the momentum itself.
     method = _method()
-    before = [p.clone() for p in method.target.parameters()]
-    with torch.no_grad():
-        for parameter in method.online.parameters():
-            parameter += 1.0
-    method.after_step(1.0)
-    assert all(torch.equal(p, q) for p, q in zip(method.target.parameters(), before, strict=True))
-    method.after_step(0.5)  # momentum 1 - 0.1 / 2
-    for old, new in zip(before, method.target.parameters(), strict=True):
-        torch.testing.assert_close(new.data, old + 0.05)
+    for progress, moved in ((0.0, 0.1), (0.5, 0.05), (1.0, 0.0)):
+        before = [p.clone() for p in method.target.parameters()]
+        with torch.no_grad():
+            for online, target in zip(
+                method.online.parameters(), method.target.parameters(), strict=True
+            ):
+                online.copy_(target + 1.0)
+        method.before_step(progress)
+        method.after_step(min(1.0, progress + 0.5))
+        for old, new in zip(before, method.target.parameters(), strict=True):
+            torch.testing.assert_close(new.data, old + moved)

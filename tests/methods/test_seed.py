@@ -1,16 +1,20 @@
-"""SEED: golden numbers, the published formula retyped, the frozen teacher, the queue, resuming."""
+"""SEED: golden numbers, the published formula retyped, the frozen teacher, queues, resuming."""
 
+import copy
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_runs import carry_out, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import datasets, distributed, methods, stopping
+from ssl_transfer import datasets, distributed, execution, methods, models, stopping
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
@@ -20,6 +24,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.pretrain import Pretrain
 from ssl_transfer.recipe import Recipe
+from ssl_transfer.runs import Run
 from ssl_transfer.trainer import fit
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
@@ -91,13 +96,15 @@ def encoder(seed: int, preprocessing: Preprocessing = SMALL, width: int = 5) -> 
     return Encoder(backbone, width, preprocessing)
 
 
-def build(teacher: Encoder | None = None, **changes: Any) -> SEED:
+def build(
+    teacher: Encoder | None = None, *, views: Sequence[dict[str, Any]] = ({},), **changes: Any
+) -> SEED:
     teacher = teacher or encoder(1, width=7)
     keys = {"temperature": 0.2, "teacher_temperature": 0.1, "queue_size": 40, "mlp": "simple"}
-    views = methods.augmentations({"views": [{}]})
+    drawn = methods.augmentations({"views": views})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return SEED(encoder(0), None, views, teacher=teacher, **{**keys, **changes}).double()
+        return SEED(encoder(0), None, drawn, teacher=teacher, **{**keys, **changes}).double()
 
 
 class Images:
@@ -244,6 +251,173 @@ class Seen(nn.Module):
         return self.scale * images.flatten(1)[:, :7]
 
 
+# Behind the teacher's projector
+
+
+def projector() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 4))
+
+
+def taught(**changes: Any) -> SEED:
+    teacher = encoder(1, width=7)
+    teacher.projector = projector()
+    return build(teacher, teacher_output="embeddings", **changes)
+
+
+def test_embeddings_are_those_behind_the_projector_in_eval_mode() -> None:
+    method, images = taught(), batch()
+    assert method.head[-1].out_features == 4
+    assert method.queue.rows.shape == (40, 4)
+    queue = method.queue.rows.clone()
+    features = encoder(1, width=7).double().eval()(images)
+    teachers = projector().double().eval()(features)
+    loss = method.train()((images,), torch.zeros(BATCH).long())["loss"]
+    students = method.head(method.encoder(images))
+    expected = similarity_distillation(
+        students, teachers, queue, temperature=0.2, teacher_temperature=0.1
+    )
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    method.after_step(0.5)
+    torch.testing.assert_close(method.queue.rows[:BATCH], F.normalize(teachers))
+    assert all(p.grad is None for p in method.teacher.parameters())
+    before = projector().double().state_dict()
+    held = {name: method.state_dict()[f"teacher.projector.{name}"] for name in before}
+    torch.testing.assert_close(held, before, rtol=0, atol=0)
+    assert {f"teacher.projector.{name}" for name in before} < method.constant()
+
+
+SHARED = ["method.epochs=1", "method.warmup_epochs=0", "method.batch_size=16",
+          "dataset@method.pretrain_on=digits", "method.pretrain_on.labels_per_class=4",
+          "method.pretrain_on.test_per_class=2", "method.queue_size=16"]  # fmt: skip
+
+
+def test_a_pretraining_leaves_the_projector_that_its_students_learn_from(tmp_path: Path) -> None:
+    inner = ",".join(f'"{o}"' for o in [*SHARED, "method.dim=6"])
+    teacher = f"method.teacher={{method:moco_v2,overrides:[{inner}]}}"
+    run = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
+               tuned=False, data=False)  # fmt: skip
+    assert execution.check(run) is None  # with a teacher that is still to be trained
+    outcome = carry_out(run)
+    assert (outcome.failures, outcome.computed) == ({}, 2)
+    (source,) = run.requirements
+    kept, own = (load_file(r.folder / "projector.safetensors") for r in (source, run))
+    assert {name: tuple(tensor.shape) for name, tensor in kept.items()} == {
+        "0.weight": (16, 16), "0.bias": (16,), "2.weight": (6, 16), "2.bias": (6,),
+    }  # fmt: skip
+    assert own["2.weight"].shape == (6, 16)  # the student's head
+    (source.folder / "projector.safetensors").unlink()
+    told = execution.check(run)
+    assert told is not None
+    assert "but that of `small_resnet` is not beside its weights" in told
+    features = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
+                    "method.teacher_output=features", tuned=False, data=False)  # fmt: skip
+    assert execution.check(features) is None
+    before = copy.deepcopy(features.config)  # as frozen before there was the key
+    del before["method"]["teacher_output"]
+    assert Run(before).id == features.id != run.id
+
+
+def test_a_published_files_projector_teaches(tmp_path: Path) -> None:
+    source = models.build(resolve(plain(compose(["model.width=4"])))["model"], seed=3)
+    state = {f"module.encoder_q.{n}": t for n, t in source.backbone.state_dict().items()}
+    for place, (rows, columns) in {0: (16, 16), 2: (5, 16)}.items():
+        state[f"module.encoder_q.fc.{place}.weight"] = torch.randn(rows, columns)
+        state[f"module.encoder_q.fc.{place}.bias"] = torch.randn(rows)
+    torch.save({"state_dict": state}, tmp_path / "moco.pth")
+    path = f"model.weights.path={tmp_path}/moco.pth"
+    inner = f'"model.width=4","model.preprocessing.size=16","{path}"'
+    teacher = f"method.teacher={{model:small_resnet,overrides:[{inner}]}}"
+    run = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
+               tuned=False, data=False)  # fmt: skip
+    assert carry_out(run).failures == {}
+    left = load_file(run.folder / "projector.safetensors")
+    assert left["2.weight"].shape == (5, 16)
+
+
+def test_features_are_those_before_it() -> None:
+    teacher = encoder(1, width=7)
+    teacher.projector = projector()
+    losses = [
+        build(made, teacher_output="features")((batch(),), torch.zeros(BATCH).long())["loss"]
+        for made in (teacher, encoder(1, width=7))
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        (None, "that of `encoder` is not beside its weights"),
+        (nn.Sequential(nn.Linear(6, 4)), "that of `encoder` takes 6 features for its 7"),
+    ],
+)
+def test_a_teacher_without_its_projector_is_refused(kept: nn.Module | None, told: str) -> None:
+    teacher = encoder(1, width=7)
+    teacher.projector = kept
+    with pytest.raises(ValueError, match=told) as caught:
+        build(teacher, teacher_output="embeddings")
+    assert "`method.teacher_output=features`" in str(caught.value)
+
+
+# Multi-crop
+
+
+def test_small_views_add_their_loss_against_a_queue_of_their_own() -> None:
+    method = build(views=[{}, {"count": 3, "size": 6}]).train()
+    large, teacher = batch(), encoder(1, width=7).double().eval()
+    small = [batch()[:, :, :6, :6].roll(shift, dims=2) for shift in range(3)]
+    queues = [queue.rows.clone() for queue in method.queues]
+    assert not torch.equal(*queues)
+    twin = build().train()  # for batch statistics of its own
+    loss = method((large, *small), torch.zeros(BATCH).long())["loss"]
+    # As `forward` in seed/small_patch_builder.py: the small views of an image side by side.
+    together = torch.stack(small, dim=1).flatten(0, 1)
+    expected = torch.zeros(()).double()
+    for images, queue in zip((large, together), queues, strict=True):
+        expected = expected + similarity_distillation(
+            twin.head(twin.encoder(images)), teacher(images), queue,
+            temperature=0.2, teacher_temperature=0.1,
+        )  # fmt: skip
+    torch.testing.assert_close(loss, expected)
+    for (name, one), (_, two) in zip(
+        method.encoder.named_buffers(), twin.encoder.named_buffers(), strict=True
+    ):
+        torch.testing.assert_close(one, two, msg=name)
+    method.after_step(0.5)
+    for kept, images, start in zip(method.queues, (large, small[0]), queues, strict=True):
+        torch.testing.assert_close(kept.rows[:BATCH], F.normalize(teacher(images)))
+        assert torch.equal(kept.rows[BATCH:], start[BATCH:])
+
+
+def test_the_teacher_may_want_every_view_prepared_otherwise() -> None:
+    other = Preprocessing(size=8, resize=None, mean=(0.1, 0.2, 0.3))
+    views = [{}, {"count": 2, "size": 6}]
+    method = build(encoder(1, other, width=7), views=views)
+    same = build(views=views)
+    own = (batch(), batch()[:, :, :6, :6], batch()[:, :, 2:, 2:])
+    theirs = tuple(view + 1 for view in own)
+    teachers = method._taught(theirs)
+    method(own + theirs, torch.zeros(BATCH).long())
+    torch.testing.assert_close(method.fresh[0][1], F.normalize(teachers[:, 1]))
+    same(own, torch.zeros(BATCH).long())
+    assert not torch.allclose(same.fresh[0][1], method.fresh[0][1])
+
+
+@pytest.mark.parametrize(
+    ("views", "told"),
+    [
+        ([{}, {"size": 16}], "one `size` for SEED, but for smaller ones after the first one, but"),
+        ([{}, {"size": 6}, {"size": 4}], r"after the first must have one `size` .* \[4, 6\]"),
+    ],
+)
+def test_small_views_are_smaller_and_of_one_size(views: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        build(views=views)
+
+
 @pytest.mark.parametrize("size", [8, 16])
 def test_the_teacher_sees_the_students_crop_prepared_as_it_wants(tmp_path: Path, size: int) -> None:
     colours = Preprocessing(
@@ -252,6 +426,7 @@ def test_the_teacher_sees_the_students_crop_prepared_as_it_wants(tmp_path: Path,
     seen = Seen()
     node = resolve(plain(compose(["method=seed"])))["method"]
     node |= {"epochs": 1, "batch_size": 20, "queue_size": 20, "warmup_epochs": 0}
+    node["teacher_output"] = "features"
     digits = resolve(plain(compose(["dataset=digits"])))["dataset"]
     dataset = datasets.build({**digits, "labels_per_class": 4, "test_per_class": 1})
     student = encoder(0)
@@ -283,8 +458,9 @@ def test_a_teacher_that_wants_the_same_images_gets_the_very_same() -> None:
 
 @pytest.mark.parametrize("key", ["temperature", "teacher_temperature"])
 def test_temperatures_must_be_positive(key: str) -> None:
+    zero: dict[str, Any] = {key: 0}
     with pytest.raises(ValueError, match=f"`method.{key}` must be positive, but is 0"):
-        build(**{key: 0})
+        build(**zero)
 
 
 def test_the_head_ends_with_the_width_of_the_teacher() -> None:

@@ -4,9 +4,12 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ssl_transfer.methods.simclr import nt_xent
+from ssl_transfer import methods
+from ssl_transfer.methods.simclr import SimCLR, nt_xent
+from ssl_transfer.models import Encoder
+from ssl_transfer.preprocessing import Preprocessing
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B = (1 + T).sin(), (T / 2).cos()
@@ -56,3 +59,23 @@ def test_views_and_order_of_images_do_not_matter() -> None:
     expected = nt_xent(A, B, 0.5)
     torch.testing.assert_close(nt_xent(B, A, 0.5), expected)
     torch.testing.assert_close(nt_xent(A[order], B[order], 0.5), expected)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_loss_of_more_views_is_the_mean_over_their_pairs(count: int) -> None:
+    """As ``forward`` in methods/contrastive.py of htdt/self-supervised: ``num_samples`` views."""
+    torch.manual_seed(0)
+    encoder = Encoder(nn.Flatten(), 12, Preprocessing(size=2, resize=None))
+    described = methods.augmentations({"views": [{"count": count}]})
+    method = SimCLR(encoder, None, described, temperature=0.5, projector={"dims": [9, 5]}).double()
+    views = tuple(torch.randn(6, 3, 2, 2, dtype=torch.float64) for _ in range(count))
+    found = method(views, torch.zeros(6).long())["loss"]
+    h = method.projector(torch.cat(views).flatten(1)).chunk(count)
+    loss = torch.zeros((), dtype=torch.float64)
+    for i in range(count - 1):
+        for j in range(i + 1, count):
+            loss = loss + _published(h[i], h[j], 0.5)
+    torch.testing.assert_close(found, loss / (count * (count - 1) / 2))
+    gradients = [torch.autograd.grad(x, list(method.projector.parameters()), retain_graph=True)
+                 for x in (found, loss / (count * (count - 1) / 2))]  # fmt: skip
+    torch.testing.assert_close(*gradients)

@@ -4,6 +4,7 @@ Each class restates how the published code cited at it names and wraps a ResNet;
 then computes is compared with what that network computes.
 """
 
+import copy
 import itertools
 from pathlib import Path
 from typing import Any
@@ -121,53 +122,45 @@ class SoloLearn(nn.Module):
 
 
 class Lightly(nn.Module):
-    """lightly-ai/lightly, benchmarks/imagenet/resnet50/barlowtwins.py."""
+    """lightly-ai/lightly: benchmarks/imagenet/resnet50/barlowtwins.py, or its examples."""
 
-    def __init__(self) -> None:
+    def __init__(self, example: bool) -> None:
         super().__init__()
-        self.backbone = resnet18()
-        self.backbone.fc = nn.Identity()
         self.projection_head, self.online_classifier = nn.Module(), nn.Module()
         self.projection_head.layers = _mlp(512, 8, 8)
         self.online_classifier.linear = nn.Linear(512, 10)
+        self.backbone: nn.Module = resnet18()
+        if example:  # examples/pytorch_lightning/moco.py
+            self.backbone = nn.Sequential(*list(self.backbone.children())[:-1])
+            self.backbone_momentum = copy.deepcopy(self.backbone)
+        else:
+            self.backbone.fc = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.backbone(x)  # type: ignore[no-any-return]
+        return self.backbone(x).flatten(1)
 
 
-class Seed(nn.Module):
-    """jacobswan1/SEED, seed/builder.py."""
+class Contrastive(nn.Module):
+    """Two networks and a queue.
 
-    def __init__(self) -> None:
+    ``student``, ``teacher``: jacobswan1/SEED, seed/builder.py. ``encoder_q``, ``encoder_k``:
+    linusericsson/ssl-invariances, moco.py, and WOWNICE/ssl-small, moco/builder.py.
+    """
+
+    def __init__(self, trained: str, other: str) -> None:
         super().__init__()
-        self.student, self.teacher = resnet18(), resnet18()
-        self.student.fc = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
-        self.register_buffer("queue", torch.randn(128, 16))
-        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
-
-    def forward(self, x: Tensor) -> Tensor:
-        head, self.student.fc = self.student.fc, nn.Identity()
-        features: Tensor = self.student(x)
-        self.student.fc = head
-        return features
-
-
-class MoCo(nn.Module):
-    """linusericsson/ssl-invariances, moco.py, and WOWNICE/ssl-small, moco/builder.py."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder_q, self.encoder_k = resnet18(), resnet18()
-        for net in (self.encoder_q, self.encoder_k):
+        self.trained = trained
+        for name in (trained, other):
+            net = resnet18()
             net.fc = nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 128))
+            setattr(self, name, net)
         self.register_buffer("queue", torch.randn(128, 16))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
     def forward(self, x: Tensor) -> Tensor:
-        head, self.encoder_q.fc = self.encoder_q.fc, nn.Identity()
-        features: Tensor = self.encoder_q(x)
-        self.encoder_q.fc = head
-        return features
+        net = copy.copy(getattr(self, self.trained))
+        net._modules = {**net._modules, "fc": nn.Identity()}
+        return net(x)  # type: ignore[no-any-return]
 
 
 def _parallel(net: nn.Module, wrapper: str) -> dict[str, Any]:
@@ -202,10 +195,11 @@ def _published(kind: str) -> tuple[nn.Module, Any]:
         name = "encoder" if "encoder" in kind else "backbone"
         net = SoloLearn(name, small="cifar" in kind)
         return net, _lightning(net)
-    if kind == "lightly":
-        net = Lightly()
+    if kind.startswith("lightly"):
+        net = Lightly(example="example" in kind)
         return net, _lightning(net)
-    net = Seed() if kind == "seed" else MoCo()
+    names = ("student", "teacher") if kind == "seed" else ("encoder_q", "encoder_k")
+    net = Contrastive(*names)
     return net, _parallel(net, "state_dict")
 
 
@@ -220,6 +214,7 @@ FILES = [
     ("solo_learn_encoder_cifar", "cifar_pad2", "solo_learn", "a checkpoint of solo-learn"),
     ("solo_learn", "imagenet", "solo_learn", "a checkpoint of solo-learn"),
     ("lightly", "imagenet", "lightly", "a checkpoint of lightly"),
+    ("lightly_example", "imagenet", "lightly", "a checkpoint of lightly"),
     ("seed", "imagenet", "seed", "a SEED checkpoint"),
     ("moco", "imagenet", "moco", "a MoCo or PCL checkpoint"),
 ]
@@ -302,7 +297,8 @@ def test_thop_leaves_as_many_counters_as_published() -> None:
 @pytest.mark.parametrize(
     ("kind", "stem", "remedy"),
     [("mix_bt_cifar", "tiny", "cifar"), ("mix_bt_tiny", "cifar", "tiny"),
-     ("mix_bt_tiny", "small", "tiny"), ("solo_learn_cifar", "cifar", "cifar_pad2")],
+     ("mix_bt_tiny", "small", "tiny"), ("solo_learn_cifar", "cifar", "cifar_pad2"),
+     ("ssl_sota_cifar", "cifar_pad2", "cifar")],
 )  # fmt: skip
 def test_a_stem_that_takes_the_weights_but_computes_otherwise_is_refused(
     tmp_path: Path, kind: str, stem: str, remedy: str
@@ -343,6 +339,17 @@ def test_the_file_that_mix_bt_leaves_of_imagenet_is_a_plain_resnet(tmp_path: Pat
     load_weights(encoder, tmp_path / "resnet50.pth", layout="torchvision")
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(encoder(images), net(images))
+
+
+def test_lightly_s_network_without_its_first_relu_is_refused_for_that(tmp_path: Path) -> None:
+    # cifar10_benchmark.py of lightly's documentation keeps the children of lightly's own ResNet,
+    # whose ReLUs stand between them in `forward` and so are lost.
+    theirs = pytest.importorskip("lightly.models").ResNetGenerator("resnet-18")
+    children = list(theirs.children())[:-1]
+    state = {f"backbone.{n}": t for n, t in nn.Sequential(*children).state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match="on CIFAR-10, whose ResNet lacks the ReLU behind the"):
+        load_weights(_encoder("cifar"), tmp_path / "x.ckpt")
 
 
 # ---- the released encoders of Mixed Barlow Twins ------------------------------------------------

@@ -84,6 +84,31 @@ def test_the_patches_of_the_published_vit_are_not_trained() -> None:
     assert frozen == {"patch_embed.proj.weight", "patch_embed.proj.bias"}
 
 
+def test_the_published_networks_start_from_their_published_initial_weights() -> None:
+    def deviation(arch: str, name: str, variant: Any = "ssl_small") -> float:
+        torch.manual_seed(0)
+        return small_network(arch, variant).get_parameter(name).detach().std().item()
+
+    def near(value: float) -> Any:
+        return pytest.approx(value, rel=0.1)
+
+    # architectures/mobilenet/mobilenetv3.py, _initialize_weights: linear layers 0.01, convolutions
+    # the root of 2 by their outputs, which torchvision has, too.
+    for fc in ("fc1", "fc2"):
+        name = f"features.4.block.2.squeeze.{fc}.weight"
+        assert deviation("mobilenet_v3_small", name) == near(0.01)
+    stem = (2 / (9 * 16)) ** 0.5
+    assert deviation("mobilenet_v3_small", "features.0.0.weight") == near(stem)
+    # architectures/efficientnet/model.py and architectures/vits/deit.py: the framework's default,
+    # uniform between plus and minus the root of 1 by the inputs.
+    assert deviation("efficientnet_b0", "conv_head.weight") == near((1 / 3 / 320) ** 0.5)
+    assert deviation("vit_tiny", "blocks.3.mlp.fc1.weight") == near((1 / 3 / 192) ** 0.5)
+    assert deviation("vit_tiny", "patch_embed.proj.weight") == near((1 / 3 / 768) ** 0.5)
+    for name in ("pos_embed", "cls_token"):
+        assert deviation("vit_tiny", name) == near(1.0)
+        assert deviation("vit_tiny", name, None) < 0.03
+
+
 def test_unknown_names_are_answered_with_the_known() -> None:
     with pytest.raises(ValueError, match=r"one of \['mobilenet_v3_small', .*'resnet18'"):
         small_network("resnet18")

@@ -1,0 +1,17 @@
+"""What Hydra's parser says is told as a sentence."""
+
+import pytest
+from hydra.errors import HydraException
+
+from ssl_transfer.complaints import sentence
+from ssl_transfer.config import compose
+
+
+@pytest.mark.parametrize("override", ["method.epochs={a:[b=1]}", "model.width=[1,2", "a b=3"])
+def test_an_argument_that_does_not_parse_is_named_with_what_to_do(override: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose([override])
+    told = sentence(caught.value)
+    assert told.startswith(f"every argument must read as key=value, but `{override}` does not (")
+    assert "put quotes around" in told
+    assert "\n" not in told
