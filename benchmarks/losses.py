@@ -240,7 +240,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", module="lightly")
     device = torch.device(options.device)
-    print(f"batch {options.batch}, {device}, {torch.get_num_threads()} thread(s)")
+    torch.set_num_threads(1)  # several wait for each other where other work goes on
+    print(f"batch {options.batch}, {device}, one thread")
     for dim in options.dims:
         for name, (sides, leaves) in cases(options.batch, dim, device).items():
             compare(f"{name}, D={dim}", sides, leaves, options.repeats)
