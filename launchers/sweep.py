@@ -111,7 +111,8 @@ def prepare(
         return outcome, todo
     refuse_problems(todo, processes)
     _refuse_unwritable({run.folder.parent.parent for run in todo})
-    from ssl_transfer.execution import check, fail
+    from ssl_transfer.checking import check
+    from ssl_transfer.execution import fail
 
     for run in todo:
         reason = sticky_failure(run)

@@ -3,3 +3,7 @@
 
 class NotApplicable(ValueError):  # an answer rather than an error
     """A measurement makes no sense for this encoder or dataset; its cell is empty, not failed."""
+
+
+UserError = (ValueError, OSError)
+"""Errors whose message is a sentence for the user; anything else is a bug and shows its trace."""

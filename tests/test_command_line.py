@@ -15,7 +15,7 @@ from tiny_runs import carry_out, tiny
 
 import launchers
 from launchers import sweep
-from ssl_transfer import execution
+from ssl_transfer import assembly, execution
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.protocols.knn import KNN
 
@@ -37,7 +37,7 @@ def run_py(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two classes of ten images in class folders; verdicts on files are remembered elsewhere."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    execution._dataset.cache_clear()
+    assembly.read.cache_clear()
     root = tmp_path / "photos"
     chance = np.random.default_rng(0)
     for name in ("cat", "dog"):
@@ -266,7 +266,7 @@ def _weights(path: Path, kind: str) -> list[str]:
         ("truncated", "weights.pt"),
         ("executing", "mkdir"),
         ("other architecture", "shapes differ (another architecture?)"),
-        ("other prefix", "use model.weights.prefix=net."),
+        ("other prefix", "use `model.weights.prefix=net.`."),
         ("other sum", "must be 0123456789abcdef, but is"),
     ],
 )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_runs import METHOD, carry_out, tiny
 
 from launchers import sweep
-from ssl_transfer import execution, models, runs, trainer
+from ssl_transfer import checking, execution, models, runs, trainer
 from ssl_transfer.config import compose, plain
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.protocols.base import Score
@@ -313,9 +313,9 @@ def test_views_of_a_size_that_a_transformer_does_not_take_are_told(tmp_path: Pat
     shared = [f"paths.outputs={tmp_path}", "protocol=pretrain", "method=swav"]
     views = "method.views=[{count:2},{size:96}]"
     run = runs.Run(plain(compose([*shared, "model=vit_tiny", views])))
-    assert "`method.views` must have sizes that `model` takes, but 96 px" in execution.check(run)
+    assert "`method.views` must have sizes that `model` takes, but 96 px" in checking.check(run)
     smaller = "method.views=[{count:2},{size:16}]"
-    assert execution.check(runs.Run(plain(compose([*shared, smaller])))) is None
+    assert checking.check(runs.Run(plain(compose([*shared, smaller])))) is None
 
 
 @pytest.mark.parametrize(

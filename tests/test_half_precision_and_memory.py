@@ -8,7 +8,7 @@ import torch
 from test_trainer import SGD, Images, Net, difference, net, train
 from torch import nn
 
-from ssl_transfer import execution
+from ssl_transfer import assembly
 from ssl_transfer.config import compose, plain
 from ssl_transfer.context import Context
 from ssl_transfer.recipe import Recipe
@@ -65,7 +65,7 @@ def test_an_interrupted_fp16_training_goes_on_with_its_scale(tmp_path: Path) -> 
 def test_fp16_without_a_gpu_is_refused_in_a_sentence() -> None:
     run = Run(plain(compose(["precision=fp16"])))
     with pytest.raises(ValueError, match="`precision=fp16` must have a GPU"):
-        execution.make_context(run, torch.device("cpu"))
+        assembly.make_context(run, torch.device("cpu"))
 
 
 # Channels last

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_runs import METHOD, carry_out, tiny
 
 import launchers
-from ssl_transfer import execution, models, runs
+from ssl_transfer import checking, models, runs
 from ssl_transfer.complaints import sentence
 from ssl_transfer.config import compose, plain, problems
 from ssl_transfer.runs import Run
@@ -206,18 +206,18 @@ def test_a_start_from_another_architecture_is_told_before_anything_is_trained(
     start = "method.start_from={model:small_resnet,method:simclr,overrides:['model.width=8']}"
     line = ["method=simclr", *TINY, start, "protocol=pretrain"]
     run = tiny(tmp_path, *line, tuned=False, data=False)
-    told = execution.check(run)
+    told = checking.check(run)
     assert told is not None
     assert told.startswith("`method.start_from` must have the architecture")
     assert "is [8, 3, 3, 3] and [4, 3, 3, 3]" in told
     fitting = tiny(tmp_path, *line[:-2], start.replace("width=8", "width=4"), line[-1],
                    tuned=False, data=False)  # fmt: skip
-    assert execution.check(fitting) is None
+    assert checking.check(fitting) is None
 
 
 def test_missing_weights_of_a_teacher_are_told_before_anything_is_trained(tmp_path: Path) -> None:
     line = ["method=seed", *TINY, "method.teacher=swav", f"paths.weights={tmp_path}"]
-    told = execution.check(tiny(tmp_path, *line, "protocol=pretrain", tuned=False, data=False))
+    told = checking.check(tiny(tmp_path, *line, "protocol=pretrain", tuned=False, data=False))
     assert told is not None
     assert told.startswith("The weights of `swav` must exist")
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from tiny_runs import carry_out, tiny
 
-from ssl_transfer import datasets, execution, runs, staging, stopping
+from ssl_transfer import assembly, checking, datasets, runs, staging, stopping
 from ssl_transfer.datasets import files
 
 FORK = multiprocessing.get_context("fork")
@@ -26,7 +26,7 @@ FORK = multiprocessing.get_context("fork")
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(staging, "_copies", {})
-    execution._dataset.cache_clear()
+    assembly.read.cache_clear()
 
 
 @pytest.fixture
@@ -96,10 +96,10 @@ def test_a_record_is_the_same_wherever_its_images_were_read(
     place = tmp_path / "disk"
     read, records = {}, {}
     for key, staging_keys in (("source", []), ("copy", [f"paths.stage={place}"])):
-        execution._dataset.cache_clear()
+        assembly.read.cache_clear()
         run = tiny(tmp_path / key, *data, *method, *tuning, *staging_keys, tuned=False, data=False)
         roots.clear()
-        assert execution.check(run) is None
+        assert checking.check(run) is None
         assert set(roots) == {str(photos)}
         assert not place.exists()  # a submission looks at the source
         roots.clear()
@@ -117,8 +117,8 @@ def test_a_record_is_the_same_wherever_its_images_were_read(
 def test_the_images_that_a_run_trains_on_lie_in_the_copy(tmp_path: Path, photos: Path) -> None:
     keys = ["dataset=image_folder", f"dataset.root={photos}", f"paths.stage={tmp_path / 'disk'}"]
     run = tiny(tmp_path, "protocol=knn", *keys, tuned=False, data=False)
-    plain = execution.dataset_of(run)
-    copied = execution.dataset_of(run, stage=True)
+    plain = assembly.dataset_of(run)
+    copied = assembly.dataset_of(run, stage=True)
     shutil.rmtree(photos)
     assert copied["train"].images[0].size == (8, 8)
     with pytest.raises(ValueError, match="No such file"):
@@ -221,8 +221,8 @@ def test_data_that_refer_to_something_outside_of_their_root_are_read_where_they_
     keys = ["dataset=image_list", f"dataset.root={lists}", "dataset.images=../photos"]
     keys += [f"paths.stage={tmp_path / 'disk'}"]
     run = tiny(tmp_path, "protocol=knn", *keys, tuned=False, data=False)
-    dataset = execution.dataset_of(run, stage=True)
-    assert dataset.fingerprint == execution.dataset_of(run).fingerprint
+    dataset = assembly.dataset_of(run, stage=True)
+    assert dataset.fingerprint == assembly.dataset_of(run).fingerprint
     assert "is read where it lies, for its copy does not do" in caplog.text
 
 
@@ -231,7 +231,7 @@ def test_a_problem_of_the_data_names_their_source(tmp_path: Path, photos: Path) 
     keys = ["dataset=image_folder", f"dataset.root={photos}", f"paths.stage={tmp_path / 'disk'}"]
     run = tiny(tmp_path, "protocol=knn", *keys, tuned=False, data=False)
     with pytest.raises(ValueError, match="every image of") as caught:
-        execution.dataset_of(run, stage=True)
+        assembly.dataset_of(run, stage=True)
     assert str(photos / "ant" / "0.png") in str(caught.value)
 
 

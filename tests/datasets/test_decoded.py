@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from tiny_runs import carry_out, tiny
 
-from ssl_transfer import execution
+from ssl_transfer import assembly, checking
 from ssl_transfer.datasets import Dataset, decoded
 from ssl_transfer.datasets.base import Split, concatenate
 from ssl_transfer.datasets.decoded import DecodedImages, decode_once
@@ -343,12 +343,12 @@ def test_a_run_has_the_same_id_and_scores_with_and_without(tmp_path: Path, photo
     for choice in ("never", "auto"):
         keys = [*data, *tuning, f"trainer.decode_once={choice}"]
         run = tiny(tmp_path / choice, *keys, tuned=False, data=False)
-        assert execution.check(run) is None
+        assert checking.check(run) is None
         assert not (tmp_path / choice / "decoded").exists()  # a submission decodes nothing
         assert carry_out(run).failures == {}
         record = run.record()
         found.append((run.id, record["scores"], record["data"]))
-        assert is_decoded(execution.dataset_of(run, stage=True)) == (choice == "auto")
+        assert is_decoded(assembly.dataset_of(run, stage=True)) == (choice == "auto")
         assert len(stores(tmp_path / choice / "decoded")) == (choice == "auto")
     assert found[0] == found[1]
 
@@ -357,7 +357,7 @@ def test_pixels_lie_on_the_nodes_own_disk_where_the_copy_does(tmp_path: Path, ph
     place = tmp_path / "disk"
     keys = ["dataset=image_folder", f"dataset.root={photos}", f"paths.stage={place}"]
     run = tiny(tmp_path, "protocol=knn", *keys, tuned=False, data=False)
-    dataset = execution.dataset_of(run, stage=True)
+    dataset = assembly.dataset_of(run, stage=True)
     assert stores(tmp_path) == stores(place / "ssl_transfer" / "decoded")
     assert pixels(dataset) == pixels(mine(photos))
     images: Any = dataset["train"].images

@@ -208,8 +208,8 @@ def test_outputs_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
                   "hydra/launcher=local", "paths.outputs=file/out")  # fmt: skip
     assert done.returncode == 2, done.stderr
     (told,) = done.stderr.splitlines()
-    assert told.startswith(f"error: `{tmp_path}/file/out/")
-    assert "must be writable" in told
+    assert told.startswith("error: `paths.outputs` must be a folder that can be written to, but `")
+    assert f"{tmp_path}/file/out` cannot (Not a directory)" in told
     assert (tmp_path / "file").read_text() == "no folder"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

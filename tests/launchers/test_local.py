@@ -106,7 +106,8 @@ def test_what_fails_or_dies_is_told_and_stops_nothing(swept: Swept) -> None:
 
 
 def test_every_slot_was_given_one_of_the_gpus_and_one_thread(swept: Swept) -> None:
-    assert swept.given == ["3_1", "5_1"]  # CUDA_VISIBLE_DEVICES and threads
+    # CUDA_VISIBLE_DEVICES and threads; the checks, before any slot begins, see both GPUs.
+    assert swept.given == ["3,5_1", "3_1", "5_1"]
 
 
 def test_the_folder_tells_afterwards_how_each_run_stands(swept: Swept) -> None:

@@ -167,7 +167,7 @@ def test_supervised_without_classes_is_refused() -> None:
 def test_a_wrong_number_of_views_is_refused() -> None:
     node = _node("simclr")
     node["views"] = node["views"][:1]
-    with pytest.raises(ValueError, match=r"must describe at least 2 view\(s\) for SimCLR, but describes 1"):
+    with pytest.raises(ValueError, match=r"must describe at least 2 view\(s\) for SimCLR, but"):
         methods.build(node, _encoder(), None)
 
 

@@ -14,7 +14,7 @@ from tiny_runs import carry_out, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import datasets, distributed, execution, methods, models, stopping
+from ssl_transfer import checking, datasets, distributed, methods, models, stopping
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
@@ -299,7 +299,7 @@ def test_a_pretraining_leaves_the_projector_that_its_students_learn_from(tmp_pat
     teacher = f"method.teacher={{method:moco_v2,overrides:[{inner}]}}"
     run = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
                tuned=False, data=False)  # fmt: skip
-    assert execution.check(run) is None  # with a teacher that is still to be trained
+    assert checking.check(run) is None  # with a teacher that is still to be trained
     outcome = carry_out(run)
     assert (outcome.failures, outcome.computed) == ({}, 2)
     (source,) = run.requirements
@@ -309,12 +309,12 @@ def test_a_pretraining_leaves_the_projector_that_its_students_learn_from(tmp_pat
     }  # fmt: skip
     assert own["2.weight"].shape == (6, 16)  # the student's head
     (source.folder / "projector.safetensors").unlink()
-    told = execution.check(run)
+    told = checking.check(run)
     assert told is not None
     assert "but that of `small_resnet` is not beside its weights" in told
     features = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
                     "method.teacher_output=features", tuned=False, data=False)  # fmt: skip
-    assert execution.check(features) is None
+    assert checking.check(features) is None
     before = copy.deepcopy(features.config)  # as frozen before there was the key
     del before["method"]["teacher_output"]
     assert Run(before).id == features.id != run.id

@@ -18,7 +18,7 @@ from torchvision import transforms
 from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from ssl_transfer import execution, models
+from ssl_transfer import checking, models
 from ssl_transfer.config import compose, options, plain, problems, resolve
 from ssl_transfer.datasets.transforms import centre_crop
 from ssl_transfer.models import inspect
@@ -395,7 +395,7 @@ def test_the_fifteen_released_encoders_are_options_and_say_how_to_get_them(
         assert problems(config) == []
         run = Run(config)
         assert run.label == name
-        sentence = execution.check(run)
+        sentence = checking.check(run)
         assert sentence is not None
         weights = run.resolved["model"]["weights"]
         assert weights["path"].startswith("/nowhere/")

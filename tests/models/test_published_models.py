@@ -20,7 +20,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ssl_transfer import execution, models
+from ssl_transfer import checking, models
 from ssl_transfer.config import compose, options, plain, problems, resolve
 from ssl_transfer.models import inspect
 from ssl_transfer.models.backbones import timm_backbone, torchvision_resnet
@@ -61,7 +61,7 @@ def test_every_option_composes_and_without_weights_says_how_to_get_them(
     label = "moco_v2" if name == "moco" else name
     run = Run(config)
     assert run.label == label
-    sentence = execution.check(run)
+    sentence = checking.check(run)
     assert sentence is not None
     file = run.resolved["model"]["weights"]["path"]
     assert sentence.startswith(f"The weights of `{label}` must exist, but `{file}` does not; ")

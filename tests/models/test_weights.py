@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +110,12 @@ def test_half_precision_weights_become_the_encoder_s_type(tmp_path: Path, donor:
     ("prefix", "options", "hint"),
     [
         ("net.", {}, "all {n} tensors match after removing the prefix `net.`: "
-                     "use model.weights.prefix=net."),
+                     "use `model.weights.prefix=net.`."),
         ("module.", {"layout": "plain"}, "(this looks like a network saved from DataParallel, as "
                                          "SwAV's are): use model.weights.layout=swav"),
         ("", {"layout": "moco"}, "use model.weights.layout="),
         ("", {"prefix": "no."}, "use model.weights.layout=ssl_transfer without other prefixes"),
-        ("teacher.net.", {"prefix": "net."}, "use model.weights.prefix=teacher.net."),
+        ("teacher.net.", {"prefix": "net."}, "use `model.weights.prefix=teacher.net.`"),
     ],
 )  # fmt: skip
 def test_a_wrong_prefix_refuses_with_a_hint_and_changes_nothing(
@@ -129,9 +130,9 @@ def test_a_wrong_prefix_refuses_with_a_hint_and_changes_nothing(
     assert hint.format(n=len(donor.backbone.state_dict())) in sentence
     assert "\n" not in sentence
     assert models.fingerprint(encoder) == before
-    remedy = dict([sentence.rsplit("model.weights.")[-1].split(" ")[0].rstrip(".").split("=")])
-    remedy = {k: f"{v}." if k == "prefix" else v for k, v in remedy.items()}
-    load_weights(encoder, path, **remedy)  # what the hint says works
+    told = re.search(r"use `?model\.weights\.(\w+)=([^ `]+?)(`|\.?$| )", sentence)
+    assert told is not None
+    load_weights(encoder, path, **{told[1]: told[2]})  # what the hint says works
     assert models.fingerprint(encoder) == models.fingerprint(donor)
 
 
@@ -140,7 +141,7 @@ def test_a_prefix_is_added_where_the_encoder_wraps_a_network(
 ) -> None:
     wrapped = Encoder(nn.Sequential(small_resnet(2)), 8, SMALL, "mine")
     path = _saved(tmp_path / "x.pth", donor.backbone.state_dict())
-    with pytest.raises(ValueError, match=r"use model.weights.add_prefix=0\."):
+    with pytest.raises(ValueError, match=r"use `model.weights.add_prefix=0\.`"):
         load_weights(wrapped, path)
     load_weights(wrapped, path, add_prefix="0.")
     assert isinstance(wrapped.backbone, nn.Sequential)
