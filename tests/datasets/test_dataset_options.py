@@ -13,13 +13,13 @@ EMBEDDED = ("digits", "photos", "textures")
 PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
     "flowers food food101 gtsrb imagenet imagenet_10pct imagenet_1pct isic mhist mnist pcam pets "
-    "plantvillage stl10 sun397 svhn tiny_imagenet voc2007"
+    "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007"
 )
 ALIASES = {"food": "food101"}
 # Keys whose value in an option is not what the reader takes without one.
 OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
 # Where a mirrored image may show another class, or none.
-NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn"}
+NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn", "traffic_sign"}
 
 
 @functools.cache

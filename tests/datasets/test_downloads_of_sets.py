@@ -39,7 +39,7 @@ FETCHED: dict[str, tuple[str, tuple[dict[str, str], ...]]] = {
 }
 BY_HAND = (
     "cars", "chestx", "cropdiseases", "cub200", "imagenet", "isic", "mhist", "plantvillage",
-    "tiny_imagenet",
+    "tiny_imagenet", "traffic_sign",
 )  # fmt: skip
 
 
