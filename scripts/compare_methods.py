@@ -20,8 +20,8 @@ METHODS = (
     "swav,dino,supervised"
 )
 
-SHORT = {"swav": ["method.frozen_prototypes={epoch}", "method.sinkhorn_eps=0.03"]}
-"""What else a short training needs; see conf/method/swav.yaml."""
+FIRST_EPOCH = {"swav": "method.frozen_prototypes", "dino": "method.frozen_last_layer"}
+"""Shares of the training that are its first epoch: without it SwAV collapses (conf/method/swav.yaml)."""
 
 
 def run(*arguments: str) -> None:
@@ -76,7 +76,7 @@ def main() -> None:
     ]
     run("run.py", "-m", "method=as_is", *judged)
     for method in options.methods.split(","):
-        own = [key.format(epoch=1 / options.epochs) for key in SHORT.get(method, [])]
+        own = [f"{FIRST_EPOCH[method]}={1 / options.epochs}"] if method in FIRST_EPOCH else []
         run("run.py", "-m", f"method={method}", *judged, *trained, *own)
     run("-m", "results", "table", "--outputs", str(outputs))
 
