@@ -461,7 +461,8 @@ def test_transfer_of_small_models_has_the_numbers_its_authors_ran(
     resize: int,
 ) -> None:
     one = sweeps[f"small_models_transfer_{kind}"]
-    config = one.config(f"dataset={dataset}", "model.arch=efficientnet_b0")
+    config = one.config(f"dataset={dataset}", "model=efficientnet_b0")
+    assert config["model"]["variant"] == "ssl_small"  # the network that is pre-trained, too
     node = config["protocol"]
     assert (node["grid"]["lr"], node["epochs"], node["batch_size"]) == ([lr], epochs, 256)
     assert (node["milestones"], node["step_factor"]) == (milestones, factor)
@@ -526,11 +527,10 @@ def folder_of_images(root: Path, classes: int = 2, per_class: int = 3) -> None:
 def test_a_recipe_takes_real_steps_with_a_resnet50_and_its_published_batch(
     sweeps: dict[str, Sweep], tmp_path: Path, experiment: str, narrowed: list[str]
 ) -> None:
-    small = "model.arch=resnet50" if "small" in experiment else "model=resnet50"
-    shared = ["debug=true", "trainer.progress_bar=false", "trainer.device=cpu"]
-    config = sweeps[experiment].config(
-        *narrowed, small, *shared, f"paths.outputs={tmp_path / 'outputs'}"
-    )
+    shared = ["debug=true", "trainer.progress_bar=false", "trainer.device=cpu", "model=resnet50"]
+    if "small" in experiment:
+        shared.append("~model.variant=ssl_small")  # there is one ResNet-50
+    config = sweeps[experiment].config(*narrowed, *shared, f"paths.outputs={tmp_path / 'outputs'}")
     folder_of_images(tmp_path / "images")
     images = plain(compose(["dataset=image_folder", f"dataset.root={tmp_path / 'images'}"]))
     config["dataset"] = {**images["dataset"], "name": config["dataset"]["name"]}

@@ -307,11 +307,11 @@ def _hint(
     anchor = next((name for name in wanted if not _is_counter(name)), "")
     for prefix in {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}:
         if fits(below(prefix, state)):
-            how = f"after removing the prefix `{prefix}`: use model.weights.prefix={prefix}"
+            how = f"after removing the prefix `{prefix}`: use `model.weights.prefix={prefix}`"
             return _all_match(wanted, how + instead)
     for prefix in {anchor.removesuffix(name): None for name in state if anchor.endswith(name)}:
         if fits({f"{prefix}{name}": tensor for name, tensor in state.items()}):
-            how = f"after adding the prefix `{prefix}`: use model.weights.add_prefix={prefix}"
+            how = f"after adding the prefix `{prefix}`: use `model.weights.add_prefix={prefix}`"
             return _all_match(wanted, how + instead)
     looks = recognised(state)
     what = f"this looks like {looks[0]} (layout {looks[1]}): " if looks else ""
