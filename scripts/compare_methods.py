@@ -21,7 +21,7 @@ METHODS = (
 )
 
 FIRST_EPOCH = {"swav": "method.frozen_prototypes", "dino": "method.frozen_last_layer"}
-"""Shares of the training that are its first epoch: without it SwAV collapses (conf/method/swav.yaml)."""
+"""Shares of the training that are its first epoch; else SwAV collapses (conf/method/swav.yaml)."""
 
 
 def run(*arguments: str) -> None:
