@@ -127,6 +127,8 @@ def node(name: str, *overrides: str) -> dict[str, Any]:
     config |= {"epochs": 3, "batch_size": 16, "warmup_epochs": 0}
     config["bn_groups"] = min(4, config["bn_groups"])
     config |= {key: 16 for key in ("sub_batch", "queue_size") if config.get(key)}
+    if "teacher" in config:
+        config["teacher_output"] = "features"  # that of the tests has no projector
     return config
 
 
