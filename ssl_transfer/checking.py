@@ -2,7 +2,9 @@
 
 import functools
 import json
+import logging
 import re
+import traceback
 from pathlib import Path
 
 import torch
@@ -10,12 +12,14 @@ import torch
 from ssl_transfer import methods, models
 from ssl_transfer.assembly import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.datasets import Dataset
-from ssl_transfer.errors import UserError
+from ssl_transfer.errors import UserError, last_line
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.pretrain import Pretrain, planned_projector
 from ssl_transfer.runs import Run
+
+log = logging.getLogger(__name__)
 
 _AXIS_KEY = re.compile(r"(?<![\w.])dataset\.(?=(root|download)\b)")
 """How a dataset calls its keys in what it tells; where it is not the axis, they lie elsewhere."""
@@ -47,6 +51,9 @@ def check(run: Run) -> str | None:
             require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
     except UserError as error:
         return str(error)
+    except Exception as error:  # a bug, perhaps in an encoder of the user's own: others go on
+        log.error("%s", traceback.format_exc())
+        return last_line(error)
     return None
 
 

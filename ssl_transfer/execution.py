@@ -27,7 +27,7 @@ from ssl_transfer.assembly import (
     referenced,
     require_precision,
 )
-from ssl_transfer.errors import NotApplicable, UserError
+from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.files import write_atomically
 from ssl_transfer.logger import RunLogger
 from ssl_transfer.models import Encoder
@@ -115,7 +115,7 @@ def _explain(error: Exception) -> tuple[str, str]:
             "the last checkpoint.",
             "check",
         )
-    sentence = str(error) if isinstance(error, UserError) else _last_line(error)
+    sentence = str(error) if isinstance(error, UserError) else last_line(error)
     return sentence, "check" if isinstance(error, OSError) else "work"
 
 
@@ -125,10 +125,6 @@ def _done(run: Run) -> bool:
 
 def _say_waiting(owner: dict[str, Any]) -> None:
     log.info("waiting for %s, which computes this run", claims.describe(owner))
-
-
-def _last_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
 def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:

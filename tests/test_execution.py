@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import odd_runs
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -316,6 +317,16 @@ def test_views_of_a_size_that_a_transformer_does_not_take_are_told(tmp_path: Pat
     assert "`method.views` must have sizes that `model` takes, but 96 px" in checking.check(run)
     smaller = "method.views=[{count:2},{size:16}]"
     assert checking.check(runs.Run(plain(compose([*shared, smaller])))) is None
+
+
+def test_a_bug_in_an_encoder_that_a_check_meets_stops_no_other_run(tmp_path: Path) -> None:
+    (fault := tmp_path / "fault").touch()
+    small = ["method.epochs=1", "method.warmup_epochs=0", "method.batch_size=16"]
+    bad = odd_runs.odd(tmp_path, "Broken", f"+model.file={fault}", "method=simclr", *small,
+                       "protocol=pretrain")  # fmt: skip
+    outcome = carry_out(bad, good := tiny(tmp_path, "protocol=knn", tuned=False))
+    assert outcome.failures == {bad.id: "ArithmeticError: the encoder is broken"}
+    assert good.is_finished
 
 
 @pytest.mark.parametrize(
