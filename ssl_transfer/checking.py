@@ -16,10 +16,13 @@ from ssl_transfer.errors import UserError, last_line
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.protocols.base import require
-from ssl_transfer.protocols.pretrain import Pretrain, planned_projector
+from ssl_transfer.protocols.pretrain import Pretrain, planned_projector, recipe_of
 from ssl_transfer.runs import Run
 
 log = logging.getLogger(__name__)
+
+LARGE = 128
+"""Side, in pixels, above which images are none that a ResNet's stem for small ones is made for."""
 
 _AXIS_KEY = re.compile(r"(?<![\w.])dataset\.(?=(root|download)\b)")
 """How a dataset calls its keys in what it tells; where it is not the axis, they lie elsewhere."""
@@ -37,6 +40,8 @@ def check(run: Run) -> str | None:
         return _AXIS_KEY.sub(f"{place}.", str(error))
     try:
         model = run.resolved["model"]
+        size = (model.get("preprocessing") or {}).get("size")
+        _warn_of_stem(run.names["model"], model.get("stem"), size)
         as_they_are = [s.resolved["model"] for s in run.references.values() if not s.trains]
         if not (run.requirements and not run.is_pretraining):
             as_they_are.append(model)
@@ -55,6 +60,18 @@ def check(run: Run) -> str | None:
         log.error("%s", traceback.format_exc())
         return last_line(error)
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_of_stem(name: str, stem: str | None, size: int | None) -> None:
+    """Say once per process that a stem for small images is to see large ones."""
+    if stem not in (None, "imagenet") and size is not None and size > LARGE:
+        log.warning(
+            "%s: `model.stem=%s` is made for images of 32 to 96 px and costs about %d times as "
+            "much at %d px as at 32; did you mean `model.preprocessing.size=32 "
+            "model.preprocessing.resize=null`?",
+            name, stem, (size / 32) ** 2, size,
+        )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
@@ -88,6 +105,13 @@ def _try_method(run: Run, dataset: Dataset) -> None:
         accumulate=trainer["accumulate"],
         **_shapes(run),
     )
+    recipe = recipe_of(config["method"])
+    if recipe.steps is None and 0 < recipe.epochs <= recipe.warmup_epochs:
+        log.warning(
+            "%s: the learning rate never reaches `method.optimizer.lr`, for `method.warmup_epochs` "
+            "(%g) is not below `method.epochs` (%g); lower it",
+            run.label, recipe.warmup_epochs, recipe.epochs,
+        )  # fmt: skip
 
 
 def _shapes(run: Run) -> dict[str, Encoder]:

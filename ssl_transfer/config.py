@@ -204,6 +204,7 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
             continue  # the pre-training set stands in the method
         found += _node_problems(axis, resolved[axis])
     if not found:
+        found += _pretraining_problems(resolved)
         found += _batch_problems(resolved, processes)
         found += _start_problems(resolved)
     return found
@@ -360,6 +361,15 @@ def _conforms(value: Any, hint: Any) -> bool:
 
 def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
+
+
+def _pretraining_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    if config["protocol"]["name"] == "pretrain" and config["method"].get("_target_") is None:
+        known = ", ".join(name for name in options("method") if name != "as_is")
+        yield (
+            f"`method` must pre-train for `protocol=pretrain`, but is {config['method']['name']!r}, "
+            f"which takes weights as they are; known methods: {known}."
+        )
 
 
 def _start_problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -16,8 +16,23 @@ from ssl_transfer.files import write_atomically
 
 Item = TypeVar("Item")
 
-SHOWN = ("loss", "lr", "probe_top1", "knn_top1", "rankme")
-"""What of the log a progress bar shows, in this order."""
+SHOWN = {
+    "loss": "loss",
+    "lr": "lr",
+    "knn_top1": "knn",
+    "probe_top1": "probe",
+    "images_per_s": "img/s",
+    "gpu_memory_gib": "GiB",
+    "rankme": "rankme",
+    "batch_spread": "spread",
+    "batch_correlation": "corr",
+    "momentum": "momentum",
+}
+"""What of the log a progress bar shows, in this order and by these names, as far as it has room."""
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 @dataclasses.dataclass
@@ -100,8 +115,9 @@ class Context:
     def log(self, **values: Any) -> None:
         """Append one line to ``metrics.jsonl`` (and to wandb, if chosen); the bar shows a part."""
         if self._bar is not None:
-            self._shown |= {key: f"{values[key]:.3g}" for key in SHOWN if key in values}
-            self._bar.set_postfix(self._shown, refresh=False)
+            self._shown |= {key: _short(values[key]) for key in SHOWN if key in values}
+            shown = {name: self._shown[key] for key, name in SHOWN.items() if key in self._shown}
+            self._bar.set_postfix(shown, refresh=False)
         if self.logger is not None and distributed.is_main():
             self.logger.log(values)
 

@@ -88,7 +88,7 @@ def _execute(run: Run) -> dict[str, Any]:
             return _finish_not_applicable(run, str(error))
         except Exception as error:
             if stopping.arrived():  # what fails on the way out says nothing about the run
-                raise stopping.Interrupted from error
+                stopping.end()
             if distributed.is_lost_partner(error) and run.failure() is None:
                 # Its signal may reach this process a little later, and then raises here; or its
                 # reason may take a while to be seen on a network file system.

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ssl_transfer import distributed, randomness
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
+from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.features import extract
 from ssl_transfer.methods import Method
@@ -86,10 +87,12 @@ class Monitoring:
 
     Args:
         every_steps: steps between looks at the features of a batch (``None``: never).
-        every_epochs: epochs between looks at whole splits (``None``: never).
+        every_epochs: epochs between looks at whole splits; the last is after the last step, but
+            in a debug run (``None``: never).
         samples: most images of a split that are looked at; the same ones each time.
         dataset: a node of ``conf/dataset`` whose training split is the bank of the nearest
-            neighbours and whose validation split asks (``None``: the pre-training set).
+            neighbours and whose validation split asks (``None``: the pre-training set); see
+            ``bank_and_queries``.
         k: see ``vote``; a smaller bank votes as a whole.
         temperature: see ``vote``.
         metric: see ``vote``.
@@ -116,6 +119,26 @@ class Monitoring:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"`{name}` must be positive, but is {value}.")
+
+
+def bank_and_queries(dataset: Dataset) -> tuple[Split, Split]:
+    """Return whose features vote, and who asks for its class.
+
+    These are the labelled training images, and the validation split. Where a published recipe
+    leaves none of it, a tenth of the training images asks and does not vote; the encoder has
+    trained on them, the vote has not seen their labels.
+
+    Returns:
+        both; no queries if there are no classes to tell apart, and then all training images.
+    """
+    train, val = dataset["train"], dataset["val"]
+    if not _has_classes(dataset):
+        return train, val.subset([])
+    labelled = train.subset(np.flatnonzero(train.targets >= 0))
+    if len(val):
+        return labelled, val
+    voting, asking = hold_out(labelled.targets, 0.1, 0, "monitor")
+    return labelled.subset(voting), labelled.subset(asking)
 
 
 class OnlineProbe:
@@ -199,6 +222,9 @@ class Monitor:
         self.options, self.method, self.context = options, method, context
         self.encoder: Encoder = method.encoder
         self.judged = judged
+        self.bank, self.queries = (
+            _some(split, options.samples) for split in bank_and_queries(judged)
+        )
         self.looks = 0  # at whole splits, so far
         self.seen: list[Features] = []
         self.warned = False
@@ -207,7 +233,20 @@ class Monitor:
             self.probe = OnlineProbe(
                 self.encoder.feature_dim, len(dataset.classes), options.probe_lr, context.device
             )
-        self.probe_is_judged = judged is dataset
+        self.probe_is_judged = judged is dataset and len(dataset["val"]) > 0
+        self._tell()
+
+    def _tell(self) -> None:
+        """Say once what cannot be looked at, or not as it should be."""
+        if self.options.every_epochs is None or not distributed.is_main():
+            return
+        remedy = "+dataset@trainer.monitor.dataset=NAME judges by another set"
+        if not len(self.queries):
+            log.info("monitor: no nearest neighbours, for `%s` has no classes; %s",
+                     self.judged.name, remedy)  # fmt: skip
+        elif not len(self.judged["val"]):
+            log.info("monitor: `%s` has no validation split, so a tenth of its training images "
+                     "asks its nearest neighbours; %s", self.judged.name, remedy)  # fmt: skip
 
     @contextmanager
     def attached(self) -> Iterator["Monitor"]:
@@ -261,15 +300,19 @@ class Monitor:
         return torch.cat(rows).to(self.context.dtype)
 
     @torch.no_grad()
-    def after_epoch(self, step: int, passes: float) -> None:
+    def after_epoch(self, step: int, passes: float, *, last: bool) -> None:
         """Look at whole splits if it is time.
 
         Args:
             step: number of steps so far.
             passes: how often the samples were seen.
+            last: whether the training is over.
         """
         every = self.options.every_epochs
-        if every is None or passes // every <= self.looks:
+        if every is None:
+            return
+        over = last and self.context.max_steps is None
+        if passes // every <= self.looks and not over:
             return
         self.looks = int(passes // every)
         values = self.look()
@@ -278,11 +321,10 @@ class Monitor:
 
     def look(self) -> dict[str, float]:
         """Return what the encoder's features of the splits tell, as fractions and ranks."""
-        bank = _some(self.judged["train"], self.options.samples)
+        bank, queries = self.bank, self.queries
         features = self._extract(bank)
         values = collapse(features)
-        queries = _some(self.judged["val"], self.options.samples)
-        if not _has_classes(self.judged) or not len(queries):
+        if not len(queries):
             return values
         asking = self._extract(queries)
         votes = vote(
@@ -322,7 +364,9 @@ class Monitor:
 
 
 def _has_classes(dataset: Dataset) -> bool:
-    return dataset.target == "class" and len(dataset.classes) > 1
+    """Return whether some training images show one of several classes."""
+    targets = dataset["train"].targets
+    return targets.ndim == 1 and len(dataset.classes) > 1 and bool((targets >= 0).any())
 
 
 def _some(split: Split, samples: int) -> Split:

@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,17 +96,17 @@ def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image
         ValueError: in one sentence, if the configuration does not fit, or trains nothing.
         OSError: if the data cannot be read.
     """
+    # What would be evaluated afterwards is left out, also of an experiment.
+    wanted = [o for o in overrides if o.partition("=")[0] not in ("protocol", "recipe")]
     try:
-        config = plain(compose([*overrides, "protocol=pretrain"]))
+        config = plain(compose([*wanted, "recipe=pretrain"]))
     except HydraException as error:
         raise ValueError(sentence(error)) from error
     if found := problems(config):
         raise ValueError(" ".join(found))
     resolved = resolve(config)
     method = resolved["method"]
-    dataset = datasets.build(method["pretrain_on"]) if method["_target_"] else None
-    if dataset is None:
-        raise ValueError("`method=as_is` draws no views; choose a method, e.g. method=simclr.")
+    dataset = datasets.build(method["pretrain_on"])
     # How images are prepared belongs to the model; its weights are not needed for it.
     preprocessing = models.build({**resolved["model"], "weights": None}).preprocessing
     drawn = pipelines(methods.augmentations(method), dataset, preprocessing)
@@ -135,10 +136,10 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
     return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
 
 
-def _natural(text: str) -> int:
-    """Return a whole number that is not negative."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0, but is {text!r}")
+def _whole(lowest: int, text: str) -> int:
+    """Return a whole number that is not below ``lowest``."""
+    if not text.isdecimal() or int(text) < lowest:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {lowest}, but is {text!r}")
     return int(text)
 
 
@@ -163,13 +164,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Draw a method's views: each image as it is, then what the method sees of it.",
     )
     parser.add_argument("overrides", nargs="+", help="as for run.py, e.g. method=simclr")
-    parser.add_argument("--images", type=_natural, default=8, help="rows (default: 8)")
-    parser.add_argument("--epoch", type=_natural, default=0, help="whose views (default: 0)")
+    parser.add_argument("--images", type=partial(_whole, 1), default=8, help="rows (default: 8)")
+    parser.add_argument(
+        "--epoch", type=partial(_whole, 0), default=0, help="whose views (default: 0)"
+    )
     parser.add_argument("--to", type=Path, default=Path("views.png"), help="default: views.png")
     asked = parser.parse_intermixed_args(arguments)
     try:
         _require_writable(asked.to)
-        picture = preview(asked.overrides, images=max(1, asked.images), epoch=asked.epoch)
+        picture = preview(asked.overrides, images=asked.images, epoch=asked.epoch)
         picture.save(asked.to)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")

@@ -3,6 +3,7 @@
 SIGTERM (a cancelled job, a requeue, ``kill``) and SIGUSR2 (SLURM's warning before a time limit or a
 preemption) raise ``Interrupted`` at once, because whatever a run does between trainings is either
 finished and on disk or quickly repeated. A training defers them: it saves at the step boundary.
+Ctrl-C does the same with ``KeyboardInterrupt``; a second one does not wait.
 """
 
 import atexit
@@ -12,6 +13,7 @@ import multiprocessing.util  # registers its own exit function: ours must come a
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 EXIT_CODE = 75
@@ -30,27 +32,46 @@ class Interrupted(SystemExit):
 
 
 def arrived(number: int | None = None) -> bool:
-    """Return whether a signal (``None``: any of the two) arrived since ``stoppable`` began."""
+    """Return whether a signal (``None``: any) arrived since ``stoppable`` began."""
     return bool(_arrived) if number is None else number in _arrived
+
+
+def end() -> NoReturn:
+    """End the run as the signal that arrived asks for it.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C.
+        Interrupted: otherwise, also where another process got the signal.
+    """
+    raise KeyboardInterrupt if signal.SIGINT in _arrived else Interrupted
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
     first = not _arrived
     _arrived.add(number)
+    if number == signal.SIGINT and not (first and _deferring):
+        raise KeyboardInterrupt
     if first and not _deferring:
         raise Interrupted  # once only: the second signal must not disturb the way out
 
 
+def _heeded() -> Iterator[signal.Signals]:
+    yield from SIGNALS
+    # Ignored in the background of a shell, and a caller's script may have a use of its own for it.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        yield signal.SIGINT
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let the two signals raise ``Interrupted`` inside; the handlers before return afterwards."""
+    """Let signals end a run as above inside; the handlers before return afterwards."""
     global _installed
     if _installed:
         yield
         return
     _arrived.clear()  # in a thread, too, where nothing can arrive
     try:
-        before = {number: signal.signal(number, _remember) for number in SIGNALS}
+        before = {number: signal.signal(number, _remember) for number in _heeded()}
     except ValueError:  # not in the main thread: a caller's script decides about signals
         yield
         return
@@ -65,7 +86,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Hold ``Interrupted`` back inside; yield a function that tells whether it is wanted."""
+    """Hold the end back inside; yield a function that tells whether it is wanted."""
     global _deferring
     with stoppable():
         _deferring = True
@@ -74,15 +95,16 @@ def deferred() -> Iterator[Callable[[], bool]]:
         finally:
             _deferring = False
         if _arrived:  # too late for the last step to see it
-            raise Interrupted
+            end()
 
 
 def shield_worker(worker: int) -> None:
     """Let a DataLoader worker ignore the signals: its parent alone decides (``worker_init_fn``).
 
-    SLURM signals every process of a step, and a worker that dies of it fails its parent's run.
+    SLURM signals every process of a step, a terminal every process of a command, and a worker that
+    dies of it fails its parent's run.
     """
-    for number in SIGNALS:
+    for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ class Observer(Protocol):
         """Look at this process's share of the ``step``-th batch, counted from 1."""
         ...
 
-    def after_epoch(self, step: int, passes: float) -> None:
+    def after_epoch(self, step: int, passes: float, *, last: bool) -> None:
         """Look after the learner's own ``after_epoch``; the train mode stays on."""
         ...
 
@@ -126,6 +126,7 @@ def fit(
         ValueError: if the batch does not fit the data, the learner or the processes.
         NonFiniteLoss: with step and value.
         Interrupted: after a checkpoint, if SIGTERM or SIGUSR2 asked for it.
+        KeyboardInterrupt: likewise after Ctrl-C.
     """
     check(learner, len(data), recipe, context.accumulate)
     # 1. Everything that changes: learner, optimizer, step (see checkpoint.py).
@@ -169,7 +170,7 @@ def fit(
                 passes = (step + 1) / stream.steps_per_epoch
                 learner.after_epoch(passes)
                 if observer is not None:
-                    observer.after_epoch(step + 1, passes)
+                    observer.after_epoch(step + 1, passes, last=step + 1 == steps)
             watch.after(step, steps, parts)
         if distributed.any_true(stop()):  # too late for the last step to know
             watch.stop_after(steps)
@@ -384,14 +385,14 @@ class Watch:
             values["gpu_memory_gib"] = round(peak / 2**30, 3)
         return values
 
-    def stop_after(self, step: int) -> None:
+    def stop_after(self, step: int) -> NoReturn:
         """Save, and end the run where ``step`` would begin.
 
         Raises:
-            Interrupted: always.
+            Interrupted: or KeyboardInterrupt, always.
         """
         self.save(step)
-        raise stopping.Interrupted
+        stopping.end()
 
     def save(self, step: int) -> None:
         """Write the checkpoint with which ``step`` would begin."""

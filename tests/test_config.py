@@ -35,7 +35,8 @@ def configuration(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("axis", "option"), EVERY_OPTION)
 def test_every_option_of_every_axis_composes_and_binds(axis: str, option: str) -> None:
-    config = configuration(f"{axis}={option}", *REQUIRED.get(option, []))
+    method = ["method=simclr"] if option == "pretrain" else []
+    config = configuration(f"{axis}={option}", *method, *REQUIRED.get(option, []))
     assert problems(config) == []
     expected = {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}
     expected |= {"moco": "moco_v2", "food": "food101"}  # aliases
@@ -56,6 +57,12 @@ def test_what_must_be_given_is_asked_for_by_its_key(option: str) -> None:
     (told,) = problems(configuration(f"{axis}={option}"))
     key = REQUIRED[option][0].partition("=")[0]
     assert told == f"`{key}` must be given; add `{key}=…` to the command line."
+
+
+def test_weights_as_they_are_cannot_be_pretrained() -> None:
+    (told,) = problems(configuration("protocol=pretrain", "method=as_is"))
+    assert told.startswith("`method` must pre-train for `protocol=pretrain`, but is 'as_is'")
+    assert "barlow_twins, byol" in told
 
 
 def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:

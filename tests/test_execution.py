@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from tiny_runs import METHOD, carry_out, tiny
 
 from launchers import sweep
-from ssl_transfer import checking, execution, models, runs, trainer
+from ssl_transfer import assembly, checking, execution, models, runs, trainer
 from ssl_transfer.config import compose, plain
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.protocols.base import Score
+from ssl_transfer.protocols.pretrain import Pretrain
 
 RECORD = {
     "schema", "run_id", "status", "reason", "model", "method", "dataset", "protocol", "seed",
@@ -308,6 +309,33 @@ def test_a_method_that_does_not_fit_is_told_before_anything_is_trained(
     (reason,) = carry_out(run).failures.values()
     assert told in reason
     assert run.failure()["stage"] == "check"  # tried again once it is put right
+
+
+def test_a_loss_of_classes_is_refused_images_without_one(tmp_path: Path) -> None:
+    run = pretraining(tmp_path, "method=supervised")
+    dataset, method = assembly.dataset_of(run), run.resolved["method"]
+    shape = models.build(run.resolved["model"])
+    Pretrain().check(shape, dataset, method, accumulate=1)
+    for target, told in (("none", "images without labels"), ("classes", "several classes")):
+        other = dataclasses.replace(dataset, target=target)
+        with pytest.raises(ValueError, match=f"one class per image for Supervised, but.*{told}"):
+            Pretrain().check(shape, other, method, accumulate=1)
+
+
+def test_what_will_hardly_be_meant_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = ["protocol=pretrain", "method=simclr", f"paths.outputs={tmp_path}", "model=resnet18"]
+    warm = ["method.warmup_epochs=10", "method.epochs=10"]
+    large = runs.Run(plain(compose([*shared, *warm, "model.stem=cifar"])))
+    assert checking.check(large) is None
+    assert "`model.stem=cifar` is made for images of 32 to 96 px" in caplog.text
+    assert "49 times" in caplog.text
+    assert "the learning rate never reaches `method.optimizer.lr`" in caplog.text
+    caplog.clear()
+    fine = ["model.stem=cifar", "model.preprocessing.size=32", "method.warmup_epochs=9"]
+    assert checking.check(runs.Run(plain(compose([*shared, *fine, "method.epochs=10"])))) is None
+    assert caplog.text == ""
 
 
 def test_views_of_a_size_that_a_transformer_does_not_take_are_told(tmp_path: Path) -> None:

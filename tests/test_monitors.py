@@ -17,7 +17,14 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.features import extract
-from ssl_transfer.monitors import Monitor, Monitoring, OnlineProbe, correlation, rankme
+from ssl_transfer.monitors import (
+    Monitor,
+    Monitoring,
+    OnlineProbe,
+    bank_and_queries,
+    correlation,
+    rankme,
+)
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.knn import vote
 from ssl_transfer.protocols.pretrain import Pretrain, monitored
@@ -278,6 +285,52 @@ def test_another_set_may_be_judged_whose_classes_the_probe_does_not_know(tmp_pat
     assert "knn_top1" in found
     assert "probe_val_top1" not in found
     assert not method.encoder._forward_hooks  # nothing is left behind
+
+
+def test_without_a_validation_split_a_tenth_of_the_training_images_asks_and_does_not_vote(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = small_set(val_fraction=0.0)
+    bank, queries = bank_and_queries(dataset)
+    assert not set(bank.names) & set(queries.names)
+    assert set(bank.names) | set(queries.names) == set(dataset["train"].names)
+    assert np.bincount(queries.targets).tolist() == [1] * 10  # of 6 images per class
+    context = Context(tmp_path, tmp_path, progress_bar=False)
+    method = methods.build(node("simclr"), encoder(), 10)
+    with caplog.at_level(logging.INFO):
+        found = Monitor(Monitoring(), method, dataset, dataset, context).look()
+    assert "knn_top1" in found
+    assert "probe_val_top1" not in found  # the probe learns from these images
+    assert "a tenth of its training images asks" in caplog.text
+
+
+def test_of_a_set_without_labels_only_the_labelled_images_vote(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    labelled = small_set()
+    train, val = labelled["train"], labelled["val"]
+    nameless = Split(train.images, np.full(len(train), -1), [f"{n}'" for n in train.names])
+    mixed = dataclasses.replace(
+        labelled, target="none", splits={**labelled.splits, "train": train + nameless}
+    )
+    assert [s.names for s in bank_and_queries(mixed)] == [train.names, val.names]
+    nothing = dataclasses.replace(mixed, splits={**labelled.splits, "train": nameless})
+    bank, queries = bank_and_queries(nothing)
+    assert (bank.names, queries.names) == (nameless.names, [])
+    context = Context(tmp_path, tmp_path, progress_bar=False)
+    method = methods.build(node("simclr"), encoder(), 10)
+    with caplog.at_level(logging.INFO):
+        found = Monitor(Monitoring(), method, nothing, nothing, context).look()
+    assert set(found) == {"rankme", "spread", "correlation"}
+    assert "no nearest neighbours" in caplog.text
+
+
+@pytest.mark.parametrize(("max_steps", "looks"), [(None, [9]), (4, [])])
+def test_the_last_look_is_after_the_last_step_but_in_a_debug_run(
+    tmp_path: Path, max_steps: int | None, looks: list[int]
+) -> None:
+    _, lines = pretrain(tmp_path, {**OFTEN, "every_epochs": 20}, max_steps=max_steps)
+    assert [line["step"] for line in lines if "knn_top1" in line] == looks
 
 
 def test_accumulated_micro_batches_teach_the_probe_what_one_batch_does(tmp_path: Path) -> None:

@@ -64,6 +64,22 @@ def test_a_second_signal_does_not_disturb_the_way_out() -> None:
     assert saved == [True]
 
 
+def test_a_training_saves_at_the_first_ctrl_c_and_ends_at_the_second() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), stopping.deferred() as stop:  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append(stop())
+        stopping.end()
+    with pytest.raises(KeyboardInterrupt), stopping.deferred():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("the next line")
+    with pytest.raises(KeyboardInterrupt), stopping.stoppable():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        reached.append("the next line")
+    assert reached == [True]
+
+
 def test_signals_are_forgotten_before_the_next_time() -> None:
     with pytest.raises(Interrupted), stopping.stoppable():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -120,7 +136,10 @@ def test_threads_leave_the_signals_to_the_program() -> None:
     assert inside == [(before, False)]
 
 
-def test_a_signal_to_all_processes_of_a_run_loses_no_step_and_no_worker(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_to_all_processes_of_a_run_loses_no_step_and_no_worker(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     training = ["protocol=finetune", "protocol.epochs=12"]
     command = odd_runs.overrides(tmp_path / "out", "Smooth", *training, "trainer.workers=1")
     run = odd_runs.odd(tmp_path / "out", "Smooth", *training)
@@ -136,11 +155,12 @@ def test_a_signal_to_all_processes_of_a_run_loses_no_step_and_no_worker(tmp_path
     ) as process:
         try:
             wait_for(lambda: (steps.exists() and steps.read_text()) or process.poll() is not None)
-            os.killpg(process.pid, signal.SIGTERM)  # as SLURM does, the DataLoader's worker too
+            # As SLURM and a terminal do: the DataLoader's worker gets it, too.
+            os.killpg(process.pid, number)
             printed, _ = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 75, printed
+    assert process.returncode == code, printed
     assert "Traceback" not in printed
     assert (run.folder / "checkpoint.pt").exists()
     assert not (run.folder / "claim.json").exists()

@@ -168,7 +168,7 @@ def test_the_preview_shows_images_and_views_with_their_normalisation_undone(
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        (["method=as_is"], "draws no views"),
+        (["method=as_is"], "must pre-train"),
         (["method=simclr", "method.views=[{hue:2}]"], "`hue` must lie between"),
         (["method=simclrr"], "simclrr"),
     ],
@@ -178,6 +178,17 @@ def test_what_cannot_be_previewed_is_told_in_a_sentence(
 ) -> None:
     assert preview.main(line) == 1
     assert told in capsys.readouterr().err
+
+
+def test_the_views_of_an_experiment_are_drawn_whatever_it_evaluates() -> None:
+    own = ["experiment=mixed_barlow_twins_cifar10_resnet18", "dataset@method.pretrain_on=digits"]
+    plain_method = ["method=mixed_barlow_twins", "dataset@method.pretrain_on=digits"]
+    more = ["protocol=knn", "recipe=mixed_bt_knn"]
+    pictures = [preview.preview([*own, *line], images=2, epoch=0) for line in ([], more)]
+    assert pictures[0].size == pictures[1].size
+    assert np.array_equal(np.asarray(pictures[0]), np.asarray(pictures[1]))
+    other = preview.preview(plain_method, images=2, epoch=0)
+    assert not np.array_equal(np.asarray(other), np.asarray(pictures[0]))
 
 
 def test_images_fill_their_cells_beside_larger_views(tmp_path: Path) -> None:

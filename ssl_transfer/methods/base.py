@@ -39,6 +39,8 @@ class Method(Learner):
     more_views: bool = False
     smaller_views: bool = False
     """Whether views may differ in size, the first ``num_views`` being the largest."""
+    needs_classes: bool = False
+    """Whether the loss needs one class per image."""
     other_preprocessing: tuple[Preprocessing, ...] = ()
     """What further networks expect of their images: after its own views, ``forward`` gets the same
     crops with the same colours once more for each, prepared as it says."""

@@ -28,6 +28,7 @@ class Supervised(Method):
     separable = True
     minimum_batch = 1
     num_views = 1
+    needs_classes = True
 
     def __init__(
         self,

@@ -85,6 +85,12 @@ class Pretrain:
             ValueError: in one sentence.
         """
         learner = _learner(encoder, dataset, method, 0, **referenced)
+        if learner.needs_classes and dataset.target != "class":
+            found = {"none": "images without labels", "classes": "several classes per image"}
+            raise ValueError(
+                f"`method.pretrain_on` must have one class per image for {type(learner).__name__}, "
+                f"but `{dataset.name}` has {found[dataset.target]}; choose another set or method."
+            )
         check(learner, len(dataset["train"]), recipe_of(method), accumulate)
 
 
