@@ -364,10 +364,11 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _pretraining_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    if config["protocol"]["name"] == "pretrain" and config["method"].get("_target_") is None:
+    method = config["method"]
+    if config["protocol"]["name"] == "pretrain" and method.get("_target_") is None:
         known = ", ".join(name for name in options("method") if name != "as_is")
         yield (
-            f"`method` must pre-train for `protocol=pretrain`, but is {config['method']['name']!r}, "
+            f"`method` must pre-train for `protocol=pretrain`, but is {method['name']!r}, "
             f"which takes weights as they are; known methods: {known}."
         )
 
