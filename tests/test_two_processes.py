@@ -154,7 +154,7 @@ def difference(a, b):
 
 
 CASES = [(pretrain, name) for name in METHODS] + [(tune, kind) for kind in KINDS]
-SEED = (pretrain, pretrain_on_small_views)  # the other methods on four: tests/methods
+SEED = (pretrain, pretrain_on_small_views)
 
 
 @pytest.mark.parametrize(("precision", "steps", "tolerance"), LENGTHS)
@@ -178,7 +178,7 @@ def test_four_processes_end_with_the_student_of_one(gloo_pool, tmp_path, train):
 
 @pytest.mark.parametrize(
     ("processes", "train", "what"),
-    [*((2, *case) for case in CASES), *((4, train, "seed") for train in SEED)],
+    [*((n, *case) for n in (2, 4) for case in CASES), (4, pretrain_on_small_views, "seed")],
 )
 def test_every_gradient_of_several_processes_is_that_of_one(
     gloo_pool, tmp_path, processes, train, what
