@@ -74,6 +74,20 @@ def _warn_of_stem(name: str, stem: str | None, size: int | None) -> None:
         )  # fmt: skip
 
 
+def _warn_of_enlarging(run: Run, dataset: Dataset) -> None:
+    """Say that an encoder is to be pre-trained on small images as if they were large."""
+    model = run.resolved["model"]
+    size = (model.get("preprocessing") or {}).get("size")
+    side = max(dataset["train"].images[0].size)
+    if model.get("stem", "imagenet") == "imagenet" and size is not None and size > LARGE >= side:
+        stem = "model.stem=cifar " * ("stem" in model)
+        log.warning(
+            "%s: images of %d px are enlarged to %d px; did you mean "
+            "`%smodel.preprocessing.size=%d model.preprocessing.resize=null`?",
+            run.label, side, size, stem, side,
+        )  # fmt: skip
+
+
 @functools.lru_cache(maxsize=64)
 def _try_weights(node: str) -> None:
     """Load a model's weights once per process, to see whether they fit."""
@@ -105,6 +119,7 @@ def _try_method(run: Run, dataset: Dataset) -> None:
         accumulate=trainer["accumulate"],
         **_shapes(run),
     )
+    _warn_of_enlarging(run, dataset)
     recipe = recipe_of(config["method"])
     if recipe.steps is None and 0 < recipe.epochs <= recipe.warmup_epochs:
         log.warning(

@@ -333,6 +333,9 @@ def test_what_will_hardly_be_meant_is_warned_of(
     assert "49 times" in caplog.text
     assert "the learning rate never reaches `method.optimizer.lr`" in caplog.text
     caplog.clear()
+    assert checking.check(runs.Run(plain(compose([*shared, "method.warmup_epochs=0"])))) is None
+    assert "images of 48 px are enlarged to 224 px; did you mean `model.stem=cifar" in caplog.text
+    caplog.clear()
     fine = ["model.stem=cifar", "model.preprocessing.size=32", "method.warmup_epochs=9"]
     assert checking.check(runs.Run(plain(compose([*shared, *fine, "method.epochs=10"])))) is None
     assert caplog.text == ""
