@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _reading(commands, "failures", _failures, "what failed or could not be judged, and why")
     summary = commands.add_parser("summary", help="what is said at the end of a multirun")
     summary.add_argument("--sweep", default="latest", help="latest, a name, or a path")
-    summary.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs write")
+    _placing(summary)
     summary.set_defaults(function=_summary)
     published = commands.add_parser("published", help="published tables to compare with")
     published.set_defaults(function=_published)
@@ -87,7 +87,7 @@ def _reading(
     """Add a command that reads records, with the options that say which."""
     parser = commands.add_parser(name, help=text)
     parser.set_defaults(function=function)
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="where runs write")
+    _placing(parser)
     parser.add_argument("--sweep", help="only one sweep: latest, a name, or a path")
     use = "beside own scores (default: all)" if name == "compare" else "instead of records"
     parser.add_argument(
@@ -105,6 +105,12 @@ def _reading(
     parser.add_argument("--dataset", type=_names, default=[], metavar="NAME,…")
     parser.add_argument("--without", type=_names, default=[], metavar="ENCODER,…")
     return parser
+
+
+def _placing(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where records are; a variable moves them, as in ``conf/paths``."""
+    default = Path(os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs"))
+    parser.add_argument("--outputs", type=Path, default=default, help="where runs write")
 
 
 def _writing(parser: argparse.ArgumentParser) -> None:

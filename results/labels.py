@@ -235,6 +235,8 @@ def _flat(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, list) and any(isinstance(item, dict) for item in node):  # e.g. views
+        node = {str(place): item for place, item in enumerate(node)}
     if isinstance(node, dict):
         for key, value in node.items():
             if key not in _HOW_NOT_WHAT:

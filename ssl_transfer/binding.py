@@ -87,7 +87,7 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
             yield Part(f"{path}.views[{number}]", View, view, built=True)
     recipe = {field.name: node[field.name] for field in dataclasses.fields(Recipe)
               if field.name in node}  # fmt: skip
-    yield Part(path, Recipe, recipe, built=True)
+    yield _with_optimizer(path, Recipe, recipe)
     yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
     for key in KEYS:
@@ -121,7 +121,7 @@ def _untrained(*, name: str, seed: int = 0) -> None:
 
 
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[Part]:
-    yield Part(path, _target(node), _without(node, *PROTOCOL_LABELS), built=True)
+    yield _with_optimizer(path, _target(node), _without(node, *PROTOCOL_LABELS))
     if node.get("preprocessing"):
         yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
     if "optimizer" in node:
@@ -155,10 +155,25 @@ def _optimizer(path: str, node: Any) -> Part:
     from ssl_transfer.optim import OPTIMIZERS
 
     if not isinstance(node, Mapping):
-        return Part(path, _known_optimizer, node)
+        return Part(path, _whole_optimizer, {"path": path, "found": node}, built=True)
     if node.get("name") not in OPTIMIZERS:
         return Part(path, _known_optimizer, {"name": node.get("name")})
     return Part(path, OPTIMIZERS[node["name"]], _without(node, "name"), frozenset({"groups"}))
+
+
+def _with_optimizer(path: str, target: Any, keys: dict[str, Any]) -> Part:
+    """Return a part that takes an optimizer's node; ``_optimizer`` tells what is wrong with it."""
+    if isinstance(keys.get("optimizer", {}), Mapping):
+        return Part(path, target, keys, built=True)
+    return Part(path, target, _without(keys, "optimizer"), frozenset({"optimizer"}))
+
+
+def _whole_optimizer(*, path: str, found: Any) -> None:
+    """Refuse what is no optimizer's node."""
+    raise ValueError(
+        f"there must be a mapping of keys, but is {found!r}; an option of `optimizer` is chosen by "
+        f"`optimizer@{path}={found if isinstance(found, str) else 'NAME'}`."
+    )
 
 
 def _known_optimizer(*, name: Literal["sgd", "adam", "adamw", "lars"]) -> None:

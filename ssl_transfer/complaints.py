@@ -1,6 +1,7 @@
 """What Hydra finds wrong with a command line, in one sentence each."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,13 +14,17 @@ _UNREADABLE = ("no viable alternative", "mismatched input", "extraneous input", 
 """How the parser of Hydra's grammar begins what it says."""
 
 
+_MISPLACED = re.compile(r"Could not override '(\w+@(\w+)[\w.]*)'")
+"""How Hydra begins where a group was to fill a key that there is not."""
+
+
 def sentence(error: HydraException) -> str:
     """Return what is wrong and what would be right, without Hydra's internals."""
     lines = str(error).splitlines() or [type(error).__name__]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = error.missing_cfg_file.rpartition("/")
         known = [name for name in error.options if not name.startswith("_")]
-        hint = _near(option, known) or "."
+        hint = did_you_mean(option, known) or "."
         return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
     if isinstance(error, OverrideParseException) and lines[0].startswith(_UNREADABLE):
         return (
@@ -35,10 +40,20 @@ def sentence(error: HydraException) -> str:
             option = f"={siblings['name']}" if "${" not in siblings.get("name", "${") else ""
             where = f"`{parent}{option}`" if parent else "the configuration"
             known = [name for name in siblings if name not in ("_target_", "hydra")]
-            hint = _near(key, known) or f"; known keys: {', '.join(known)}."
+            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}."
+            if not known:  # an open mapping, or what is null
+                hint = f" as it stands; `+{cause.full_key}=…` adds it."
             return f"`{cause.full_key}` is not a key of {where}{hint}"
         reason = str(cause.msg).partition("\n")[0]
+        if reason == "list index out of range":
+            reason = "the list has no such place, counted from 0"
         return f"`{cause.full_key}` cannot be set: {reason[:1].lower()}{reason[1:]}."
+    if misplaced := _MISPLACED.match(lines[0]):
+        place, owner = misplaced.groups()
+        return (
+            f"`{place}` has no place in the option chosen of `{owner}`, or in one of them; leave "
+            "it out, or send what has no such key in a command of its own."
+        )
     if lines[0].startswith("Ambiguous value for argument"):
         argument = lines[0].partition("'")[2].rstrip("'")
         return (
@@ -57,6 +72,7 @@ def _siblings(node: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in values.items()}
 
 
-def _near(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the nearest known name; "" if none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean `{near[0]}`?" if near else ""

@@ -14,13 +14,15 @@ from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException
 
-from ssl_transfer.complaints import sentence
+from ssl_transfer.complaints import did_you_mean, sentence
 
 KEYS = ("start_from", "teacher")
 """Keys of a method's node that hold a reference; all but the first are parameters of its class."""
 
 AXES = ("model", "method")
 """What an encoder consists of: the keys of an expanded reference."""
+
+_KNOWN = {*AXES, "seed", "overrides"}
 
 Node = dict[str, Any]
 
@@ -39,6 +41,8 @@ def expanded(config: Node) -> Node:
     method = config.get("method")
     if not isinstance(method, Mapping):
         return config
+    for key in KEYS:
+        _refuse_keys(f"method.{key}", method.get(key))
     given = {key: method[key] for key in KEYS if _is_short(method.get(key))}
     if not given:
         return config
@@ -50,8 +54,7 @@ def _is_short(value: Any) -> bool:
     """Return whether a value is a reference with names in it."""
     if isinstance(value, str):
         return value != "???"  # what must be given
-    known = {*AXES, "seed", "overrides"}
-    return isinstance(value, Mapping) and value.keys() <= known and not _is_whole(value)
+    return isinstance(value, Mapping) and value.keys() <= _KNOWN and not _is_whole(value)
 
 
 def _is_whole(value: Any) -> bool:
@@ -90,6 +93,17 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
     if axes["model"] is None:
         nodes["model"] = copy.deepcopy(config["model"])
     return nodes
+
+
+def _refuse_keys(path: str, value: Any) -> None:
+    """Refuse keys that a reference has not, but perhaps its method."""
+    unknown = [] if not isinstance(value, Mapping) else sorted(map(str, value.keys() - _KNOWN))
+    if unknown:
+        elsewhere = f"; keys of its method belong into overrides:[method.{unknown[0]}=…]"
+        raise ConfigCompositionException(
+            f"`{path}` must have no keys but {', '.join(sorted(_KNOWN))}, but has `{unknown[0]}`"
+            f"{did_you_mean(unknown[0], _KNOWN) or elsewhere}"
+        )
 
 
 def _refuse_file(path: str, axis: str, name: Any) -> None:

@@ -59,6 +59,16 @@ def test_what_must_be_given_is_asked_for_by_its_key(option: str) -> None:
     assert told == f"`{key}` must be given; add `{key}=…` to the command line."
 
 
+@pytest.mark.parametrize(
+    ("node", "line"),
+    [("method", ["method=simclr"]), ("protocol", ["protocol=finetune"])],
+)
+def test_the_mere_name_of_an_optimizer_is_told_once(node: str, line: list[str]) -> None:
+    (told,) = problems(configuration(*line, f"{node}.optimizer=lars"))
+    assert told.startswith(f"`{node}.optimizer`: there must be a mapping of keys, but is 'lars'")
+    assert told.endswith(f"`optimizer@{node}.optimizer=lars`.")
+
+
 def test_weights_as_they_are_cannot_be_pretrained() -> None:
     (told,) = problems(configuration("protocol=pretrain", "method=as_is"))
     assert told.startswith("`method` must pre-train for `protocol=pretrain`, but is 'as_is'")

@@ -257,12 +257,9 @@ def check_sizes(options: Options, found: Mapping[str, int], expected: Mapping[st
     found = {key: found[key] for key in expected}
     if found == dict(expected):
         return
-    message = (
-        f"`{options.name}` must have its published sizes {dict(expected)}, but has {found}; "
-        "complete the data, or set dataset.sizes=warn."
-    )
+    message = f"`{options.name}` must have its published sizes {dict(expected)}, but has {found}"
     if options.sizes == "strict":
-        raise ValueError(message)
+        raise ValueError(f"{message}; complete the data, or set dataset.sizes=warn.")
     logger.warning(message)
 
 

@@ -53,3 +53,12 @@ def test_numbers_are_sorted_by_size() -> None:
         "epochs=10",
         "epochs=40",
     ]
+
+
+def test_views_are_told_apart_by_what_differs_in_them() -> None:
+    configs = [{"method": {"views": [{"count": 2, "hue": hue, "flip": 0.5}]}} for hue in (0, 0.4)]
+    assert distinguish(configs) == ["hue=0", "hue=0.4"]
+    configs.append({"method": {"views": [{"hue": 0}, {"hue": 0.4}]}})
+    texts = distinguish(configs)
+    assert len(set(texts)) == 3
+    assert all(len(text) < 40 for text in texts)

@@ -161,3 +161,13 @@ def test_a_reader_that_leaves_early_sees_no_traceback(zoo, outputs: Path) -> Non
     done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_a_variable_says_where_records_are(
+    zoo, outputs: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    zoo(1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_TRANSFER_OUTPUTS", str(outputs))
+    assert main(["list", "--format", "csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 6
