@@ -20,6 +20,7 @@ REQUIRED = {
     "torchvision": ["model.arch=resnet18"],
     "image_folder": ["dataset.root=photos"],
     "image_list": ["dataset.root=photos"],
+    "unlabelled_folder": ["dataset.root=photos"],
     "seed": ["method.teacher=swav"],
 }
 """What stands as ``???`` in an option's file."""

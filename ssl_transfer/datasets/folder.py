@@ -1,4 +1,4 @@
-"""Class folders: every subfolder is a class, as for torchvision's ``ImageFolder``."""
+"""Folders of images: a class each, as for torchvision's ``ImageFolder``, or without labels."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.base import Dataset, fingerprint
 from ssl_transfer.datasets.files import EXTENSIONS, Listing, inspect_files
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
 from ssl_transfer.datasets.splitting import hold_out
@@ -41,12 +41,7 @@ def image_folder(options: Options, root: str, test_fraction: float = 0.2) -> Dat
         raise ValueError(
             f"`dataset.test_fraction` must lie between 0 and 1, but is {test_fraction}."
         )
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
-        raise ValueError(
-            f"`dataset.root` must be a folder with one folder per class, but `{folder}` "
-            f"{'is a file' if folder.exists() else 'does not exist'}; correct the path."
-        )
+    folder = _existing(root, "a folder with one folder per class")
     parts = _split_folders(folder)
     classes = _class_names(next(iter(parts.values())))
     for key, part in parts.items():
@@ -66,6 +61,60 @@ def image_folder(options: Options, root: str, test_fraction: float = 0.2) -> Dat
         content=files.content,
         facts={**files.facts, "test": "own" if "test" in parts else f"seeded, {test_fraction}"},
     )
+
+
+@reader
+def unlabelled_folder(options: Options, root: str) -> Dataset:
+    """Return all images below ``root`` as a training split without labels, to pre-train on.
+
+    Links, hidden files and other files are treated as by ``image_folder``. Validation and test
+    splits are empty; no protocol accepts such a set as its task.
+
+    Args:
+        options: shared options; those that count labels must be left out.
+        root: the folder.
+
+    Raises:
+        ValueError: if there is no image, or one does not decode.
+    """
+    for key in ("labels_per_class", "test_per_class"):
+        if getattr(options, key) is not None:
+            raise ValueError(
+                f"`dataset.{key}` must be null for `{options.name}`, which has no labels, but is "
+                f"{getattr(options, key)}; leave it out."
+            )
+    folder = _existing(root, "a folder of images")
+    paths = sorted(_images(folder))
+    if not paths:
+        raise ValueError(
+            f"`{folder}` must have an image ({' '.join(EXTENSIONS)}) at some depth, but has none; "
+            "correct dataset.root."
+        )
+    listing = Listing(paths, _relative(paths, folder), np.full(len(paths), -1))
+    files = inspect_files(options, {"train": listing})
+    train = files.splits["train"]
+    splits = {"train": train, "val": train.subset([]), "test": train.subset([])}
+    sizes = {key: len(split) for key, split in splits.items()}
+    return Dataset(
+        name=options.name,
+        classes=(),
+        target="none",
+        metric="top1",
+        splits=splits,
+        flip=options.flip,
+        fingerprint=fingerprint((), splits, files.content),
+        facts={"sizes": sizes, "num_classes": 0, "validation": "none", **files.facts},
+    )
+
+
+def _existing(root: str, wanted: str) -> Path:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"`dataset.root` must be {wanted}, but `{folder}` "
+            f"{'is a file' if folder.exists() else 'does not exist'}; correct the path."
+        )
+    return folder
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -102,7 +151,8 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     if len(names) < 2:
         raise ValueError(
             f"`{folder}` must have at least two class folders with images, but has "
-            f"{f'only `{names[0]}`' if names else 'none'}; put each class's images into its own."
+            f"{f'only `{names[0]}`' if names else 'none'}; put each class's images into its own, "
+            "or pre-train without labels on dataset@method.pretrain_on=unlabelled_folder."
         )
     return names
 
@@ -146,8 +196,11 @@ def class_listing(folder: Path, classes: tuple[str, ...], root: Path) -> Listing
             f"every class folder must have an image ({' '.join(EXTENSIONS)}), but {some(empty)} "
             f"{'has' if len(empty) == 1 else 'have'} none; add images or remove the folder."
         )
-    names = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
-    return Listing(paths, names, np.array(targets, dtype=np.int64))
+    return Listing(paths, _relative(paths, root), np.array(targets, dtype=np.int64))
+
+
+def _relative(paths: list[str], root: Path) -> list[str]:
+    return [Path(os.path.relpath(path, root)).as_posix() for path in paths]
 
 
 def _images(folder: Path) -> Iterator[str]:

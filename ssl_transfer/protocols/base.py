@@ -60,7 +60,8 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
     if dataset.target not in protocol.targets:
         raise ValueError(
             f"{name} must be given a dataset whose target is one of {sorted(protocol.targets)}, "
-            f"but `{dataset.name}` has `{dataset.target}`."
+            f"but `{dataset.name}` has `{dataset.target}`"
+            f"{' (it is for pre-training alone)' * (dataset.target == 'none')}."
         )
     if len(dataset["val"]) == 0:
         raise ValueError(

@@ -32,7 +32,8 @@ def node(option: str) -> dict:
 
 
 def test_the_options_are_those_of_the_readme() -> None:
-    assert {*EMBEDDED, *PUBLISHED.split(), "image_folder", "image_list"} == set(OPTIONS)
+    own = {"image_folder", "image_list", "unlabelled_folder"}
+    assert {*EMBEDDED, *PUBLISHED.split(), *own} == set(OPTIONS)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_transfer.datasets.folder import image_folder
+from ssl_transfer.datasets.folder import image_folder, unlabelled_folder
 
 
 def draw(path: Path, colour: tuple[int, int, int]) -> None:
@@ -211,4 +211,39 @@ def test_hard_links_are_the_same_file(tmp_path) -> None:
     fill(tmp_path)
     os.link(tmp_path / "ant" / "0.png", tmp_path / "bee" / "copy.png")
     with pytest.raises(ValueError, match="are the same file; remove one"):
+        read(tmp_path)
+
+
+def test_images_without_labels_all_train_whatever_their_folders(tmp_path) -> None:
+    fill(tmp_path / "train", 2)
+    draw(tmp_path / "loose.JPG", (7, 0, 0))
+    draw(tmp_path / "a" / "b" / "c" / "deep.png", (8, 0, 0))
+    draw(tmp_path / ".hidden" / "x.png", (9, 0, 0))
+    dataset = unlabelled_folder(root=str(tmp_path), name="mine")
+    assert dataset["train"].names == ["a/b/c/deep.png", "loose.JPG", "train/ant/0.png",
+        "train/ant/1.png", "train/bee/0.png", "train/bee/1.png"]  # fmt: skip
+    assert set(dataset["train"].targets.tolist()) == {-1}
+    assert (len(dataset["val"]), len(dataset["test"])) == (0, 0)
+    assert (dataset.target, dataset.classes) == ("none", ())
+    assert dataset["train"].images[0].getpixel((0, 0)) == (8, 0, 0)
+    (tmp_path / "a" / "b" / "c" / "deep.png").rename(tmp_path / "deep.png")
+    assert unlabelled_folder(root=str(tmp_path), name="mine").fingerprint != dataset.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "must have an image .* at some depth, but has none"),
+        ({"labels_per_class": 5}, "`dataset.labels_per_class` must be null for `mine`"),
+        ({"root": "nowhere"}, "must be a folder of images, but `nowhere` does not exist"),
+    ],
+)
+def test_what_cannot_be_images_without_labels_is_refused(tmp_path, options, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        unlabelled_folder(**{"root": str(tmp_path), "name": "mine", **options})
+
+
+def test_a_folder_without_classes_is_shown_the_way_to_pretrain_on_it(tmp_path) -> None:
+    draw(tmp_path / "only" / "0.png", (0, 0, 0))
+    with pytest.raises(ValueError, match=r"dataset@method\.pretrain_on=unlabelled_folder"):
         read(tmp_path)
