@@ -27,6 +27,31 @@ from ssl_transfer import distributed
 Channels = Float[Tensor, " channels"]
 
 
+def check_groups(groups: int, micro_batches: int) -> None:
+    """Refuse groups that do not fit the processes, or that micro-batches would cut.
+
+    Args:
+        groups: see ``convert``.
+        micro_batches: see ``convert``.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    processes = distributed.world_size()
+    if groups < 1 or (groups % processes and processes % groups):
+        raise ValueError(
+            "`bn_groups` must divide the number of processes or be a multiple of it, but "
+            f"`bn_groups` is {groups} and there are {processes} processes; change either."
+        )
+    if micro_batches > 1 and groups % (processes * micro_batches):
+        # A micro-batch is a part of every process's share, so a group must lie in one process.
+        raise ValueError(
+            "`bn_groups` must be a multiple of processes × `trainer.accumulate` "
+            f"({processes} × {micro_batches}), since batch statistics cannot span micro-batches, "
+            f"but is {groups}; change either."
+        )
+
+
 def convert(module: nn.Module, groups: int, *, micro_batches: int = 1) -> None:
     """Make the BatchNorm layers of ``module`` use statistics over groups of the global batch.
 
@@ -44,20 +69,9 @@ def convert(module: nn.Module, groups: int, *, micro_batches: int = 1) -> None:
             group would span micro-batches, or for a kind of BatchNorm whose forward pass is not
             known here.
     """
-    processes = distributed.world_size()
-    if groups < 1 or (groups % processes and processes % groups):
-        raise ValueError(
-            "`bn_groups` must divide the number of processes or be a multiple of it, but "
-            f"`bn_groups` is {groups} and there are {processes} processes; change either."
-        )
-    if micro_batches > 1 and groups % (processes * micro_batches):
-        # A micro-batch is a part of every process's share, so a group must lie in one process.
-        raise ValueError(
-            "`bn_groups` must be a multiple of processes × `trainer.accumulate` "
-            f"({processes} × {micro_batches}), since batch statistics cannot span micro-batches, "
-            f"but is {groups}; change either."
-        )
+    check_groups(groups, micro_batches)
     revert(module)
+    processes = distributed.world_size()
     if groups == processes == 1:
         return
     layers = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ssl_transfer import checkpoint, distributed, optim, randomness, stopping
-from ssl_transfer.batch_statistics import convert
+from ssl_transfer.batch_statistics import check_groups, convert
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.loading import Items, TrainingData, load
@@ -225,6 +225,8 @@ def check(learner: Learner, samples: int, recipe: Recipe, accumulate: int) -> No
             f"`trainer.accumulate` must be 1 for {type(learner).__name__}, whose loss compares "
             f"all images of a batch, but is {accumulate}."
         )
+    if _has_batch_statistics(learner):
+        check_groups(recipe.bn_groups, accumulate)
 
 
 def _has_batch_statistics(learner: nn.Module) -> bool:

@@ -277,6 +277,10 @@ def pretraining(outputs: Path, *overrides: str) -> runs.Run:
             "`method.teacher_output=embeddings`, but that of `small_resnet` is not beside its",
         ),
         (["method=simclr", "trainer.accumulate=2"], "`trainer.accumulate` must be 1 for SimCLR"),
+        (
+            ["method=byol", "method.bn_groups=1", "trainer.accumulate=2"],
+            "`bn_groups` must be a multiple of processes × `trainer.accumulate`",
+        ),
         (["method=simclr", "method.bn_groups=128"], "`batch_size` must be at least 2 per group"),
         (["method=simclr", "method.views=[{}]"], "`method.views` must describe at least 2 view(s)"),
         (
