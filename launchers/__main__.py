@@ -14,6 +14,7 @@ from launchers.archive import Archive
 from launchers.status import RunStatus
 from launchers.sweep import SweepRefused, count
 from ssl_transfer.files import let_group_write
+from ssl_transfer.trust import FLAG
 
 DESCRIPTION = """\
 examples:
@@ -49,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("--every", type=float, default=10.0, help="seconds between looks")
         else:
             one.add_argument("runs", nargs="*", help="beginnings of run ids, or parts of folders")
+        if verb == "retry":
+            one.add_argument(FLAG, action="store_true",
+                             help="do whatever the files of somebody else's sweep say")  # fmt: skip
         if verb == "logs":
             one.add_argument("--failed", action="store_true", help="all that failed or were lost")
             one.add_argument("--lines", type=int, default=40, help="of each log's end")
@@ -128,7 +132,7 @@ def _cancel(archive: Archive, options: argparse.Namespace) -> int:
 
 
 def _retry(archive: Archive, options: argparse.Namespace) -> int:
-    from launchers import local, slurm, sweep
+    from launchers import foreign, local, slurm, sweep
 
     found = _chosen(status.survey(archive), options.runs)
     wanted = {run.id for run in found if run.state in ("failed", "lost", "new")}
@@ -139,6 +143,9 @@ def _retry(archive: Archive, options: argparse.Namespace) -> int:
     if not runs:
         print(f"nothing to send again: {status.counts(found)}")
         return 0
+    trusted = options.trust_targets or archive.is_own
+    if not trusted and (problems := foreign.problems(archive, runs)):
+        raise SweepRefused(problems)
     let_group_write(runs[0].config["paths"])
     launcher = dict(archive.about["launcher"])
     name = launcher.pop("name")

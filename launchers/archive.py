@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launchers import signature
 from launchers.sweep import Outcome, SweepRefused
 from ssl_transfer import cluster, provenance
 from ssl_transfer.files import write_atomically
@@ -64,8 +65,10 @@ class Archive:
             "computed": 0,
         }
         lines = "".join(json.dumps(run.config, separators=(",", ":")) + "\n" for run in every)
+        packed = gzip.compress(lines.encode(), 1)
+        about["signature"] = signature.sign(packed, about["launcher"])
         try:
-            write_atomically(folder / "runs.jsonl.gz", gzip.compress(lines.encode(), 1))
+            write_atomically(folder / "runs.jsonl.gz", packed)
             if changes := provenance.git("diff", "HEAD"):
                 write_atomically(folder / "changes.diff", changes.encode())
             write_atomically(folder / "sweep.json", json.dumps(about, indent=1).encode())
@@ -104,6 +107,12 @@ class Archive:
         """Return run id -> folder below ``outputs``, requirements first."""
         asked = dict(zip(self.about["runs"], self.about["folders"], strict=True))
         return {**self.about.get("required", {}), **asked}
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this user sent the sweep as its files say now."""
+        packed = (self.folder / "runs.jsonl.gz").read_bytes()
+        return signature.is_own(self.about.get("signature"), packed, self.about.get("launcher"))
 
     def runs(self) -> list[Run]:
         """Return every run as it was configured when the sweep was sent, requirements first."""

@@ -35,6 +35,7 @@ from ssl_transfer.models.reading import read_state
 from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
+from ssl_transfer.trust import FLAG, foreign_targets, without_downloads
 
 BATCH = 64  # images: each estimate of similarity is made of so many
 FEATURES = "(features)"
@@ -144,14 +145,22 @@ class TunedRun:
         return dict(self.record["config"]["protocol"])
 
 
-def read_run(folder: Path) -> TunedRun:
+def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
     """Return a run of ``bn_tune`` that left its encoder.
 
+    Args:
+        folder: the run's.
+        trust_targets: whether to call whatever the record names, and download what it asks for.
+
     Raises:
-        ValueError: in one sentence, if it is something else, or its encoder before tuning cannot be
-            built any more.
+        ValueError: in one sentence, if it is something else, its encoder before tuning cannot be
+            built any more, or its record names code that is not known (``ssl_transfer.trust``).
     """
     record = _record(folder)
+    if not trust_targets:
+        if problems := foreign_targets(record["config"], str(folder / "record.json")):
+            raise ValueError(problems[0])
+        record["config"] = without_downloads(record["config"])
     config = record["config"]
     if config["protocol"].get("trainable") != "batch_norm":
         raise ValueError(
@@ -414,10 +423,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=256, help="of the test split (default: 256)")
     parser.add_argument("--out", type=Path, help="folder of the tables and the picture "
                         "(default: bn_tuning in the run's folder)")  # fmt: skip
+    parser.add_argument(FLAG, action="store_true", help="call whatever code the record names")
     asked = parser.parse_args(arguments)
     try:
         _require_enough(asked.images)
-        run = read_run(asked.run)
+        run = read_run(asked.run, trust_targets=asked.trust_targets)
         images, picked = images_to_see(run, asked.images)
         changes = compare(run, images, picked)
         sys.stdout.write(to_markdown(changes) + "\n")

@@ -220,3 +220,22 @@ def test_a_damaged_encoder(kept: Run, capsys: pytest.CaptureFixture[str]) -> Non
         assert "must hold the encoder of the run" in refused(kept.folder, capsys)
     finally:
         path.write_bytes(content)
+
+
+def test_code_that_only_a_record_names_needs_the_users_word(
+    kept: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bn_tune" / "theirs"
+    folder.mkdir(parents=True)
+    for name in ("encoder.safetensors", "encoder.yaml"):
+        (folder / name).write_bytes((kept.folder / name).read_bytes())
+    record = kept.record()
+    fault = tmp_path / "executed"
+    record["config"]["model"] = {"name": "x", "_target_": "os.mkdir", "path": str(fault)}
+    (folder / "record.json").write_text(json.dumps(record))
+    assert bn_tuning.main([str(folder)]) == 1
+    said = capsys.readouterr().err
+    assert "is 'os.mkdir'; add --trust-targets if you trust whoever wrote that file." in said
+    assert not fault.exists()
+    bn_tuning.main([str(folder), "--trust-targets"])
+    assert fault.exists()
