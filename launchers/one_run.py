@@ -49,7 +49,8 @@ def carry_out(run: Run, *, packed: bool) -> str | None:
 def _verdict(run: Run, *, packed: bool) -> tuple[str, str]:
     """Return whether to go on with a run, and if not, why."""
     me = cluster.current_job()
-    if run.is_finished and (not run.config["force"] or run.record().get("job") == me):
+    in_earlier_turn = me is not None and run.is_finished and run.record().get("job") == me
+    if run.is_finished and (in_earlier_turn or not run.config["force"]):
         claims.release_own(run.folder)
         return "finished", ""
     failure = run.failure()

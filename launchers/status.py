@@ -99,11 +99,13 @@ def _stand(
             detail = f"{owner} is gone"
     if state is not None:  # though there may be a record, of a run sent again with `force=true`
         return RunStatus(identifier, place, state, detail, owner, log)
-    record = _read(folder / "record.json")
+    record, failure = _read(folder / "record.json"), _read(folder / "failure.json")
     if record is not None:
         owner = f"job {record['job']}" if record.get("job") else ""
-        return RunStatus(identifier, place, "done", describe_scores(record), owner)
-    failure = _read(folder / "failure.json")
+        detail = describe_scores(record)
+        if failure is not None:
+            detail += f"; computing it again failed: {failure['error']}"
+        return RunStatus(identifier, place, "done", detail, owner)
     if failure is not None:
         owner = f"job {failure['job']}" if failure.get("job") else owner
         log = failure.get("log") or log

@@ -147,10 +147,13 @@ def execute_prepared(outcome: Outcome, todo: Sequence[Run]) -> Outcome:
 
 
 def blocked(run: Run) -> str | None:
-    """Return which run that this one requires has no record, and why; None if all have one."""
+    """Return which run that this one requires has no record, and why; None if all have one.
+
+    A required run that failed when it was to be computed again counts as one without a record.
+    """
     for required in run.requirements:
-        if not required.is_finished:
-            failure = required.failure()
+        failure = required.failure()
+        if not required.is_finished or (required.config["force"] and failure):
             why = f"failed: {failure['error']}" if failure else "left no record"
             return f"requires {required.describe()}, which {why}"
     return None

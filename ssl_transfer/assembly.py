@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ssl_transfer import datasets, models, staging
+from ssl_transfer import datasets, models, products, staging
 from ssl_transfer.binding import PROTOCOL_LABELS
 from ssl_transfer.config import locate
 from ssl_transfer.context import Context
@@ -90,11 +90,29 @@ def referenced(run: Run) -> dict[str, Encoder]:
     for key, source in run.references.items():
         found[key] = models.build(source.resolved["model"], seed=source.seed)
         if source.trains:
-            models.load_encoder(found[key], source.folder)
+            load_product(found[key], source)
         if key != "start_from":
             folder = source.folder if source.trains else None
             found[key].projector = trained_projector(source.resolved["model"], folder)
     return found
+
+
+def load_product(encoder: Encoder, source: Run) -> None:
+    """Load the encoder that a finished pre-training left, and compare it with its record.
+
+    Raises:
+        DamagedProduct: if it is not the one that the record names.
+    """
+    record = source.record()
+    products.verify(source.folder, record)
+    models.load_encoder(encoder, source.folder)
+    stated = record["weights_sha256"]  # all there is in records of older code
+    if (loaded := models.fingerprint(encoder)) != stated:
+        raise products.DamagedProduct(
+            f"`{source.folder / products.ENCODER}` must hold the weights that the run's record "
+            f"names (sha256 {stated[:16]}…), but holds {loaded[:16]}…: it was damaged or replaced. "
+            "Restore it, or remove it, and the same command computes it again."
+        )
 
 
 def trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn.Module | None:
@@ -110,13 +128,20 @@ def trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn
     return None if path is None else models.load_projector(path, layout)
 
 
-def make_context(run: Run, device: torch.device) -> Context:
-    """Return the surroundings that the configuration describes."""
+def make_context(run: Run, device: torch.device, folder: Path | None = None) -> Context:
+    """Return the surroundings that the configuration describes.
+
+    Args:
+        run: with the configuration.
+        device: to compute on.
+        folder: to work in (``None``: the run's own).
+    """
     config = run.resolved
     trainer = config["trainer"]
     require_precision(run, device)
     return Context(
-        folder=run.folder,
+        folder=folder or run.folder,
+        run_id=run.id,
         features=Path(config["paths"]["features"]).absolute(),
         device=device,
         seed=run.seed,

@@ -1,7 +1,7 @@
 """What a run hands to the work it carries out: where, on what, and how to report back."""
 
 import dataclasses
-import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,9 +12,14 @@ import torch
 from tqdm import tqdm
 
 from ssl_transfer import distributed
-from ssl_transfer.files import write_atomically
+from ssl_transfer.files import Unreadable, read_json, replace_atomically, write_json
 
 Item = TypeVar("Item")
+
+log = logging.getLogger(__name__)
+
+_RUN = "run_id"
+"""Key of ``progress.json`` beside the names that ``once`` is given."""
 
 SHOWN = {
     "loss": "loss",
@@ -56,6 +61,9 @@ class Context:
         channels_last: whether convolutions find an image's channels side by side in memory.
         monitor: what to look at while an encoder is pre-trained (keys of ``Monitoring``; ``None``:
             nothing).
+        run_id: what its checkpoint and progress belong to; those of another run are not taken up.
+        inputs: identifies the data and the weights that the run starts from (``None``: unknown);
+            a checkpoint of other ones is not taken up.
     """
 
     folder: Path
@@ -73,6 +81,8 @@ class Context:
     monitor: dict[str, Any] | None = None
     compile: bool = False
     channels_last: bool = False
+    run_id: str = ""
+    inputs: str | None = None
     logger: Any = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     _bar: "tqdm[Any] | None" = None
@@ -135,18 +145,26 @@ class Context:
     def _progress(self) -> dict[str, Any]:
         """Return what an interruption leaves besides the checkpoint."""
         path = self.folder / "progress.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
+        try:
+            progress = read_json(path, sealed=True)
+            if progress is not None and progress.pop(_RUN, self.run_id) != self.run_id:
+                raise Unreadable(f"`{path}` belongs to another run")
+        except Unreadable as error:
+            log.warning("%s; what it kept is computed anew.", error)
+            return {}
+        return progress or {}
 
     def _keep_progress(self, **values: Any) -> None:
         if distributed.is_main():
-            content = json.dumps({**self._progress(), **values}).encode()
-            write_atomically(self.folder / "progress.json", content)
+            progress = {_RUN: self.run_id, **self._progress(), **values}
+            write_json(self.folder / "progress.json", progress)
 
     def save_predictions(self, name: str, array: np.ndarray) -> None:
         """Keep per-sample predictions of the test split beside the record, compactly."""
         if distributed.is_main():
-            with (self.folder / f"{name}.npz").open("wb") as file:
-                np.savez_compressed(file, array)
+            replace_atomically(
+                self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, array)
+            )
 
     @property
     def dtype(self) -> torch.dtype:

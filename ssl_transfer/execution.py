@@ -2,11 +2,11 @@
 
 import contextlib
 import datetime
-import json
 import logging
 import os
 import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +22,14 @@ from ssl_transfer import (
 )
 from ssl_transfer.assembly import (
     dataset_of,
+    load_product,
     make_context,
     protocol_of,
     referenced,
     require_precision,
 )
 from ssl_transfer.errors import NotApplicable, UserError, last_line
-from ssl_transfer.files import write_atomically
+from ssl_transfer.files import write_json
 from ssl_transfer.logger import RunLogger
 from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.base import Score
@@ -76,16 +77,13 @@ def _execute(run: Run) -> dict[str, Any]:
             )
         if not distributed.broadcast_object(ours):
             return run.record()
-        if distributed.is_main():
-            (run.folder / "failure.json").unlink(missing_ok=True)
-            if run.is_finished:  # and forced; what was merely interrupted goes on
-                (run.folder / "record.json").unlink()
-                runs.clear(run)
-        distributed.barrier()
+        folder = distributed.broadcast_object(runs.begin(run) if distributed.is_main() else None)
+        if folder is None:
+            return run.record()
         try:
-            return _work(run, device)
+            return _work(run, device, folder)
         except NotApplicable as error:
-            return _finish_not_applicable(run, str(error))
+            return _finish_not_applicable(run, str(error), folder)
         except Exception as error:
             if stopping.arrived():  # what fails on the way out says nothing about the run
                 stopping.end()
@@ -149,7 +147,7 @@ def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
         "log": os.environ.get(claims.LOG),
     }
     try:
-        write_atomically(run.folder / "failure.json", json.dumps(failure, indent=1).encode())
+        write_json(run.folder / "failure.json", failure)
     except OSError as error:
         log.warning("%s", error)  # the disk is full: the sweep's summary still names the run
 
@@ -163,9 +161,9 @@ def encoder_id(run: Run) -> str | None:
     return None
 
 
-def _work(run: Run, device: torch.device) -> dict[str, Any]:
+def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     began, clock = _now(), time.monotonic()
-    context = make_context(run, device)
+    context = make_context(run, device, folder)
     config = run.resolved
     dataset = dataset_of(run, stage=True)
     encoder = models.build(config["model"], seed=config["method"]["seed"])
@@ -177,15 +175,15 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
             scores: list[Score] = []
             Pretrain().run(encoder, dataset, context, config["method"], **others)
             _require_finite(encoder)
-            _leave_encoder(run, encoder)
+            _leave_encoder(run, encoder, folder)
         else:
             for required in run.requirements:
-                models.load_encoder(encoder, required.folder)
+                load_product(encoder, required)
             weights = models.fingerprint(encoder)
             context.note(weights_sha256=weights)
             scores = list(protocol_of(config["protocol"]).run(encoder, dataset, context))
             if config["protocol"].get("keep_encoder"):
-                _leave_encoder(run, encoder)
+                _leave_encoder(run, encoder, folder)
         facts = context.facts
         weights = facts.pop("weights_sha256", None) or models.fingerprint(encoder)
         record = {
@@ -209,7 +207,7 @@ def _work(run: Run, device: torch.device) -> dict[str, Any]:
         }
         context.logger.finish(scores)
     if distributed.is_main():
-        runs.finish(run, record)
+        runs.finish(run, record, folder)
     distributed.barrier()
     return record
 
@@ -224,7 +222,7 @@ def _require_finite(encoder: Encoder) -> None:
             )
 
 
-def _finish_not_applicable(run: Run, reason: str) -> dict[str, Any]:
+def _finish_not_applicable(run: Run, reason: str, folder: Path) -> dict[str, Any]:
     record = {
         **run.identify(),
         "status": "not_applicable",
@@ -239,14 +237,14 @@ def _finish_not_applicable(run: Run, reason: str) -> dict[str, Any]:
         "code": provenance.code(),
     }
     if distributed.is_main():
-        runs.finish(run, record)
+        runs.finish(run, record, folder)
     return record
 
 
-def _leave_encoder(run: Run, encoder: Encoder) -> None:
+def _leave_encoder(run: Run, encoder: Encoder, folder: Path) -> None:
     if distributed.is_main():
         models.save_encoder(
-            encoder, run.folder, config=run.config["model"], parents=[run.id, run.label]
+            encoder, folder, config=run.config["model"], parents=[run.id, run.label]
         )
 
 

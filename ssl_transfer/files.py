@@ -1,11 +1,24 @@
 """Files that are either there and whole, or not there."""
 
+import errno
+import hashlib
+import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+log = logging.getLogger(__name__)
+
+CHECKSUM = "checksum"
+"""Key of a JSON file: sha256 of the rest of its object (see ``checksum``)."""
+
+
+class Unreadable(OSError):
+    """A file of our own is damaged, foreign or newer than this code; the message says how."""
 
 
 @contextmanager
@@ -32,6 +45,8 @@ def replace_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
+            if path.is_dir() and not path.is_symlink():
+                set_aside(path)
             temporary.replace(path)
     except (OSError, RuntimeError) as error:
         # torch.save reports a full disk as a RuntimeError of its zip writer.
@@ -44,6 +59,94 @@ def replace_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None
 def write_atomically(path: Path, content: bytes) -> None:
     """Write bytes by ``replace_atomically``."""
     replace_atomically(path, lambda file: file.write(content))
+
+
+def set_aside(path: Path) -> None:
+    """Rename what is in the way at ``path``, so that nothing is lost, and say so."""
+    aside = path.with_name(f"{path.name}.unreadable-{uuid.uuid4().hex[:4]}")
+    path.rename(aside)
+    log.warning("`%s` was moved out of the way, to `%s`", path, aside.name)
+
+
+def discard(path: Path) -> None:
+    """Remove a file of our own, if it is there; a directory in its place is set aside."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        if not path.is_dir():
+            raise
+        set_aside(path)
+
+
+def checksum(document: Mapping[str, Any]) -> str:
+    """Return the sha256 of a JSON object, whatever its layout in the file and its keys' order."""
+    rest = {key: value for key, value in document.items() if key != CHECKSUM}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a JSON object with its checksum by ``replace_atomically``."""
+    plain = json.loads(json.dumps(document))  # keys that are numbers become text before they count
+    text = json.dumps({**plain, CHECKSUM: checksum(plain)}, indent=1)
+    write_atomically(path, text.encode())
+
+
+def read_json(
+    path: Path, *, schema: int | None = None, sealed: bool = False
+) -> dict[str, Any] | None:
+    """Return the object that ``write_json`` wrote, without its checksum; None if there is no file.
+
+    Args:
+        path: of the file.
+        schema: newest schema that the caller understands (``None``: the file has none).
+        sealed: whether there must be a checksum; older code wrote none, and people edit files.
+
+    Raises:
+        Unreadable: if it cannot be read, is no JSON object, was changed, or has a newer schema.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is empty" if _is_empty(path) else _words(error)
+        raise Unreadable(f"`{path}` cannot be read ({reason})") from error
+    if not isinstance(document, dict):
+        raise Unreadable(f"`{path}` cannot be read (it is no JSON object)")
+    if schema is not None:
+        found = document.get("schema", 1)
+        if not isinstance(found, int) or isinstance(found, bool):
+            raise Unreadable(f"`{path}` cannot be read (its schema is {found!r})")
+        if found > schema:
+            raise Unreadable(
+                f"`{path}` has schema {found}, but this version reads up to {schema}; update the "
+                "project to read it"
+            )
+    stated = document.pop(CHECKSUM, None)
+    if (sealed or stated is not None) and stated != checksum(document):
+        raise Unreadable(f"`{path}` was damaged or changed (its checksum is another)")
+    return document
+
+
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == 0
+    except OSError:
+        return False
+
+
+def _words(error: Exception) -> str:
+    """Return what an error says, in a few words."""
+    if isinstance(error, OSError):
+        return error.strerror or os.strerror(error.errno or errno.EIO)
+    return str(error)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def let_group_write(paths: Mapping[str, Any]) -> None:

@@ -8,14 +8,18 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ssl_transfer import products
 from ssl_transfer.config import resolve
-from ssl_transfer.files import write_atomically
+from ssl_transfer.files import Unreadable, discard, read_json, set_aside, write_json
 from ssl_transfer.references import whole
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pretrain"}
@@ -182,22 +186,31 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the record stands (it is written last, whole)."""
-        return (self.folder / "record.json").exists()
+        """Whether the record stands (it is written last, whole), with the encoder it speaks of."""
+        record = self.readable_record()
+        if record is None or products.is_half_replaced(self.folder):
+            return False
+        leaves_encoder = self.is_pretraining and record["status"] == "finished"
+        return not leaves_encoder or (self.folder / products.ENCODER).is_file()
+
+    def readable_record(self) -> dict[str, Any] | None:
+        """Return the record, None where there is none; one that is of no use is said."""
+        return _readable(self.folder / products.RECORD, _RECORD, self.id)
 
     def record(self) -> dict[str, Any]:
-        """Return a finished run's record."""
-        return dict(json.loads((self.folder / "record.json").read_text()))
+        """Return a finished run's record.
+
+        Raises:
+            Unreadable: if there is none that can be read.
+        """
+        record = self.readable_record()
+        if record is None:
+            raise Unreadable(f"`{self.folder / products.RECORD}` must be the run's record")
+        return record
 
     def failure(self) -> dict[str, Any] | None:
-        """Return what ``fail`` wrote, or None."""
-        path = self.folder / "failure.json"
-        if not path.exists():
-            return None
-        try:
-            return dict(json.loads(path.read_text()))
-        except ValueError:
-            return {"error": f"`{path}` cannot be read", "traceback": "", "stage": "work"}
+        """Return what ``fail`` wrote, None where there is nothing; what is of no use is said."""
+        return _readable(self.folder / "failure.json", _FAILURE, self.id)
 
     def identify(self) -> dict[str, Any]:
         """Return the head that records and failures share."""
@@ -208,6 +221,37 @@ class Run:
             "seed": self.seed,
             "precision": self.config["precision"],
         }
+
+
+_RECORD: dict[str, type | tuple[type, ...]] = {
+    "status": str, "scores": list, "encoder": dict, "duration_s": (int, float)
+}  # fmt: skip
+_FAILURE: dict[str, type | tuple[type, ...]] = {"error": str, "stage": str, "traceback": str}
+
+
+def _readable(
+    path: Path, required: Mapping[str, type | tuple[type, ...]], run_id: str
+) -> dict[str, Any] | None:
+    """Return a run's record or failure; None if there is none, or none of use, which is said."""
+    try:
+        document = read_json(path, schema=SCHEMA)
+        if document is None:
+            return None
+        if document.get("run_id") != run_id:
+            raise Unreadable(f"`{path}` belongs to another run ({document.get('run_id')})")
+        wrong = [key for key, kind in required.items() if not isinstance(document.get(key), kind)]
+        if wrong:
+            raise Unreadable(f"`{path}` is damaged (no valid {', '.join(wrong)})")
+    except Unreadable as error:
+        _warn_of_unreadable(str(error))
+        return None
+    return document
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn_of_unreadable(what: str) -> None:
+    """Say once per process that a file counts for nothing."""
+    log.warning("%s; the run counts as if the file were not there.", what)
 
 
 @functools.lru_cache(maxsize=16)
@@ -241,16 +285,53 @@ def graph(runs: Iterable[Run]) -> list[Run]:
     return list(ordered.values())
 
 
-def finish(run: Run, record: Mapping[str, Any]) -> None:
-    """Write the record, atomically, then remove what only a resume would need."""
-    write_atomically(run.folder / "record.json", json.dumps(record, indent=1).encode())
+def begin(run: Run) -> Path | None:
+    """Make a run's folder ready for its work, by the process that holds the claim.
+
+    Returns:
+        the folder to work in: the run's own, or one inside it if there is a record that stays
+        until the new one stands; None if only a replacement had to be completed.
+    """
+    discard(run.folder / "failure.json")
+    if products.is_half_replaced(run.folder):
+        again = _readable(run.folder / products.ANEW / products.RECORD, _RECORD, run.id)
+        if again is not None:
+            products.replace(run.folder, again)
+            clear(run)
+            return None
+        products.abandon(run.folder)
+    if run.readable_record() is not None:
+        anew = run.folder / products.ANEW
+        if anew.exists() and not anew.is_dir():
+            set_aside(anew)
+        anew.mkdir(exist_ok=True)
+        return anew
+    if (record := run.folder / products.RECORD).exists():
+        set_aside(record)  # perhaps of a newer version
+    return run.folder
+
+
+def finish(run: Run, record: Mapping[str, Any], folder: Path) -> None:
+    """Write the record, atomically, then remove what only a resume would need.
+
+    Args:
+        run: what is finished.
+        record: without the names of the products, which are added.
+        folder: that ``begin`` returned.
+    """
+    sealed = {**record, "files": products.seal(folder)}
+    write_json(folder / products.RECORD, sealed)
+    if folder != run.folder:
+        products.replace(run.folder, sealed)
+    else:
+        products.abandon(folder)
     clear(run)
 
 
 def clear(run: Run) -> None:
     """Remove what only a resume would need, and the traces of earlier failures."""
     for leftover in _leftovers(run.folder):
-        leftover.unlink(missing_ok=True)
+        discard(leftover)
 
 
 def _leftovers(folder: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from launchers import sweep
 from ssl_transfer import assembly, checking, execution, models, runs, trainer
 from ssl_transfer.config import compose, plain
 from ssl_transfer.errors import NotApplicable
+from ssl_transfer.files import write_json
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.pretrain import Pretrain
 
@@ -158,7 +159,8 @@ def test_a_failure_is_a_sentence_and_a_trace_and_sticks_until_retried(tmp_path: 
 
 def test_a_run_that_succeeds_at_last_leaves_no_failure(tmp_path: Path) -> None:
     run = raising(tmp_path, "none")
-    runs.write_atomically(run.folder / "failure.json", b'{"error": "the disk was full"}')
+    failure = {"run_id": run.id, "error": "the disk was full", "traceback": "", "stage": "work"}
+    write_json(run.folder / "failure.json", failure)
     assert carry_out(run).failures[run.id].startswith("the disk was full (failed earlier")
     assert carry_out(raising(tmp_path, "none", "retry=true")).failures == {}
     assert sorted(p.name for p in run.folder.iterdir()) == ["metrics.jsonl", "record.json"]

@@ -118,9 +118,16 @@ def test_finishing_leaves_the_record_and_removes_what_a_resume_would_need(config
     for name in ("checkpoint.pt", "progress.json", "failure.json", "metrics.jsonl"):
         (run.folder / name).write_text("{}")
     assert not run.is_finished
-    runs.finish(run, {"run_id": run.id})
+    record = {
+        **run.identify(),
+        "status": "finished",
+        "scores": [],
+        "encoder": {},
+        "duration_s": 1.0,
+    }
+    runs.finish(run, record, run.folder)
     assert run.is_finished
-    assert run.record() == {"run_id": run.id}
+    assert run.record() == {**record, "files": {}}
     assert sorted(p.name for p in run.folder.iterdir()) == ["metrics.jsonl", "record.json"]
 
 

@@ -1,9 +1,11 @@
 """Runs that take a fraction of a second, for tests of what surrounds the work."""
 
 from pathlib import Path
+from typing import Any
 
 from launchers import sweep
 from ssl_transfer.config import compose, plain
+from ssl_transfer.files import write_json
 from ssl_transfer.runs import Run
 
 DATA = ["dataset.labels_per_class=4", "dataset.test_per_class=2"]
@@ -26,3 +28,13 @@ def tiny(outputs: Path, *overrides: str, tuned: bool = True, data: bool = True) 
 def carry_out(*asked: Run) -> sweep.Outcome:
     """Execute runs as every launcher does."""
     return sweep.execute_all(asked)
+
+
+def pretend_finished(run: Run, **facts: Any) -> None:
+    """Leave what says that a run is finished, without computing anything."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    if run.is_pretraining:
+        (run.folder / "encoder.safetensors").touch()
+    record = {**run.identify(), "status": "finished", "reason": None, "scores": [],
+              "encoder": {"id": None, "label": run.label}, "duration_s": 0.0}  # fmt: skip
+    write_json(run.folder / "record.json", {**record, **facts})

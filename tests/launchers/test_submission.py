@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fake_slurm import FakeSlurm
 from test_resources import options
-from tiny_runs import METHOD, tiny
+from tiny_runs import METHOD, pretend_finished, tiny
 
 from launchers import status, submission
 from launchers.sweep import SweepRefused
@@ -25,10 +25,6 @@ def knn(outputs: Path, *overrides: str) -> Run:
 def describe(found: submission.Plan) -> list[tuple[list[str], list[str]]]:
     """Return each group's parents and runs."""
     return [(sorted(group.parents), [run.id for run in group.runs]) for group in found.groups]
-
-
-def finish(run: Run) -> None:
-    write_atomically(run.folder / "record.json", b'{"status": "finished", "scores": []}')
 
 
 def hold(run: Run, claim: dict[str, Any]) -> None:
@@ -83,15 +79,15 @@ def test_a_student_waits_for_its_teacher_and_its_evaluation_for_the_student(
         ([taught_by.id], [student.id]),
         ([student.id], [run.id for run in runs]),
     ]
-    finish(taught_by)
+    pretend_finished(taught_by)
     assert describe(submission.plan(runs, options()))[0] == ([], [student.id])
 
 
 def test_nobody_waits_for_what_is_finished(tmp_path: Path) -> None:
     runs = [knn(tmp_path, *METHOD, f"method.seed={seed}") for seed in (0, 1)]
     done = runs[0].requirements[0]
-    finish(done)
-    finish(runs[1])
+    pretend_finished(done)
+    pretend_finished(runs[1])
     found = submission.plan(runs, options())
     assert describe(found) == [([], [runs[0].id])]  # the other needs nothing any more
 
