@@ -5,11 +5,14 @@ file's other keys and returns a ``Dataset``, whose splits decode one RGB image a
 are written with ``reader``, which gives each of them the same options (``Options``).
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ssl_transfer.datasets.base import Dataset, Split, concatenate
 from ssl_transfer.datasets.reader import Options, assemble, reader
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Dataset", "Options", "Split", "assemble", "build", "concatenate", "reader"]
 
@@ -27,4 +30,5 @@ def build(config: Mapping[str, Any]) -> Dataset:
 
     dataset = locate(config["_target_"])(**{k: v for k, v in config.items() if k != "_target_"})
     assert isinstance(dataset, Dataset), f"{config['_target_']} must return a Dataset"
+    logger.info("%s", dataset.summary())
     return dataset

@@ -92,6 +92,22 @@ class Dataset:
             )
         return self.splits[split]
 
+    def summary(self) -> str:
+        """Return one line that says what was read: images, classes, and where splits come from."""
+        folders = self.facts.get("folders")
+        sources = dict(folders) if isinstance(folders, Mapping) else {}
+        for key, fact in (("val", "validation"), ("test", "test")):
+            sources.setdefault(key, self.facts.get(fact))
+        sizes = [
+            f"{key} {len(split)}{f' ({sources[key]})' if sources.get(key) else ''}"
+            for key, split in self.splits.items()
+        ]
+        total = sum(len(split) for split in self.splits.values())
+        first = ", ".join(f"`{name}`" for name in self.classes[:5])
+        more = ", …" * (len(self.classes) > 5)
+        classes = f"{len(self.classes)} classes ({first}{more})" if self.classes else "no labels"
+        return f"`{self.name}`: {total} images, {classes}: {', '.join(sizes)}"
+
 
 def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: str) -> str:
     """Return a hash of classes, of every split's names and targets, and of ``content``.

@@ -6,7 +6,7 @@ from pathlib import Path
 from ssl_transfer.datasets.annotations import lines_of, numbers_of, rows_of, table_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
-from ssl_transfer.datasets.folder import class_listing, subfolders
+from ssl_transfer.datasets.folder import class_listing
 from ssl_transfer.datasets.layout import (
     by_lists,
     check_fraction,
@@ -18,6 +18,7 @@ from ssl_transfer.datasets.layout import (
 )
 from ssl_transfer.datasets.reader import Options, check_sizes, reader, some
 from ssl_transfer.datasets.splitting import hold_out
+from ssl_transfer.datasets.walk import subfolders
 
 TINY_IMAGENET = {"train": 100_000, "test": 10_000, "classes": 200}
 IMAGENET = {"train": 1_281_167, "test": 50_000, "classes": 1000}

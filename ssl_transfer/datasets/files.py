@@ -22,9 +22,6 @@ from ssl_transfer.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-# torchvision's list (torchvision/datasets/folder.py, IMG_EXTENSIONS), and GIF.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:

@@ -1,37 +1,56 @@
 """Folders of images: a class each, as for torchvision's ``ImageFolder``, or without labels."""
 
+import logging
 import os
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssl_transfer.datasets.base import Dataset, fingerprint
-from ssl_transfer.datasets.files import EXTENSIONS, Listing, inspect_files
+from ssl_transfer.datasets.files import Listing, inspect_files
+from ssl_transfer.datasets.places import alike, existing_folder
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
+from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out
+from ssl_transfer.datasets.walk import EXTENSIONS, LeftOut, has_images, images_below, subfolders
 
-# Folder names that mean a split, in lower case.
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
+logger = logging.getLogger(__name__)
+
+ClassFolders = dict[str, Path]
+"""Folder of each class by its name, in the order of the class numbers."""
 
 
 @reader
-def image_folder(options: Options, root: str, test_fraction: float = 0.2) -> Dataset:
+def image_folder(
+    options: Options,
+    root: str,
+    train_folder: str | None = None,
+    val_folder: str | None = None,
+    test_folder: str | None = None,
+    class_depth: int = 1,
+    exclude_classes: list[str] | None = None,
+    test_fraction: float = 0.2,
+) -> Dataset:
     """Return the images of ``root``, classes being folders.
 
-    Two layouts: ``root/train/<class>/…`` and ``root/test/<class>/…``, with or without ``root/val``
-    (``valid``, ``validation``); or ``root/<class>/…`` alone, from which a seeded, stratified share
-    is held out for the test, and then for validation (by default 64 % train, 16 % val, 20 %
-    test). Images may lie in subfolders of a class; links are followed; hidden files and files with
-    other extensions (``EXTENSIONS``, in either case) are ignored.
+    Two layouts: ``root/train/<class>/…`` and ``root/test/<class>/…``, with or without ``root/val``,
+    under the usual names of splits (see ``split_folders``); or ``root/<class>/…`` alone, from which
+    a seeded, stratified share is held out for the test, and then for validation (by default 64 %
+    train, 16 % val, 20 % test). Images may lie in subfolders of a class; links are followed, and
+    several names of one file in a class count once; hidden files are passed over, and what else is
+    no image (``EXTENSIONS``, in either case) is counted.
 
     Args:
         options: shared options.
         root: the dataset's folder.
+        train_folder: folder of the training images relative to ``root`` (``None``: known by its
+            name; ``.``: the folders in ``root`` are classes, whatever their names).
+        val_folder: likewise.
+        test_folder: likewise, e.g. ``val`` where that is all there is to test on.
+        class_depth: how deep the class folders lie: 2 for ``<family>/<class>/…``.
+        exclude_classes: names of class folders that are not read.
         test_fraction: share of every class that is tested, where there is no test folder.
 
     Raises:
@@ -41,17 +60,29 @@ def image_folder(options: Options, root: str, test_fraction: float = 0.2) -> Dat
         raise ValueError(
             f"`dataset.test_fraction` must lie between 0 and 1, but is {test_fraction}."
         )
-    folder = _existing(root, "a folder with one folder per class")
-    parts = _split_folders(folder)
-    classes = _class_names(next(iter(parts.values())))
+    if class_depth < 1:
+        raise ValueError(f"`dataset.class_depth` must be at least 1, but is {class_depth}.")
+    folder = existing_folder("dataset.root", root, "a folder with one folder per class")
+    named = {"train": train_folder, "val": val_folder, "test": test_folder}
+    layout = find_splits(folder, named)
+    left_out = LeftOut(folder)
+    for unread in layout.unread:
+        left_out.add(unread, "folders beside the splits")
+    parts = _class_folders(layout, class_depth, exclude_classes or (), left_out)
+    classes = tuple(parts["train"])
+    listings = {}
     for key, part in parts.items():
-        _same_classes(key, _class_names(part), classes, parts)
-    listings = {key: class_listing(part, classes, folder) for key, part in parts.items()}
+        places = [part.get(name) for name in classes]
+        listings[key] = _listing(places, folder, left_out, links_once=True)
+    _require_every_class(options, parts["train"], listings["train"], left_out)
+    left_out.tell(options.name)
+    _warn_of_deeper_classes(options, layout, parts["train"], listings["train"])
     files = inspect_files(options, listings)
     train, test = files.splits["train"], files.splits.get("test")
     if test is None:
         kept, held = hold_out(train.targets, test_fraction, options.split_seed, "test")
         train, test = train.subset(kept), train.subset(held)
+    places_read = {key: _relative([str(part)], folder)[0] for key, part in layout.folders.items()}
     return assemble(
         options,
         classes=classes,
@@ -59,7 +90,11 @@ def image_folder(options: Options, root: str, test_fraction: float = 0.2) -> Dat
         test=test,
         val=files.splits.get("val"),
         content=files.content,
-        facts={**files.facts, "test": "own" if "test" in parts else f"seeded, {test_fraction}"},
+        facts={
+            **files.facts,
+            "test": "own" if "test" in parts else f"seeded, {test_fraction}",
+            "folders": places_read,
+        },
     )
 
 
@@ -83,13 +118,16 @@ def unlabelled_folder(options: Options, root: str) -> Dataset:
                 f"`dataset.{key}` must be null for `{options.name}`, which has no labels, but is "
                 f"{getattr(options, key)}; leave it out."
             )
-    folder = _existing(root, "a folder of images")
-    paths = sorted(_images(folder))
+    folder = existing_folder("dataset.root", root, "a folder of images")
+    left_out = LeftOut(folder)
+    paths = images_below(folder, left_out, links_once=True)
     if not paths:
+        passed = f" (not read: {left_out})" if left_out.names else ""
         raise ValueError(
-            f"`{folder}` must have an image ({' '.join(EXTENSIONS)}) at some depth, but has none; "
-            "correct dataset.root."
+            f"`{folder}` must have an image ({' '.join(EXTENSIONS[:6])} …) at some depth, but has "
+            f"none{passed}; correct dataset.root."
         )
+    left_out.tell(options.name)
     listing = Listing(paths, _relative(paths, folder), np.full(len(paths), -1))
     files = inspect_files(options, {"train": listing})
     train = files.splits["train"]
@@ -107,72 +145,122 @@ def unlabelled_folder(options: Options, root: str) -> Dataset:
     )
 
 
-def _existing(root: str, wanted: str) -> Path:
-    folder = Path(root).expanduser()
-    if not folder.is_dir():
+def _class_folders(
+    layout: Layout, depth: int, excluded: Sequence[str], left_out: LeftOut
+) -> dict[str, ClassFolders]:
+    """Return the class folders of every split, by their names in the composed Unicode form.
+
+    Raises:
+        ValueError: if training images have fewer than two classes, another split has one that
+            training images lack, or an excluded name is that of no folder.
+    """
+    parts = {key: _named_folders(part, depth, left_out) for key, part in layout.folders.items()}
+    known = sorted({name for part in parts.values() for name in part})
+    for name in map(_composed, excluded):
+        if name not in known:
+            near = alike(name, known)
+            raise ValueError(
+                f"`dataset.exclude_classes` must name class folders, but `{name}` is none of "
+                f"{some(known)}{f'; did you mean `{near}`?' if near else '; correct it.'}"
+            )
+    drop = set(map(_composed, excluded))
+    parts = {
+        key: {name: place for name, place in part.items() if name not in drop}
+        for key, part in parts.items()
+    }
+    train = parts["train"]
+    if len(train) < 2:
         raise ValueError(
-            f"`dataset.root` must be {wanted}, but `{folder}` "
-            f"{'is a file' if folder.exists() else 'does not exist'}; correct the path."
+            f"`{layout.folders['train']}` must have at least two class folders with images, but "
+            f"has {f'only {some(list(train))}' if train else 'none'}; put each class's images into "
+            "its own, or pre-train without labels on "
+            "dataset@method.pretrain_on=unlabelled_folder."
         )
-    return folder
+    for key, part in parts.items():
+        _require_known(key, part, train, layout)
+    return parts
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Return the folders in a folder, sorted, without hidden ones."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+def _named_folders(part: Path, depth: int, left_out: LeftOut) -> ClassFolders:
+    """Return the folders at a depth below a split's folder, by their paths relative to it."""
+    level = [part]
+    for _ in range(depth):
+        for folder in level:
+            if has_images(folder):
+                left_out.add(folder, "folders with images beside the class folders")
+        level = [inside for folder in level for inside in subfolders(folder)]
+    found: ClassFolders = {}
+    for folder in level:
+        name = _composed(folder.relative_to(part).as_posix())
+        if name in found:
+            raise ValueError(
+                f"`{part}` must have one folder per class, but has two whose names look alike and "
+                f"are `{name}` in composed and in decomposed Unicode letters; join them."
+            )
+        found[name] = folder
+    return found
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split; only ``train`` where there are class folders alone."""
-    found: dict[str, Path] = {}
-    for folder in subfolders(root):
-        for key, names in SPLIT_FOLDERS.items():
-            # A split's folder has class folders inside; one with images is a class of that name.
-            if folder.name.lower() in names and subfolders(folder):
-                if key in found:
-                    raise ValueError(
-                        f"`{root}` must have one {key} folder, but has `{found[key].name}` and "
-                        f"`{folder.name}`; remove one."
-                    )
-                found[key] = folder
-    if "train" in found and "test" in found:
-        return {key: found[key] for key in ("train", "val", "test") if key in found}
-    if not found or ("train" not in found and len(subfolders(root)) > len(found)):
-        return {"train": root}  # class folders; one of them may well be called "test" or "val"
-    raise ValueError(
-        f"`{root}` must have a train and a test folder, or class folders alone, but has only "
-        f"{some([folder.name for folder in found.values()])}; rename or add a folder, or give "
-        "dataset.root=…/train to have a test split made from it."
-    )
+def _composed(name: str) -> str:
+    """Return a name with composed letters: macOS decomposes them in file names."""
+    return unicodedata.normalize("NFC", name)
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in subfolders(folder))
-    if len(names) < 2:
-        raise ValueError(
-            f"`{folder}` must have at least two class folders with images, but has "
-            f"{f'only `{names[0]}`' if names else 'none'}; put each class's images into its own, "
-            "or pre-train without labels on dataset@method.pretrain_on=unlabelled_folder."
-        )
-    return names
-
-
-def _same_classes(
-    key: str, names: tuple[str, ...], classes: tuple[str, ...], parts: dict[str, Path]
-) -> None:
-    if names == classes:
+def _require_known(key: str, part: ClassFolders, train: ClassFolders, layout: Layout) -> None:
+    """Refuse class folders of a split that training images do not have."""
+    more = [name for name in part if name not in train]
+    if not more:
         return
-    more, fewer = sorted(set(names) - set(classes)), sorted(set(classes) - set(names))
-    told = [f"{some(more)} only in {key}"] * bool(more)
-    told += [f"{some(fewer)} only in train"] * bool(fewer)
+    fewer = [name for name in train if name not in part]
+    near = alike(more[0], fewer)
+    told = f" and {some(fewer)} only in train" if fewer else ""
+    same = f" (`{more[0]}` and `{near}` may be the same)" if near else ""
     raise ValueError(
-        f"`{parts['train']}` and `{parts[key]}` must have the same class folders, but there is "
-        f"{' and '.join(told)}; rename or add folders."
+        f"`{layout.folders['train']}` and `{layout.folders[key]}` must have the same class "
+        f"folders, but there is {some(more)} only in {key}{told}{same}; rename or add folders, or "
+        f"leave classes out by dataset.exclude_classes=[{','.join(more[:5])}]."
     )
 
 
-def class_listing(folder: Path, classes: tuple[str, ...], root: Path) -> Listing:
-    """Return the images below each class's folder.
+def _require_every_class(
+    options: Options, train: ClassFolders, listing: Listing, left_out: LeftOut
+) -> None:
+    counts = np.bincount(listing.targets, minlength=len(train))
+    empty = [name for name, count in zip(train, counts, strict=True) if not count]
+    if empty:
+        folders = [str(train[name]) for name in empty]
+        passed = f" (not read: {left_out})" if left_out.names else ""
+        raise ValueError(
+            f"every class folder of `{options.name}` must have an image "
+            f"({' '.join(EXTENSIONS[:6])} …), but {some(folders)} "
+            f"{'has' if len(empty) == 1 else 'have'} none{passed}; add images, or set "
+            f"dataset.exclude_classes=[{','.join(empty[:5])}{',…' * (len(empty) > 5)}]."
+        )
+
+
+def _warn_of_deeper_classes(
+    options: Options, layout: Layout, train: ClassFolders, listing: Listing
+) -> None:
+    """Say that folders inside of class folders may be the classes."""
+    names = list(train)
+    inside: dict[str, set[str]] = {name: set() for name in names}
+    for path, target in zip(listing.paths, listing.targets.tolist(), strict=True):
+        below = Path(path).relative_to(train[names[target]]).parts
+        if len(below) == 1:
+            return  # an image right in a class folder
+        inside[names[target]].add(below[0])
+    if 2 * sum(len(folders) > 1 for folders in inside.values()) > len(names):
+        deeper = [f"{name}/{folder}" for name in names for folder in sorted(inside[name])]
+        logger.warning(
+            "`%s`: the folders %s are classes, and the %d folders inside of them (%s) are not; if "
+            "they should be, set dataset.class_depth=%d",
+            options.name, some(names, 3), len(deeper), some(deeper, 2),
+            len(Path(names[0]).parts) + 1,
+        )  # fmt: skip
+
+
+def class_listing(folder: Path, classes: Sequence[str], root: Path) -> Listing:
+    """Return the images below each class's folder, of a published set.
 
     Args:
         folder: holds the classes' folders.
@@ -182,40 +270,32 @@ def class_listing(folder: Path, classes: tuple[str, ...], root: Path) -> Listing
     Raises:
         ValueError: if a class has no image.
     """
-    paths: list[str] = []
-    targets: list[int] = []
-    empty = []
-    for target, name in enumerate(classes):
-        found = sorted(_images(folder / name))
-        if not found:
-            empty.append(str(folder / name))
-        paths += found
-        targets += [target] * len(found)
+    left_out = LeftOut(root)
+    listing = _listing([folder / name for name in classes], root, left_out)
+    counts = np.bincount(listing.targets, minlength=len(classes))
+    empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
         raise ValueError(
-            f"every class folder must have an image ({' '.join(EXTENSIONS)}), but {some(empty)} "
-            f"{'has' if len(empty) == 1 else 'have'} none; add images or remove the folder."
+            f"every class folder must have an image ({' '.join(EXTENSIONS[:6])} …), but "
+            f"{some(empty)} {'has' if len(empty) == 1 else 'have'} none; add images or remove the "
+            "folder."
         )
+    return listing
+
+
+def _listing(
+    places: Sequence[Path | None], root: Path, left_out: LeftOut, *, links_once: bool = False
+) -> Listing:
+    """Return the images below each class's folder (``None``: the class has none)."""
+    paths: list[str] = []
+    targets: list[int] = []
+    for target, place in enumerate(places):
+        if place is not None:
+            images = images_below(place, left_out, links_once=links_once)
+            paths += images
+            targets += [target] * len(images)
     return Listing(paths, _relative(paths, root), np.array(targets, dtype=np.int64))
 
 
-def _relative(paths: list[str], root: Path) -> list[str]:
+def _relative(paths: Sequence[str], root: Path) -> list[str]:
     return [Path(os.path.relpath(path, root)).as_posix() for path in paths]
-
-
-def _images(folder: Path) -> Iterator[str]:
-    """Yield the image files below a class folder, following links but not in circles."""
-    visited = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(place))
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".")
-            and os.path.realpath(os.path.join(place, name)) not in visited  # noqa: PTH118
-        ]
-        for name in files:
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                path = os.path.join(place, name)  # noqa: PTH118 - faster than Path
-                if os.path.isfile(path):  # noqa: PTH113 - a link may lead nowhere
-                    yield path

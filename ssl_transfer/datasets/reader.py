@@ -273,15 +273,23 @@ def _check_classes(options: Options, splits: Mapping[str, Split], classes: Seque
                     f"that of `{split.names[wrong[0]]}` in {key} is {split.targets[wrong[0]]}; "
                     "correct the annotation."
                 )
-    for key in ("train", "test"):
-        counts = _class_counts(splits[key].targets, classes)
+    for key, split in splits.items():
+        counts = _class_counts(split.targets, classes)
         empty = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]
-        if empty and (key == "train" or len(empty) == len(classes)):
+        if not empty:
+            continue
+        have = "has" if len(empty) == 1 else "have"
+        if key == "train" or (key == "test" and len(empty) == len(classes)):
             raise ValueError(
                 f"every class of `{options.name}` must have an image in {key}, but "
-                f"{some(empty)} {'has' if len(empty) == 1 else 'have'} none; add images or "
-                "remove the class."
+                f"{some(empty)} {have} none; add images or remove the class."
             )
+        logger.warning(
+            "`%s`: %s %s no image in %s, so that scores say nothing of %s; add images, or leave "
+            "classes out of the task (image_folder: dataset.exclude_classes=[%s])",
+            options.name, some(empty), have, key, "it" if len(empty) == 1 else "them",
+            ",".join(empty[:5]) + ",…" * (len(empty) > 5),
+        )  # fmt: skip
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

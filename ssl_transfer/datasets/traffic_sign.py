@@ -2,10 +2,11 @@
 
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
-from ssl_transfer.datasets.folder import class_listing, subfolders
+from ssl_transfer.datasets.folder import class_listing
 from ssl_transfer.datasets.layout import check_fraction, published, require
 from ssl_transfer.datasets.photographs import SplitRule, mix_bt_split
 from ssl_transfer.datasets.reader import Options, reader
+from ssl_transfer.datasets.walk import subfolders
 
 HOME = "FullIJCNN2013"
 
