@@ -15,7 +15,13 @@ if ! [ -x "$VENV/bin/python" ] || ! "$VENV/bin/python" -m pip --version >/dev/nu
         rm -rf "$VENV"
         if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
             echo "installing python3-venv, which Debian keeps apart from python3"
-            { apt-get update -qq && apt-get install -y -qq python3-venv; } >/dev/null
+            log=$(mktemp)
+            if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; } >"$log" 2>&1; then
+                tail -n 20 "$log" >&2
+                echo "error: python3-venv must install, but apt-get failed; its last lines stand above" >&2
+                exit 2
+            fi
+            rm -f "$log"
             "$PYTHON" -m venv "$VENV"
         else
             echo "error: Python's \`venv\` must work, but does not; run: sudo apt-get install python3-venv" >&2
