@@ -23,14 +23,18 @@ class Split:
         images: ``images[i]`` is decoded when asked for, and always RGB.
         targets: class numbers in ``[0, classes)``, or a row of 1, 0 and -1 per image.
         names: stable names of the samples, for messages and fingerprints.
+        groups: number of each sample's group, whose samples show one object and stay together where
+            a split is made; equal numbers in two splits are one group (``None``: no groups).
     """
 
     images: Sequence[Image.Image]
     targets: Targets
     names: Sequence[str]
+    groups: Int64[np.ndarray, " samples"] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.targets) == len(self.names)
+        assert self.groups is None or len(self.groups) == len(self.targets)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -42,6 +46,7 @@ class Split:
             images=PickedImages(self.images, picked),
             targets=self.targets[picked],
             names=[self.names[i] for i in picked],
+            groups=None if self.groups is None else self.groups[picked],
         )
 
     def __add__(self, other: "Split") -> "Split":
@@ -50,10 +55,12 @@ class Split:
 
 def concatenate(*splits: Split) -> Split:
     """Return one split with the samples of all, in the order given."""
+    groups = [split.groups for split in splits if split.groups is not None]
     return Split(
         images=JoinedImages([split.images for split in splits]),
         targets=np.concatenate([split.targets for split in splits]),
         names=[name for split in splits for name in split.names],
+        groups=np.concatenate(groups) if len(groups) == len(splits) else None,
     )
 
 

@@ -133,8 +133,8 @@ def gtsrb(options: Options, root: str, download: bool = False) -> Dataset:
     """Return the German Traffic Sign Recognition Benchmark: 43 signs, top-1.
 
     26,640 training and 12,630 test images, as torchvision fetches them; the training images are
-    tracks of 30 pictures of one sign, so that a validation split by image is optimistic. Stallkamp
-    et al. 2012, https://benchmark.ini.rub.de
+    tracks of 30 pictures of one sign each (``<class>/<track>_<picture>.ppm``), which validation
+    images never divide. Stallkamp et al. 2012, https://benchmark.ini.rub.de
 
     Args:
         options: shared options.
@@ -170,7 +170,7 @@ def gtsrb(options: Options, root: str, download: bool = False) -> Dataset:
     tested = pairs_listing(base / home / "GTSRB" / "Final_Test" / "Images", pairs)
     listings = {"train": train, "test": tested}
     expected = {"train": 26_640, "test": 12_630, "classes": 43}
-    return published(options, classes, listings, expected=expected)
+    return published(options, classes, listings, expected=expected, groups=r"^(.*)_\d+\.[^.]*$")
 
 
 @reader

@@ -54,11 +54,13 @@ class Files:
         splits: the splits, without what was skipped.
         content: hash of names and bytes of all files, for the fingerprint.
         facts: number and names of the skipped files, for the record.
+        digests: hash of each sample's bytes, by split.
     """
 
     splits: dict[str, Split]
     content: str
     facts: dict[str, object]
+    digests: dict[str, list[bytes]]
 
 
 def inspect_files(
@@ -80,27 +82,30 @@ def inspect_files(
     stats = [os.stat(path) for path in paths]  # noqa: PTH116 - six times as fast as Path.stat
     _refuse_shared(options, listings, stats)
     sizes = [stat.st_size for stat in stats]
-    corrupt, content = look_at(paths, sizes, [stat.st_mtime_ns for stat in stats])
+    looked = look_at(paths, sizes, [stat.st_mtime_ns for stat in stats])
+    corrupt = looked.corrupt
     if corrupt and options.on_corrupt == "error":
         told = some([f"{paths[i]} ({why})" for i, why in sorted(corrupt.items())])
         raise ValueError(
             f"every image of `{options.name}` must decode, but {len(corrupt)} of {len(paths)} "
             f"do not: {told}; repair or remove them, or set dataset.on_corrupt=skip."
         )
-    digest = hashlib.sha256(content.encode())
-    splits, skipped, start = {}, [], 0
+    digest = hashlib.sha256(looked.content.encode())
+    splits, digests, skipped, start = {}, {}, [], 0
     for key, listing in listings.items():
         end = start + len(listing.paths)
         digest.update(json.dumps([key, list(listing.names), sizes[start:end]]).encode())
         bad = [i for i in range(len(listing.paths)) if start + i in corrupt]
         skipped += [listing.names[i] for i in bad]
-        kept = listing.keep(np.setdiff1d(np.arange(len(listing.paths)), bad)) if bad else listing
+        whole = np.setdiff1d(np.arange(len(listing.paths)), bad)
+        kept = listing.keep(whole) if bad else listing
+        digests[key] = [looked.digests[start + i] for i in whole]
         splits[key] = Split(FileImages(kept.paths, upright=upright), kept.targets, kept.names)
         start = end
     if skipped:
         logger.warning("`%s`: skipping %d corrupt images: %s", options.name, len(skipped), skipped)
     facts: dict[str, object] = {"corrupt": len(skipped), "corrupt_names": sorted(skipped)[:100]}
-    return Files(splits, digest.hexdigest(), facts)
+    return Files(splits, digest.hexdigest(), facts, digests)
 
 
 def _refuse_shared(
@@ -123,10 +128,26 @@ def _refuse_shared(
                 )
 
 
-def look_at(
-    paths: Sequence[str], sizes: Sequence[int], changed: Sequence[int]
-) -> tuple[dict[int, str], str]:
-    """Return the positions of the files that do not decode, with reasons, and a hash of all bytes.
+@dataclasses.dataclass(frozen=True)
+class Looked:
+    """What a look at image files has found.
+
+    Args:
+        corrupt: position of each file that does not decode -> why.
+        digests: hash of each file's bytes.
+    """
+
+    corrupt: dict[int, str]
+    digests: list[bytes]
+
+    @property
+    def content(self) -> str:
+        """A hash of all bytes."""
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()
+
+
+def look_at(paths: Sequence[str], sizes: Sequence[int], changed: Sequence[int]) -> Looked:
+    """Return which files do not decode, with reasons, and the hashes of all files' bytes.
 
     Every file is read to its end, in threads (Pillow decodes without holding the interpreter's
     lock). JPEG is decoded at an eighth of its size, which skips most of the arithmetic but none of
@@ -148,19 +169,21 @@ def look_at(
     record = folder / "ssl_transfer" / "verified" / f"{digest.hexdigest()[:32]}.json"
     try:
         verdict = json.loads(record.read_text())
-        return {int(key): str(why) for key, why in verdict["corrupt"].items()}, verdict["content"]
+        corrupt = {int(key): str(why) for key, why in verdict["corrupt"].items()}
+        return Looked(corrupt, [bytes.fromhex(one) for one in verdict["digests"]])
     except (OSError, ValueError, KeyError) as error:
         logger.debug("no verdict yet, or a damaged one (%s)", error)
     logger.info("looking at %d images; the verdict is kept until they change", len(paths))
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         found = list(pool.map(_look, paths, chunksize=64))
     corrupt = {position: why for position, (why, _) in enumerate(found) if why is not None}
-    content = hashlib.sha256(b"".join(one for _, one in found)).hexdigest()
+    looked = Looked(corrupt, [digest for _, digest in found])
+    kept = {"corrupt": corrupt, "digests": [digest.hex() for digest in looked.digests]}
     try:
-        write_atomically(record, json.dumps({"corrupt": corrupt, "content": content}).encode())
+        write_atomically(record, json.dumps(kept).encode())
     except OSError as error:
         logger.info("the verdict cannot be kept (%s), so that every run will look again", error)
-    return corrupt, content
+    return looked
 
 
 def _look(path: str) -> tuple[str | None, bytes]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ssl_transfer.datasets.base import Dataset, fingerprint
+from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
+from ssl_transfer.datasets.groups import group
 from ssl_transfer.datasets.places import alike, existing_folder
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
 from ssl_transfer.datasets.split_folders import Layout, find_splits
@@ -31,6 +33,8 @@ def image_folder(
     test_folder: str | None = None,
     class_depth: int = 1,
     exclude_classes: list[str] | None = None,
+    groups: str | None = None,
+    on_duplicates: OnDuplicates = "error",
     test_fraction: float = 0.2,
 ) -> Dataset:
     """Return the images of ``root``, classes being folders.
@@ -51,6 +55,11 @@ def image_folder(
         test_folder: likewise, e.g. ``val`` where that is all there is to test on.
         class_depth: how deep the class folders lie: 2 for ``<family>/<class>/…``.
         exclude_classes: names of class folders that are not read.
+        groups: which images show one object and stay together in every split that is made: a
+            regular expression or a file (see ``groups.group``) (``None``: only copies stay
+            together).
+        on_duplicates: what happens to images whose bytes two given splits have (see
+            ``duplicates.settle_duplicates``).
         test_fraction: share of every class that is tested, where there is no test folder.
 
     Raises:
@@ -77,10 +86,13 @@ def image_folder(
     _require_every_class(options, parts["train"], listings["train"], left_out)
     left_out.tell(options.name)
     _warn_of_deeper_classes(options, layout, parts["train"], listings["train"])
-    files = inspect_files(options, listings)
-    train, test = files.splits["train"], files.splits.get("test")
+    files = settle_duplicates(options.name, inspect_files(options, listings), on_duplicates)
+    splits = group(options.name, files, groups, folder, classes)
+    train, test = splits["train"], splits.get("test")
     if test is None:
-        kept, held = hold_out(train.targets, test_fraction, options.split_seed, "test")
+        kept, held = hold_out(
+            train.targets, test_fraction, options.split_seed, "test", train.groups
+        )
         train, test = train.subset(kept), train.subset(held)
     places_read = {key: _relative([str(part)], folder)[0] for key, part in layout.folders.items()}
     return assemble(
@@ -88,7 +100,7 @@ def image_folder(
         classes=classes,
         train=train,
         test=test,
-        val=files.splits.get("val"),
+        val=splits.get("val"),
         content=files.content,
         facts={
             **files.facts,
@@ -129,7 +141,7 @@ def unlabelled_folder(options: Options, root: str) -> Dataset:
         )
     left_out.tell(options.name)
     listing = Listing(paths, _relative(paths, folder), np.full(len(paths), -1))
-    files = inspect_files(options, {"train": listing})
+    files = settle_duplicates(options.name, inspect_files(options, {"train": listing}), "warn")
     train = files.splits["train"]
     splits = {"train": train, "val": train.subset([]), "test": train.subset([])}
     sizes = {key: len(split) for key, split in splits.items()}

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ssl_transfer.datasets.annotations import lines_of, numbers_of
-from ssl_transfer.datasets.base import Dataset, Split, Targets
+from ssl_transfer.datasets.base import Dataset, Targets
+from ssl_transfer.datasets.duplicates import settle_duplicates
 from ssl_transfer.datasets.files import Files, Listing, inspect_files
+from ssl_transfer.datasets.groups import by_name
 from ssl_transfer.datasets.images import CroppedImages
+from ssl_transfer.datasets.places import nearest
 from ssl_transfer.datasets.reader import Options, assemble, check_sizes, some
 from ssl_transfer.datasets.splitting import hold_out
 
@@ -54,7 +57,7 @@ def require(
         remedy = "download it by hand, or set dataset.root"
     raise ValueError(
         f"`{options.name}` must lie in `{base}` as {', '.join(needed)}, but `{base / missing}` "
-        f"does not exist; {remedy}{f' ({source})' if source else ''}."
+        f"does not exist{nearest(base / missing)}; {remedy}{f' ({source})' if source else ''}."
     )
 
 
@@ -178,7 +181,7 @@ def by_lists(
 
 
 def read_images(options: Options, listings: Mapping[str, Listing], *, upright: bool) -> Files:
-    """Return the splits of files that annotations name.
+    """Return the splits of files that annotations name; copies are told, and stay.
 
     Args:
         options: of the dataset.
@@ -197,7 +200,9 @@ def read_images(options: Options, listings: Mapping[str, Listing], *, upright: b
             f"{some(missing)} {'does' if len(missing) == 1 else 'do'} not; unpack the archive "
             "again."
         )
-    return inspect_files(options, listings, upright=upright)
+    return settle_duplicates(
+        options.name, inspect_files(options, listings, upright=upright), "warn"
+    )
 
 
 def published(
@@ -212,6 +217,7 @@ def published(
     val_rule: str | None = None,
     test_fraction: float | None = None,
     boxes: Boxes | None = None,
+    groups: str | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Dataset:
     """Return the dataset of these files, checked against its published sizes.
@@ -227,6 +233,8 @@ def published(
         val_rule: how validation images are chosen (see ``assemble``).
         test_fraction: share of every class that is tested, if there is no test split.
         boxes: what to cut images to (``None``: they are seen as they are).
+        groups: regular expression whose parentheses hold the group in a training image's name
+            (``None``: no groups).
         facts: for the record.
 
     Raises:
@@ -239,10 +247,14 @@ def published(
     if boxes is not None:
         files = _cropped(files, boxes)
     train, told = files.splits["train"], dict(facts or {})
+    if groups is not None:
+        train = dataclasses.replace(train, groups=by_name(train.names, groups))
     test = files.splits.get("test")
     if test is None:
         assert test_fraction is not None
-        kept, held = hold_out(train.targets, test_fraction, options.split_seed, "test")
+        kept, held = hold_out(
+            train.targets, test_fraction, options.split_seed, "test", train.groups
+        )
         train, test = train.subset(kept), train.subset(held)
         told["test"] = f"seeded, {test_fraction}"
     return assemble(
@@ -273,7 +285,7 @@ def _cropped(files: Files, boxes: Boxes) -> Files:
             )
         cut = np.array([boxes[name] for name in split.names], dtype=np.int64).reshape(-1, 4)
         digest.update(cut.astype("<i8").tobytes())
-        splits[key] = Split(CroppedImages(split.images, cut), split.targets, split.names)
+        splits[key] = dataclasses.replace(split, images=CroppedImages(split.images, cut))
     return dataclasses.replace(files, splits=splits, content=digest.hexdigest())
 
 

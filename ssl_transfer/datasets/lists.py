@@ -1,17 +1,26 @@
 """Annotation files: one ``name class_number`` per line."""
 
 import dataclasses
+import itertools
+import logging
 import os
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
+from ssl_transfer.datasets.groups import group
+from ssl_transfer.datasets.places import existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
 
+logger = logging.getLogger(__name__)
+
 PROBLEMS_SHOWN = 5
+_DIGITS = 9  # of a class number, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +47,15 @@ def image_list(
     val: str | None = None,
     classes: str | None = None,
     images: str = ".",
+    groups: str | None = None,
+    on_duplicates: OnDuplicates = "error",
 ) -> Dataset:
     """Return the images that annotation files name.
 
-    A line is ``name class_number``, split at its last blank, so that names with blanks work. Empty
-    lines are skipped; there are no comments, since a name may begin with any character. Class
-    numbers run from 0 without gaps.
+    A line is ``name class_number``, split at its last blank or tab, so that names with blanks work.
+    Empty lines are skipped; there are no comments, since a name may begin with any character. Class
+    numbers run from 0 without gaps. A name in composed letters finds a file whose name has them
+    decomposed, and the reverse.
 
     Args:
         options: shared options.
@@ -54,41 +66,41 @@ def image_list(
         classes: file with one class name per line, in the order of the numbers (``None``: the
             numbers are the names).
         images: folder that names in annotation files are relative to.
+        groups: which images show one object and stay together in every split that is made: a
+            regular expression or a file (see ``groups.group``) (``None``: only copies stay
+            together).
+        on_duplicates: what happens to images whose bytes two given splits have (see
+            ``duplicates.settle_duplicates``).
 
     Raises:
         ValueError: with the first problems of all files, each with file and line.
     """
-    base = Path(root).expanduser()
-    if not base.is_dir():
-        raise ValueError(
-            f"`dataset.root` must be a folder, but `{base}` "
-            f"{'is a file' if base.exists() else 'does not exist'}; correct the path."
-        )
+    base = existing_folder("dataset.root", root, "a folder")
+    folder = existing_folder("dataset.images", base / images, "a folder")
     written = {"train": train, "val": val, "test": test}
     problems: list[str] = []
     lines = {key: list(_parse(base / file, key, problems)) for key, file in written.items() if file}
     names = _class_names(lines, base / classes if classes else None, problems)
     _find_repeated(lines, problems)
-    folder = base / images
-    for line in (line for part in lines.values() for line in part):
-        if not (folder / line.name).is_file():
-            problems.append(f"{line.place}: there is no file `{folder / line.name}`")
+    paths = {key: [_find(folder, line, problems) for line in part] for key, part in lines.items()}
     _refuse(options, problems)
+    _tell_outside(options, folder, lines)
     listings = {
         key: Listing(
-            paths=[str(folder / line.name) for line in part],
+            paths=paths[key],
             names=[line.name for line in part],
             targets=np.array([line.target for line in part], dtype=np.int64),
         )
         for key, part in lines.items()
     }
-    files = inspect_files(options, listings)
+    files = settle_duplicates(options.name, inspect_files(options, listings), on_duplicates)
+    splits = group(options.name, files, groups, base, names)
     return assemble(
         options,
         classes=names,
-        train=files.splits["train"],
-        test=files.splits["test"],
-        val=files.splits.get("val"),
+        train=splits["train"],
+        test=splits["test"],
+        val=splits.get("val"),
         content=files.content,
         facts=files.facts,
     )
@@ -96,9 +108,11 @@ def image_list(
 
 def _read(path: Path, what: str) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
-        reason = "does not exist" if not path.exists() else f"cannot be read ({error.strerror})"
+        reason = f"cannot be read ({error.strerror})"
+        if not path.exists():
+            reason = f"does not exist{nearest(path)}"
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text ({error.reason} at byte {error.start})"
     raise ValueError(f"`{what}` must be a text file, but `{path}` {reason}; correct the path.")
@@ -113,24 +127,74 @@ def _parse(path: Path, key: str, problems: list[str]) -> Iterator[Line]:
         empty = False
         place = f"{path.name}:{number}"
         fields = text.strip().rsplit(maxsplit=1)
-        if len(fields) < 2 or not fields[1].removeprefix("-").isdecimal():
-            problems.append(f"{place}: no class number at the end of {text.strip()!r}")
+        number_text = fields[-1].removeprefix("-")
+        if len(fields) < 2 or not number_text.isdecimal() or len(number_text) > _DIGITS:
+            problems.append(
+                f"{place}: no class number at the end of {_cut(text.strip())!r}{_hint(fields)}"
+            )
         else:
             yield Line(fields[0], int(fields[1]), place)
     if empty:
         problems.append(f"{path.name}: no lines")
 
 
+def _cut(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def _hint(fields: Sequence[str]) -> str:
+    """Return what may be wrong with a line whose last part is no class number."""
+    label = fields[-1].rpartition(",")[2].rpartition(";")[2]
+    if label != fields[-1] and label.isdecimal():
+        return " (a blank or a tab must separate name and number)"
+    return ""
+
+
+def _find(folder: Path, line: Line, problems: list[str]) -> str:
+    """Return the file of a line; note a missing one."""
+    path = folder / line.name
+    composed, decomposed = (folder / unicodedata.normalize(f, line.name) for f in ("NFC", "NFD"))
+    for candidate in (path, composed, decomposed):  # macOS decomposes letters in file names
+        if candidate.is_file():
+            return str(candidate)
+    if "\\" in line.name and (folder / line.name.replace("\\", "/")).is_file():
+        problems.append(f"{line.place}: `{line.name}` must have / between folders, not \\")
+    elif path.is_dir():
+        problems.append(f"{line.place}: `{path}` is a folder")
+    else:
+        problems.append(f"{line.place}: there is no file `{path}`")
+    return str(path)
+
+
+def _tell_outside(options: Options, folder: Path, lines: dict[str, list[Line]]) -> None:
+    """Say which names lead out of the folder of images."""
+    outside = [
+        line
+        for part in lines.values()
+        for line in part
+        if os.path.isabs(line.name) or os.path.normpath(line.name).startswith("..")  # noqa: PTH117
+    ]
+    if outside:
+        logger.warning(
+            "`%s`: %d names lead out of `%s` (%s: `%s`), so that a copy of this folder lacks these "
+            "images; set dataset.images to a folder that holds all",
+            options.name, len(outside), folder, outside[0].place, outside[0].name,
+        )  # fmt: skip
+
+
 def _class_names(
     lines: dict[str, list[Line]], path: Path | None, problems: list[str]
 ) -> tuple[str, ...]:
     """Return the classes' names; note numbers outside of them and classes without a sample."""
-    present = {line.target for line in lines["train"]}
+    present = {line.target for line in lines["train"] if line.target >= 0}
     if path is None:
-        names = tuple(str(number) for number in range(max(present, default=-1) + 1))
+        if gap := _gap(present):
+            problems.append(f"{gap}; renumber them, or name all classes by dataset.classes")
+            return ()
+        names = tuple(map(str, range(len(present))))
         known = "the numbers of the training lines"
     else:
-        names = tuple(text.strip() for text in _read(path, "dataset.classes") if text.strip())
+        names = _names_in(path, problems)
         known = f"the lines of {path.name}"
     for line in (line for part in lines.values() for line in part):
         if not 0 <= line.target < len(names):
@@ -140,9 +204,37 @@ def _class_names(
             )
     missing = [names[number] for number in range(len(names)) if number not in present]
     if missing and lines["train"]:
-        hint = "" if path else " (numbers start at 0 and have no gaps, or give dataset.classes)"
-        problems.append(f"no training line has class {some(missing)}{hint}")
+        problems.append(f"no training line has class {some(missing)}")
     return names
+
+
+def _gap(present: Collection[int]) -> str | None:
+    """Return where class numbers do not run from 0 without gaps (``None``: they do)."""
+    if not present or len(present) == max(present) + 1:
+        return None
+    if 0 not in present:
+        return f"class numbers must start at 0, but those of train start at {min(present)}"
+    first = next(number for number in itertools.count() if number not in present)
+    return (
+        f"class numbers must have no gaps, but no training line has class `{first}`, and the "
+        f"highest is {max(present)}"
+    )
+
+
+def _names_in(path: Path, problems: list[str]) -> tuple[str, ...]:
+    """Return the class names in a file; note empty lines, which shift numbers, and repetitions."""
+    names = [
+        text.strip() for text in "\n".join(_read(path, "dataset.classes")).rstrip().split("\n")
+    ]
+    for number, name in enumerate(names, start=1):
+        if not name:
+            problems.append(f"{path.name}:{number}: an empty line between class names")
+        elif name in names[: number - 1]:
+            problems.append(
+                f"{path.name}:{number}: class `{name}` is named in line {names.index(name) + 1} "
+                "already"
+            )
+    return tuple(names)
 
 
 def _find_repeated(lines: dict[str, list[Line]], problems: list[str]) -> None:

@@ -186,22 +186,13 @@ def _labelled(
 ) -> tuple[Split, Split]:
     """Return the training and validation samples."""
     labels, seed = options.labels_per_class, options.split_seed
-    if val is None:
+    if val is None and (train.groups is None or options.val_fraction == 0):
         if labels is not None:
             _check_enough(options, "train", train, labels, classes)
             train = train.subset(per_class(train.targets, labels, seed, "labels"))
-        if options.val_fraction == 0:
-            return train, train.subset([])
-        if val_rule == "ericsson2021":
-            kept, held = hold_out_unstratified(len(train), options.val_fraction, seed)
-        else:
-            kept, held = hold_out(train.targets, options.val_fraction, seed, "validation")
-        if not len(held):
-            raise ValueError(
-                f"at least one class of `{options.name}` must have two training images, so that "
-                "one can validate, but every class has only one; add images."
-            )
-        return train.subset(kept), train.subset(held)
+        return _validated(options, train, val_rule)
+    if val is None:  # the labels of one group must not be on both sides
+        train, val = _validated(options, train, val_rule)
     if labels is not None:
         share = held_out(labels, options.val_fraction)
         _check_enough(options, "train", train, labels - share, classes)
@@ -209,6 +200,25 @@ def _labelled(
         train = train.subset(per_class(train.targets, labels - share, seed, "labels"))
         val = val.subset(per_class(val.targets, share, seed, "validation labels"))
     return train, val
+
+
+def _validated(options: Options, train: Split, val_rule: str | None) -> tuple[Split, Split]:
+    """Return the training samples without a share of them, and that share."""
+    if options.val_fraction == 0:
+        return train, train.subset([])
+    if val_rule == "ericsson2021":
+        kept, held = hold_out_unstratified(len(train), options.val_fraction, options.split_seed)
+    else:
+        kept, held = hold_out(
+            train.targets, options.val_fraction, options.split_seed, "validation", train.groups
+        )
+    if not len(held):
+        what = "images" if train.groups is None else "images that are no copies, or of two groups,"
+        raise ValueError(
+            f"at least one class of `{options.name}` must have two training {what} so that one can "
+            "validate, but every class has only one; add images."
+        )
+    return train.subset(kept), train.subset(held)
 
 
 def _check_enough(

@@ -33,22 +33,96 @@ def _shuffled_classes(
 
 
 def hold_out(
-    targets: Int64[np.ndarray, " samples"], fraction: float, split_seed: int, purpose: str
+    targets: Int64[np.ndarray, " samples"],
+    fraction: float,
+    split_seed: int,
+    purpose: str,
+    groups: Int64[np.ndarray, " samples"] | None = None,
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
     """Return the indices of the kept and of the held-out samples, both ascending.
 
     Args:
         targets: class numbers.
-        fraction: share of every class to hold out, by ``held_out``.
+        fraction: share of every class to hold out, by ``held_out``; with groups as near to it as
+            whole groups allow.
         split_seed: which of the possible choices.
         purpose: ``validation`` or ``test``; choices for different purposes are independent.
+        groups: number of each sample's group, all of which is kept or held out (``None``: each
+            sample for itself). Where no group has two samples, the choice is the same as without.
     """
-    chosen = [
-        indices[: held_out(len(indices), fraction)]
-        for indices in _shuffled_classes(targets, split_seed, purpose)
-    ]
+    if groups is None:
+        chosen = [
+            indices[: held_out(len(indices), fraction)]
+            for indices in _shuffled_classes(targets, split_seed, purpose)
+        ]
+    else:
+        chosen = [_held_groups(targets, fraction, split_seed, purpose, groups)]
     mask = _mask(len(targets), chosen)
     return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def _held_groups(
+    targets: Int64[np.ndarray, " samples"],
+    fraction: float,
+    split_seed: int,
+    purpose: str,
+    groups: Int64[np.ndarray, " samples"],
+) -> Int64[np.ndarray, " held"]:
+    """Return the samples of the groups to hold out.
+
+    Class by class, the groups are met in a shuffled order, that of their first samples. A group is
+    taken if that brings the numbers of its classes nearer to what is to be held out of them, and
+    leaves a sample of each.
+    """
+    _, groups = np.unique(groups, return_inverse=True)
+    labels, targets = np.unique(targets, return_inverse=True)
+    counts = np.zeros((int(groups.max(initial=-1)) + 1, len(labels)), dtype=np.int64)
+    np.add.at(counts, (groups, targets), 1)
+    sizes = counts.sum(axis=0)
+    wanted = np.array([held_out(size, fraction) for size in sizes.tolist()], dtype=np.int64)
+    held, taken = np.zeros_like(wanted), np.zeros(len(counts), dtype=bool)
+
+    def take(group: int) -> None:
+        taken[group] = True
+        held[:] += counts[group]
+
+    for label, members in enumerate(_shuffled_classes(targets, split_seed, purpose)):
+        order = _in_order_of_first_samples(groups, members)
+        for group in order:
+            if held[label] >= wanted[label]:
+                break
+            of_it = counts[group]
+            gain = np.abs(held - wanted).sum() - np.abs(held + of_it - wanted).sum()
+            if not taken[group] and gain > 0 and _leaves_one(held + of_it, sizes, of_it):
+                take(group)
+        if held[label] == 0 and wanted[label] > 0:  # each group is too large: the smallest
+            free = [g for g in order if _leaves_one(held + counts[g], sizes, counts[g])]
+            if free:
+                take(min(free, key=lambda group: int(counts[group].sum())))
+    return np.flatnonzero(taken[groups])
+
+
+def _leaves_one(
+    held: Int64[np.ndarray, " classes"],
+    sizes: Int64[np.ndarray, " classes"],
+    of_it: Int64[np.ndarray, " classes"],
+) -> bool:
+    """Return whether a sample stays of every class that a group has."""
+    return bool((held < sizes)[of_it > 0].all())
+
+
+def _in_order_of_first_samples(
+    groups: Int64[np.ndarray, " samples"], members: Int64[np.ndarray, " members"]
+) -> list[int]:
+    """Return a class's groups as its shuffled members order them.
+
+    The member with the lowest index speaks for its group, so that large ones are not met earlier.
+    """
+    speaker: dict[int, int] = {}
+    for index in sorted(members.tolist()):
+        speaker.setdefault(int(groups[index]), index)
+    speakers = set(speaker.values())
+    return [int(groups[index]) for index in members.tolist() if index in speakers]
 
 
 def hold_out_unstratified(

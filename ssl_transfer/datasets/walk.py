@@ -128,20 +128,16 @@ def images_below(folder: Path, left_out: LeftOut, *, links_once: bool = False) -
     Args:
         folder: where to look, at any depth.
         left_out: notes what is passed over.
-        links_once: whether of several names of one file only one is taken, not a symbolic link
-            where there is the choice.
+        links_once: whether of several names of one file only the first is taken.
     """
-    files = sorted(_files(folder, left_out))
-    if not links_once:
-        return [path for path, _ in files]
     paths, seen = [], set()
-    for path, number in sorted(files, key=lambda file: os.path.islink(file[0])):  # noqa: PTH114
-        if number is not None and number in seen:
+    for path, number in sorted(_files(folder, left_out)):
+        if links_once and number is not None and number in seen:
             left_out.add(path, "further names of the same file", lost=False)
         else:
             paths.append(path)
             seen.add(number)
-    return sorted(paths)
+    return paths
 
 
 def _files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, tuple[int, int] | None]]:

@@ -122,6 +122,15 @@ def test_gtsrb_equals_torchvisions(gtsrb_root: Path) -> None:
         assert_equal(dataset, keys, judge, names)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_gtsrb_validates_on_whole_tracks(gtsrb_root: Path, seed: int) -> None:
+    dataset = gtsrb(root=str(gtsrb_root), name="gtsrb", sizes="warn", split_seed=seed)
+    tracks = {key: [name.split("_")[0] for name in dataset[key].names] for key in ("train", "val")}
+    assert len(set(tracks["train"])) == len(set(tracks["val"])) == 3
+    assert not set(tracks["train"]) & set(tracks["val"])
+    assert not set(dataset["train"].groups.tolist()) & set(dataset["val"].groups.tolist())
+
+
 def test_a_sign_that_is_no_class_is_named(gtsrb_root: Path) -> None:
     write(gtsrb_root / "gtsrb" / "GT-final_test.csv", "Filename;ClassId", "00000.ppm;43")
     with pytest.raises(ValueError, match=r"GT-final_test\.csv` must be an image and a class out "):

@@ -69,6 +69,8 @@ def test_an_alias_is_the_same_run(alias: str, option: str) -> None:
         (["dataset=pets", "dataset.val_rule=other"], "dataset.val_rule"),
         (["dataset=chestx", "dataset.test=mine"], "dataset.test"),
         (["dataset=gtsrb", "+dataset.splt=1"], "dataset.splt"),
+        (["dataset=image_folder", "dataset.root=x", "dataset.on_duplicates=skip"], "on_duplicates"),
+        (["dataset=image_folder", "dataset.root=x", "dataset.exclude_classes=a"], "exclude_class"),
     ],
 )
 def test_misspelt_keys_and_values_are_found_before_any_data(

@@ -27,7 +27,7 @@ def read(root: Path, **options):
 def test_split_folders_are_taken_as_they_are(tmp_path) -> None:
     for key, count in (("train", 5), ("Validation", 2), ("test", 3)):
         fill(tmp_path / key, count)
-    dataset = read(tmp_path)
+    dataset = read(tmp_path, on_duplicates="warn")
     assert dataset.classes == ("ant", "bee")
     assert dataset.facts["sizes"] == {"train": 10, "val": 4, "test": 6}
     assert dataset["val"].names[2] == "Validation/bee/0.png"

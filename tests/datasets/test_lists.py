@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ TEST = [("e.png", 0), ("f.png", 1)]
 
 def write(root: Path, train: str | None = None, test: str | None = None) -> None:
     for number, (name, target) in enumerate(TRAIN + TEST):
-        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2), (target, number, 0)).save(root / name)
     for file, text, lines in (("train.txt", train, TRAIN), ("test.txt", test, TEST)):
         whole = "".join(f"{name} {target}\n" for name, target in lines)
@@ -62,7 +63,17 @@ def test_own_validation_class_names_and_image_folder(tmp_path) -> None:
         ("# my list\na photo.png 0\nc.png 1\n", None, r"train\.txt:1: no class number"),
         ("a photo.png -1\nb.png 0\nc.png 1\n", None, r"train\.txt:1: class number -1 is out of"),
         (None, "e.png 0\nf.png 2\n", r"test\.txt:2: class number 2 is out of range \(0 to 1, by"),
-        ("a photo.png 1\nb.png 1\nc.png 2\n", None, r"no training line has class `0` \(numbers"),
+        ("a photo.png 1\nb.png 1\nc.png 2\n", None, "start at 0, but those of train start at 1"),
+        (
+            "a photo.png 0\nb.png 0\nc.png 2\n",
+            None,
+            "no training line has class `1`, and",
+        ),
+        ("a photo.png 0\nc.png 999999999\n", None, "class `1`, and the highest is 999999999"),
+        (f"a photo.png 0\nc.png {'9' * 5000}\n", None, r"train\.txt:2: no class number"),
+        ("a photo.png 0\nc.png,1\n", None, r"a blank or a tab must separate"),
+        ("a photo.png 0\nsub\\d 1.png 1\n", None, r"must have / between folders"),
+        ("a photo.png 0\nsub 1\n", None, r"train\.txt:2: `.*sub` is a folder"),
         ("a photo.png 0\nc.png 1\na photo.png 0\n", None, r"train\.txt:3: .* in train\.txt:1 al"),
         (None, "e.png 0\n./c.png 1\n", r"test\.txt:2: `\./c\.png` is named in train\.txt:3"),
         (None, "e.png 0\ng.png 1\n", r"test\.txt:2: there is no file `.*g\.png`"),
@@ -116,3 +127,64 @@ def test_corrupt_images_are_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"1 of 6 do not: `.*b\.png \("):
         read(tmp_path)
     assert read(tmp_path, on_corrupt="skip").facts["corrupt_names"] == ["b.png"]
+
+
+def test_names_in_the_other_unicode_form_are_found(tmp_path) -> None:
+    write(tmp_path)
+    (tmp_path / "b.png").rename(tmp_path / unicodedata.normalize("NFD", "mü.png"))
+    (tmp_path / "train.txt").write_text(
+        "a photo.png 0\nc.png 1\nsub/d 1.png 1\n" + unicodedata.normalize("NFC", "mü.png 0\n"),
+        encoding="utf-8",
+    )
+    both = read(tmp_path)["train"] + read(tmp_path)["val"]
+    assert unicodedata.normalize("NFC", "mü.png") in both.names
+
+
+def test_names_that_lead_out_of_the_folder_are_told(tmp_path, caplog) -> None:
+    write(
+        tmp_path / "images_1", train=f"a photo.png 0\nc.png 1\n../odd.png 0\n{tmp_path}/x.png 1\n"
+    )
+    for number, name in enumerate(("odd.png", "x.png")):
+        Image.new("RGB", (3, 3), (number, 9, 9)).save(tmp_path / name)
+    read(tmp_path / "images_1")
+    assert "2 names lead out of" in caplog.text
+    assert "(train.txt:3: `../odd.png`)" in caplog.text
+
+
+def test_class_names_must_be_one_per_line(tmp_path) -> None:
+    write(tmp_path)
+    for text, told in (
+        ("ant\n\nbee\n", r"names\.txt:2: an empty line"),
+        ("ant\nant\n", r"names\.txt:2: class `ant` is named in line 1 already"),
+    ):
+        (tmp_path / "names.txt").write_text(text)
+        with pytest.raises(ValueError, match=told):
+            read(tmp_path, classes="names.txt")
+
+
+def test_copies_in_train_and_test_are_refused_unless_a_key_allows_them(tmp_path, caplog) -> None:
+    write(tmp_path)
+    (tmp_path / "e.png").write_bytes((tmp_path / "b.png").read_bytes())
+    with pytest.raises(ValueError, match=r"1 of test has the same .* \(`e.png` and `b.png`\)"):
+        read(tmp_path)
+    assert len(read(tmp_path, on_duplicates="warn")["test"]) == 2
+    assert "1 of test has the same bytes as train" in caplog.text
+    dataset = read(tmp_path, on_duplicates="drop", val_fraction=0.5)
+    assert dataset.facts["sizes"] == {"train": 2, "val": 1, "test": 2}
+
+
+def test_groups_of_listed_images_stay_together(tmp_path) -> None:
+    names = [
+        f"{label}{item}_{frame}.png" for label in "ab" for item in range(4) for frame in range(3)
+    ]
+    for number, name in enumerate(names):
+        Image.new("RGB", (2, 2), (number, 0, 0)).save(tmp_path / name)
+    lines = [f"{name} {'ab'.index(name[0])}\n" for name in names]
+    (tmp_path / "train.txt").write_text("".join(line for line in lines if line[1] != "0"))
+    (tmp_path / "test.txt").write_text("".join(line for line in lines if line[1] == "0"))
+    (tmp_path / "groups.txt").write_text("".join(f"{name} {name[:2]}\n" for name in names))
+    for rule in (r"^(..)_", "groups.txt"):
+        dataset = read(tmp_path, groups=rule)
+        sides = {key: {name[:2] for name in dataset[key].names} for key in dataset.splits}
+        assert not sides["train"] & sides["val"]
+        assert dataset.facts["sizes"] == {"train": 12, "val": 6, "test": 6}

@@ -42,3 +42,48 @@ def test_few_labels_are_nested() -> None:
     few, more = (set(per_class(TARGETS, count, 0, "labels").tolist()) for count in (4, 9))
     assert few < more
     assert np.bincount(TARGETS[sorted(few)]).tolist() == [4, 4, 4, 2, 1]
+
+
+@pytest.mark.parametrize("purpose", ["validation", "test"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_groups_of_one_sample_change_nothing(purpose: str, seed: int) -> None:
+    groups = np.random.default_rng(1).permutation(len(TARGETS)) + 7
+    for alone, grouped in zip(
+        hold_out(TARGETS, 0.2, seed, purpose),
+        hold_out(TARGETS, 0.2, seed, purpose, groups),
+        strict=True,
+    ):
+        assert (alone == grouped).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_is_divided_and_classes_keep_their_shares(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    targets = np.repeat([0, 1, 2], [300, 200, 90])
+    groups = 100 * targets + chance.integers(0, 30, 590)
+    kept, held = hold_out(targets, 0.2, seed, "test", groups)
+    assert sorted([*kept, *held]) == list(range(590))
+    assert not set(groups[kept]) & set(groups[held])
+    # Whole groups may be off by half of one.
+    for label, wanted in enumerate([60, 40, 18]):
+        largest = np.unique(groups[targets == label], return_counts=True)[1].max()
+        assert abs((targets[held] == label).sum() - wanted) <= largest / 2
+    order = chance.permutation(590)
+    again = hold_out(targets[order], 0.2, seed, "test", groups[order])[1]
+    assert not set(groups[order][again]) & set(np.delete(groups[order], again))
+
+
+def test_a_group_may_have_several_classes() -> None:
+    targets = np.tile([0, 0, 1], 20)
+    groups = np.repeat(np.arange(20), 3)
+    kept, held = hold_out(targets, 0.2, 0, "test", groups)
+    assert not set(groups[kept]) & set(groups[held])
+    assert np.bincount(targets[held]).tolist() == [8, 4]
+
+
+def test_a_class_of_one_group_is_kept_and_one_of_two_large_groups_is_divided() -> None:
+    targets = np.repeat([0, 1], [10, 10])
+    groups = np.repeat([5, 6, 7], [10, 7, 3])
+    kept, held = hold_out(targets, 0.2, 0, "test", groups)
+    assert set(groups[held]) == {7}
+    assert np.bincount(targets[kept]).tolist() == [10, 7]

@@ -1,0 +1,127 @@
+"""Images with the same bytes: named, refused across splits, or dropped."""
+
+import dataclasses
+import logging
+import typing
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+
+from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.files import Files
+
+logger = logging.getLogger(__name__)
+
+OnDuplicates = Literal["error", "warn", "drop"]
+"""What happens to images of one split whose bytes another split has, too."""
+
+_PRIORITY = ("test", "val", "train")
+"""Of copies in several splits, ``drop`` keeps that of the first of these, so that tests stay."""
+
+Place = tuple[str, int]
+"""A split, and a sample's position in it."""
+
+
+def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
+    """Return the files, after copies have been told, refused or dropped.
+
+    Args:
+        name: of the dataset, for messages.
+        files: its splits, with a hash of every file's bytes.
+        rule: ``error`` refuses images that are in two splits, ``warn`` tells of them, ``drop``
+            keeps one copy of each content. Copies within a split are told, or dropped, too.
+
+    Raises:
+        ValueError: if there are copies across splits and the rule is ``error``.
+    """
+    if rule not in typing.get_args(OnDuplicates):
+        raise ValueError(
+            f"`dataset.on_duplicates` must be one of {list(typing.get_args(OnDuplicates))}, but is "
+            f"{rule!r}."
+        )
+    copies = _copies(files.digests)
+    across = [places for places in copies if len({key for key, _ in places}) > 1]
+    if across and rule == "error":
+        raise ValueError(
+            f"no image of `{name}` may be in two splits, but {_told_across(files.splits, across)}; "
+            "remove the copies, or set dataset.on_duplicates=drop (those in the test split "
+            "stay) or dataset.on_duplicates=warn."
+        )
+    if across:
+        logger.warning("`%s`: copies: %s", name, _told_across(files.splits, across))
+    _tell_within(name, files.splits, copies)
+    if rule != "drop" or not copies:
+        return files
+    return _dropped(name, files, copies)
+
+
+def _copies(digests: Mapping[str, Sequence[bytes]]) -> list[list[Place]]:
+    """Return the places of each content that is there more than once."""
+    places: dict[bytes, list[Place]] = defaultdict(list)
+    for key, hashes in digests.items():
+        for position, digest in enumerate(hashes):
+            places[digest].append((key, position))
+    return [found for found in places.values() if len(found) > 1]
+
+
+def _told_across(splits: Mapping[str, Split], across: Sequence[Sequence[Place]]) -> str:
+    """Return which splits share how many contents, with an example of each pair of splits."""
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for places in across:
+        first: dict[str, str] = {}
+        for key, position in places:
+            first.setdefault(key, splits[key].names[position])
+        keys = sorted(first, key=_PRIORITY.index)
+        for number, one in enumerate(keys):
+            for other in keys[number + 1 :]:
+                pairs[one, other].append((first[one], first[other]))
+    return " and ".join(
+        f"{len(names)} of {one} {'have' if len(names) > 1 else 'has'} the same bytes as {other} "
+        f"(`{names[0][0]}` and `{names[0][1]}`{', …' * (len(names) > 1)})"
+        for (one, other), names in pairs.items()
+    )
+
+
+def _tell_within(name: str, splits: Mapping[str, Split], copies: Sequence[Sequence[Place]]) -> None:
+    """Say in one line how many images repeat others of their split, and of which class."""
+    repeated, conflicts, example = 0, 0, ""
+    for places in copies:
+        by_split: dict[str, list[int]] = defaultdict(list)
+        for key, position in places:
+            by_split[key].append(position)
+        for key, positions in by_split.items():
+            labels = {str(splits[key].targets[position]) for position in positions}
+            repeated += len(positions) - 1
+            conflicts += len(labels) > 1
+            if len(positions) > 1 and (not example or (conflicts == 1 and len(labels) > 1)):
+                names = splits[key].names
+                example = f"`{names[positions[1]]}` and `{names[positions[0]]}`"
+    if repeated:
+        odd = f", {conflicts} of these under different labels" if conflicts else ""
+        logger.log(
+            logging.WARNING if conflicts else logging.INFO,
+            "`%s`: %d images have the same bytes as others that they are read with (%s%s)%s",
+            name, repeated, example, ", …" * (repeated > 1), odd,
+        )  # fmt: skip
+
+
+def _dropped(name: str, files: Files, copies: Sequence[Sequence[Place]]) -> Files:
+    """Return the files with one copy of each content."""
+    drop: dict[str, list[int]] = defaultdict(list)
+    for places in copies:
+        kept = min(places, key=lambda place: (_PRIORITY.index(place[0]), place[1]))
+        for key, position in places:
+            if (key, position) != kept:
+                drop[key].append(position)
+    splits, digests = dict(files.splits), dict(files.digests)
+    for key, positions in drop.items():
+        stay = np.setdiff1d(np.arange(len(splits[key])), positions)
+        splits[key] = splits[key].subset(stay)
+        digests[key] = [digests[key][position] for position in stay]
+    counts = {key: len(positions) for key, positions in sorted(drop.items())}
+    logger.warning("`%s`: copies are left out: %s", name, counts)
+    return dataclasses.replace(
+        files, splits=splits, digests=digests, facts={**files.facts, "copies_left_out": counts}
+    )
