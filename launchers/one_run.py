@@ -28,7 +28,7 @@ def carry_out(run: Run, *, packed: bool) -> str | None:
     except (OSError, ValueError, RuntimeError) as error:  # no such device, nobody to meet
         if sweep.is_main_process():
             fail(run, str(error), trace=traceback.format_exc(), stage="check")
-            claims.release_own(run.folder)
+            claims.release(run.folder)
         return str(error)
     # One process looks at the files, so that all of them agree.
     verdict, reason = distributed.broadcast_object(
@@ -51,7 +51,7 @@ def _verdict(run: Run, *, packed: bool) -> tuple[str, str]:
     me = cluster.current_job()
     in_earlier_turn = me is not None and run.is_finished and run.record().get("job") == me
     if run.is_finished and (in_earlier_turn or not run.config["force"]):
-        claims.release_own(run.folder)
+        claims.release(run.folder)
         return "finished", ""
     failure = run.failure()
     if packed and me and failure and failure["stage"] == "work" and failure.get("job") == me:

@@ -2,16 +2,22 @@
 
 A claim is a file ``claim.json`` in the run's folder, created exclusively. Its owner is a SLURM job
 (from its submission on, through requeues), alive while the queue knows it; or a process: host +
-boot + process number (+ its start time, since process numbers come round again), which touches the
-file twice a minute. A process's claim is dead if the process is gone (same host and boot), its host
-has booted since, or its heartbeat stopped long ago (another host). A dead claim is taken over by
-renaming it away first: the rename succeeds for one process only. No file locks are needed, which
-network file systems often lack.
+boot + PID namespace + process number (+ its start time, since process numbers come round again),
+which touches the file twice a minute. A process's claim is dead if the process is gone (same host,
+boot and namespace), its host has booted since, or its heartbeat is far from now (another host, or
+another container of this one), be that in the past or, where clocks differ, in the future.
+
+A dead claim is taken over by renaming it away first: the rename succeeds for one process only. No
+file locks are needed, which network file systems often lack. A claim carries a token of its maker's
+and only who made it (or the job that it was made for) gives it up. What is no claim counts as half
+of one: alive for as long as writing the rest may take.
 """
 
 import contextlib
 import json
+import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -23,7 +29,10 @@ from typing import Any
 from ssl_transfer import cluster
 from ssl_transfer.stopping import Interrupted
 
+log = logging.getLogger(__name__)
+
 NAME = "claim.json"
+SCHEMA = 1
 SUBMISSION = "SSL_TRANSFER_SUBMISSION"
 """Environment variable in a job: the submission that made the claims on its runs."""
 LOG = "SSL_TRANSFER_LOG"
@@ -33,6 +42,10 @@ DEAD_AFTER_SECONDS = 600.0
 HIDDEN_SECONDS = 86400.0
 """For how long another user's job is believed in, where the queue does not show it."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
+_NAMESPACE = Path("/proc/self/ns/pid")
+_JOB = re.compile(r"\d+(_\d+)?")
+_tokens: dict[Path, str] = {}
+"""Claims that this process made and has not given up."""
 
 
 def _started(pid: int) -> str | None:
@@ -49,7 +62,14 @@ def owner(*, alone: bool = False) -> dict[str, Any]:
     """Return who this process is, or works for (``alone``: without a word of its job)."""
     boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
     pid = os.getpid()
-    me = {"host": socket.gethostname(), "boot": boot, "pid": pid, "started": _started(pid)}
+    try:
+        namespace = str(_NAMESPACE.readlink())
+    except OSError:
+        namespace = ""
+    me = {
+        "schema": SCHEMA, "host": socket.gethostname(), "boot": boot, "namespace": namespace,
+        "pid": pid, "started": _started(pid),
+    }  # fmt: skip
     if not alone and (job := cluster.current_job()):
         me |= {"job": job, "user": cluster.user(), "submission": os.environ.get(SUBMISSION, "")}
     if path := os.environ.get(LOG):
@@ -58,22 +78,34 @@ def owner(*, alone: bool = False) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return the claim on a run's folder, or None."""
+    """Return the claim on a run's folder; None if there is none, or something that is none."""
+    return _parse(folder / NAME)
+
+
+def _parse(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads((folder / NAME).read_text()))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        claim = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(claim, dict) or not isinstance(claim.get("log"), str | None):
+        return None
+    if "job" in claim:
+        fits = isinstance(claim["job"], str) and bool(_JOB.fullmatch(claim["job"]))
+        return claim if fits and isinstance(claim.get("user", ""), str) else None
+    kinds = {"host": str, "boot": str, "pid": int, "started": str | None}
+    fits = all(key in claim and isinstance(claim[key], kind) for key, kind in kinds.items())
+    return claim if fits else None
 
 
 def is_alive(path: Path) -> bool:
     """Return whether the job or process that owns the claim at ``path`` may still be working."""
     try:
-        claim = json.loads(path.read_text())
-        age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
+        age = abs(time.time() - path.lstat().st_mtime)
+    except OSError:
         return False
-    except ValueError:  # created, but not yet filled
-        return time.time() - path.stat().st_mtime < HEARTBEAT_SECONDS
+    claim = _parse(path)
+    if claim is None:  # created, but not yet filled; or damaged
+        return age < HEARTBEAT_SECONDS
     if "job" in claim:
         if cluster.may_run(claim["job"]):
             return True
@@ -81,7 +113,7 @@ def is_alive(path: Path) -> bool:
         theirs = claim.get("user", cluster.user()) != cluster.user()
         return theirs and cluster.hides_others() and age < HIDDEN_SECONDS
     me = owner()
-    if claim["host"] != me["host"]:
+    if claim["host"] != me["host"] or claim.get("namespace", me["namespace"]) != me["namespace"]:
         return age < DEAD_AFTER_SECONDS
     return bool(claim["boot"] == me["boot"] and _started(claim["pid"]) == claim["started"])
 
@@ -106,10 +138,12 @@ def try_claim(folder: Path, claim: dict[str, Any] | None = None) -> bool:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
+    claim = {**(claim or owner()), "token": uuid.uuid4().hex}
     if _is_ours(read(folder)):
-        _write(path, claim or owner())
+        _write(path, claim)
+        _tokens[path] = claim["token"]
         return True
-    if path.exists() and not is_alive(path):
+    if os.path.lexists(path) and not is_alive(path):
         grave = path.with_name(f".claim.{uuid.uuid4().hex[:8]}.tmp")
         try:
             path.rename(grave)
@@ -119,8 +153,19 @@ def try_claim(folder: Path, claim: dict[str, Any] | None = None) -> bool:
             # Quicker still: it had already put its own claim there, which is given back.
             grave.rename(path)
             return False
+        if _parse(grave) is None:
+            log.warning("`%s` was no claim of a job or a process; it is replaced", path)
+        _bury(grave)
+    if not _create(path, json.dumps(claim)):
+        return False
+    _tokens[path] = claim["token"]
+    return True
+
+
+def _bury(grave: Path) -> None:
+    """Remove a dead claim; a folder in a claim's place is left under its new name."""
+    with contextlib.suppress(IsADirectoryError, PermissionError):
         grave.unlink(missing_ok=True)
-    return _create(path, json.dumps(claim or owner()))
 
 
 def _create(path: Path, content: str) -> bool:
@@ -149,10 +194,17 @@ def _write(path: Path, claim: dict[str, Any]) -> None:
     draft.replace(path)
 
 
+def _is_mine(path: Path) -> bool:
+    """Return whether the claim at ``path`` is the one that this process made."""
+    claim = _parse(path)
+    return claim is not None and path in _tokens and claim.get("token") == _tokens[path]
+
+
 def hand_over(folder: Path, claim: dict[str, Any]) -> None:
     """Let a claim that this process holds belong to ``claim``, e.g. to the job just submitted."""
-    if (folder / NAME).exists():  # else the job was quick enough to have finished
+    if _is_mine(folder / NAME):  # else the job was quick enough to have begun or finished
         _write(folder / NAME, claim)
+    _tokens.pop(folder / NAME, None)
 
 
 def describe(claim: dict[str, Any]) -> str:
@@ -168,19 +220,17 @@ def other(folder: Path) -> dict[str, Any] | None:
     if claim is None or _is_ours(claim) or not is_alive(folder / NAME):
         return None
     me = owner()
-    same = ("host", "boot", "pid", "started")
-    return None if all(claim.get(key) == me[key] for key in same) else claim
+    same = ("host", "boot", "namespace", "pid", "started")
+    theirs = {"namespace": me["namespace"], **claim}  # older code did not note it
+    return None if all(theirs.get(key) == me[key] for key in same) else claim
 
 
 def release(folder: Path) -> None:
-    """Give up a claim that this process holds."""
-    (folder / NAME).unlink(missing_ok=True)
-
-
-def release_own(folder: Path) -> None:
-    """Give up the claim if it is that of this process's job."""
-    if _is_ours(read(folder)):
-        release(folder)
+    """Give up the claim if this process made it, or if it is that of this process's job."""
+    path = folder / NAME
+    if _is_mine(path) or _is_ours(_parse(path)):
+        path.unlink(missing_ok=True)
+    _tokens.pop(path, None)
 
 
 @contextlib.contextmanager
@@ -209,10 +259,9 @@ def claimed(
         if finished():
             yield False
             return
-        if not told:
-            with contextlib.suppress(OSError, ValueError):  # it may just have been released
-                waiting(json.loads(path.read_text()))
-                told = True
+        if not told and (holder := read(folder)) is not None:  # it may just have been released
+            waiting(holder)
+            told = True
         time.sleep(0.5)
     stop = threading.Event()
     threading.Thread(target=_heartbeat, args=(path, stop), daemon=True).start()
@@ -225,13 +274,16 @@ def claimed(
         raise
     finally:
         stop.set()
-        if not keep:
+        if not keep and _is_mine(path):  # not if somebody took it over, who took us for dead
             path.unlink(missing_ok=True)
+        _tokens.pop(path, None)
 
 
 def _heartbeat(path: Path, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_SECONDS):
         try:
+            if not _is_mine(path):
+                return
             os.utime(path)
         except OSError:
             return

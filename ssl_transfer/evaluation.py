@@ -15,7 +15,7 @@ from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import EvaluationProtocol, require
-from ssl_transfer.runs import Run
+from ssl_transfer.runs import Run, digest
 
 
 def evaluate(
@@ -67,6 +67,8 @@ def evaluate(
         place = folder or Path(temporary)
         context = make_context(Run(config), device)
         context.folder, context.features = place, place / "features"
+        if folder is not None:  # what lies there may be of another encoder, or of other images
+            context.run_id = digest(context.run_id, models.fingerprint(judged), dataset.fingerprint)
         place.mkdir(parents=True, exist_ok=True)
         scores = {score.metric: score.value for score in protocol.run(judged, dataset, context)}
         if getattr(protocol, "keep_encoder", False) and distributed.is_main():

@@ -6,6 +6,7 @@ learner's. The loop knows steps, processes, precision, checkpoints and stopping.
 
 import contextlib
 import dataclasses
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from ssl_transfer.loading import Items, TrainingData, load
 from ssl_transfer.recipe import Recipe, Stream
 
 Parts = dict[str, Tensor]
+
+log = logging.getLogger(__name__)
 
 
 LONG_TRAINING_SECONDS = 60.0
@@ -140,12 +143,13 @@ def fit(
     # Without fp16 it does nothing.
     scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
     state = Changing(learner, optimizer, scaler, observer)
-    start = state.restore(context, name)
+    header = checkpoint.Header(context.run_id, name, steps, context.inputs)
+    start = state.restore(context, header)
     if context.channels_last:
         learner.to(memory_format=torch.channels_last)
     model = _parallel(learner, context)
     batches = load(data, _share(stream, range(start, steps)), context)
-    watch = Watch(state, context, name, stream.batch_size)
+    watch = Watch(state, context, header, stream.batch_size)
 
     # 2. The loop.
     learner.train()
@@ -245,18 +249,33 @@ class Changing:
     scaler: torch.amp.GradScaler
     observer: Observer | None
 
-    def restore(self, context: Context, name: str) -> int:
+    def restore(self, context: Context, header: checkpoint.Header) -> int:
         """Bring all of it to the saved state, if there is one; return the step to go on with."""
-        saved = checkpoint.load(context.folder / "checkpoint.pt", name)
+        saved = checkpoint.load(context.folder / "checkpoint.pt", header)
         if saved is None:
+            return 0
+        if (misfit := self._misfit(saved["learner"])) is not None:
+            log.warning("the checkpoint does not fit (%s); `%s` starts anew.", misfit,
+                        header.training)  # fmt: skip
             return 0
         self.learner.load_state_dict({**self.learner.state_dict(), **saved["learner"]})
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved.get("scaler", {}))
         if self.observer is not None and saved.get("observer") is not None:
             self.observer.load_state_dict(saved["observer"])
-        context.note_resumption(name, saved["step"])
+        context.note_resumption(header.training, saved["step"])
         return int(saved["step"])
+
+    def _misfit(self, saved: Mapping[str, Any]) -> str | None:
+        """Return what of a saved learner this one has no place for, as after a change of code."""
+        mine = self.learner.state_dict()
+        wanted = mine.keys() - self.learner.constant()
+        if saved.keys() != wanted:
+            return f"it has {min(saved.keys() ^ wanted)} or lacks it"
+        for key, value in saved.items():
+            if isinstance(value, Tensor) and value.shape != mine[key].shape:
+                return f"{key} has the shape {tuple(value.shape)}, not {tuple(mine[key].shape)}"
+        return None
 
     def state(self) -> dict[str, Any]:
         """Return what ``restore`` needs."""
@@ -327,9 +346,11 @@ def autocast(context: Context) -> contextlib.AbstractContextManager[Any]:
 class Watch:
     """What happens around a step: agreement on stopping, logging, checkpoints."""
 
-    def __init__(self, changing: Changing, context: Context, name: str, batch_size: int) -> None:
+    def __init__(
+        self, changing: Changing, context: Context, header: checkpoint.Header, batch_size: int
+    ) -> None:
         self.changing, self.context = changing, context
-        self.name, self.batch_size = name, batch_size
+        self.header, self.name, self.batch_size = header, header.training, batch_size
         self.saved_at = self.logged_at = time.monotonic()
         self.steps_since = 0  # the last line of the log
         self.stopping = False
@@ -400,6 +421,7 @@ class Watch:
         """Write the checkpoint with which ``step`` would begin."""
         checkpoint.save(
             self.context.folder / "checkpoint.pt",
-            {"name": self.name, "step": step, **self.changing.state()},
+            {"step": step, **self.changing.state()},
+            self.header,
         )
         self.saved_at = time.monotonic()

@@ -52,9 +52,74 @@ def test_a_claim_of_another_host_lives_as_long_as_its_heart_beats(tmp_path):
     path = tmp_path / "claim.json"
     path.write_text(json.dumps({**claims.owner(), "host": "elsewhere"}))
     assert claims.is_alive(path)
+    for far in (-claims.DEAD_AFTER_SECONDS - 1, claims.DEAD_AFTER_SECONDS + 60, 10**9):
+        os.utime(path, (time.time() + far, time.time() + far))
+        assert not claims.is_alive(path), far
+    for near in (-claims.DEAD_AFTER_SECONDS + 60, claims.DEAD_AFTER_SECONDS - 60):
+        os.utime(path, (time.time() + near, time.time() + near))
+        assert claims.is_alive(path), near
+
+
+def test_a_process_of_another_container_is_judged_by_its_heart(tmp_path):
+    path = tmp_path / "claim.json"
+    # Its number means nothing here: it may be nobody's, or somebody else's.
+    theirs = {"namespace": "pid:[1]", "pid": 1, "started": "1"}
+    path.write_text(json.dumps({**claims.owner(), **theirs}))
+    assert claims.is_alive(path)
+    assert claims.other(tmp_path)["namespace"] == "pid:[1]"
     long_ago = time.time() - claims.DEAD_AFTER_SECONDS - 1
     os.utime(path, (long_ago, long_ago))
-    assert not claims.is_alive(path)
+    assert claims.try_claim(tmp_path)
+    assert claims.read(tmp_path)["pid"] == os.getpid()
+
+
+ODD = [
+    "", "{", "null", "5", '"text"', "[]", "[[1]]", "{}", '{"job": null}', '{"job": 5}',
+    '{"job": "../x"}', '{"job": "12", "user": 3}', '{"job": ["12"]}', '{"host": 1}',
+    '{"host": "a", "boot": "b", "pid": "c", "started": "d"}',
+    '{"host": "a", "boot": "b", "pid": 1, "started": 5}',
+    '{"host": "a", "boot": "b", "pid": 1, "started": "5", "log": {}}', "[" * 100_000, "\x00\xff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_what_is_no_claim_holds_nobody_up_for_longer_than_half_of_one(tmp_path, caplog, text):
+    path = tmp_path / "claim.json"
+    path.write_text(text)
+    assert claims.read(tmp_path) is None
+    assert claims.other(tmp_path) is None
+    assert not claims.try_claim(tmp_path)
+    aside = time.time() + claims.HEARTBEAT_SECONDS + 1
+    os.utime(path, (aside, aside))
+    assert claims.try_claim(tmp_path)
+    assert "was no claim of a job or a process; it is replaced" in caplog.text
+    assert claims.read(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_folder_or_a_broken_link_in_a_claims_place_holds_nobody_up(tmp_path):
+    long_ago = time.time() - 3600
+    path = tmp_path / "claim.json"
+    path.mkdir()
+    os.utime(path, (long_ago, long_ago))
+    assert claims.try_claim(tmp_path)
+    claims.release(tmp_path)
+    path.symlink_to(path.name)
+    os.utime(path, (long_ago, long_ago), follow_symlinks=False)
+    assert claims.try_claim(tmp_path)
+
+
+def test_only_the_owner_gives_a_claim_up(tmp_path):
+    theirs = {**claims.owner(), "host": "elsewhere"}
+    with claims.claimed(tmp_path, finished=lambda: False, waiting=pytest.fail):
+        _write(tmp_path, theirs)  # took us for dead
+    assert claims.read(tmp_path) == theirs
+    claims.release(tmp_path)
+    assert claims.read(tmp_path) == theirs
+    claims.hand_over(tmp_path, {"job": "12"})
+    assert claims.read(tmp_path) == theirs
+    _write(tmp_path, {**claims.owner(), "token": "of an earlier claim of this process"})
+    claims.release(tmp_path)
+    assert claims.read(tmp_path) is not None
 
 
 def test_a_number_that_another_process_got_later_does_not_keep_a_claim_alive(tmp_path):
@@ -152,9 +217,9 @@ def test_a_job_finds_its_own_claim_again_whatever_the_queue_says(tmp_path, in_jo
     assert json.loads(path.read_text())["pid"] == os.getpid()
     path = _write(tmp_path / "sibling", {"job": "12_4"})
     assert not claims.try_claim(path.parent)
-    claims.release_own(path.parent)
+    claims.release(path.parent)
     assert path.exists()
-    claims.release_own(tmp_path / "run")
+    claims.release(tmp_path / "run")
     assert not (tmp_path / "run" / "claim.json").exists()
 
 
@@ -167,6 +232,8 @@ def test_a_submission_hands_its_claim_to_the_job_unless_the_job_has_finished(tmp
     assert claims.read(folder) == {"job": "12_3", "submission": "s1"}
     assert claims.describe(claims.other(folder)) == "job 12_3"
     claims.release(folder)
+    assert claims.describe(claims.other(folder)) == "job 12_3"  # not ours any more
+    (folder / "claim.json").unlink()
     claims.hand_over(folder, {"job": "12_3"})
     assert _names(folder) == []
 
