@@ -24,7 +24,8 @@ from launchers import signature
 from launchers.sweep import Outcome, SweepRefused
 from ssl_transfer import cluster, provenance
 from ssl_transfer.files import write_atomically
-from ssl_transfer.runs import Run, digest, graph
+from ssl_transfer.identity import digest
+from ssl_transfer.runs import Run, graph
 
 
 class Archive:

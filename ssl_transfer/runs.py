@@ -6,7 +6,6 @@ finished run is never computed again and an interrupted one goes on where it sto
 
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import re
@@ -14,76 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer import products
+from ssl_transfer import products, references
 from ssl_transfer.config import resolve
 from ssl_transfer.files import Unreadable, discard, read_json, set_aside, write_json
-from ssl_transfer.references import whole
+from ssl_transfer.identity import digest, essence, settled
 
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
 PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pretrain"}
-
-# Keys that say how, not what: they never enter an id.
-_OUTSIDE = frozenset({"resources", "download", "url", "obtain", "facts"})
-# Values that refuse data or let them pass, and change none, with the one that stands in ids.
-_SAME = {"sizes": {"warn": "strict"}}
-# What a folder of weights holds, by either of which they are named (`models.weights`).
-_WEIGHTS_FILE = "/encoder.safetensors"
-# Keys that were renamed, with the name that stands in ids.
-_FORMERLY = {
-    "lambda_bt": "off_diagonal_weight",
-    "lambda_reg": "mix_weight",
-    "lambda_reg_warmup": "mix_warmup",
-    "offdiag_target": "off_diagonal_target",
-}
-# Keys that came after the first ids, with the value that leaves an id as it was.
-_NEUTRAL: dict[str, Any] = {
-    "bounding_box": False,
-    "padding": "torchvision",
-    "zero_init_residual": False,
-    "channel_order": "rgb",
-    "divide_weight_decay": False,
-    "encoder_mode": "eval",
-    "epoch_selection": "last",
-    "final_factor": 0.0,
-    "keep_encoder": False,
-    "metric": "cosine",
-    "offdiag_target": 0,
-    "schedule_per": "step",
-    "square": False,
-    "step_factor": 0.1,
-    "teacher_output": "features",
-    "weighting": "exp",
-}
-
-
-def essence(node: Any) -> Any:
-    """Return what of a configuration identifies it: without nulls, neutral and outside keys."""
-    if isinstance(node, Mapping):
-        return {
-            _FORMERLY.get(key, key): essence(_same(key, value))
-            for key, value in sorted(node.items())
-            if value is not None and key not in _OUTSIDE and _NEUTRAL.get(key, ...) != value
-        }
-    if isinstance(node, list | tuple):
-        return [essence(item) for item in node]
-    return node
-
-
-def _same(key: str, value: Any) -> Any:
-    """Return what stands in an id for a value: the same for values that mean the same."""
-    if not isinstance(value, str):
-        return value
-    if key == "path":
-        return value.removesuffix(_WEIGHTS_FILE).rstrip("/") or value
-    return _SAME.get(key, {}).get(value, value)
-
-
-def digest(*parts: Any) -> str:
-    """Return 16 hex digits that identify plain JSON values."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compare ids: configurations are large
@@ -91,10 +29,14 @@ class Run:
     """One cell of the product of the axes.
 
     Args:
-        config: the whole composed configuration, plain, interpolations unresolved; frozen by use.
+        config: the whole composed configuration, plain; interpolations stay unresolved where they
+            name places or keys of the same node; frozen by use.
     """
 
     config: dict[str, Any] = dataclasses.field(hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", settled(self.config))
 
     @property
     def is_pretraining(self) -> bool:
@@ -114,6 +56,8 @@ class Run:
     @functools.cached_property
     def requirements(self) -> tuple["Run", ...]:
         """The runs whose products this one needs."""
+        if not self.trains:
+            return ()
         sources = self.references.values() if self.is_pretraining else [pretraining_of(self.config)]
         return tuple({run.id: run for run in sources if run.trains}.values())
 
@@ -123,24 +67,27 @@ class Run:
 
         That of weights as they are trains nothing; it only says what they are.
         """
-        given = whole(self.config["method"]) if self.is_pretraining else {}
+        given = references.whole(self.config["method"]) if self.is_pretraining else {}
         return {key: pretraining_of({**self.config, **nodes}) for key, nodes in given.items()}
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What of the configuration the id is a hash of, besides the ids of required runs."""
+        config = self.config
+        identity: dict[str, Any] = {axis: essence(axis, config[axis]) for axis in references.AXES}
+        identity["precision"] = config["precision"]
+        if config.get("debug"):
+            identity["debug"] = True
+        if self.is_pretraining:
+            # The pre-training set and seed stand in the method; no downstream task enters.
+            return identity | {"protocol": {"name": PRETRAIN["name"]}}
+        downstream = {axis: essence(axis, config[axis]) for axis in ("dataset", "protocol")}
+        return identity | downstream | {"seed": config["seed"]}
 
     @functools.cached_property
     def id(self) -> str:
         """16 hex digits: a hash of what the run is, and of what it requires."""
-        config = self.config
-        parts: dict[str, Any] = {
-            key: essence(config[key]) for key in ("model", "method", "precision")
-        }
-        if config.get("debug"):
-            parts["debug"] = True
-        if self.is_pretraining:
-            # The pre-training set and seed stand in the method; no downstream task enters.
-            parts["protocol"] = PRETRAIN["name"]
-        else:
-            parts |= {key: essence(config[key]) for key in ("dataset", "protocol", "seed")}
-        return digest(parts, [required.id for required in self.requirements])
+        return digest(self.identity, [required.id for required in self.requirements])
 
     @functools.cached_property
     def names(self) -> dict[str, Any]:
@@ -186,11 +133,15 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the record stands (it is written last, whole), with the encoder it speaks of."""
+        """Whether the record stands (it is written last, whole), with the encoder if one is kept.
+
+        A run whose encoder is asked for only now is computed again, under the same id.
+        """
         record = self.readable_record()
         if record is None or products.is_half_replaced(self.folder):
             return False
-        leaves_encoder = self.is_pretraining and record["status"] == "finished"
+        keeps = self.is_pretraining or bool(self.config["protocol"].get("keep_encoder"))
+        leaves_encoder = keeps and record["status"] == "finished"
         return not leaves_encoder or (self.folder / products.ENCODER).is_file()
 
     def readable_record(self) -> dict[str, Any] | None:
@@ -220,6 +171,7 @@ class Run:
             **self.names,
             "seed": self.seed,
             "precision": self.config["precision"],
+            "identity": self.identity,
         }
 
 
