@@ -1,5 +1,6 @@
 """What records are about: unique short labels of encoders, protocols and datasets."""
 
+import ast
 import json
 import re
 from collections import Counter, defaultdict
@@ -8,9 +9,9 @@ from typing import Any, NamedTuple
 
 from results.errors import unknown
 
-_HOW_NOT_WHAT = frozenset({"resources", "download", "sizes"})
 _SHOWN_AT_MOST = 3
 _UNKNOWN = "? "
+_PRECISION = ("precision", "debug")
 
 
 class Identity(NamedTuple):
@@ -48,13 +49,17 @@ def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     All keys that differ are shown if there are at most three, else just enough of them to tell
     the configurations apart; keys that one has not are left out. Equal ones get equal texts.
     """
-    flat = [_flat(config) for config in configs]
+    return _distinguish([_flat(config) for config in configs])
+
+
+def _distinguish(flat: Sequence[Mapping[str, str]]) -> list[str]:
     keys = list(dict.fromkeys(key for one in flat for key in one))
     keys = _named([key for key in keys if len({one.get(key) for one in flat}) > 1], flat)
     if len(keys) > _SHOWN_AT_MOST:
         keys = _enough(flat, keys)
     names = {key: _short_name(key, keys) for key in keys}
-    return [" ".join(f"{names[k]}={_text(one[k])}" for k in keys if k in one) for one in flat]
+    texts = {key: _texts({one[key] for one in flat if key in one}) for key in keys}
+    return [" ".join(f"{names[k]}={texts[k][one[k]]}" for k in keys if k in one) for one in flat]
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
@@ -74,7 +79,7 @@ def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
     unknown = {_label(d) for d, one in zip(documents, ids, strict=True) if one is None}
     known: dict[str, set[str]] = defaultdict(set)
     # One document of each encoder is enough, but only a record knows the configuration.
-    some = {(one, "config" in d): d for d, one in zip(documents, ids, strict=True)}
+    some = {(one, _is_known(d)): d for d, one in zip(documents, ids, strict=True)}
     for (identifier, _), document in some.items():
         if identifier is not None and _label(document) in unknown:
             known[_description(document)].add(identifier)
@@ -87,6 +92,11 @@ def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
             identifier = next(iter(same)) if len(same) == 1 else f"{_UNKNOWN}{description}"
         found.append(identifier)
     return found
+
+
+def _is_known(document: Mapping[str, Any]) -> bool:
+    """Return whether a document says how its run was configured."""
+    return any(isinstance(document.get(key), dict) for key in ("identity", "config"))
 
 
 def _stated_id(document: Mapping[str, Any]) -> str | None:
@@ -103,29 +113,56 @@ def _label(document: Mapping[str, Any]) -> str:
 
 def _description(document: Mapping[str, Any]) -> str:
     """Return a text that documents of one encoder share, as far as they can tell."""
-    if "config" not in document:
+    if not _is_known(document):
         return _label(document)
     return f"{_label(document)} {json.dumps(_flat(_encoder_config(document)), sort_keys=True)}"
 
 
 def _encoder_config(document: Mapping[str, Any]) -> dict[str, Any]:
     # Precision and debug are the encoder's only where it was pre-trained here.
-    axes = ["model", "method", *(("precision", "debug") if document.get("requires") else ())]
-    return {axis: document["config"].get(axis) for axis in axes}
+    return _part(document, "model", "method", *_PRECISION[: 2 * bool(document.get("requires"))])
+
+
+def _part(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """Return keys of what a run's id is a hash of.
+
+    A record of earlier code has only the configuration.
+    """
+    identity = document.get("identity")
+    if not isinstance(identity, dict):
+        identity = _as_hashed(document["config"])
+    return {key: identity[key] for key in keys if key in identity}
+
+
+_MADE_NO_ID = frozenset({"resources", "download", "sizes", "keep_encoder"})
+"""Keys that no id was a hash of when records did not say what was hashed, nulls aside."""
+
+
+def _as_hashed(config: Any) -> Any:
+    """Return what a record of earlier code may have been identified by."""
+    if isinstance(config, list):
+        return [_as_hashed(item) for item in config]
+    if isinstance(config, dict):
+        return {
+            key: _as_hashed(value)
+            for key, value in config.items()
+            if value is not None and key not in _MADE_NO_ID
+        }
+    return config
 
 
 def _label_encoders(documents: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[str, str]:
     """Return a unique label for every encoder id."""
     documents_of: dict[str, Mapping[str, Any]] = {}
     for identifier, document in zip(ids, documents, strict=True):
-        if identifier not in documents_of or "config" not in documents_of[identifier]:
+        if identifier not in documents_of or not _is_known(documents_of[identifier]):
             documents_of[identifier] = document
     groups: dict[str, list[str]] = defaultdict(list)
     for identifier, document in documents_of.items():
         groups[_label(document)].append(identifier)
     labels = {}
     for label, members in groups.items():
-        configured = [one for one in members if "config" in documents_of[one]]
+        configured = [one for one in members if _is_known(documents_of[one])]
         texts = distinguish([_encoder_config(documents_of[one]) for one in configured])
         counts = Counter(texts)
         for one, text in zip(configured, texts, strict=True):
@@ -154,7 +191,7 @@ def _label_variants(
     """
     cells: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, (document, identifier) in enumerate(zip(documents, ids, strict=True)):
-        if "config" in document:
+        if _is_known(document):
             name = (identifier, document["protocol"], str(document.get("dataset")))
             cells[name].append(number)
     protocols = [str(document["protocol"]) for document in documents]
@@ -181,18 +218,18 @@ def _check_mean_over(
 
 
 def _has(document: Mapping[str, Any], key: str) -> bool:
-    node: Any = {axis: document.get("config", {}).get(axis) for axis in ("dataset", "protocol")}
+    node: Any = _part(document, "dataset", "protocol") if _is_known(document) else {}
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return node is not None and not isinstance(node, dict)
 
 
 def _protocol_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: document["config"].get(key) for key in ("protocol", "precision", "debug")}
+    return _part(document, "protocol", *_PRECISION)
 
 
 def _dataset_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    return {"dataset": document["config"].get("dataset")}
+    return _part(document, "dataset")
 
 
 def _differing(
@@ -222,27 +259,26 @@ def _variants(
     """Return the text that sets a document apart from others of the same name, where needed."""
     texts: dict[int, str] = {}
     for name, keys in differing.items():
-        members = [n for n, d in enumerate(documents) if names[n] == name and "config" in d]
+        members = [n for n, d in enumerate(documents) if names[n] == name and _is_known(d)]
         flat = [_flat(part(documents[number])) for number in members]
         kept = [{key: value for key, value in one.items() if key in keys} for one in flat]
-        texts |= {n: t for n, t in zip(members, distinguish(kept), strict=True) if t}
+        texts |= {n: t for n, t in zip(members, _distinguish(kept), strict=True) if t}
     return texts
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return a nested configuration as dotted keys, without nulls and what cannot matter."""
+    """Return a nested configuration as dotted keys, with values as Python writes them."""
     return dict(_leaves(config, ""))
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, list) and any(isinstance(item, dict) for item in node):  # e.g. views
         node = {str(place): item for place, item in enumerate(node)}
-    if isinstance(node, dict):
+    if isinstance(node, dict) and (node or not path):
         for key, value in node.items():
-            if key not in _HOW_NOT_WHAT:
-                yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    elif node is not None:
-        yield path, str(node)
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, repr(node)
 
 
 def _separated(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
@@ -277,6 +313,28 @@ def _short_name(key: str, keys: Sequence[str]) -> str:
     return key
 
 
-def _text(value: str) -> str:
-    """Return a value without the folders of a path."""
-    return value.rstrip("/").rsplit("/", 1)[-1]
+def _texts(values: Collection[str]) -> dict[str, str]:
+    """Return for each value of a key a short text that no other value has.
+
+    Of a path it is the last part, and as many folders before it as tell it from the others.
+    """
+    shorter = {value: _shorter(value) for value in values}
+    length = dict.fromkeys(values, 0)
+    while True:
+        texts = {value: shorter[value][length[value]] for value in values}
+        times = Counter(texts.values())
+        longer = [v for v in values if times[texts[v]] > 1 and length[v] + 1 < len(shorter[v])]
+        if not longer:
+            return texts
+        for value in longer:
+            length[value] += 1
+
+
+def _shorter(value: str) -> list[str]:
+    """Return texts for a value of ``_flat``, the shortest first, the value itself last."""
+    if value[:1] not in ("'", '"'):
+        return ["null" if value == "None" else value, value]
+    text = str(ast.literal_eval(value))
+    parts = text.rstrip("/").split("/")
+    ends = ["/".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+    return [*(end for end in ends if end), text, value]

@@ -3,9 +3,11 @@
 import contextlib
 import datetime
 import logging
+import math
 import os
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +209,34 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         }
         context.logger.finish(scores)
     if distributed.is_main():
+        before = run.readable_record()
+        if before is not None and (differences := differing_scores(before, record)):
+            log.warning(
+                "a run that is computed again must have the scores of its record (%s), but %s; the "
+                "new ones replace them.", before.get("started", "of unknown date"), differences,
+            )  # fmt: skip
         runs.finish(run, record, folder)
     distributed.barrier()
     return record
+
+
+def differing_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Return which scores of two records of one run differ beyond rounding, and how."""
+    olds, news = (
+        {(s["metric"], s["split"]): s["value"] for s in record["scores"]}
+        for record in (before, after)
+    )
+
+    def same(old: Any, new: Any) -> bool:
+        if old is None or new is None:
+            return old is new
+        return math.isclose(old, new, rel_tol=1e-5, abs_tol=1e-9) or (old != old and new != new)
+
+    return ", ".join(
+        f"`{metric}` on {split} was {olds[metric, split]} and is {news[metric, split]}"
+        for metric, split in olds.keys() & news.keys()
+        if not same(olds[metric, split], news[metric, split])
+    )
 
 
 def _require_finite(encoder: Encoder) -> None:

