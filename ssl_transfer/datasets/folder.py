@@ -12,8 +12,8 @@ from ssl_transfer.datasets.base import Dataset, fingerprint
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
-from ssl_transfer.datasets.places import alike, existing_folder
-from ssl_transfer.datasets.reader import Options, assemble, reader, some
+from ssl_transfer.datasets.places import alike, contents, existing_folder
+from ssl_transfer.datasets.reader import Options, assemble, exclude, reader, some
 from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.walk import EXTENSIONS, LeftOut, has_images, images_below, subfolders
@@ -73,7 +73,7 @@ def image_folder(
         raise ValueError(f"`dataset.class_depth` must be at least 1, but is {class_depth}.")
     folder = existing_folder("dataset.root", root, "a folder with one folder per class")
     named = {"train": train_folder, "val": val_folder, "test": test_folder}
-    layout = find_splits(folder, named)
+    layout = find_splits(folder, named, class_depth=class_depth)
     left_out = LeftOut(folder)
     for unread in layout.unread:
         left_out.add(unread, "folders beside the splits")
@@ -137,7 +137,7 @@ def unlabelled_folder(options: Options, root: str) -> Dataset:
         passed = f" (not read: {left_out})" if left_out.names else ""
         raise ValueError(
             f"`{folder}` must have an image ({' '.join(EXTENSIONS[:6])} …) at some depth, but has "
-            f"none{passed}; correct dataset.root."
+            f"none{passed or contents(folder)}; correct dataset.root."
         )
     left_out.tell(options.name)
     listing = Listing(paths, _relative(paths, folder), np.full(len(paths), -1))
@@ -184,9 +184,9 @@ def _class_folders(
     if len(train) < 2:
         raise ValueError(
             f"`{layout.folders['train']}` must have at least two class folders with images, but "
-            f"has {f'only {some(list(train))}' if train else 'none'}; put each class's images into "
-            "its own, or pre-train without labels on "
-            "dataset@method.pretrain_on=unlabelled_folder."
+            f"has {f'only {some(list(train))}' if train else 'none'}"
+            f"{contents(layout.folders['train'])}; put each class's images into its own, or "
+            "pre-train without labels on dataset@method.pretrain_on=unlabelled_folder."
         )
     for key, part in parts.items():
         _require_known(key, part, train, layout)
@@ -230,7 +230,7 @@ def _require_known(key: str, part: ClassFolders, train: ClassFolders, layout: La
     raise ValueError(
         f"`{layout.folders['train']}` and `{layout.folders[key]}` must have the same class "
         f"folders, but there is {some(more)} only in {key}{told}{same}; rename or add folders, or "
-        f"leave classes out by dataset.exclude_classes=[{','.join(more[:5])}]."
+        f"leave classes out by {exclude(more)}."
     )
 
 
@@ -246,7 +246,7 @@ def _require_every_class(
             f"every class folder of `{options.name}` must have an image "
             f"({' '.join(EXTENSIONS[:6])} …), but {some(folders)} "
             f"{'has' if len(empty) == 1 else 'have'} none{passed}; add images, or set "
-            f"dataset.exclude_classes=[{','.join(empty[:5])}{',…' * (len(empty) > 5)}]."
+            f"{exclude(empty)}."
         )
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ssl_transfer.datasets.reader import some
 
+_ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+
 
 def existing_folder(key: str, path: str | Path, wanted: str) -> Path:
     """Return a folder that a key names.
@@ -42,6 +44,15 @@ def nearest(path: Path) -> str:
     if near:
         return f" (the nearest folder `{folder}` has `{near}`)"
     return f" (the nearest folder `{folder}` {f'has {some(names)}' if names else 'is empty'})"
+
+
+def contents(folder: Path) -> str:
+    """Return the part of a sentence that says what lies in a folder that lacks what is wanted."""
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    packed = [name for name in names if name.lower().endswith(_ARCHIVES)]
+    if packed:
+        return f" (`{packed[0]}` must be unpacked first)"
+    return f" (it holds {some(names, 3)})" if names else " (it is empty)"
 
 
 def alike(name: str, names: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
+from ssl_transfer.arguments import argument
 from ssl_transfer.datasets.base import Dataset, Split, Targets, fingerprint
 from ssl_transfer.datasets.splitting import (
     held_out,
@@ -296,10 +297,15 @@ def _check_classes(options: Options, splits: Mapping[str, Split], classes: Seque
             )
         logger.warning(
             "`%s`: %s %s no image in %s, so that scores say nothing of %s; add images, or leave "
-            "classes out of the task (image_folder: dataset.exclude_classes=[%s])",
+            "classes out of the task (image_folder: %s)",
             options.name, some(empty), have, key, "it" if len(empty) == 1 else "them",
-            ",".join(empty[:5]) + ",…" * (len(empty) > 5),
+            exclude(empty),
         )  # fmt: skip
+
+
+def exclude(classes: Sequence[str]) -> str:
+    """Return the argument that leaves classes out of an ``image_folder``."""
+    return argument("dataset.exclude_classes", *classes[:20], is_list=True)
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+from ssl_transfer.arguments import argument
 from ssl_transfer.datasets.places import existing_folder
 from ssl_transfer.datasets.reader import some
 from ssl_transfer.datasets.walk import has_images, subfolders
@@ -39,7 +40,7 @@ class Layout:
     unread: tuple[Path, ...] = ()
 
 
-def find_splits(root: Path, named: Mapping[str, str | None]) -> Layout:
+def find_splits(root: Path, named: Mapping[str, str | None], *, class_depth: int = 1) -> Layout:
     """Return the folders of the splits of ``root``.
 
     Folders are splits if their names say ``train`` and ``val`` or ``test`` in one of the usual ways
@@ -50,6 +51,7 @@ def find_splits(root: Path, named: Mapping[str, str | None]) -> Layout:
         root: the dataset's folder.
         named: folder of each split relative to ``root``, where the user named it; ``train: .``
             says that the folders in ``root`` are classes whatever their names.
+        class_depth: how deep the class folders lie below these.
 
     Raises:
         ValueError: if folders look like splits, but cannot be read as such; the sentence names the
@@ -62,7 +64,8 @@ def find_splits(root: Path, named: Mapping[str, str | None]) -> Layout:
     family, unread = _family(inner)
     if family is None:
         _refuse_nested_splits(inner)
-        _refuse_alike(inner)
+        if class_depth == 1:
+            _refuse_alike(inner)
         return Layout({"train": inner})
     return Layout(_with_classes(inner, family), tuple(unread))
 
@@ -170,8 +173,8 @@ def _family(root: Path) -> tuple[dict[str, Path] | None, list[Path]]:
         if len(everything) == 1 and families and subfolders(everything[0]):
             raise ValueError(
                 f"`{root}` must have a train and a test folder, or class folders alone, but has "
-                f"only `{everything[0].name}`; add a folder, or set dataset.train_folder="
-                f"{everything[0].name} to have a test split made from it."
+                f"only `{everything[0].name}`; add a folder, or set "
+                f"{_set('train', everything[0])} to have a test split made from it."
             )
         return None, []
     if len(whole) > 1 and () not in whole:
@@ -213,15 +216,13 @@ def _with_classes(root: Path, family: Mapping[str, Path]) -> dict[str, Path]:
             "dataset.train_folder=. if these folders are the classes"
         )
         if sorted_ones == ["train", "val"]:
-            remedy = f"set dataset.test_folder={family['val'].name} to test on it"
+            remedy = f"set {_set('test', family['val'])} to test on it"
         elif "train" in sorted_ones:
-            remedy = (
-                f"set dataset.train_folder={family['train'].name} to have a test split made from it"
-            )
+            remedy = f"set {_set('train', family['train'])} to have a test split made from it"
         raise ValueError(f"`{root}` has folders named like splits ({names}), but {lies}; {remedy}.")
     raise ValueError(
         f"`{root}` must have a train and a test folder, or class folders alone, but has only "
-        f"{names}; set dataset.test_folder={family['val'].name} to test on it, or "
+        f"{names}; set {_set('test', family['val'])} to test on it, or "
         f"dataset.root=…/{family['train'].name} to have a test split made from it."
     )
 
@@ -256,8 +257,14 @@ def _refuse_alike(root: Path) -> None:
         raise ValueError(
             f"`{root}` must have split folders, or class folders alone, but {_list(folders)} hold "
             f"the same folders ({some(sorted(common))}), as splits do; set dataset.train_folder "
-            "and dataset.test_folder, or dataset.train_folder=. if these folders are the classes."
+            "and dataset.test_folder, or dataset.train_folder=. if these folders are the classes, "
+            "or dataset.class_depth=2 if those inside are."
         )
+
+
+def _set(key: str, folder: Path) -> str:
+    """Return the argument that makes a folder of the root a split."""
+    return argument(f"dataset.{key}_folder", folder.name)
 
 
 def _list(folders: Iterable[Path]) -> str:

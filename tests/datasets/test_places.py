@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_transfer.datasets.places import existing_folder, nearest
+from ssl_transfer.datasets.places import contents, existing_folder, nearest
 
 
 def test_a_mistyped_path_is_answered_with_what_lies_nearest(tmp_path) -> None:
@@ -30,3 +30,12 @@ def test_what_is_no_folder_is_refused(path: str, told: str) -> None:
 def test_the_home_folder_is_known(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert existing_folder("dataset.root", "~", "a folder") == Path(tmp_path)
+
+
+def test_what_lies_in_a_folder_is_said(tmp_path) -> None:
+    assert contents(tmp_path) == " (it is empty)"
+    for name in ("1.png", "2.png", ".hidden"):
+        (tmp_path / name).touch()
+    assert contents(tmp_path) == " (it holds `1.png`, `2.png`)"
+    (tmp_path / "birds.tar.gz").touch()
+    assert contents(tmp_path) == " (`birds.tar.gz` must be unpacked first)"

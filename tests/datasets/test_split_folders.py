@@ -125,6 +125,7 @@ def test_classes_may_be_called_like_splits_if_a_key_says_so(tmp_path) -> None:
     assert dataset.classes == ("test", "train")
     fill(tmp_path / "folds", classes=("a/x", "a/y", "b/x", "b/y"))
     assert read(tmp_path / "folds", train_folder=".").classes == ("a", "b")
+    assert read(tmp_path / "folds", class_depth=2).classes == ("a/x", "a/y", "b/x", "b/y")
 
 
 @pytest.mark.parametrize(
