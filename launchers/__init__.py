@@ -5,8 +5,9 @@ into runs, ``sweep`` holds what every launcher shares: refusing a wrong sweep as
 what is left to do, and remembering how it went.
 """
 
-NULL = "choice(__null__)"
-"""A choice of one whose value is null, which Hydra's ``choice`` does not take."""
+NULL = r"choice(no\ value)"
+"""A choice of one that stands for null, which Hydra's ``choice`` does not take; a text with a blank
+would be in quotes."""
 
 
 def register() -> None:
@@ -42,6 +43,7 @@ def defer_axis_keys(arguments: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    from ssl_transfer.arguments import quoted
     from ssl_transfer.config import AXES
 
     if not {"-m", "--multirun"} & set(arguments):
@@ -57,8 +59,14 @@ def defer_axis_keys(arguments: list[str]) -> list[str]:
         axis, dot, _ = (override.package or override.key_or_group).partition(".")
         if axis not in AXES or not dot or override.is_sweep_override() or override.is_delete():
             return argument
-        value = override.get_value_element_as_str()
-        return f"{override.get_key_element()}={NULL if value == 'null' else f'choice({value})'}"
+        value = override.value()
+        if value is None:
+            written = NULL
+        elif isinstance(value, str):
+            written = f"choice({quoted(value)})"
+        else:
+            written = f"choice({override.get_value_element_as_str()})"
+        return f"{override.get_key_element()}={written}"
 
     return [a if a.startswith("-") else deferred(a) for a in arguments]
 

@@ -1,14 +1,18 @@
 """The product of the axes: Hydra's basic sweeper, without composing every run twice."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
 
 from launchers import restore_nulls
 from launchers.sweep import SweepRefused
+from ssl_transfer.arguments import quoted
 
 
 class GridSweeper(BasicSweeper):
@@ -31,8 +35,41 @@ class GridSweeper(BasicSweeper):
         # A later override of the same key wins, so the command line narrows an experiment.
         overrides = parser.parse_overrides([*self._parse_config(), *restore_nulls(arguments)])
         _refuse_several_experiments(overrides)
-        (batch,) = self.split_arguments(overrides, max_batch_size=None)
-        return [self.launcher.launch(batch, initial_job_idx=0)]
+        return [self.launcher.launch(combinations(overrides), initial_job_idx=0)]
+
+
+def combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the command line of every combination of values.
+
+    Hydra's own sweepers lose the quotes around a text: ``"2024"`` becomes a number, and a text with
+    a special character cannot be read again.
+
+    Args:
+        overrides: of the whole sweep; a later one of the same key replaces an earlier one.
+
+    Raises:
+        HydraException: for an ``interval``, which has no single values.
+    """
+    choices: dict[str, list[str]] = {}
+    for override in overrides:
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            values = override.sweep_iterator()
+            choices[key] = [f"{key}={_written(v)}" for v in values]
+        else:
+            raise HydraException(
+                f"`{override.input_line}` has no single values; write them as {key}=A,B,…"
+            )
+    return [list(line) for line in itertools.product(*choices.values())]
+
+
+def _written(element: Any) -> str:
+    """Return one value of a sweep as Hydra's grammar writes it."""
+    if isinstance(element, str):  # Hydra's `choice(…)` has taken the quotes away
+        return quoted(element)
+    return Override._get_value_element_as_str(element)
 
 
 def _refuse_several_experiments(overrides: Sequence[Override]) -> None:

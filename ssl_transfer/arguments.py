@@ -3,7 +3,7 @@
 import re
 import shlex
 
-_PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
+_PLAIN = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
 _WORDS = frozenset({"null", "true", "false", "nan", "inf"})  # words that Hydra takes for values
 
 
@@ -15,13 +15,13 @@ def argument(key: str, *values: str, is_list: bool = False) -> str:
         values: the text that the key is to get; several make a list.
         is_list: whether one value makes a list, too.
     """
-    quoted = [_quoted(value) for value in values]
-    whole = f"[{','.join(quoted)}]" if is_list or len(values) != 1 else quoted[0]
+    parts = [quoted(value) for value in values]
+    whole = f"[{','.join(parts)}]" if is_list or len(values) != 1 else parts[0]
     text = f"{key}={whole}"
-    return text if quoted == list(values) else shlex.quote(text)
+    return text if parts == list(values) else shlex.quote(text)
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
     """Return a text that Hydra reads as that text, not as a number or a list."""
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,10 +10,14 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_transfer.arguments import argument as typed
+
 _UNREADABLE = ("no viable alternative", "mismatched input", "extraneous input", "missing ",
                "token recognition error", "LexerNoViableAltException")  # fmt: skip
 """How the parser of Hydra's grammar begins what it says."""
 
+
+_KEY = re.compile(r"(\+\+?|~)?[\w.@/$-]+")
 
 _MISPLACED = re.compile(r"Could not override '(\w+@(\w+)[\w.]*)'")
 """How Hydra begins where a group was to fill a key that there is not."""
@@ -26,12 +31,10 @@ def sentence(error: HydraException) -> str:
         known = [name for name in error.options if not name.startswith("_")]
         hint = did_you_mean(option, known) or "."
         return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
-    if isinstance(error, OverrideParseException) and lines[0].startswith(_UNREADABLE):
-        return (
-            f"every argument must read as key=value, but `{error.override}` does not "
-            f"({lines[0].rstrip('.')}); put quotes around text with special characters, such as "
-            'overrides:["method.epochs=5"].'
-        )
+    if isinstance(error, OverrideParseException):
+        reason = next((line for line in lines if "Unknown function" in line), lines[0])
+        if reason is not lines[0] or reason.startswith(_UNREADABLE):
+            return _unreadable(error.override, reason.rstrip("."))
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         parent, _, key = str(cause.full_key).rpartition(".")
@@ -54,15 +57,31 @@ def sentence(error: HydraException) -> str:
             f"`{place}` has no place in the option chosen of `{owner}`, or in one of them; leave "
             "it out, or send what has no such key in a command of its own."
         )
-    if lines[0].startswith("Ambiguous value for argument"):
-        argument = lines[0].partition("'")[2].rstrip("'")
+    if lines[0].startswith(("Ambiguous value for argument", "Sweep parameters")):
+        argument = lines[0].partition("'")[2].removesuffix(" requires --multirun")[:-1]
+        key, _, text = argument.partition("=")
+        listed = f"write {shlex.quote(f'{key}=[{text}]')} for a list, or "
         return (
-            f"`{argument}` names several values; add -m to run every combination, or write "
-            "key=[a,b] for a list."
+            f"`{argument}` names several values; add -m to run every combination, or "
+            f"{listed if lines[0].startswith('Amb') else 'write '}{typed(key, text)} for one text."
         )
     said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
     text = "; ".join(said)
     return text if text.endswith("?") else f"{text}."
+
+
+def _unreadable(argument: str, reason: str) -> str:
+    """Return what is wrong with an argument that Hydra's grammar does not take."""
+    told = f"every argument must read as key=value, but `{argument}` does not ({reason}); "
+    key, equals, text = argument.partition("=")
+    if not equals or not _KEY.fullmatch(key):
+        return f"{told}put quotes around text with special characters, such as 'key=\"a b\"'."
+    if text.startswith(("[", "{")):
+        return (
+            f"{told}put quotes around text with special characters, such as "
+            f'overrides:["method.epochs=5"], or type {typed(key, text)} if all of it is one text.'
+        )
+    return f"{told}a text with special characters is typed in quotes: {typed(key, text)}."
 
 
 def _siblings(node: Any) -> dict[str, str]:

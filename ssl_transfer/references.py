@@ -8,12 +8,14 @@ ids and frozen configurations hold what they stood for.
 
 import copy
 import functools
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException
 
+from ssl_transfer.arguments import quoted
 from ssl_transfer.complaints import did_you_mean, sentence
 
 KEYS = ("start_from", "teacher")
@@ -109,9 +111,10 @@ def _refuse_keys(path: str, value: Any) -> None:
 def _refuse_file(path: str, axis: str, name: Any) -> None:
     """Refuse the place of a file where the name of an option belongs."""
     if isinstance(name, str) and ("/" in name or Path(name).suffix):
-        remedy = f'{path}={{model:NAME,overrides:["model.weights.path={name}"]}}'
+        override = quoted(f"model.weights.path={quoted(name)}")
+        remedy = shlex.quote(f"{path}={{model:NAME,overrides:[{override}]}}")
         raise ConfigCompositionException(
-            f"`{path}` must name an option of `{axis}`, but is the file `{name}`; write '{remedy}' "
+            f"`{path}` must name an option of `{axis}`, but is the file `{name}`; write {remedy} "
             "with the option of its architecture"
         )
 

@@ -189,7 +189,7 @@ def test_constant_axis_keys_wait_for_the_option_they_belong_to():
     line += ["dataset@method.pretrain_on=digits"]
     deferred = launchers.defer_axis_keys(line)
     assert deferred == [
-        "-m", "method=simclr,as_is", "method.epochs=choice(5)", "+dataset.x=choice('a b')",
+        "-m", "method=simclr,as_is", "method.epochs=choice(5)", '+dataset.x=choice("a b")',
         "seed=1", "~retry", "dataset@method.pretrain_on=choice(digits)",
     ]  # fmt: skip
     assert launchers.defer_axis_keys(line[1:]) == line[1:]

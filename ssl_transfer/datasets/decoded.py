@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from ssl_transfer import claims, staging
 from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.decoding import VERSION, Decoding
 from ssl_transfer.datasets.images import (
     CroppedImages,
     FileImages,
@@ -50,15 +51,13 @@ AUTO_PIXELS = 96 * 96
 decoding, and takes ten times the space of its file."""
 AUTO_BYTES = 4 << 30
 """Size above which ``auto`` decodes anew: the store should stay in the memory beside the runs."""
-VERSION = 1
-"""Part of every key; to be raised when the same file would give other pixels."""
 _SAMPLE = 128  # headers read to estimate a store's size
 _RESERVE = 1 << 30  # bytes of the disk left to checkpoints and records
 _PART, _PARTS = 64, 16  # images of a thread's task, and tasks before all is written to the disk
 _ROW = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4"), ("crc", "<u4")])
 
-Source = tuple[str, bool]
-"""A file, and whether to turn its image upright."""
+Source = tuple[str, Decoding]
+"""A file, and how its image is decoded."""
 
 
 def decode_once(
@@ -78,7 +77,8 @@ def decode_once(
         progress_bar: whether to draw one when decoding takes longer than two seconds.
     """
     files = [found for split in dataset.splits.values() for found in _files(split.images)]
-    sources = sorted({(path, images.upright) for images in files for path in images.paths})
+    found = {(path, images.decoding) for images in files for path in images.paths}
+    sources = sorted(found, key=lambda source: (source[0], repr(source[1])))
     if choice == "never" or not sources:
         return dataset
     size = _estimate(sources)
@@ -92,7 +92,7 @@ def decode_once(
     row = {source: number for number, source in enumerate(sources)}
     read = {
         id(images): DecodedImages(
-            images, np.array([row[path, images.upright] for path in images.paths]), store
+            images, np.array([row[path, images.decoding] for path in images.paths]), store
         )
         for images in files
     }
@@ -257,10 +257,10 @@ def _key(sources: Sequence[Source], stats: Sequence[tuple[int, int]]) -> str:
     # Another libjpeg may round otherwise.
     decoder = [PIL.__version__, *(features.version(name) for name in ("jpg", "webp"))]
     digest = hashlib.sha256(json.dumps([VERSION, *decoder]).encode())
-    for (path, upright), stat in zip(sources, stats, strict=True):
+    for (path, decoding), stat in zip(sources, stats, strict=True):
         # A copy on a node's own disk has the same content, size and time.
         place = staging.original(os.path.abspath(path))  # noqa: PTH100 - ten times as fast
-        digest.update(json.dumps([place, upright, *stat]).encode())
+        digest.update(json.dumps([place, decoding.upright, decoding.value_range, *stat]).encode())
     return digest.hexdigest()[:32]
 
 
@@ -317,9 +317,9 @@ def _cut(sources: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
 def _decoded(sources: Sequence[Source]) -> list[tuple[bytes, int, int, int]]:
     """Return every image's pixels, width, height and checksum; nothing if it does not decode."""
     found = []
-    for path, upright in sources:
+    for path, decoding in sources:
         try:
-            image = FileImages([path], upright=upright)[0]
+            image = FileImages([path], decoding)[0]
         except ValueError as error:
             log.debug("%s", error)  # whoever needs the image will say so
             found.append((b"", 0, 0, 0))

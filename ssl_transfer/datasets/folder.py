@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_transfer.datasets.base import Dataset, fingerprint
+from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
@@ -36,6 +37,7 @@ def image_folder(
     groups: str | None = None,
     on_duplicates: OnDuplicates = "error",
     test_fraction: float = 0.2,
+    value_range: Sequence[float] | None = None,
 ) -> Dataset:
     """Return the images of ``root``, classes being folders.
 
@@ -61,6 +63,7 @@ def image_folder(
         on_duplicates: what happens to images whose bytes two given splits have (see
             ``duplicates.settle_duplicates``).
         test_fraction: share of every class that is tested, where there is no test folder.
+        value_range: see ``decoding.Decoding``.
 
     Raises:
         ValueError: if the folders are not as described, or an image does not decode.
@@ -86,7 +89,8 @@ def image_folder(
     _require_every_class(options, parts["train"], listings["train"], left_out)
     left_out.tell(options.name)
     _warn_of_deeper_classes(options, layout, parts["train"], listings["train"])
-    files = settle_duplicates(options.name, inspect_files(options, listings), on_duplicates)
+    looked_at = inspect_files(options, listings, decoding_of(value_range))
+    files = settle_duplicates(options.name, looked_at, on_duplicates)
     splits = group(options.name, files, groups, folder, classes)
     train, test = splits["train"], splits.get("test")
     if test is None:
@@ -111,7 +115,9 @@ def image_folder(
 
 
 @reader
-def unlabelled_folder(options: Options, root: str) -> Dataset:
+def unlabelled_folder(
+    options: Options, root: str, value_range: Sequence[float] | None = None
+) -> Dataset:
     """Return all images below ``root`` as a training split without labels, to pre-train on.
 
     Links, hidden files and other files are treated as by ``image_folder``. Validation and test
@@ -120,6 +126,7 @@ def unlabelled_folder(options: Options, root: str) -> Dataset:
     Args:
         options: shared options; those that count labels must be left out.
         root: the folder.
+        value_range: see ``decoding.Decoding``.
 
     Raises:
         ValueError: if there is no image, or one does not decode.
@@ -141,7 +148,8 @@ def unlabelled_folder(options: Options, root: str) -> Dataset:
         )
     left_out.tell(options.name)
     listing = Listing(paths, _relative(paths, folder), np.full(len(paths), -1))
-    files = settle_duplicates(options.name, inspect_files(options, {"train": listing}), "warn")
+    looked_at = inspect_files(options, {"train": listing}, decoding_of(value_range))
+    files = settle_duplicates(options.name, looked_at, "warn")
     train = files.splits["train"]
     splits = {"train": train, "val": train.subset([]), "test": train.subset([])}
     sizes = {key: len(split) for key, split in splits.items()}

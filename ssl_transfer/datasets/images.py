@@ -1,15 +1,14 @@
-"""Sequences of images that are decoded when asked for, and their way to RGB."""
+"""Sequences of images that are decoded when asked for."""
 
 import operator
-import os
 from collections.abc import Sequence
 from typing import overload
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
-_EXIF_ORIENTATION = 0x0112
+from ssl_transfer.datasets.decoding import Decoding, read_rgb
 
 
 class Images(Sequence[Image.Image]):
@@ -52,12 +51,12 @@ class FileImages(Images):
 
     Args:
         paths: one file per image.
-        upright: whether to turn a photograph as its EXIF orientation says.
+        decoding: how they become RGB; the defaults of ``Decoding`` if left out.
     """
 
-    def __init__(self, paths: Sequence[str], *, upright: bool = True) -> None:
+    def __init__(self, paths: Sequence[str], decoding: Decoding | None = None) -> None:
         self.paths = tuple(paths)
-        self.upright = upright
+        self.decoding = decoding or Decoding()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,11 +69,16 @@ class FileImages(Images):
         """
         path = self.paths[index]
         try:
-            return read_rgb(path, upright=self.upright)
-        except (OSError, ValueError, SyntaxError) as error:
+            return read_rgb(path, self.decoding)
+        except (OSError, ValueError) as error:
             raise ValueError(
                 f"`{path}` must be an image that decodes, but does not ({error}); repair it, or "
                 "remove it and start again."
+            ) from error
+        except MemoryError as error:
+            raise ValueError(
+                f"`{path}` must fit into memory when it is decoded, but does not; lower "
+                "trainer.workers, or shrink the image."
             ) from error
 
 
@@ -141,41 +145,3 @@ class JoinedImages(Images):
         """Return one image."""
         part = int(np.searchsorted(self.ends, index, side="right"))
         return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
-
-
-def read_rgb(path: str | os.PathLike[str], *, upright: bool = True) -> Image.Image:
-    """Return the image in a file as RGB, turned upright as its EXIF orientation says.
-
-    torchvision's ``ImageFolder`` ignores the orientation, so that photographs straight from a
-    telephone come out lying; here they are seen as their owner sees them. Of an animation or a
-    multi-page file the first picture is taken.
-    """
-    with Image.open(path) as image:
-        image.load()
-        if upright and image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
-            ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an 8-bit RGB version of an image of any mode.
-
-    Transparent pixels show white behind them (``convert`` would uncover whatever colour lies
-    there), and 16-bit grey is scaled by 255/65535 (``convert`` would clip it to white). Mode ``I``
-    is what older Pillows read 16-bit PNG files as, and is scaled likewise.
-
-    Raises:
-        ValueError: for floating-point pixels, whose range no file format fixes.
-    """
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers of unknown range")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
-        layered = image.convert("RGBA")
-        background = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(background, layered).convert("RGB")
-    return image.convert("RGB")

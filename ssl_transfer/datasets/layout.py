@@ -10,6 +10,7 @@ import numpy as np
 
 from ssl_transfer.datasets.annotations import lines_of, numbers_of
 from ssl_transfer.datasets.base import Dataset, Targets
+from ssl_transfer.datasets.decoding import Decoding
 from ssl_transfer.datasets.duplicates import settle_duplicates
 from ssl_transfer.datasets.files import Files, Listing, inspect_files
 from ssl_transfer.datasets.groups import by_name
@@ -200,9 +201,8 @@ def read_images(options: Options, listings: Mapping[str, Listing], *, upright: b
             f"{some(missing)} {'does' if len(missing) == 1 else 'do'} not; unpack the archive "
             "again."
         )
-    return settle_duplicates(
-        options.name, inspect_files(options, listings, upright=upright), "warn"
-    )
+    files = inspect_files(options, listings, Decoding(upright=upright))
+    return settle_duplicates(options.name, files, "warn")
 
 
 def published(

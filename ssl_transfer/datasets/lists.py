@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
@@ -49,6 +50,7 @@ def image_list(
     images: str = ".",
     groups: str | None = None,
     on_duplicates: OnDuplicates = "error",
+    value_range: Sequence[float] | None = None,
 ) -> Dataset:
     """Return the images that annotation files name.
 
@@ -71,6 +73,7 @@ def image_list(
             together).
         on_duplicates: what happens to images whose bytes two given splits have (see
             ``duplicates.settle_duplicates``).
+        value_range: see ``decoding.Decoding``.
 
     Raises:
         ValueError: with the first problems of all files, each with file and line.
@@ -93,7 +96,8 @@ def image_list(
         )
         for key, part in lines.items()
     }
-    files = settle_duplicates(options.name, inspect_files(options, listings), on_duplicates)
+    looked_at = inspect_files(options, listings, decoding_of(value_range))
+    files = settle_duplicates(options.name, looked_at, on_duplicates)
     splits = group(options.name, files, groups, base, names)
     return assemble(
         options,

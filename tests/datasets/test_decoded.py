@@ -21,6 +21,7 @@ from ssl_transfer import assembly, checking
 from ssl_transfer.datasets import Dataset, decoded
 from ssl_transfer.datasets.base import Split, concatenate
 from ssl_transfer.datasets.decoded import DecodedImages, decode_once
+from ssl_transfer.datasets.decoding import Decoding
 from ssl_transfer.datasets.folder import image_folder
 from ssl_transfer.datasets.images import CroppedImages, FileImages
 from ssl_transfer.datasets.transforms import CROP_FLIP, Batch, Pipeline, ViewDataset
@@ -145,7 +146,7 @@ def test_joined_splits_and_images_in_memory_keep_their_places(tmp_path: Path, ph
 def test_upright_and_lying_images_of_one_file_are_different(tmp_path: Path, photos: Path) -> None:
     path = str(photos / "ant" / "1.jpg")
     splits = {
-        key: Split(FileImages([path], upright=upright), np.zeros(1, np.int64), [key])
+        key: Split(FileImages([path], Decoding(upright=upright)), np.zeros(1, np.int64), [key])
         for key, upright in (("train", True), ("test", False))
     }
     once = decode_once(dataclasses.replace(mine(photos), splits=splits), tmp_path / "store")

@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from ssl_transfer.datasets.base import Split, concatenate
-from ssl_transfer.datasets.images import ArrayImages, FileImages, read_rgb, to_rgb
+from ssl_transfer.datasets.decoding import Decoding, read_rgb, to_rgb
+from ssl_transfer.datasets.images import ArrayImages, FileImages
 
 RAMP = np.linspace(0, 255, 12).reshape(3, 4).round().astype(np.uint8)
 
@@ -53,7 +54,7 @@ def test_photographs_are_turned_upright(tmp_path) -> None:
     exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
     Image.fromarray(RAMP).save(tmp_path / "lying.png", exif=exif)
     assert (grey_of(read_rgb(tmp_path / "lying.png")) == np.rot90(RAMP, -1)).all()
-    assert (grey_of(read_rgb(tmp_path / "lying.png", upright=False)) == RAMP).all()
+    assert (grey_of(read_rgb(tmp_path / "lying.png", Decoding(upright=False))) == RAMP).all()
 
 
 def test_floating_point_pixels_are_refused() -> None:
