@@ -31,17 +31,22 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
 
     Returns:
         At least 1e-3, where every sample is classified rightly and no T is small enough, and at
-        most 1e3, where chance does better.
+        most 1e3, where chance does better; 1 where all of a sample's scores are equal, so that no T
+        changes anything.
 
     Raises:
-        ValueError: if there is no sample to fit to.
+        ValueError: if there is no sample to fit to, or a score is NaN or infinite.
     """
     relative = logits.double() - logits.double().amax(1, keepdim=True)
+    if bool(relative.isnan().any()):
+        raise ValueError("a temperature needs class scores that are numbers, but some are not.")
     own = relative.gather(1, labels.to(logits.device)[:, None])[:, 0]
     seen = own.isfinite()
     if not bool(seen.any()):
         raise ValueError("a temperature needs at least one sample of a known class to be fitted.")
     relative, own = relative[seen], own[seen]
+    if not bool((relative.isfinite() & (relative != 0)).any()):
+        return 1.0
     finite = relative.clamp(min=torch.finfo(torch.float64).min)  # 0 * -inf would be NaN
 
     def slope(log_temperature: float) -> float:
@@ -54,6 +59,18 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     if slope(hottest) >= 0:
         return HOTTEST
     return math.exp(brentq(slope, coldest, hottest, xtol=1e-12, rtol=1e-12))
+
+
+def require_folds(samples: int) -> None:
+    """Refuse fewer samples than there are folds.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    if samples < FOLDS:
+        raise ValueError(
+            f"temperature scaling on fifths needs at least {FOLDS} samples, but has {samples}."
+        )
 
 
 def ece_by_folds(logits: Logits, labels: Labels) -> float:
@@ -70,11 +87,8 @@ def ece_by_folds(logits: Logits, labels: Labels) -> float:
     Raises:
         ValueError: if there are fewer than five samples.
     """
+    require_folds(len(labels))
     size = len(labels) // FOLDS
-    if size == 0:
-        raise ValueError(
-            f"temperature scaling on fifths needs at least {FOLDS} samples, but has {len(labels)}."
-        )
     order = torch.from_numpy(np.random.RandomState(0).permutation(len(labels)))
     folds = torch.split(order.to(logits.device), size)[:FOLDS]
     labels = labels.to(logits.device)

@@ -3,7 +3,7 @@
 import difflib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.arguments import argument as typed
+from ssl_transfer.errors import FORMER_KEYS
 
 _UNREADABLE = ("no viable alternative", "mismatched input", "extraneous input", "missing ",
                "token recognition error", "LexerNoViableAltException")  # fmt: skip
@@ -91,7 +92,9 @@ def _siblings(node: Any) -> dict[str, str]:
     return {str(key): str(value) for key, value in values.items()}
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that names the nearest known name; "" if none is near."""
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return the end of a sentence that names the new or nearest name; "" if none is near."""
+    if FORMER_KEYS.get(name) in known:
+        return f"; it is called `{FORMER_KEYS[name]}` now."
     near = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean `{near[0]}`?" if near else ""

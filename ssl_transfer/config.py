@@ -1,7 +1,6 @@
 """The schema of the shared groups, composition, and ``problems``: everything wrong, at once."""
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
@@ -15,6 +14,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from ssl_transfer.complaints import did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 AXES = ("model", "method", "dataset", "protocol")
@@ -303,8 +304,7 @@ def signature_problems(
     found = []
     for key in keys:
         if key not in named and not open_ended:
-            near = difflib.get_close_matches(key, named, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else f"; known keys: {', '.join(named)}."
+            hint = did_you_mean(key, named) or f"; known keys: {', '.join(named)}."
             found.append(f"`{path}.{key}` is not a key of `{path}`{hint}")
     for name in named:
         if parameters[name].default is inspect.Parameter.empty and name not in keys:

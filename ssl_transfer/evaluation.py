@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.errors import HydraException
 from torch import nn
 
-from ssl_transfer import datasets, distributed, models
+from ssl_transfer import datasets, distributed, models, randomness
 from ssl_transfer.assembly import make_context, protocol_of
 from ssl_transfer.complaints import sentence
 from ssl_transfer.config import compose, plain, problems, resolve
@@ -18,6 +18,7 @@ from ssl_transfer.protocols.base import EvaluationProtocol, require
 from ssl_transfer.runs import Run, digest
 
 
+@randomness.preserved()
 def evaluate(
     encoder: nn.Module,
     dataset: str | Dataset = "digits",
@@ -29,6 +30,9 @@ def evaluate(
     folder: Path | None = None,
 ) -> dict[str, float]:
     """Return the scores of ``encoder``, which stays as it is, on ``dataset`` by ``protocol``.
+
+    The global random generators of Python, numpy and torch stay as they are, too, so that a loop
+    of one's own may evaluate after every epoch.
 
     Args:
         encoder: a module from images ``[B, 3, H, W]`` to features ``[B, D]``.
@@ -63,7 +67,9 @@ def evaluate(
         protocol = protocol_of(resolved["protocol"])
     require(protocol, dataset)
     device = distributed.start(resolved["trainer"]["device"])
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, randomness.preserved(device):
+        # For an encoder that draws in eval mode; everything else seeds what it draws itself.
+        randomness.seed_torch(randomness.derive(seed, "evaluate"), device)
         place = folder or Path(temporary)
         context = make_context(Run(config), device)
         context.folder, context.features = place, place / "features"

@@ -19,6 +19,7 @@ from ssl_transfer import (
     distributed,
     models,
     provenance,
+    randomness,
     runs,
     stopping,
 )
@@ -48,6 +49,7 @@ class RunFailed(RuntimeError):
     """A run ended without a record; the message is the sentence for the user."""
 
 
+@randomness.preserved()
 def execute(run: Run) -> dict[str, Any]:
     """Carry out one run whose requirements are finished, and return its record.
 

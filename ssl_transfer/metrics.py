@@ -1,7 +1,9 @@
 """Scores of predictions: pure functions, bounded ones as fractions in ``[0, 1]``."""
 
 from collections.abc import Callable
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -10,8 +12,13 @@ Logits = Float[Tensor, "samples classes"]
 Targets = Int[Tensor, " samples"] | Int[Tensor, "samples classes"]
 """One class number per sample; or rows of 1 (shown), 0 (not shown) and -1 (not scored)."""
 Metric = Callable[[Logits, Targets], float]
+Name = Literal[
+    "top1", "top5", "mean_per_class", "auc", "f1", "ece", "map_11_point", "map_11_point_sklearn"
+]
+"""Names of ``CLASSIFICATION``."""
 
 ECE_BINS = 15
+FIVE = 5
 
 
 def top1(logits: Logits, labels: Targets) -> float:
@@ -26,6 +33,27 @@ def top1(logits: Logits, labels: Targets) -> float:
             have several classes.
     """
     return float(_right(logits, labels, "top1").double().mean())
+
+
+def top5(logits: Logits, labels: Targets) -> float:
+    """Return the share of samples whose label is among the classes of the five largest logits.
+
+    Of equal scores the first classes come first, as in ``top1``. The votes of nearest neighbours
+    leave many classes at 0: where fewer than five classes have a vote, the first of these fill up.
+
+    Args:
+        logits: scores of more than five classes, on any device.
+        labels: true classes in ``[0, classes)``, on any device.
+
+    Raises:
+        ValueError: if there are five classes or fewer, no samples, a label is out of range, a score
+            is NaN, or samples have several classes.
+    """
+    labels = _class_numbers(logits, labels, "top5")[:, None]
+    own = logits.gather(1, labels)
+    earlier = torch.arange(logits.shape[1], device=logits.device) < labels
+    ahead = ((logits > own) | ((logits == own) & earlier)).sum(1)
+    return float((ahead < FIVE).double().mean())
 
 
 def mean_per_class(logits: Logits, labels: Targets) -> float:
@@ -62,7 +90,8 @@ def auc(logits: Logits, labels: Targets) -> float:
         labels: 0 or 1.
 
     Raises:
-        ValueError: if there are not two classes, samples of only one of them, or a score is NaN.
+        ValueError: if there are not two classes, samples of only one of them, or a score is NaN,
+            or both scores of a sample are infinite.
     """
     labels = _class_numbers(logits, labels, "auc")
     positives = int(labels.sum())
@@ -70,6 +99,8 @@ def auc(logits: Logits, labels: Targets) -> float:
     if positives == 0 or negatives == 0:
         raise ValueError("`auc` needs samples of both classes, but there are only some of one.")
     margins = logits[:, 1].double() - logits[:, 0].double()
+    if bool(margins.isnan().any()):
+        raise ValueError(_NAN)
     _, group, sizes = torch.unique(margins, return_inverse=True, return_counts=True)
     # From 1; equal scores share their mean rank.
     ranks = sizes.cumsum(0).double() - (sizes.double() - 1) / 2
@@ -103,15 +134,17 @@ def ece(logits: Logits, labels: Targets) -> float:
     eq. 3, https://arxiv.org/abs/1706.04599); confidence is the largest softmax probability.
 
     Args:
-        logits: class scores before the softmax.
+        logits: class scores before the softmax; minus infinity for a class that was never seen.
         labels: true classes in ``[0, classes)``.
 
     Raises:
-        ValueError: if there are no samples, a label is out of range, a score is NaN, or samples
-            have several classes.
+        ValueError: if there are no samples, a label is out of range, a score is NaN or infinite, or
+            samples have several classes.
     """
     right = _right(logits, labels, "ece")
     confidence = logits.double().softmax(1).amax(1)
+    if bool(confidence.isnan().any()):
+        raise ValueError(_NAN)
     edges = torch.arange(1, ECE_BINS, device=logits.device, dtype=torch.float64) / ECE_BINS
     bins = torch.bucketize(confidence, edges)
     gaps = torch.bincount(bins, weights=confidence - right.double(), minlength=ECE_BINS)
@@ -135,15 +168,16 @@ def map_11_point(scores: Logits, targets: Targets) -> float:
     Raises:
         ValueError: if samples have one class each, no class is shown, or a score is NaN.
     """
-    return _mean_average_precision(scores, targets, "map_11_point", from_one=False)
+    return _mean_average_precision(scores, targets, "map_11_point", sklearn=False)
 
 
 def map_11_point_sklearn(scores: Logits, targets: Targets) -> float:
     """Return 11-point mAP on scikit-learn's curve, as Ericsson et al. 2021 compute it.
 
-    That curve begins at recall 0 with precision 1, a point that the challenge's program does not
-    have: a class whose best image is wrong gets more than by ``map_11_point``, otherwise the two
-    are equal.
+    Two things differ from ``map_11_point``. That curve begins at recall 0 with precision 1, a point
+    that the challenge's program does not have, so that a class whose best image is wrong gets more.
+    And the levels of recall are ``np.linspace(0, 1, 11)``, whose 0.3, 0.6 and 0.7 lie a rounding
+    error above these fractions: a recall of exactly 3 in 10 does not reach the level 0.3.
 
     Args:
         scores: as in ``map_11_point``.
@@ -152,14 +186,11 @@ def map_11_point_sklearn(scores: Logits, targets: Targets) -> float:
     Raises:
         ValueError: likewise.
     """
-    return _mean_average_precision(scores, targets, "map_11_point_sklearn", from_one=True)
+    return _mean_average_precision(scores, targets, "map_11_point_sklearn", sklearn=True)
 
 
-def _mean_average_precision(
-    scores: Logits, targets: Targets, name: str, *, from_one: bool
-) -> float:
-    if targets.ndim != 2:
-        raise ValueError(_mismatch(name))
+def _mean_average_precision(scores: Logits, targets: Targets, name: str, *, sklearn: bool) -> float:
+    check(name, "classes" if targets.ndim == 2 else "class", scores.shape[1])
     if bool(scores.isnan().any()):
         raise ValueError(_NAN)
     scores, targets = scores.double(), targets.to(scores.device)
@@ -168,7 +199,7 @@ def _mean_average_precision(
         raise ValueError(f"`{name}` needs a class that some sample shows, but there is none.")
     counted = targets >= 0
     precisions = [
-        _average_precision(scores[counted[:, c], c], targets[counted[:, c], c], from_one=from_one)
+        _average_precision(scores[counted[:, c], c], targets[counted[:, c], c], sklearn=sklearn)
         for c in shown
     ]
     return sum(precisions) / len(precisions)
@@ -176,6 +207,7 @@ def _mean_average_precision(
 
 CLASSIFICATION: dict[str, Metric] = {
     "top1": top1,
+    "top5": top5,
     "mean_per_class": mean_per_class,
     "map_11_point": map_11_point,
     "map_11_point_sklearn": map_11_point_sklearn,
@@ -190,8 +222,26 @@ SEVERAL_CLASSES = frozenset({"map_11_point", "map_11_point_sklearn"})
 """Metrics of samples with several classes; the others want one class per sample."""
 TWO_CLASSES = frozenset({"auc", "f1"})
 """Metrics of sets of two classes."""
+MANY_CLASSES = frozenset({"top5"})
+"""Metrics of sets of more than five classes."""
 
-_NAN = "class scores must be numbers, but some are NaN; did training diverge?"
+_NAN = "class scores must be numbers, but some are NaN or infinite; did training diverge?"
+
+
+def standard(target: str, classes: int) -> set[str]:
+    """Return the metrics that are recorded of every dataset of a kind, whatever it is judged by."""
+    if target != "class":
+        return set()
+    return {"top1", "mean_per_class"} | (MANY_CLASSES if classes > FIVE else set())
+
+
+def fits(name: str, target: str, classes: int) -> bool:
+    """Return whether a known metric can score a kind of target with a number of classes."""
+    if (name in SEVERAL_CLASSES) != (target == "classes"):
+        return False
+    return not (
+        (name in TWO_CLASSES and classes != 2) or (name in MANY_CLASSES and classes <= FIVE)
+    )
 
 
 def check(name: str, target: str, classes: int) -> None:
@@ -203,15 +253,42 @@ def check(name: str, target: str, classes: int) -> None:
         classes: number of classes.
 
     Raises:
-        ValueError: in one sentence, if it is unknown, or for another kind of target or number of
-            classes.
+        ValueError: in one sentence with the metrics that fit, if it is unknown, or for another kind
+            of target or number of classes.
     """
     if name not in CLASSIFICATION:
         raise ValueError(f"a metric must be one of {sorted(CLASSIFICATION)}, but is {name!r}.")
-    if (name in SEVERAL_CLASSES) != (target == "classes"):
-        raise ValueError(_mismatch(name))
-    if name in TWO_CLASSES and classes != 2:
-        raise ValueError(f"`{name}` is defined for two classes, but there are {classes}.")
+    if fits(name, target, classes):
+        return
+    several = name in SEVERAL_CLASSES
+    if several != (target == "classes"):
+        wanted = f"scores {'several classes' if several else 'one class'} per sample"
+        found = f"the targets have {'one' if several else 'several'}"
+    else:
+        wanted = f"is defined for {'two' if name in TWO_CLASSES else 'more than five'} classes"
+        found = f"there are {classes}"
+    fitting = sorted(name for name in CLASSIFICATION if fits(name, target, classes))
+    raise ValueError(f"`{name}` {wanted}, but {found}; use one of {fitting}.")
+
+
+def check_targets(name: str, targets: Targets, split: str) -> None:
+    """Refuse targets of a split on which a metric that fits the dataset is not defined.
+
+    Raises:
+        ValueError: in one sentence, if there is no sample, of the two classes of ``auc`` one has
+            none, or no sample shows any class.
+    """
+    if len(targets) == 0:
+        raise ValueError(f"`{name}` needs at least one sample, but {split} has none; add images.")
+    if name == "auc" and len(targets.unique()) < 2:
+        raise ValueError(
+            f"`auc` needs samples of both classes, but {split} has only some of one; choose "
+            "another metric or split."
+        )
+    if name in SEVERAL_CLASSES and not bool((targets == 1).any()):
+        raise ValueError(
+            f"`{name}` needs a class that some sample shows, but {split} shows none; add images."
+        )
 
 
 def goodness(name: str, logits: Logits, targets: Targets) -> float:
@@ -220,20 +297,9 @@ def goodness(name: str, logits: Logits, targets: Targets) -> float:
     return -value if name in LOWER_IS_BETTER else value
 
 
-def _mismatch(name: str) -> str:
-    wanted, found = "one class per sample", "several"
-    if name in SEVERAL_CLASSES:
-        wanted, found = "several classes per sample", "one"
-    others = sorted(set(CLASSIFICATION) - SEVERAL_CLASSES)
-    fitting = others if name in SEVERAL_CLASSES else sorted(SEVERAL_CLASSES)
-    return f"`{name}` scores {wanted}, but the targets have {found}; use one of {fitting}."
-
-
 def _class_numbers(logits: Logits, labels: Targets, name: str) -> Int[Tensor, " samples"]:
     """Return the labels on the logits' device, having checked both."""
-    if labels.ndim != 1:
-        raise ValueError(_mismatch(name))
-    check(name, "class", logits.shape[1])
+    check(name, "class" if labels.ndim == 1 else "classes", logits.shape[1])
     if len(labels) == 0:
         raise ValueError("a score needs at least one sample, but there is none.")
     labels, classes = labels.to(logits.device), logits.shape[1]
@@ -250,7 +316,7 @@ def _right(logits: Logits, labels: Targets, name: str) -> Bool[Tensor, " samples
 
 
 def _average_precision(
-    scores: Float[Tensor, " n"], shown: Int[Tensor, " n"], *, from_one: bool
+    scores: Float[Tensor, " n"], shown: Int[Tensor, " n"], *, sklearn: bool
 ) -> float:
     """Return one class's 11-point interpolated average precision."""
     scores, order = scores.sort(descending=True)
@@ -259,10 +325,11 @@ def _average_precision(
     last[:-1] = scores[1:] != scores[:-1]
     hits, retrieved = hits[last], torch.arange(1, len(scores) + 1, device=scores.device)[last]
     precision, recall = hits / retrieved, hits / hits[-1]
-    if from_one:
+    # Quotients of equal ratios are the same number: a recall of 3 in 10 is the level 3 / 10.
+    levels = torch.arange(11, device=scores.device, dtype=torch.float64) / 10
+    if sklearn:
         precision = torch.cat([precision.new_ones(1), precision])
         recall = torch.cat([recall.new_zeros(1), recall])
-    # Quotients of equal ratios are the same number; np.linspace(0, 1, 11) has 0.30000000000000004.
-    levels = torch.arange(11, device=scores.device, dtype=torch.float64) / 10
+        levels = torch.from_numpy(np.linspace(0, 1, 11)).to(scores.device)  # 0.30000000000000004
     reached = recall >= levels[:, None]
     return float(torch.where(reached, precision, 0.0).amax(1).mean())

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
-from ssl_transfer import datasets, methods, models
+from ssl_transfer import datasets, methods, models, randomness
 from ssl_transfer.complaints import sentence
 from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.datasets.transforms import ViewDataset
@@ -84,6 +84,7 @@ def titled(picture: Image.Image, titles: Sequence[str]) -> Image.Image:
     return paper
 
 
+@randomness.preserved()
 def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image:
     """Return the picture for what would be pre-trained by these overrides.
 

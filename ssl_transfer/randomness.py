@@ -4,12 +4,22 @@ A draw depends on ``(seed, purpose, epoch, sample index, view)`` and on nothing 
 worker or process that makes it, not on the order of calls, not on what was drawn before. This is
 what makes one process equal to many, and an interrupted run equal to an uninterrupted one, with
 no generator state to save.
+
+Layers and dropout draw from torch's global generators, which belong to the caller: whatever seeds
+or uses them does so within ``preserved`` or ``seeded``.
 """
 
+import contextlib
 import hashlib
+import random
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
+
+if TYPE_CHECKING:
+    import torch
 
 # Constants of SplitMix64 (Steele, Lea and Flood 2014, https://doi.org/10.1145/2660193.2660195).
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -55,3 +65,53 @@ def permutation(seed: int, purpose: str, epoch: int, size: int) -> Int64[np.ndar
     """Return the order of ``size`` samples in an epoch."""
     generator = np.random.Generator(np.random.Philox(derive(seed, purpose, epoch)))
     return generator.permutation(size).astype(np.int64)
+
+
+@contextlib.contextmanager
+def preserved(device: "torch.device | None" = None) -> Iterator[None]:
+    """Give every global generator back as it was: Python's, numpy's, torch's of CPU and GPUs.
+
+    It is a context and a decorator, and restores the generators after an exception, too. A GPU that
+    nothing has used yet stays untouched unless ``device`` says that it will be used.
+
+    Args:
+        device: where the work inside takes place (``None``: on the CPU, or on GPUs in use already).
+    """
+    import torch  # not above: commands that train nothing start without it
+
+    own, cpu = random.getstate(), torch.get_rng_state()
+    numpys = np.random.get_state(legacy=False)  # noqa: NPY002 - the caller's
+    gpus = None
+    if torch.cuda.is_initialized() or (device is not None and device.type == "cuda"):
+        gpus = torch.cuda.get_rng_state_all()
+    try:
+        yield
+    finally:
+        random.setstate(own)
+        np.random.set_state(numpys)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if gpus is not None:
+            torch.cuda.set_rng_state_all(gpus)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let layers inside be initialised by ``seed`` alone; restore the generators afterwards."""
+    import torch
+
+    with preserved():
+        seed_torch(seed, torch.device("cpu"))
+        yield
+
+
+def seed_torch(seed: int, device: "torch.device") -> None:
+    """Seed torch's generator of the CPU, and that of ``device`` if it is a GPU.
+
+    ``torch.manual_seed`` would seed all GPUs, also those that another program part uses later.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)

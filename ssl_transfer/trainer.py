@@ -103,6 +103,7 @@ class Observer(Protocol):
         ...
 
 
+@randomness.preserved()
 def fit(
     learner: Learner,
     data: TrainingData,
@@ -157,7 +158,8 @@ def fit(
         bar = context.progress(batches, total=steps - start, label=name)
         for step, batch in zip(range(start, steps), bar, strict=True):
             optim.scale_learning_rate(optimizer, recipe.factor(step, steps, stream))
-            torch.manual_seed(randomness.derive(context.seed, name, step, distributed.rank()))
+            seed = randomness.derive(context.seed, name, step, distributed.rank())
+            randomness.seed_torch(seed, context.device)
             parts = watch.check(step, _backward(model, batch, context, scaler), stop)
             scaler.unscale_(optimizer)
             learner.before_step(step / steps)

@@ -41,6 +41,21 @@ def test_temperatures_have_ends():
     assert fit_temperature(-torch.eye(2), labels) == HOTTEST
 
 
+def test_equal_scores_leave_the_temperature_at_one():
+    labels = torch.tensor([0, 1, 1])
+    constant = torch.full((3, 2), 7.0)
+    assert fit_temperature(constant, labels) == 1
+    unseen = torch.cat([constant, torch.full((3, 1), -torch.inf)], dim=1)
+    assert fit_temperature(unseen, labels) == 1
+    assert ece_by_folds(constant.repeat(5, 1), labels.repeat(5)) < 0.5
+
+
+@pytest.mark.parametrize("odd", [torch.nan, torch.inf])
+def test_scores_that_are_no_numbers_have_no_temperature(odd):
+    with pytest.raises(ValueError, match="class scores that are numbers"):
+        fit_temperature(torch.tensor([[odd, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+
+
 def test_classes_that_were_never_seen_say_nothing():
     logits, labels = overconfident(100, 3)
     wider = torch.cat([logits, torch.full((100, 1), -torch.inf, dtype=torch.float64)], dim=1)

@@ -1,6 +1,10 @@
 """``evaluate`` from one's own script."""
 
 import copy
+import dataclasses
+import functools
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +14,13 @@ from tiny_runs import DATA, TUNING, carry_out, tiny
 from torch import nn
 
 import ssl_transfer
-from ssl_transfer import models
-from ssl_transfer.datasets import Dataset
+from ssl_transfer import datasets, models
+from ssl_transfer.datasets import Dataset, Options, reader
 from ssl_transfer.datasets.embedded import digits
+from ssl_transfer.execution import execute
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.preview import preview
 from ssl_transfer.protocols.knn import KNN
 
 PREPROCESSING = Preprocessing(size=16, resize=None)  # that of tiny_runs
@@ -119,3 +125,109 @@ def test_misuse_is_answered_with_a_sentence(
     given = {"encoder": network, "preprocessing": PREPROCESSING, **arguments}
     with pytest.raises(ValueError, match=said):
         ssl_transfer.evaluate(**given)
+
+
+def draw_everywhere() -> list[float]:
+    """Return one number of every global generator."""
+    return [random.random(), np.random.random(), float(torch.rand(()))]  # noqa: NPY002
+
+
+def seed_everywhere(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
+class Unruly(nn.Module):
+    """It seeds and uses every global generator with every batch."""
+
+    preprocessing = PREPROCESSING
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 16 * 16, width)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        seed_everywhere(0)
+        noise = draw_everywhere()[-1]
+        return self.layer(images.flatten(1)) + noise
+
+
+@reader
+def unruly_set(options: Options) -> Dataset:
+    """Return digits, read by code that seeds every global generator."""
+    seed_everywhere(0)
+    return digits(**dataclasses.asdict(options))
+
+
+def unruly_encoder() -> nn.Module:
+    seed_everywhere(0)
+    return Unruly()
+
+
+UNRULY = {"_target_": f"{__name__}.unruly_encoder", "name": "unruly"}
+
+
+def evaluation(protocol: str, *overrides: str) -> Callable[[Path], Callable[[], object]]:
+    """Return what prepares an evaluation of an unruly encoder."""
+    keys = {"protocol": protocol, "overrides": [*DATA, *HERE, *overrides]}
+    return lambda _: functools.partial(ssl_transfer.evaluate, Unruly(), **keys)
+
+
+# Each takes a folder and returns what is to be called.
+PUBLIC: dict[str, Callable[[Path], Callable[[], object]]] = {
+    "models.build": lambda _: functools.partial(models.build, UNRULY),
+    "models.wrap": lambda _: functools.partial(models.wrap, Unruly()),
+    "datasets.build": lambda _: functools.partial(
+        datasets.build, {"_target_": f"{__name__}.unruly_set", "name": "digits"}
+    ),
+    "preview": lambda _: functools.partial(
+        preview, ["method=simclr", "dataset@method.pretrain_on=digits"], images=2, epoch=0
+    ),
+    "execute": lambda folder: functools.partial(execute, tiny(folder, "protocol=finetune")),
+    "linear_probe": evaluation("linear_probe", *TUNING),
+    "finetune": evaluation("finetune", *TUNING),
+    "knn": evaluation("knn"),
+    "logistic_regression": evaluation("logistic_regression"),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_callers_generators_go_on_as_if_nothing_had_been_called(
+    tmp_path: Path, name: str
+) -> None:
+    call = PUBLIC[name](tmp_path)
+    seed_everywhere(7)
+    expected = draw_everywhere()
+    seed_everywhere(7)
+    call()
+    assert draw_everywhere() == expected
+
+
+def test_a_callers_generators_go_on_after_a_refusal(network: nn.Module) -> None:
+    seed_everywhere(7)
+    expected = draw_everywhere()
+    seed_everywhere(7)
+    with pytest.raises(ValueError, match="finite"):
+        ssl_transfer.evaluate(
+            network, protocol="finetune", preprocessing=PREPROCESSING,
+            overrides=[*DATA, *HERE, *TUNING, "protocol.grid.lr=[1e30,1e31]"],
+        )  # fmt: skip
+    assert draw_everywhere() == expected
+
+
+class Dropping(nn.Module):
+    """An encoder that drops features in eval mode, too."""
+
+    preprocessing = PREPROCESSING
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(images.flatten(1), 0.5, training=True)
+
+
+def test_an_encoder_that_draws_gets_the_same_score_whatever_the_caller_drew_before() -> None:
+    scores = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        scores.append(ssl_transfer.evaluate(Dropping(), protocol="knn", overrides=[*DATA, *HERE]))
+    assert scores[0] == scores[1]

@@ -334,7 +334,8 @@ def test_sets_and_encoders_of_2021_are_those_of_the_published_code(
     for name in datasets:
         node = one.config(f"dataset={name}")["dataset"]
         assert node.get("val_rule") == (None if name in official else "ericsson2021")
-    assert one.config("dataset=voc2007")["dataset"]["difficult"] == "negative"
+    voc = one.config("dataset=voc2007")["dataset"]
+    assert (voc["difficult"], voc["metric"]) == ("negative", "map_11_point_sklearn")
     assert one.config("model=byol")["model"]["padding"] == "torchvision"
     assert plain(compose(["model=byol"]))["model"]["padding"] == "same"
 

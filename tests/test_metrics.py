@@ -1,3 +1,5 @@
+import typing
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from ssl_transfer.metrics import (
     map_11_point_sklearn,
     mean_per_class,
     top1,
+    top5,
 )
 
 
@@ -20,6 +23,33 @@ def logits_for(predictions, classes):
 
 def test_top1_is_the_share_of_right_predictions():
     assert top1(logits_for([0, 1, 2, 2], 3), torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+def test_top5_is_scikit_learns_where_no_scores_are_equal():
+    from sklearn.metrics import top_k_accuracy_score
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 12, generator=generator)
+    labels = torch.randint(0, 12, (300,), generator=generator)
+    expected = top_k_accuracy_score(labels.numpy(), logits.numpy(), k=5, labels=np.arange(12))
+    assert top5(logits, labels) == pytest.approx(expected, abs=1e-12)
+    assert top1(logits, labels) < expected < 1
+
+
+def test_of_equal_scores_the_first_classes_are_among_the_five():
+    votes = torch.zeros(7, 7)
+    assert top5(votes, torch.arange(7)) == pytest.approx(5 / 7)
+    votes[:, 6], votes[:, 5] = 2.0, -torch.inf  # 6, then 0 to 3
+    assert top5(votes, torch.arange(7)) == pytest.approx(5 / 7)
+    assert top5(votes[4:6], torch.tensor([4, 5])) == 0
+    assert top5(votes, torch.full((7,), 6)) == top1(votes, torch.full((7,), 6)) == 1
+
+
+def test_what_is_always_recorded_depends_on_the_number_of_classes():
+    assert metrics.standard("class", 2) == metrics.standard("class", 5)
+    assert metrics.standard("class", 5) == {"top1", "mean_per_class"}
+    assert metrics.standard("class", 6) == {"top1", "top5", "mean_per_class"}
+    assert metrics.standard("classes", 20) == set()
 
 
 def test_every_class_weighs_the_same_in_mean_per_class():
@@ -69,7 +99,7 @@ def published_average_precision(shown, scores):
     from sklearn.metrics import precision_recall_curve
 
     precision, recall, _ = precision_recall_curve(shown, scores)
-    levels = np.arange(11) / 10
+    levels = np.linspace(0, 1, 11)
     reached = [precision[recall >= level] for level in levels]
     return sum(float(p.max()) if len(p) else 0.0 for p in reached) / 11
 
@@ -83,6 +113,17 @@ def test_map_is_the_mean_of_the_published_average_precisions(distinct, seed):
         kept = truth >= 0
         expected.append(published_average_precision(truth[kept], column[kept]))
     assert map_11_point_sklearn(scores, targets) == pytest.approx(np.mean(expected), abs=1e-12)
+
+
+def test_a_recall_of_three_in_ten_reaches_the_level_of_the_challenge_but_not_the_published_one():
+    # Ten are shown, of which three rank first and seven behind two wrong ones: precision is 1 up to
+    # a recall of 0.3, and 10/12 at most beyond it.
+    truth = torch.tensor([[1] * 3 + [0] * 2 + [1] * 7]).T
+    scores = torch.arange(12.0, 0.0, -1.0)[:, None]
+    assert map_11_point(scores, truth) == pytest.approx((4 * 1 + 7 * 10 / 12) / 11, abs=1e-12)
+    published = published_average_precision(truth[:, 0].numpy(), scores[:, 0].numpy())
+    assert published == pytest.approx((3 * 1 + 8 * 10 / 12) / 11, abs=1e-12)
+    assert map_11_point_sklearn(scores, truth) == pytest.approx(published, abs=1e-12)
 
 
 def test_map_by_hand():
@@ -175,11 +216,12 @@ def test_every_metric_refuses_the_other_kind_of_target(name):
     several = name in metrics.SEVERAL_CLASSES
     targets = torch.tensor([0, 1]) if several else torch.tensor([[1, 0], [0, 1]])
     message = "the targets have " + ("one; use one of" if several else "several; use one of")
+    classes = 6 if name in metrics.MANY_CLASSES else 2
     with pytest.raises(ValueError, match=message):
         metrics.CLASSIFICATION[name](torch.eye(2), targets)
     with pytest.raises(ValueError, match=message):
-        metrics.check(name, "class" if several else "classes", 2)
-    metrics.check(name, "classes" if several else "class", 2)
+        metrics.check(name, "class" if several else "classes", classes)
+    metrics.check(name, "classes" if several else "class", classes)
 
 
 @pytest.mark.parametrize("metric", [auc, f1])
@@ -188,8 +230,45 @@ def test_metrics_of_two_classes_refuse_three(metric):
         metric(torch.eye(3), torch.tensor([0, 1, 1]))
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_five_best_of_five_classes_are_refused_with_what_fits(classes):
+    fitting = "'ece', 'mean_per_class', 'top1'" if classes == 5 else "'auc', 'ece', 'f1'"
+    said = rf"`top5` is defined for more than five classes, but there are {classes}; .*{fitting}"
+    with pytest.raises(ValueError, match=said):
+        metrics.check("top5", "class", classes)
+    with pytest.raises(ValueError, match=said):
+        top5(torch.eye(classes), torch.arange(classes))
+
+
+def test_the_names_of_metrics_are_those_that_an_option_may_have():
+    assert set(typing.get_args(metrics.Name)) == set(metrics.CLASSIFICATION)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "said"),
+    [
+        (
+            "top1",
+            torch.zeros(0, dtype=torch.int64),
+            "`top1` needs at least one sample, but val has",
+        ),
+        ("auc", torch.ones(3, dtype=torch.int64), "`auc` needs samples of both classes, but val"),
+        ("map_11_point", torch.zeros(3, 2, dtype=torch.int64), "some sample shows, but val shows"),
+    ],
+)
+def test_targets_on_which_a_metric_is_not_defined_are_refused(name, targets, said):
+    with pytest.raises(ValueError, match=said):
+        metrics.check_targets(name, targets, "val")
+
+
+@pytest.mark.parametrize(("metric", "scores"), [(ece, [torch.inf, 0.0]), (auc, [-torch.inf] * 2)])
+def test_infinite_scores_that_leave_no_number_are_refused(metric, scores):
+    with pytest.raises(ValueError, match="some are NaN or infinite"):
+        metric(torch.tensor([scores, [0.0, 1.0]]), torch.tensor([0, 1]))
+
+
 def test_an_unknown_metric_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"one of \['auc', .*'top1'\], but is 'top_1'"):
+    with pytest.raises(ValueError, match=r"one of \['auc', .*'top5'\], but is 'top_1'"):
         metrics.check("top_1", "class", 3)
 
 

@@ -145,6 +145,7 @@ class TunedRun:
         return dict(self.record["config"]["protocol"])
 
 
+@randomness.preserved()
 def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
     """Return a run of ``bn_tune`` that left its encoder.
 
@@ -223,6 +224,7 @@ def _kept(before: Encoder, folder: Path) -> tuple[Encoder, Preprocessing]:
         ) from error
 
 
+@randomness.preserved()
 def compare(
     run: TunedRun, images: ViewDataset, picked: Sequence[int], *, progress_bar: bool = True
 ) -> list[Change]:
@@ -306,6 +308,7 @@ def _grams(encoder: Encoder, names: Sequence[str], images: Tensor) -> dict[str, 
     return found
 
 
+@randomness.preserved()
 def images_to_see(run: TunedRun, count: int) -> tuple[ViewDataset, list[int]]:
     """Return the test split as the run saw it, and the indices of ``count`` seeded images of it."""
     resolved = Run(run.record["config"]).resolved

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ssl_transfer import randomness
 from ssl_transfer.datasets.base import Dataset, Split, concatenate
 from ssl_transfer.datasets.reader import Options, assemble, reader
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 __all__ = ["Dataset", "Options", "Split", "assemble", "build", "concatenate", "reader"]
 
 
+@randomness.preserved()
 def build(config: Mapping[str, Any]) -> Dataset:
     """Return the dataset that a node of the configuration describes.
 

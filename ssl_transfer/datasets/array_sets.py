@@ -251,7 +251,7 @@ def pcam(options: Options, root: str, download: bool = False) -> Dataset:
         val=splits["val"],
         test=splits["test"],
         content=repr(sizes),
-        also=("auc",),
+        extra_metrics=("auc",),
         expected={"train": 262_144, "val": 32_768, "test": 32_768, "classes": 2},
     )
 

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from PIL import Image
 
 from ssl_transfer.datasets.images import JoinedImages, PickedImages
+from ssl_transfer.errors import refuse_former_keys
 
 Targets = Int64[np.ndarray, " samples"] | Int64[np.ndarray, "samples classes"]
 """One class number per image; or, for several classes per image, 1 (shown), 0 (not shown) or -1
@@ -78,7 +79,8 @@ class Dataset:
         flip: whether a mirrored image still shows the same class.
         fingerprint: hash that changes when samples, targets or splits change.
         facts: what the record tells of the data, plain JSON.
-        also: further scores of the test split, by name.
+        extra_metrics: further scores of the test split, by name; ``metrics.standard`` are recorded
+            anyway.
     """
 
     name: str
@@ -89,7 +91,7 @@ class Dataset:
     flip: bool
     fingerprint: str
     facts: dict[str, object]
-    also: tuple[str, ...] = ()
+    extra_metrics: tuple[str, ...] = ()
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:
@@ -114,6 +116,9 @@ class Dataset:
         more = ", …" * (len(self.classes) > 5)
         classes = f"{len(self.classes)} classes ({first}{more})" if self.classes else "no labels"
         return f"`{self.name}`: {total} images, {classes}: {', '.join(sizes)}"
+
+
+Dataset.__init__ = refuse_former_keys(Dataset.__init__)  # type: ignore[method-assign]
 
 
 def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: str) -> str:

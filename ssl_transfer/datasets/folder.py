@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_transfer import metrics
 from ssl_transfer.datasets.base import Dataset, fingerprint
 from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
@@ -38,6 +39,8 @@ def image_folder(
     on_duplicates: OnDuplicates = "error",
     test_fraction: float = 0.2,
     value_range: Sequence[float] | None = None,
+    metric: metrics.Name | None = None,
+    extra_metrics: Sequence[metrics.Name] | None = None,
 ) -> Dataset:
     """Return the images of ``root``, classes being folders.
 
@@ -64,6 +67,9 @@ def image_folder(
             ``duplicates.settle_duplicates``).
         test_fraction: share of every class that is tested, where there is no test folder.
         value_range: see ``decoding.Decoding``.
+        metric: what the set is judged by, and classifiers are selected by (``None``: ``top1``).
+        extra_metrics: further scores of the test split. Top-1, the mean over classes and, of more
+            than five classes, top-5 are recorded anyway.
 
     Raises:
         ValueError: if the folders are not as described, or an image does not decode.
@@ -106,6 +112,8 @@ def image_folder(
         test=test,
         val=splits.get("val"),
         content=files.content,
+        metric=metric,
+        extra_metrics=extra_metrics,
         facts={
             **files.facts,
             "test": "own" if "test" in parts else f"seeded, {test_fraction}",

@@ -212,7 +212,7 @@ def published(
     *,
     expected: Mapping[str, int],
     metric: str = "top1",
-    also: Sequence[str] = (),
+    extra_metrics: Sequence[str] = (),
     upright: bool = False,
     val_rule: str | None = None,
     test_fraction: float | None = None,
@@ -228,7 +228,7 @@ def published(
         listings: ``train``, and ``test`` and ``val`` where they are given.
         expected: published sizes of listings, of ``all`` together, and number of ``classes``.
         metric: primary score.
-        also: further scores.
+        extra_metrics: see ``assemble``.
         upright: whether to turn photographs as their EXIF orientation says; torchvision does not.
         val_rule: how validation images are chosen (see ``assemble``).
         test_fraction: share of every class that is tested, if there is no test split.
@@ -265,7 +265,7 @@ def published(
         test=test,
         content=files.content,
         metric=metric,
-        also=also,
+        extra_metrics=extra_metrics,
         val_rule=val_rule,
         facts={**files.facts, **told},
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_transfer import metrics
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
@@ -51,6 +52,8 @@ def image_list(
     groups: str | None = None,
     on_duplicates: OnDuplicates = "error",
     value_range: Sequence[float] | None = None,
+    metric: metrics.Name | None = None,
+    extra_metrics: Sequence[metrics.Name] | None = None,
 ) -> Dataset:
     """Return the images that annotation files name.
 
@@ -74,6 +77,8 @@ def image_list(
         on_duplicates: what happens to images whose bytes two given splits have (see
             ``duplicates.settle_duplicates``).
         value_range: see ``decoding.Decoding``.
+        metric: see ``image_folder``.
+        extra_metrics: likewise.
 
     Raises:
         ValueError: with the first problems of all files, each with file and line.
@@ -106,6 +111,8 @@ def image_list(
         test=splits["test"],
         val=splits.get("val"),
         content=files.content,
+        metric=metric,
+        extra_metrics=extra_metrics,
         facts=files.facts,
     )
 

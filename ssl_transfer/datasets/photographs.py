@@ -26,7 +26,7 @@ from ssl_transfer.datasets.layout import (
     require,
     torchvision_fetch,
 )
-from ssl_transfer.datasets.reader import Options, ValRule, reader
+from ssl_transfer.datasets.reader import Options, ValRule, reader, some
 
 # Layouts: fgvc_aircraft.py, stanford_cars.py, flowers102.py, food101.py, oxford_iiit_pet.py and
 # sun397.py of torchvision/datasets at v0.19.0,
@@ -308,7 +308,9 @@ def food101(
     """Return Food-101: photographs of 101 dishes, top-1.
 
     Official 750 training and 250 test images per class; labels of the training images are partly
-    wrong, as published. Bossard et al. 2014, https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/
+    wrong, as published. Images are listed class by class in the order of ``meta/train.json``; for
+    ``val_rule`` in that of ``meta/classes.txt``, as Ericsson et al. 2021 do. Bossard et al. 2014,
+    https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/
 
     Args:
         options: shared options.
@@ -321,9 +323,12 @@ def food101(
     """
     home = "food-101"
     needed = [f"{home}/images", f"{home}/meta/train.json", f"{home}/meta/test.json"]
+    needed += [f"{home}/meta/classes.txt"] * (val_rule is not None)
     base = require(options, root, needed, download=download, fetch=torchvision_fetch("Food101"))
     named = {key: lists_by_class(base / home / "meta" / f"{key}.json") for key in ("train", "test")}
     classes = sorted(named["train"])
+    if val_rule is not None:
+        named["train"] = _in_order(named["train"], base / home / "meta" / "classes.txt")
     listings = {}
     for key, by_class in named.items():
         names = [f"{name}.jpg" for group in by_class.values() for name in group]
@@ -332,6 +337,18 @@ def food101(
         listings[key] = listing(base / home / "images", names, labels)
     expected = {"train": 75_750, "test": 25_250, "classes": 101}
     return published(options, classes, listings, expected=expected, val_rule=val_rule)
+
+
+def _in_order(by_class: dict[str, list[str]], path: Path) -> dict[str, list[str]]:
+    """Return lists by class in the order of a file of the classes' names."""
+    order = lines_of(path)
+    if sorted(order) != sorted(by_class):
+        raise ValueError(
+            f"`{path}` must list the {len(by_class)} classes of train.json, but "
+            f"{some(sorted(set(order) ^ set(by_class)))} stand in one of both only; unpack the "
+            "archive again."
+        )
+    return {name: by_class[name] for name in order}
 
 
 @reader

@@ -19,6 +19,7 @@ from ssl_transfer.datasets.splitting import (
     hold_out_unstratified,
     per_class,
 )
+from ssl_transfer.errors import refuse_former_keys
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
     return dataset
 
 
+@refuse_former_keys
 def assemble(
     options: Options,
     *,
@@ -113,8 +115,8 @@ def assemble(
     test: Split,
     val: Split | None = None,
     content: str,
-    metric: str = "top1",
-    also: Sequence[str] = (),
+    metric: str | None = None,
+    extra_metrics: Sequence[str] | None = None,
     expected: Mapping[str, int] | None = None,
     val_rule: str | None = None,
     facts: Mapping[str, object] | None = None,
@@ -128,8 +130,8 @@ def assemble(
         test: samples that are tested.
         val: the official validation split (``None``: one is made from ``train``).
         content: stands for the pixels in the fingerprint.
-        metric: the primary score, a name of ``metrics.CLASSIFICATION``.
-        also: further scores.
+        metric: the primary score, a name of ``metrics.CLASSIFICATION`` (``None``: ``top1``).
+        extra_metrics: further scores, likewise; ``metrics.standard`` are recorded anyway.
         expected: published sizes of the splits, before any reduction, and number of ``classes``.
         val_rule: ``ericsson2021`` chooses validation images without regard to classes (``None``:
             stratified); without effect where there is an official ``val``.
@@ -163,8 +165,8 @@ def assemble(
         name=options.name,
         classes=tuple(classes),
         target="class" if train.targets.ndim == 1 else "classes",
-        metric=metric,
-        also=tuple(also),
+        metric=metric or "top1",
+        extra_metrics=tuple(extra_metrics or ()),
         splits=splits,
         flip=options.flip,
         fingerprint=fingerprint(classes, splits, content),

@@ -278,7 +278,12 @@ class Pipeline:
     def _geometry(
         self, images: Sequence[Image.Image], draws: Draws
     ) -> UInt8[np.ndarray, "batch size size 3"]:
-        """Return the images cropped, resized (antialiased) and flipped by PIL."""
+        """Return the images cropped, resized (antialiased) and flipped by PIL.
+
+        A random crop is cut and resized in one step, so that the filter reads the image beyond the
+        crop's border. torchvision cuts first: there the outermost pixels, half the filter's width,
+        see only what is inside; all others are equal.
+        """
         size, chosen = self.preprocessing.size, self.augmentation
         if chosen is None or chosen.crop_scale is None:
             views = (centre_crop(image, self.preprocessing) for image in images)

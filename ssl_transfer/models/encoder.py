@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssl_transfer import randomness
 from ssl_transfer.preprocessing import Preprocessing
 
 
@@ -112,7 +113,7 @@ def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:
     """Return D of the module's output ``[B, D]``, by a forward pass of two black images.
 
     The pass runs in eval mode, so that no running statistics change; training modes and the
-    random generator are restored.
+    random generators are restored.
 
     Raises:
         ValueError: if the pass fails, or the output is not one floating-point ``[B, D]``.
@@ -120,7 +121,7 @@ def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:
     reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     images = torch.zeros(2, 3, size, size, device=reference.device, dtype=reference.dtype)
     try:
-        with _evaluating(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with _evaluating(module), torch.no_grad(), randomness.preserved():
             output = module(images)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,10 +1,7 @@
 """``build``: from an option of ``conf/model`` to an encoder."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 from ssl_transfer import randomness
 from ssl_transfer.config import locate
@@ -14,6 +11,7 @@ from ssl_transfer.models.weights import find_weights, load_weights
 _LABELS = frozenset({"_target_", "name", "weights", "preprocessing", "facts"})
 
 
+@randomness.preserved()
 def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     """Return the encoder that a node of the configuration describes.
 
@@ -39,7 +37,7 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         # Looked for before anything is built: missing ones cost a moment in every cell of a sweep.
         weights["path"] = find_weights(**_finding(weights), name=config.get("name"))
     keys = {str(key): value for key, value in config.items() if key not in _LABELS}
-    with _seeded(randomness.derive(seed, "init")):
+    with randomness.seeded(randomness.derive(seed, "init")):
         module = locate(target)(**keys)
         require_module(module)
         encoder = wrap(module, config.get("preprocessing"), name=config.get("name"))
@@ -52,12 +50,3 @@ def _finding(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of ``weights`` that say where they are."""
     wanted = ("path", "url", "download", "obtain", "sha256", "md5")
     return {key: weights[key] for key in wanted if key in weights}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator, in which layers are initialised; leave it as it was after."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would seed the generators of all GPUs, too.
-        torch.default_generator.manual_seed(seed)
-        yield

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssl_transfer import randomness
 from ssl_transfer.config import options
 from ssl_transfer.downloads import checksum
 from ssl_transfer.files import replace_atomically
@@ -43,6 +44,7 @@ ARCHITECTURES = (
 """What a file is compared with unless one is named: an architecture, and a key of its option."""
 
 
+@randomness.preserved()
 def best_match(state: State, path: Path, arch: str | None, layout: str | None) -> LoadReport | None:
     """Return the comparison with the architecture that the file is, or is nearest to.
 

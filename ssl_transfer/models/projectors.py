@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ssl_transfer import randomness
 from ssl_transfer.models.layouts import below, in_order
 from ssl_transfer.models.reading import State, read_state
 
@@ -30,6 +31,7 @@ numbered lists of linear layers, BatchNorms and ReLUs; MoCo v1's is a single lay
 _WITHOUT_TENSORS = (nn.ReLU, nn.Dropout)
 
 
+@randomness.preserved()
 def load_projector(path: str | Path, layout: str = "auto") -> nn.Sequential | None:
     """Return the projector of an encoder's weights; None if there is none of a known kind.
 

@@ -1,12 +1,18 @@
 """The contract between a protocol and the run that carries it out."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import ClassVar, Protocol, runtime_checkable
 
+import numpy as np
+
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.reader import some
 from ssl_transfer.models import Encoder
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +74,32 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
             f"{name} must be given a dataset with validation images, but `{dataset.name}` has none "
             "(that is for pre-training alone); set `dataset.val_fraction` above 0."
         )
+    _require_targets(dataset)
     check = getattr(protocol, "check", None)
     if check is not None:
         check(dataset)
+
+
+def _require_targets(dataset: Dataset) -> None:
+    """Refuse labels that are no classes; warn of classes that are tested but nowhere shown before.
+
+    Readers of files have looked at both already; a set of one's own may come from anywhere.
+    """
+    low, high = (0, len(dataset.classes) - 1) if dataset.target == "class" else (-1, 1)
+    for key in ("train", "val", "test"):
+        targets = dataset[key].targets
+        wrong = (targets < low) | (targets > high)
+        if wrong.any():
+            first = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"every label of `{dataset.name}` must lie from {low} to {high}, but that of "
+                f"`{dataset[key].names[first[0]]}` in {key} is {targets[tuple(first)]}; correct it."
+            )
+    if dataset.target == "class":
+        shown = [dataset["train"].targets, dataset["val"].targets]
+        unknown = np.setdiff1d(dataset["test"].targets, np.concatenate(shown)).tolist()
+        if unknown:
+            log.warning(
+                "`%s` has no training image of %s, so that test images of these classes count as "
+                "wrong", dataset.name, some([dataset.classes[label] for label in unknown]),
+            )  # fmt: skip

@@ -50,17 +50,32 @@ def classification_loss(
     return (entries.sum(-1) / counts.sum(-1).clamp(min=1)).mean(-1)
 
 
-def require_metrics(dataset: Dataset) -> None:
+def scored_by(dataset: Dataset) -> list[str]:
+    """Return the metrics of the test split by name, in the order in which they are recorded."""
+    standard = metrics.standard(dataset.target, len(dataset.classes))
+    return sorted({dataset.metric, *dataset.extra_metrics} | standard)
+
+
+def require_metrics(dataset: Dataset, *, selects_on: str | None = None) -> None:
     """Refuse a dataset whose metrics do not fit its targets, before any work.
+
+    Args:
+        dataset: to be scored.
+        selects_on: split on which its metric will choose among classifiers (``None``: nothing is
+            chosen).
 
     Raises:
         ValueError: in one sentence.
     """
-    for name in (dataset.metric, *dataset.also):
-        try:
+    try:
+        for name in scored_by(dataset):
             metrics.check(name, dataset.target, len(dataset.classes))
-        except ValueError as error:
-            raise ValueError(f"`{dataset.name}` cannot be scored: {error}") from error
+            metrics.check_targets(name, torch.from_numpy(dataset["test"].targets), "test")
+        if selects_on is not None:
+            targets = torch.from_numpy(dataset[selects_on].targets)
+            metrics.check_targets(dataset.metric, targets, selects_on)
+    except ValueError as error:
+        raise ValueError(f"`{dataset.name}` cannot be scored: {error}") from error
 
 
 def scores_on_test(
@@ -75,7 +90,7 @@ def scores_on_test(
 
     Args:
         logits: class scores of the test split.
-        dataset: says the metrics; top-1 comes with every set of one class per image.
+        dataset: says the metrics; ``metrics.standard`` come with every set.
         context: of the run.
         calibration: also yield the expected calibration error before (``ece``) and after
             temperature scaling (``ece_scaled``); nothing for several classes per image.
@@ -87,12 +102,12 @@ def scores_on_test(
     predictions = logits.argmax(1).to(torch.int16) if one else logits.float()
     context.save_predictions("test_predictions", predictions.cpu().numpy())
     labels = torch.from_numpy(dataset["test"].targets)
-    names = {dataset.metric, *dataset.also}
-    if one:
-        names |= {"top1"} if calibration is None else {"top1", "ece"}
+    names = scored_by(dataset)
+    if one and calibration is not None:
+        names = sorted({*names, "ece"})
     elif calibration is not None and distributed.is_main():
         log.warning("calibration is not measured: `%s` has several classes per image", dataset.name)
-    for name in sorted(names):
+    for name in names:
         yield Score(
             metric=name,
             value=metrics.CLASSIFICATION[name](logits, labels),

@@ -33,7 +33,8 @@ class KNN:
 
     Wu et al. 2018, section 3.4 (https://arxiv.org/abs/1805.01978). There is nothing to choose, so
     the validation split joins the bank. With several classes per image each class has a vote of its
-    own, in which the neighbours take part that are known to show it or not.
+    own, in which the neighbours take part that are known to show it or not. Of equal votes the
+    first classes win; classes without a vote are equal to each other, which counts in ``top5``.
 
     Args:
         k: voters, at least 1; at most as many as there are images (a smaller bank votes as a

@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from ssl_transfer import distributed, metrics
+from ssl_transfer.calibration import require_folds
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.features import FrozenFeatures
@@ -22,7 +23,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
-from ssl_transfer.protocols.selection import edges
+from ssl_transfer.protocols.selection import best, edges
 from ssl_transfer.softmax_regression import Solution, fit_path
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,9 @@ class LogisticRegression:
         Raises:
             ValueError: in one sentence.
         """
-        require_metrics(dataset)
+        require_metrics(dataset, selects_on="val" if self.C is None else None)
+        if self.calibration == "test_folds" and dataset.target == "class":
+            require_folds(len(dataset["test"]))
 
     def grid(self) -> list[float]:
         """Return the values of C in ascending order of weight decay."""
@@ -156,13 +159,14 @@ class Found:
     """What a search ends with.
 
     Args:
-        scores: on the validation split, of every C (none if C is given), larger is better.
+        scores: on the validation split, of every C (none if C is given), larger is better
+            (``None``: some class scores are no numbers).
         best: index of the best C.
         test_logits: by the classifier refitted on train + validation.
         val_logits: by the best classifier that was trained without them.
     """
 
-    scores: list[float]
+    scores: list[float | None]
     best: int
     test_logits: Logits
     val_logits: Logits | None
@@ -181,20 +185,22 @@ class Search:
     def batched(self, test: Features) -> Found:
         """Fit the whole grid at once, every problem to its optimum."""
         grid, given = self.protocol.grid(), self.protocol.C is not None
-        scores, best, val_logits, start = [], 0, None, None
+        scores: list[float | None] = []
+        chosen, val_logits, start = 0, None, None
         if not given or self.protocol.calibration == "val":
             path = self._fit_path(self.train, grid)
-            each = (path.logits(problem, self.val[0]) for problem in range(len(grid)))
-            scores = [self._goodness(logits) for logits in each]
-            best = int(np.argmax(scores))
-            val_logits, start = path.logits(best, self.val[0]).cpu(), path[best : best + 1]
-        final = self._fit_path(self.both, grid[best : best + 1], start)
+            if not given:
+                each = (path.logits(problem, self.val[0]) for problem in range(len(grid)))
+                scores = [self._goodness(logits) for logits in each]
+                chosen = self._best(scores)
+            val_logits, start = path.logits(chosen, self.val[0]).cpu(), path[chosen : chosen + 1]
+        final = self._fit_path(self.both, grid[chosen : chosen + 1], start)
         if not bool(final.converged.all()):
             log.warning(
                 "the fit at C = %.3g stopped after %d iterations before it converged; raise "
-                "`protocol.max_iter` or `protocol.tol`", grid[best], int(final.iterations[0])
+                "`protocol.max_iter` or `protocol.tol`", grid[chosen], int(final.iterations[0])
             )  # fmt: skip
-        return Found([] if given else scores, best, final.logits(0, test).cpu(), val_logits)
+        return Found(scores, chosen, final.logits(0, test).cpu(), val_logits)
 
     def _fit_path(
         self, samples: Samples, grid: list[float], start: Solution | None = None
@@ -218,17 +224,25 @@ class Search:
             if self.protocol.calibration == "val":
                 val_logits = self._fitted(self._estimator(), grid[0], self.train, self.val[0])
             return Found([], 0, self._fitted(model, grid[0], self.both, test), val_logits)
-        scores, val_logits = [], None
+        scores: list[float | None] = []
+        val_logits = None
         for C in grid:
             logits = self._fitted(model, C, self.train, self.val[0])
-            scores.append(self._goodness(logits))
-            if np.argmax(scores) == len(scores) - 1:
+            score = self._goodness(logits)
+            if score is not None and all(other is None or other < score for other in scores):
                 val_logits = logits
-        best = int(np.argmax(scores))
-        return Found(scores, best, self._fitted(model, grid[best], self.both, test), val_logits)
+            scores.append(score)
+        chosen = self._best(scores)
+        return Found(scores, chosen, self._fitted(model, grid[chosen], self.both, test), val_logits)
 
-    def _goodness(self, logits: Logits) -> float:
+    def _goodness(self, logits: Logits) -> float | None:
+        if bool(logits.isnan().any()):
+            return None
         return metrics.goodness(self.metric, logits, self.val[1])
+
+    def _best(self, scores: list[float | None]) -> int:
+        points = [{"C": C} for C in self.protocol.grid()]
+        return best(points, scores, remedy="choose a smaller C (`protocol.wd_log10`)")
 
     def _estimator(self) -> sklearn.linear_model.LogisticRegression:
         return sklearn.linear_model.LogisticRegression(

@@ -113,7 +113,7 @@ def planned_projector(
     Raises:
         ValueError: in one sentence, if the method does not fit.
     """
-    with torch.random.fork_rng(devices=[]):
+    with randomness.preserved():
         # The number of classes is without effect on a projector.
         return methods.build(method, encoder, 2, **referenced).projection
 
@@ -125,8 +125,7 @@ def _learner(
     seed: int,
     **referenced: Encoder,
 ) -> methods.Method:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(randomness.derive(seed, "projector"))
+    with randomness.seeded(randomness.derive(seed, "projector")):
         return methods.build(method, encoder, len(dataset.classes), **referenced)
 
 

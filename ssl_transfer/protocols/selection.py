@@ -1,11 +1,42 @@
 """What protocols that choose among the points of a grid share."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 
 from ssl_transfer import distributed
+from ssl_transfer.trainer import NonFiniteLoss
 
 log = logging.getLogger(__name__)
+
+
+def best(
+    points: Sequence[Mapping[str, float]], scores: Sequence[float | None], *, remedy: str
+) -> int:
+    """Return the index of the best point of a grid, and warn of those that are left out.
+
+    Of equally good points the first one wins.
+
+    Args:
+        points: of the grid, for messages.
+        scores: of the points, larger is better (``None``: the classifier was no longer finite).
+        remedy: what to do if that is so of all points.
+
+    Raises:
+        NonFiniteLoss: in one sentence that names the grid, if no point has a score.
+    """
+    left_out = [dict(point) for point, score in zip(points, scores, strict=True) if score is None]
+    if len(left_out) == len(points):
+        raise NonFiniteLoss(
+            "at least one point of the grid must give finite class scores, but none of "
+            f"{left_out} does; {remedy}."
+        )
+    if left_out and distributed.is_main():
+        log.warning(
+            "%d of %d points of the grid are left out, for their training diverged: %s",
+            len(left_out), len(points), left_out,
+        )  # fmt: skip
+    return max(range(len(points)), key=lambda i: -math.inf if scores[i] is None else scores[i])
 
 
 def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_transfer import distributed
 from ssl_transfer.protocols.classification import classification_loss
 from ssl_transfer.protocols.heads import apply_heads
-from ssl_transfer.trainer import Learner
+from ssl_transfer.trainer import Learner, NonFiniteLoss
 
 ClassWeights = Literal["train_frequency", "test_frequency"] | Sequence[float]
 
@@ -23,7 +23,7 @@ class TunedClassifier(Learner):
     The encoder's layers are in train mode where they are trained and in eval mode elsewhere (but
     for ``encoder_mode``). A bank (only for a frozen encoder) sums its heads' losses: no head sees
     another's gradient, so head i is that head trained alone. A head whose loss is not finite any
-    more is dropped.
+    more is dropped: it gets no gradient from then on.
 
     Args:
         encoder: frozen but for ``trained``, in place; the identity where views are features.
@@ -53,6 +53,7 @@ class TunedClassifier(Learner):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.class_weights: Tensor | None
         self.best: BestEpoch | None = None
+        self.silenced: list[nn.Module] = []
 
     def train(self, mode: bool = True) -> "TunedClassifier":
         """Put the heads and the trained layers in train mode, and only those."""
@@ -84,6 +85,24 @@ class TunedClassifier(Learner):
         # A head that one process loses is lost for all.
         self.alive &= distributed.all_reduce_sum(1 - finite) == 0
         return {"loss": torch.where(self.alive, losses, 0.0).sum()}
+
+    def after_step(self, progress: float) -> None:
+        """Give a dropped head no gradient from now on, and end the training with the last head.
+
+        The loss leaves it out, but what comes back through infinite scores is NaN, and for one NaN
+        fp16's gradient scaler would drop every step of all heads.
+
+        Raises:
+            NonFiniteLoss: if all heads are dropped.
+        """
+        alive = self.alive.tolist()
+        if not any(alive):
+            raise NonFiniteLoss("the loss of a head must stay finite, but that of none does.")
+        for head, lives in zip(self.heads, alive, strict=True):
+            if not lives and head not in self.silenced:
+                self.silenced.append(head)
+                for parameter in head.parameters():
+                    parameter.register_hook(torch.zeros_like)
 
     def after_epoch(self, passes: float) -> None:
         """Let the best epoch be found, if that is wanted."""

@@ -30,7 +30,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.heads import HeadInit, HeadKind, build_head, save_head
-from ssl_transfer.protocols.selection import edges
+from ssl_transfer.protocols.selection import best, edges
 from ssl_transfer.protocols.tuned_classifier import (
     BestEpoch,
     ClassWeights,
@@ -46,13 +46,16 @@ Trainable = Literal["head", "batch_norm", "all"]
 Point = dict[str, float]
 """One point of the grid: values that replace the optimizer's, and ``encoder_lr``."""
 
+REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
     """Train a classifier on an encoder and score it on the test split.
 
     One grid point trains on train + validation at once. Several are selected by the validation
-    score; the best is refitted on train + validation for as long and tested once. Epochs are
+    score (of equally good ones the first counts, and one whose training diverges is left out); the
+    best is refitted on train + validation for as long and tested once. Epochs are
     selected only if ``epoch_selection`` says so; where validation selects them, the final
     classifier is trained on the training split alone, for its epoch has to be selected, too. After
     a grid it repeats the best point's training: what a grid leaves are scores, so that a run that
@@ -177,7 +180,8 @@ class Tuning:
         Raises:
             ValueError: in one sentence.
         """
-        require_metrics(dataset)
+        chooses = len(self.points()) > 1 or self.epoch_selection == "best"
+        require_metrics(dataset, selects_on=self.selection if chooses else None)
         if self.class_weights is None:
             return
         if dataset.target != "class":
@@ -253,6 +257,10 @@ class Tuning:
             by = self.class_weights if isinstance(self.class_weights, str) else "given"
             context.note(class_weights={"by": by, "values": learner.class_weights.tolist()})
         (logits,) = trial.predict(learner, "test")
+        if not np.isfinite(logits).all():  # the last step may break what no loss shows any more
+            raise NonFiniteLoss(
+                f"the final classifier must give finite class scores, but some are not; {REMEDY}."
+            )
         if self.keep_encoder:
             trial.keep(learner)
         yield from scores_on_test(torch.from_numpy(logits), dataset, context)
@@ -263,15 +271,9 @@ class Tuning:
         Raises:
             NonFiniteLoss: if none of them has a score.
         """
-        ranked = [-np.inf if score is None else score for score in scores]
-        if max(ranked) == -np.inf:
-            raise NonFiniteLoss(
-                "at least one point of the grid must train to a finite loss, but none of "
-                f"{points} does; lower `protocol.grid.lr`."
-            )
         return {
             "split": self.selection,
-            "chosen": points[int(np.argmax(ranked))],
+            "chosen": points[best(points, scores, remedy=REMEDY)],
             "scores": [{**p, "value": s} for p, s in zip(points, scores, strict=True)],
             "at_edge": edges(points, scores),
         }
@@ -285,8 +287,9 @@ class Trial:
     ) -> None:
         self.protocol, self.dataset, self.context = protocol, dataset, context
         self.encoder = encoder.to(context.device, context.dtype).requires_grad_(False)
-        # Every training starts from these weights again.
+        # Every training starts from these again; a buffer need not be in the state.
         self.initial = {k: v.clone() for k, v in encoder.state_dict().items()}
+        self.buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
         self.preprocessing = encoder.preprocessing.replaced(
             protocol.image_size, protocol.preprocessing
         )
@@ -315,16 +318,25 @@ class Trial:
             return list(batch_norm_layers(self.encoder, self.protocol.bn_scope).values())
         return []
 
+    def start_again(self) -> None:
+        """Leave nothing of an earlier training on the encoder, which may have ended in its middle.
+
+        A gradient of NaN would stay NaN whatever the next training adds to it.
+        """
+        self.encoder.load_state_dict(self.initial)
+        for name, buffer in self.encoder.named_buffers():
+            buffer.copy_(self.buffers[name])
+        self.encoder.zero_grad(set_to_none=True)
+        self.encoder.requires_grad_(False)
+
     def learner(self, heads: int, splits: Sequence[str] = ("train",)) -> TunedClassifier:
         """Return a fresh classifier for these splits; every head starts from the same weights."""
-        self.encoder.load_state_dict(self.initial)
-        self.encoder.requires_grad_(False)
+        self.start_again()
         seed = randomness.derive(self.context.seed, "head")
         dim, classes = self.encoder.feature_dim, len(self.dataset.classes)
         built = []
         for _ in range(heads):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with randomness.seeded(seed):
                 built.append(build_head(self.protocol.head, dim, classes, self.protocol.head_init))
         body = self.encoder if self.features is None else nn.Identity()
         weights = self.protocol.loss_weights(self.dataset, splits)
@@ -390,14 +402,17 @@ class Trial:
         ]
 
     def _bank_scores(self, points: Sequence[Point]) -> list[float | None]:
-        return self.scores(self.train(points, ["train"], "grid"))
+        try:
+            return self.scores(self.train(points, ["train"], "grid"))
+        except NonFiniteLoss:  # of all heads
+            return [None] * len(points)
 
     def _point_score(self, number: int, point: Point) -> float | None:
         try:
             learner = self.train([point], ["train"], f"grid {number}")
         except NonFiniteLoss as error:
             if distributed.is_main():
-                log.warning("grid point %s is dropped: %s", point, error)
+                log.info("grid point %s: %s", point, str(error))
             return None
         return self.scores(learner)[0]
 

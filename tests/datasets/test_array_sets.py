@@ -122,7 +122,7 @@ def pcam_root(tmp_path: Path) -> Path:
 
 def test_pcam_equals_torchvisions(pcam_root: Path) -> None:
     dataset = pcam(root=str(pcam_root), name="pcam", sizes="warn")
-    assert (dataset.metric, dataset.also) == ("top1", ("auc",))
+    assert (dataset.metric, dataset.extra_metrics) == ("top1", ("auc",))
     for key in ("train", "val", "test"):
         judge = torchvision.datasets.PCAM(str(pcam_root), split=key)
         assert_equal(dataset, [key], judge, names(key, len(judge)))

@@ -2,8 +2,10 @@ import functools
 import inspect
 
 import pytest
+from hydra.errors import HydraException
 
 from ssl_transfer import datasets
+from ssl_transfer.complaints import sentence
 from ssl_transfer.config import CONF, compose, locate, options, plain, problems
 from ssl_transfer.datasets import Options
 from ssl_transfer.runs import Run
@@ -18,6 +20,7 @@ PUBLISHED = (
 ALIASES = {"food": "food101"}
 # Keys whose value in an option is not what the reader takes without one.
 OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
+MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
 NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn", "traffic_sign"}
 
@@ -71,6 +74,9 @@ def test_an_alias_is_the_same_run(alias: str, option: str) -> None:
         (["dataset=gtsrb", "+dataset.splt=1"], "dataset.splt"),
         (["dataset=image_folder", "dataset.root=x", "dataset.on_duplicates=skip"], "on_duplicates"),
         (["dataset=image_folder", "dataset.root=x", "dataset.exclude_classes=a"], "exclude_class"),
+        ([*MINE, "dataset.metric=top_1"], "`dataset.metric` must be one of ['top1', 'top5', 'mean"),
+        ([*MINE, "dataset.extra_metrics=[auc,recall]"], "must be a list of one of ['top1', 'top5'"),
+        ([*MINE, "+dataset.also=[auc]"], "`dataset`; it is called `extra_metrics` now."),
     ],
 )
 def test_misspelt_keys_and_values_are_found_before_any_data(
@@ -79,6 +85,17 @@ def test_misspelt_keys_and_values_are_found_before_any_data(
     told = problems(plain(compose(changed)))
     assert len(told) == 1
     assert sentence in told[0]
+
+
+def test_a_key_under_its_former_name_is_refused_with_the_new_one() -> None:
+    with pytest.raises(HydraException) as refused:
+        compose([*MINE, "dataset.also=[auc]"])
+    assert sentence(refused.value).endswith("is not a key of `dataset=image_folder`; it is called "
+                                            "`extra_metrics` now.")  # fmt: skip
+    with pytest.raises(ValueError, match="`also` has another name now; use `extra_metrics`"):
+        datasets.assemble(Options(name="mine"), also=("auc",))
+    with pytest.raises(ValueError, match="`also` has another name now; use `extra_metrics`"):
+        datasets.Dataset(name="mine", also=("auc",))
 
 
 @pytest.mark.parametrize("option", EMBEDDED)

@@ -1,3 +1,4 @@
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ssl_transfer.datasets.folder import image_folder, unlabelled_folder
+from ssl_transfer.protocols.classification import require_metrics, scored_by
 
 
 def draw(path: Path, colour: tuple[int, int, int]) -> None:
@@ -254,3 +256,33 @@ def test_a_folder_without_classes_is_shown_the_way_to_pretrain_on_it(tmp_path) -
     draw(tmp_path / "only" / "0.png", (0, 0, 0))
     with pytest.raises(ValueError, match=r"dataset@method\.pretrain_on=unlabelled_folder"):
         read(tmp_path)
+
+
+def test_an_own_set_chooses_what_it_is_judged_by(tmp_path) -> None:
+    fill(tmp_path, 10)
+    dataset = read(tmp_path)
+    assert (dataset.metric, dataset.extra_metrics) == ("top1", ())
+    chosen = read(tmp_path, metric="auc", extra_metrics=["f1", "ece"])
+    assert (chosen.metric, chosen.extra_metrics) == ("auc", ("f1", "ece"))
+    assert scored_by(chosen) == ["auc", "ece", "f1", "mean_per_class", "top1"]
+    assert chosen.fingerprint == dataset.fingerprint
+    require_metrics(chosen, selects_on="val")
+    fill(tmp_path, 10, ("ant", "bee", "cow"))
+    for wrong, said in (
+        (
+            {"metric": "auc"},
+            r"`auc` is defined for two classes, but there are 3; use one of \['ece'",
+        ),
+        (
+            {"extra_metrics": ["top5"]},
+            "`top5` is defined for more than five classes, but there are 3",
+        ),
+        ({"metric": "map_11_point"}, "scores several classes per sample, but the targets have one"),
+    ):
+        with pytest.raises(ValueError, match=rf"^`mine` cannot be scored: .*{said}"):
+            require_metrics(read(tmp_path, **wrong))
+    with pytest.raises(ValueError, match=r"must be one of \['auc', 'ece', .* but is 'recall'"):
+        require_metrics(dataclasses.replace(dataset, metric="recall"))
+    six = ("ant", "bee", "cow", "dog", "eel", "fox")
+    fill(tmp_path, 10, six)
+    assert scored_by(read(tmp_path)) == ["mean_per_class", "top1", "top5"]

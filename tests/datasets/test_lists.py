@@ -188,3 +188,9 @@ def test_groups_of_listed_images_stay_together(tmp_path) -> None:
         sides = {key: {name[:2] for name in dataset[key].names} for key in dataset.splits}
         assert not sides["train"] & sides["val"]
         assert dataset.facts["sizes"] == {"train": 12, "val": 6, "test": 6}
+
+
+def test_an_own_list_chooses_what_it_is_judged_by(tmp_path) -> None:
+    write(tmp_path)
+    dataset = read(tmp_path, metric="mean_per_class", extra_metrics=["auc"])
+    assert (dataset.metric, dataset.extra_metrics) == ("mean_per_class", ("auc",))

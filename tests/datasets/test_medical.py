@@ -31,7 +31,7 @@ def mhist_root(tmp_path: Path) -> Path:
 def test_mhist_is_labelled_by_majority_and_split_officially(mhist_root: Path) -> None:
     dataset = mhist(root=str(mhist_root), name="mhist", sizes="warn")
     assert dataset.classes == ("HP", "SSA")
-    assert (dataset.metric, dataset.also) == ("top1", ("auc", "f1", "mean_per_class"))
+    assert (dataset.metric, dataset.extra_metrics) == ("top1", ("auc", "f1"))
     rows = [row.split(",") for row in (mhist_root / "annotations.csv").read_text().splitlines()]
     voted = {row[0]: int(int(row[2]) >= 4) for row in rows[1:]}
     assert labels(dataset, "test") == {n: v for n, v in voted.items() if n >= "MHIST_ak"}

@@ -230,6 +230,35 @@ def test_food101_equals_torchvisions(tmp_path: Path) -> None:
         assert_equal(dataset, keys, judge, names)
 
 
+def test_the_published_validation_images_of_food101_follow_the_order_of_the_list_of_classes(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "food-101"
+    classes = ("apple_pie", "pho", "waffles")
+    named = {name: [f"{name}/{n}" for n in range(10)] for name in ("waffles", "apple_pie", "pho")}
+    tested = {name: [f"{name}/test"] for name in classes}
+    for key, part in (("train", named), ("test", tested)):
+        write(home / "meta" / f"{key}.json", json.dumps(part))
+        draw(home / "images", *(f"{file}.jpg" for files in part.values() for file in files))
+    keys = {"root": str(tmp_path), "name": "food101", "sizes": "warn", "val_rule": "ericsson2021"}
+    with pytest.raises(ValueError, match=r"but `.*food-101/meta/classes.txt` does not exist"):
+        food101(**keys)
+    write(home / "meta" / "classes.txt", *classes)
+    listed = [f"{file}.jpg" for name in classes for file in named[name]]
+    order = list(range(30))
+    np.random.RandomState(0).shuffle(order)
+    dataset = food101(**keys)
+    assert set(dataset["val"].names) == {listed[i] for i in order[:6]}
+    assert dataset.classes == classes
+    seeded = food101(**{**keys, "val_rule": None})
+    assert [name for name in seeded["train"].names if name.startswith("waffles")] == (
+        seeded["train"].names[: sum(seeded["train"].targets == 2)]
+    )  # in the order of train.json, as torchvision's
+    write(home / "meta" / "classes.txt", *classes[:2], "sushi")
+    with pytest.raises(ValueError, match=r"the 3 classes of train.json, but `sushi`, `waffles`"):
+        food101(**keys)
+
+
 def test_pets_equal_torchvisions(tmp_path: Path) -> None:
     home = tmp_path / "oxford-iiit-pet"
     breeds = ["Abyssinian", "american_bulldog"]

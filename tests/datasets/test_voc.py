@@ -53,6 +53,10 @@ def test_voc_agrees_with_the_objects_that_torchvision_reads(
     dataset = voc2007(root=str(root), name="voc2007", sizes="warn", difficult=difficult)
     assert dataset.classes == tuple(CLASSES)
     assert (dataset.target, dataset.metric) == ("classes", "map_11_point")
+    assert dataset.extra_metrics == ("map_11_point", "map_11_point_sklearn")
+    published = voc2007(root=str(root), name="voc2007", sizes="warn", metric="map_11_point_sklearn")
+    assert (published.metric, published.extra_metrics) == (
+        "map_11_point_sklearn", dataset.extra_metrics)  # fmt: skip
     for key in ("train", "val", "test"):
         # torchvision's year of the test is another, its folder is not.
         judge = torchvision.datasets.VOCDetection(str(root), year="2007", image_set=key)

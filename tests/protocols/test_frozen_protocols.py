@@ -21,7 +21,7 @@ from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.metrics import ece
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols import classification, knn
+from ssl_transfer.protocols import classification, knn, logistic_regression
 from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
@@ -322,7 +322,7 @@ def test_an_unknown_calibration_is_refused():
 def test_a_metric_that_does_not_fit_is_refused_before_any_feature_is_computed(
     protocol, encoder, dataset, tmp_path
 ):
-    wrong = dataclasses.replace(dataset, also=("auc",))
+    wrong = dataclasses.replace(dataset, extra_metrics=("auc",))
     said = r"`toy` cannot be scored: `auc` .* there are 3"
     with pytest.raises(ValueError, match=said):
         require(protocol, wrong)  # as every run of a sweep does before the first one starts
@@ -333,11 +333,88 @@ def test_a_metric_that_does_not_fit_is_refused_before_any_feature_is_computed(
 
 def test_further_metrics_of_a_dataset_are_yielded_too(encoder, dataset, tmp_path):
     two = {name: s.subset(np.flatnonzero(s.targets < 2)) for name, s in dataset.splits.items()}
-    pair = dataclasses.replace(dataset, classes=("a", "b"), splits=two, also=("auc", "f1"))
+    pair = dataclasses.replace(dataset, classes=("a", "b"), splits=two, extra_metrics=("auc", "f1"))
     scores, _, predictions = run(KNN(k=9), encoder, pair, tmp_path)
     assert set(scores) == {"mean_per_class", "top1", "auc", "f1"}
     expected = f1_score(two["test"].targets, predictions)
     assert scores["f1"].value == pytest.approx(expected)
+
+
+def test_a_split_on_which_a_metric_is_not_defined_is_refused_where_it_is_needed(
+    encoder, dataset, tmp_path
+):
+    two = {name: s.subset(np.flatnonzero(s.targets < 2)) for name, s in dataset.splits.items()}
+    two["val"] = two["val"].subset(np.flatnonzero(two["val"].targets == 1))
+    pair = dataclasses.replace(dataset, classes=("a", "b"), splits=two, metric="auc")
+    said = r"`toy` cannot be scored: `auc` needs samples of both classes, but val has only some"
+    for chooses in (LogisticRegression(wd_values=3), LogisticRegression(published=True)):
+        with pytest.raises(ValueError, match=said):
+            require(chooses, pair)
+    for no_choice in (
+        KNN(k=9),
+        LogisticRegression(C=1.0),
+        LogisticRegression(C=1.0, published=True),
+    ):
+        require(no_choice, pair)
+        scores, _, _ = run(no_choice, encoder, pair, tmp_path)
+        assert [name for name, score in scores.items() if score.primary] == ["auc"]
+    two["test"] = two["test"].subset(np.flatnonzero(two["test"].targets == 1))
+    with pytest.raises(ValueError, match="but test has only some of one"):
+        require(KNN(k=9), dataclasses.replace(pair, splits=two))
+
+
+def test_labels_that_are_no_classes_are_refused_and_classes_never_shown_are_told(dataset, caplog):
+    train = dataset["train"]
+    odd = dataclasses.replace(train, targets=np.where(np.arange(40) == 7, 3, train.targets))
+    with pytest.raises(ValueError, match="must lie from 0 to 2, but that of `1/7` in train is 3"):
+        require(KNN(), dataclasses.replace(dataset, splits={**dataset.splits, "train": odd}))
+    require(KNN(), dataset)
+    assert not caplog.text
+    without = {key: s.subset(np.flatnonzero(s.targets < 2)) for key, s in dataset.splits.items()}
+    without["test"] = dataset["test"]
+    require(KNN(), dataclasses.replace(dataset, splits=without))
+    assert "`toy` has no training image of `c`, so that test images" in caplog.text
+
+
+def test_votes_have_a_top5_of_more_than_five_classes(encoder, dataset, tmp_path):
+    test = dataclasses.replace(dataset["test"], targets=dataset["test"].targets + 4)
+    splits = {**dataset.splits, "test": test}
+    seven = dataclasses.replace(dataset, classes=tuple("abcdefg"), splits=splits)
+    scores, _, _ = run(KNN(k=9), encoder, seven, tmp_path)
+    assert {name: score.value for name, score in scores.items()} == {
+        "mean_per_class": 0,
+        "top1": 0,
+        # Only a, b and c have votes; of the others d and e come first, and two fifths show e.
+        "top5": pytest.approx(2 / 5),
+    }
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_a_c_whose_scores_are_no_numbers_is_left_out(
+    published, encoder, dataset, tmp_path, monkeypatch, caplog
+):
+    protocol = LogisticRegression(wd_values=5, wd_log10=(-2, 2), published=published)
+    _, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    values = [point["value"] for point in facts["selection"]["scores"]]
+    chosen = int(np.argmax(values))
+    goodness = iter([None if i == chosen else value for i, value in enumerate(values)])
+    monkeypatch.setattr(logistic_regression.Search, "_goodness", lambda *_: next(goodness))
+    _, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    left = [-np.inf if i == chosen else value for i, value in enumerate(values)]
+    grid = protocol.grid()
+    assert facts["selection"]["chosen"] == {"C": grid[int(np.argmax(left))]}
+    assert facts["selection"]["scores"][chosen] == {"C": grid[chosen], "value": None}
+    assert "1 of 5 points of the grid are left out" in caplog.text
+    monkeypatch.setattr(logistic_regression.Search, "_goodness", lambda *_: None)
+    with pytest.raises(ValueError, match=r"none of \[{'C': .*}\] does; choose a smaller C"):
+        run(protocol, encoder, dataset, tmp_path)
+
+
+def test_fifths_of_fewer_than_five_test_images_are_refused_before_any_work(dataset):
+    few = {**dataset.splits, "test": dataset["test"].subset(range(4))}
+    protocol = LogisticRegression(C=1.0, calibration="test_folds")
+    with pytest.raises(ValueError, match="on fifths needs at least 5 samples, but has 4"):
+        require(protocol, dataclasses.replace(dataset, splits=few))
 
 
 @pytest.mark.parametrize("protocol", [KNN(k=60), LogisticRegression(C=0.1)])

@@ -13,7 +13,9 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.heads import build_head
+from ssl_transfer.protocols.tuned_classifier import TunedClassifier
 from ssl_transfer.protocols.tuning import Trial, Tuning
+from ssl_transfer.trainer import NonFiniteLoss
 
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True}
 KINDS = ("head", "batch_norm", "all")
@@ -117,21 +119,124 @@ def test_each_head_of_a_bank_is_that_head_trained_alone(tmp_path, digits, clip):
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_a_diverged_head_is_dropped_and_recorded(tmp_path, digits):
-    protocol = tuning("head", grid={"lr": [1e30, 0.1]}, optimizer={**SGD, "weight_decay": 0.1})
-    surroundings = context(tmp_path)
-    scores = list(protocol.run(encoder(), digits, surroundings))
-    selection = surroundings.facts["selection"]
-    assert selection["scores"][0]["value"] is None
-    assert selection["chosen"] == {"lr": 0.1}
-    assert 0 <= scores[0].value <= 1
+def carried_out(folder, protocol, dataset, **options):
+    folder.mkdir()
+    surroundings = context(folder, **options)
+    scores = list(protocol.run(encoder(), dataset, surroundings))
+    return (
+        scores,
+        surroundings.facts["selection"],
+        np.load(folder / "test_predictions.npz")["arr_0"],
+    )
+
+
+DECAYING = {**SGD, "weight_decay": 0.1}  # what makes too large a rate diverge for certain
+
+
+@pytest.mark.parametrize(("trainable", "head"), [*((k, "linear") for k in KINDS), ("head", "mlp")])
+def test_a_diverging_point_of_the_grid_is_left_out_and_leaves_nothing_behind(
+    tmp_path, digits, caplog, trainable, head
+):
+    options = {"optimizer": DECAYING, "epochs": 1, "head": head}
+    alone = carried_out(
+        tmp_path / "alone", tuning(trainable, grid={"lr": [0.1]}, **options), digits
+    )
+    values = {}
+    for name, rates in {"first": [1e30, 0.1], "last": [0.1, 1e30]}.items():
+        protocol = tuning(trainable, grid={"lr": rates}, **options)
+        scores, selection, predictions = carried_out(tmp_path / name, protocol, digits)
+        assert scores == alone[0]
+        assert np.array_equal(predictions, alone[2])
+        assert selection["chosen"] == {"lr": 0.1}
+        values[name] = {point["lr"]: point["value"] for point in selection["scores"]}
+        assert (
+            "1 of 2 points of the grid are left out, for their training diverged: " in caplog.text
+        )
+        assert "[{'lr': 1e+30}]" in caplog.text
+        caplog.clear()
+    assert values["first"] == values["last"]
+    assert values["last"][1e30] is None
+    assert 0 <= values["last"][0.1] <= 1
+
+
+@pytest.mark.parametrize("trainable", KINDS)
+def test_a_grid_of_which_no_point_converges_is_named(tmp_path, digits, trainable):
+    protocol = tuning(trainable, grid={"lr": [1e30, 1e31]}, optimizer=DECAYING)
+    said = r"none of \[{'lr': 1e\+30}, {'lr': 1e\+31}\] does; lower the learning rates"
+    with pytest.raises(NonFiniteLoss, match=said):
+        carried_out(tmp_path / "run", protocol, digits)
+
+
+def test_a_point_that_only_the_last_step_breaks_is_refused_as_well(tmp_path, digits):
+    protocol = tuning("all", steps=1, optimizer={**DECAYING, "lr": 1e30})
+    with pytest.raises(NonFiniteLoss, match="must give finite class scores, but some are not"):
+        carried_out(tmp_path / "run", protocol, digits)
+
+
+class Counting(nn.Module):
+    """Its features depend on a buffer that no state holds and every training step changes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 16 * 16, 6)
+        self.register_buffer("steps", torch.ones(()), persistent=False)
+
+    def forward(self, images):
+        if self.training:
+            self.steps += 1
+        return self.layer(images.flatten(1)) / self.steps
+
+
+def test_a_buffer_outside_of_the_state_starts_again_with_every_training(tmp_path, digits):
+    trial = Trial(
+        tuning("all", epochs=1),
+        models.wrap(Counting(), Preprocessing(size=16, resize=None)),
+        digits,
+        context(tmp_path),
+    )
+    heads = [trial.train([{}], ["train"], name).heads[0].weight.clone() for name in ("a", "b")]
+    assert torch.equal(*heads)
+
+
+def bank(size=2):
+    learner = TunedClassifier(
+        nn.Identity(), [build_head("linear", 3, 4) for _ in range(size)], []
+    ).train()
+    return learner, torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_dropped_head_gets_no_gradient_so_that_a_scaler_goes_on():
+    learner, features = bank()
+    with torch.no_grad():
+        learner.heads[0].weight.fill_(torch.inf)
+    labels = torch.zeros(8, dtype=torch.int64)
+    learner((features,), labels)["loss"].backward()
+    assert learner.heads[0].weight.grad.isnan().any()
+    learner.after_step(0.5)
+    assert learner.alive.tolist() == [False, True]
+    learner.zero_grad()
+    learner((features,), labels)["loss"].backward()
+    assert not learner.heads[0].weight.grad.any()
+    assert learner.heads[1].weight.grad.any()
+
+
+def test_a_bank_ends_with_its_last_head():
+    learner, features = bank()
+    with torch.no_grad():
+        for head in learner.heads:
+            head.weight.fill_(torch.nan)
+    learner((features,), torch.zeros(8, dtype=torch.int64))
+    with pytest.raises(NonFiniteLoss, match="that of none does"):
+        learner.after_step(0.5)
 
 
 def test_tuning_learns_more_than_chance(tmp_path, digits):
-    (score,) = tuning("all", epochs=20, augmentation="none").run(
-        encoder(), digits, context(tmp_path)
-    )
-    assert score.value > 0.4  # chance is 0.1
+    scores = list(tuning("all", epochs=20, augmentation="none").run(
+        encoder(), digits, context(tmp_path)))  # fmt: skip
+    found = {score.metric: score.value for score in scores}
+    assert set(found) == {"top1", "top5", "mean_per_class"}
+    assert found["top1"] > 0.4  # chance is 0.1
+    assert found["top1"] < found["top5"] <= 1
 
 
 def test_selection_follows_validation_and_never_sees_the_test_split(tmp_path, digits):
@@ -160,7 +265,8 @@ def test_stored_features_give_what_passing_the_images_gives(tmp_path, digits):
         # A crop of the whole image without a flip is no augmentation, but the pipeline runs.
         augmentation = "none" if stored else {"crop_scale": [1, 1], "crop_ratio": [1, 1]}
         judged = tuning("head", augmentation=augmentation, epochs=20)
-        (scores[stored],) = judged.run(encoder(), digits, context(folder))
+        found = judged.run(encoder(), digits, context(folder))
+        (scores[stored],) = (score for score in found if score.primary)
         assert (folder / "features").exists() == stored
     assert abs(scores[True].value - scores[False].value) < 0.03
     assert scores[True].value > 0.15
@@ -182,6 +288,23 @@ def test_two_processes_train_and_predict_as_one(gloo_pool, tmp_path, trainable):
     assert alone.shape == (30, 10)
     np.testing.assert_allclose(first, alone, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(first, second)
+
+
+def scores_after_divergence(folder):
+    node = resolve(plain(compose(["dataset=digits"])))["dataset"]
+    dataset = datasets.build({**node, "labels_per_class": 5, "test_per_class": 3})
+    protocol = tuning("all", epochs=1, grid={"lr": [1e30, 0.1]}, optimizer=DECAYING)
+    surroundings = context(folder, precision="fp64")
+    list(protocol.run(encoder(), dataset, surroundings))
+    return surroundings.facts["selection"]["scores"]
+
+
+def test_two_processes_drop_a_diverging_point_as_one(gloo_pool, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    alone = scores_after_divergence(tmp_path / "one")
+    assert [point["value"] is None for point in alone] == [True, False]
+    assert gloo_pool.run(scores_after_divergence, tmp_path / "two") == [alone, alone]
 
 
 def test_heads_are_what_their_names_say():

@@ -359,7 +359,7 @@ def test_the_record_says_on_what_the_epoch_was_selected(tmp_path, digits, select
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trial, "scores", scores)
-        (score,) = protocol.run(encoder(), digits, surroundings)
+        (score,) = (s for s in protocol.run(encoder(), digits, surroundings) if s.primary)
     found = surroundings.facts["selection"]
     assert found["split"] == selection
     # Validation cannot choose the epoch of a classifier that it was trained on.
@@ -594,7 +594,7 @@ def with_several_classes(dataset):
     splits = {name: several(split) for name, split in dataset.splits.items()}
     return dataclasses.replace(
         dataset, splits=splits, classes=(*dataset.classes, "even"), target="classes",
-        metric="map_11_point", also=(), fingerprint="several",
+        metric="map_11_point", extra_metrics=(), fingerprint="several",
     )  # fmt: skip
 
 

@@ -70,6 +70,25 @@ def test_another_metric_can_be_asked_for_and_unknown_ones_list_the_known(
         wide(read(outputs), "top5")
 
 
+@pytest.mark.parametrize("primary", ["top1", "mean_per_class"])
+def test_further_metrics_change_no_table_and_can_be_asked_for(
+    write, outputs: Path, primary: str
+) -> None:
+    values = {"mean_per_class": 0.4, "top1": 0.5, "top5": 0.9}
+    common = {"split": "test", "unit": "fraction", "higher_is_better": True}
+    for seed in (0, 1):
+        scores = [{"metric": name, "value": value, "primary": name == primary, **common}
+                  for name, value in values.items()]  # fmt: skip
+        # A record from before there were more holds the primary one alone.
+        write(seed=seed, scores=scores if seed else [s for s in scores if s["primary"]])
+    (table,) = wide(read(outputs))
+    assert table.title == f"linear_probe: {primary} in %"
+    assert table.rows[0][1] == f"{100 * values[primary]:.2f} ± 0.00"
+    (table,) = wide(read(outputs), "top5")
+    assert table.title == "linear_probe: top5 in %"
+    assert table.rows[0][1] == "90.00"
+
+
 def test_csv_holds_numbers_for_all_protocols(write, outputs: Path) -> None:
     for seed, value in ((0, 0.5), (1, 0.6)):
         write(seed=seed, value=value)
