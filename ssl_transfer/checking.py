@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LARGE = 128
 """Side, in pixels, above which images are none that a ResNet's stem for small ones is made for."""
 
-_AXIS_KEY = re.compile(r"(?<![\w.])dataset\.(?=(root|download)\b)")
+_AXIS_KEY = re.compile(r"(?<![\w./])dataset\.(?=[a-z_]+\b)")
 """How a dataset calls its keys in what it tells; where it is not the axis, they lie elsewhere."""
 
 

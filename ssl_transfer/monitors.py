@@ -137,7 +137,7 @@ def bank_and_queries(dataset: Dataset) -> tuple[Split, Split]:
     labelled = train.subset(np.flatnonzero(train.targets >= 0))
     if len(val):
         return labelled, val
-    voting, asking = hold_out(labelled.targets, 0.1, 0, "monitor")
+    voting, asking = hold_out(labelled.targets, 0.1, 0, "monitor", labelled.groups)
     return labelled.subset(voting), labelled.subset(asking)
 
 
