@@ -56,9 +56,10 @@ def require(
     remedy = "set dataset.root, or dataset.download=true"
     if fetch is None:
         remedy = "download it by hand, or set dataset.root"
+    lies = "" if base.is_dir() else nearest(base)
     raise ValueError(
         f"`{options.name}` must lie in `{base}` as {', '.join(needed)}, but `{base / missing}` "
-        f"does not exist{nearest(base / missing)}; {remedy}{f' ({source})' if source else ''}."
+        f"does not exist{lies}; {remedy}{f' ({source})' if source else ''}."
     )
 
 
