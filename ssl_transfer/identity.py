@@ -72,15 +72,22 @@ def _check_of_sizes(value: Any) -> Any:
     return "strict" if value == "warn" else value
 
 
+def _check_of_copies(value: Any) -> Any:
+    """Name what refuses copies, or lets them pass, and changes none, by one value."""
+    return "error" if value == "warn" else value
+
+
 # Values that compute the same, by the one that stands for them in an id.
 _SAME: dict[str, dict[str, Callable[[Any], Any]]] = {
     "model": {"weights.path": _weights_place},
-    "ssl_transfer.datasets": {"sizes": _check_of_sizes},
+    "ssl_transfer.datasets": {"sizes": _check_of_sizes, "on_duplicates": _check_of_copies},
 }
 
 # Keys that came after the first ids, with the value that leaves an id as it was: their default.
 _NEUTRAL: dict[str, dict[str, Any]] = {
     "method": {"schedule_per": "step", "step_factor": 0.1, "final_factor": 0.0},
+    "ssl_transfer.datasets.folder.image_folder": {"class_depth": 1, "on_duplicates": "error"},
+    "ssl_transfer.datasets.lists.image_list": {"on_duplicates": "error"},
     "ssl_transfer.datasets.photographs.aircraft": {"bounding_box": False},
     "ssl_transfer.datasets.photographs.cub200": {"bounding_box": False},
     "ssl_transfer.methods.barlow_twins.BarlowTwins": {"offdiag_target": 0},
@@ -171,11 +178,11 @@ def _entering(
                 entering[key] = None
             continue
         path = f"{prefix}{key}"
-        if path in rules.outside or (path in rules.neutral and rules.neutral[path] == value):
-            continue
         if path in rules.same:
             value = rules.same[path](value)
-        elif type(value) in (dict, list, tuple):
+        if path in rules.outside or (path in rules.neutral and rules.neutral[path] == value):
+            continue
+        if path not in rules.same and type(value) in (dict, list, tuple):
             value = _inside(value, axis, rules, path, null_counts=null_counts)
         entering[key] = value
     return entering

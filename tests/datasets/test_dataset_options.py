@@ -98,6 +98,17 @@ def test_a_key_under_its_former_name_is_refused_with_the_new_one() -> None:
         datasets.Dataset(name="mine", also=("auc",))
 
 
+def test_what_refuses_copies_or_lets_them_pass_is_one_run() -> None:
+    base = ["dataset=image_folder", "dataset.root=/photos"]
+    changes = [
+        "on_duplicates=error", "on_duplicates=warn", "on_duplicates=drop", "class_depth=2",
+        "test_folder=val", "groups=x", "exclude_classes=[a]",
+    ]  # fmt: skip
+    ids = [Run(plain(compose([*base, f"dataset.{change}"]))).id for change in changes]
+    assert ids[0] == ids[1] == Run(plain(compose(base))).id
+    assert len({*ids}) == len(ids) - 1
+
+
 @pytest.mark.parametrize("option", EMBEDDED)
 def test_embedded_options_build(option: str) -> None:
     dataset = datasets.build(node(option) | {"name": "renamed"})
