@@ -60,11 +60,27 @@ def run(config: DictConfig) -> None:
     sweep.conclude(outcome)
 
 
+def _refuse_deleted_folder() -> None:
+    """Refuse to work where relative paths lead nowhere.
+
+    Raises:
+        SweepRefused: if the current folder does not exist any more.
+    """
+    from launchers.sweep import SweepRefused
+
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd says no more
+    except OSError as error:
+        reason = "the current folder must exist, but it was deleted or replaced; `cd` into another."
+        raise SweepRefused([reason]) from error
+
+
 def main() -> None:
     """Start Hydra with this project's launchers."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return
+    _refuse_deleted_folder()
     launchers.register()
     sys.argv[1:] = launchers.defer_axis_keys(launchers.flags_first(sys.argv[1:]))
     if "HYDRA_FULL_ERROR" in os.environ:

@@ -61,11 +61,11 @@ def sentence(error: HydraException) -> str:
     if lines[0].startswith(("Ambiguous value for argument", "Sweep parameters")):
         argument = lines[0].partition("'")[2].removesuffix(" requires --multirun")[:-1]
         key, _, text = argument.partition("=")
-        listed = f"write {shlex.quote(f'{key}=[{text}]')} for a list, or "
-        return (
-            f"`{argument}` names several values; add -m to run every combination, or "
-            f"{listed if lines[0].startswith('Amb') else 'write '}{typed(key, text)} for one text."
-        )
+        told = f"`{argument}` names several values; add -m to run every combination, or write "
+        if "." not in key:
+            return f"{told}key=[a,b] for a list."
+        listed = f"{shlex.quote(f'{key}=[{text}]')} for a list, or "
+        return f"{told}{listed * lines[0].startswith('Amb')}{typed(key, text)} for one text."
     said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
     text = "; ".join(said)
     return text if text.endswith("?") else f"{text}."

@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_transfer.arguments import argument
 from ssl_transfer.complaints import did_you_mean
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -312,7 +313,12 @@ def signature_problems(
     hints = _type_hints(target)
     for key, value in keys.items():
         if key in hints and not _conforms(value, hints[key]):
-            found.append(f"`{path}.{key}` must be {_wanted(hints[key])}, but is {value!r}.")
+            place = f"{path}.{key}"
+            remedy = ""
+            if hints[key] is str and type(value) in (int, float):
+                typed = argument(place, str(value))
+                remedy = f"; a text that looks like a number stands in quotes, as in {typed}"
+            found.append(f"`{place}` must be {_wanted(hints[key])}, but is {value!r}{remedy}.")
     return found
 
 

@@ -15,7 +15,7 @@ from tiny_runs import carry_out, tiny
 
 import launchers
 from launchers import sweep
-from ssl_transfer import assembly, execution
+from ssl_transfer import assembly, config, execution
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.protocols.knn import KNN
 
@@ -122,6 +122,32 @@ def test_a_misspelt_command_line_is_one_sentence_and_starts_nothing(
     assert line.startswith("error: `")
     assert line.endswith(said)
     assert not list(tmp_path.rglob("record.json"))
+
+
+def test_a_current_folder_that_was_deleted_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run
+
+    def gone() -> str:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.os, "getcwd", gone)
+        with pytest.raises(SystemExit):
+            run._refuse_deleted_folder()
+    assert "the current folder must exist" in capsys.readouterr().err
+
+
+def test_a_number_where_a_text_belongs_is_answered_with_how_to_type_it() -> None:
+    def image_folder(root: str) -> None:
+        """Stand for a reader."""
+
+    (told,) = config.signature_problems(
+        "dataset", image_folder, {"root": 2024}, supplied=frozenset()
+    )
+    assert told.startswith("`dataset.root` must be str, but is 2024; ")
+    assert told.endswith("""stands in quotes, as in 'dataset.root="2024"'.""")
 
 
 def test_flags_and_overrides_may_stand_in_any_order() -> None:

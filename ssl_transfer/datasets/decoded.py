@@ -54,6 +54,7 @@ AUTO_BYTES = 4 << 30
 _SAMPLE = 128  # headers read to estimate a store's size
 _RESERVE = 1 << 30  # bytes of the disk left to checkpoints and records
 _PART, _PARTS = 64, 16  # images of a thread's task, and tasks before all is written to the disk
+_HELD = 1 << 28  # bytes of pixels in memory at once, about
 _ROW = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4"), ("crc", "<u4")])
 
 Source = tuple[str, Decoding]
@@ -236,11 +237,12 @@ def _store(
             for leftover in store.parent.glob(f".{store.name}.*.tmp"):  # of a killed process
                 leftover.unlink(missing_ok=True)
             _refuse_too_large(size, store.parent)
+            part = min(_PART, max(1, _HELD * len(sources) // (_PARTS * max(1, size))))
             log.info("decoding %d images of `%s` once, to `%s`", len(sources), name, store)
             replace_atomically(
                 store,
                 lambda file: _fill(
-                    file, sources, lambda: _stats(sources) == stats, name, progress_bar
+                    file, sources, lambda: _stats(sources) == stats, name, progress_bar, part
                 ),
             )
     return store
@@ -277,8 +279,9 @@ def _fill(
     unchanged: Callable[[], bool],
     name: str,
     progress_bar: bool,
+    part: int,
 ) -> None:
-    """Write the store of these files.
+    """Write the store of these files, ``part`` of them at a time in each thread.
 
     Raises:
         OSError: if a file changed meanwhile: its pixels would stand under the old file's key.
@@ -297,13 +300,13 @@ def _fill(
         ) as bar,
         ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
     ):
-        for window in _cut(sources, _PART * _PARTS):
-            for part in pool.map(_decoded, _cut(window, _PART)):
-                for pixels, *about in part:
+        for window in _cut(sources, part * _PARTS):
+            for decoded in pool.map(_decoded, _cut(window, part)):
+                for pixels, *about in decoded:
                     file.write(pixels)
                     table[row] = (start, *about)
                     start, row = start + len(pixels), row + 1
-                bar.update(len(part))
+                bar.update(len(decoded))
     if not unchanged():
         raise OSError("files changed while they were decoded")
     file.seek(0)

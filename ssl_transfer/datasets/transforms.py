@@ -45,6 +45,9 @@ NUM_DRAWS = 37
 
 # Floats worked on at once, so that a chunk stays in the processor's cache.
 CHUNK = 2**18
+_MOST_PIXELS = 1 << 25
+"""Of what would be larger after a resize (a strip of 1x600 px at 256 px), only the part that the
+centre crop shows is resized."""
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -322,13 +325,18 @@ def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image
         return image.resize((size, size), RESAMPLING[preprocessing.interpolation])
     width, height = image.size
     short = min(width, height)
-    if short != side:
-        # torchvision rounds the longer side down.
-        width, height = (
-            side if length == short else int(side * length / short) for length in (width, height)
-        )
-        image = image.resize((width, height), RESAMPLING[preprocessing.interpolation])
+    # torchvision rounds the longer side down.
+    width, height = (
+        side if length == short else int(side * length / short) for length in (width, height)
+    )
     left, top = round((width - size) / 2), round((height - size) / 2)
+    if (width, height) != image.size:
+        resample = RESAMPLING[preprocessing.interpolation]
+        if width * height > _MOST_PIXELS and min(left, top) >= 0:
+            across, down = image.width / width, image.height / height
+            box = (left * across, top * down, (left + size) * across, (top + size) * down)
+            return image.resize((size, size), resample, box=box)
+        image = image.resize((width, height), resample)
     if (width, height) == (size, size):
         return image
     return image.crop((left, top, left + size, top + size))

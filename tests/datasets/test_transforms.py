@@ -423,3 +423,26 @@ def test_a_batch_holds_views_of_different_sizes_each_with_its_own_random_numbers
     # Small views do not change the large ones.
     alone = ViewDataset(split, pipelines[:2], seed=0).__getitems__([(1, 2), (0, 4)])
     assert torch.equal(alone.views[1].flip(0), batch.views[1])
+
+
+def test_only_what_is_seen_of_a_strip_is_resized(monkeypatch) -> None:
+    ramp = np.linspace(0, 255, 3 * 90).reshape(3, 90).astype(np.uint8)
+    prepared = Preprocessing(24, 32)
+    for pixels in (ramp, ramp.T):
+        strip = Image.fromarray(pixels).convert("RGB")
+        expected = np.asarray(transforms.centre_crop(strip, prepared)).astype(int)
+        with monkeypatch.context() as patched:
+            patched.setattr(transforms, "_MOST_PIXELS", 100)
+            found = np.asarray(transforms.centre_crop(strip, prepared)).astype(int)
+        assert found.shape == expected.shape == (24, 24, 3)
+        assert abs(found - expected).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 60_000), (60_000, 1), (1, 3)])
+def test_the_smallest_and_longest_images_have_views(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, (255, 0, 0))
+    for chosen in (None, CROP_FLIP):
+        pipeline = Pipeline(Preprocessing(32, 40), chosen)
+        batch = pipeline([image], seed=0, epochs=np.zeros(1, int), indices=np.zeros(1, int))
+        assert batch.shape == (1, 3, 32, 32)
+        assert (batch == batch[..., :1, :1]).all()
