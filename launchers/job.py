@@ -21,6 +21,7 @@ from typing import Any
 import submitit
 
 from launchers import pool, sweep
+from launchers.naming import descriptions
 from launchers.one_run import carry_out, wait_for_the_end
 from ssl_transfer import claims, cluster, provenance, stopping
 from ssl_transfer.files import let_group_write
@@ -86,10 +87,11 @@ class Job:
 
 def _one_by_one(runs: Sequence[Run]) -> list[str]:
     failures = []
+    described = descriptions(runs)
     for number, run in enumerate(runs, 1):
-        sweep.say(f"[{number}/{len(runs)}] {run.describe()}")
+        sweep.say(f"[{number}/{len(runs)}] {described[run.id]}")
         if (reason := carry_out(run, packed=len(runs) > 1)) is not None:
-            failures.append(f"{run.describe()}: {reason}")
+            failures.append(f"{described[run.id]}: {reason}")
     return failures
 
 

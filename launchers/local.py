@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launchers import base, pool, sweep
+from launchers.naming import descriptions
 from ssl_transfer.config import signature_problems
 from ssl_transfer.runs import Run
 
@@ -74,12 +75,13 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
         f"logs: {archive.jobs}"
     )
     ended = 0
+    described = descriptions(todo)
 
     def show(run: Run, answer: dict[str, Any]) -> None:
         nonlocal ended
         ended += 1
         how = answer.get("said") or f"failed: {answer['failure']}"
-        sweep.say(f"[{ended}/{len(todo)}] {run.describe()}: {how}")
+        sweep.say(f"[{ended}/{len(todo)}] {described[run.id]}: {how}")
 
     try:
         failures = pool.serve(todo, slots, done=show)

@@ -268,10 +268,13 @@ def _named(found: Any) -> list[tuple[Any, dict[str, Any]]]:
 def show_plan(found: Any, outputs: Path, options: Mapping[str, Any]) -> None:
     """Print what a submission would do: the runs, the batch file per group, SLURM's verdict."""
     from launchers import submission
+    from launchers.naming import descriptions
     from ssl_transfer.runs import graph
 
     parents = {run.id: group.parents for group in found.groups for run in group.runs}
-    for run in graph(found.outcome.asked):
+    every = graph(found.outcome.asked)
+    described = descriptions(every)
+    for run in every:
         if run.id in found.outcome.failures:
             state, detail = "failed", found.outcome.failures[run.id]
         elif run.id in found.live:
@@ -281,7 +284,7 @@ def show_plan(found: Any, outputs: Path, options: Mapping[str, Any]) -> None:
             state, detail = "new", waits if parents[run.id] else ""
         else:
             state, detail = "finished", ""
-        say(f"{state:9}{run.describe()}  {detail}".rstrip())
+        say(f"{state:9}{described[run.id]}  {detail}".rstrip())
     for number, group in enumerate(found.groups, 1):
         text = submission.batch_file(group, outputs / "sweeps" / "…" / "jobs", options)
         accepted, verdict = submission.verdict_on(text)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from launchers.naming import descriptions
 from ssl_transfer.runs import Run, graph
 
 
@@ -133,11 +134,12 @@ def execute_all(asked: Sequence[Run]) -> Outcome:
 
 def execute_prepared(outcome: Outcome, todo: Sequence[Run]) -> Outcome:
     """Execute what ``prepare`` found to do."""
+    described = descriptions(todo)
     for number, run in enumerate(todo, 1):
         if run.id in outcome.failures:
             continue
         if (reason := blocked(run)) is None:
-            say(f"[{number}/{len(todo)}] {run.describe()}")
+            say(f"[{number}/{len(todo)}] {described[run.id]}")
             reason = attempt(run)
         if reason is not None:
             outcome.failures[run.id] = reason
