@@ -8,11 +8,12 @@ import sys
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import launchers
 from ssl_transfer import config as configuration
+from ssl_transfer import places
 
 HELP = """\
 Which pre-trained model is best for my task, and which cheap score tells me so?
@@ -53,6 +54,7 @@ def run(config: DictConfig) -> None:
 
     let_group_write(config.paths)
     try:
+        sweep.refuse_paths(configuration.resolve({"paths": OmegaConf.to_container(config.paths)}))
         asked = Run(configuration.plain(config))
     except HydraException as error:  # of an encoder reference
         raise sweep.SweepRefused([sentence(error)]) from error
@@ -82,7 +84,8 @@ def main() -> None:
         return
     _refuse_deleted_folder()
     launchers.register()
-    sys.argv[1:] = launchers.defer_axis_keys(launchers.flags_first(sys.argv[1:]))
+    arguments = [places.quoted(argument) for argument in launchers.flags_first(sys.argv[1:])]
+    sys.argv[1:] = launchers.defer_axis_keys(arguments)
     if "HYDRA_FULL_ERROR" in os.environ:
         run()
         return

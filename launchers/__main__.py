@@ -27,6 +27,10 @@ examples:
 """
 
 
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m launchers", description=__doc__.splitlines()[0] if __doc__ else "",
@@ -43,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=text, description=text)
         one.add_argument("--sweep", default="latest", help="folder or name (default: the latest)")
         default = os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")
-        one.add_argument("--outputs", type=Path, default=Path(default), help="folder of all runs")
+        one.add_argument(
+            "--outputs", type=_folder, default=_folder(default), help="folder of all runs"
+        )
         if verb == "status":
             one.add_argument("--watch", action="store_true", help="until no run waits or runs")
             one.add_argument("--all", action="store_true", help="every run, not the first 40")

@@ -59,9 +59,10 @@ class ProjectLauncher(Launcher):
         loader = self.hydra_context.config_loader
         searched = loader.get_search_path().get_path()
         folders = {entry.path.removeprefix("file://") for entry in searched if entry.path}
-        paths = resolve({"paths": OmegaConf.to_container(self.config.paths)})["paths"]
+        here = resolve({"paths": OmegaConf.to_container(self.config.paths)})
+        sweep.refuse_paths(here)
         cache = CompositionCache(
-            Path(paths["outputs"]) / ".cache" / "compositions.jsonl",
+            Path(here["paths"]["outputs"]) / ".cache" / "compositions.jsonl",
             search_path=sorted(f for f in folders if "://" not in f),
             context=str(self.config.hydra.job.config_name),
         )
@@ -85,7 +86,9 @@ class ProjectLauncher(Launcher):
 def _absolute(paths: str) -> dict[str, Any]:
     """Return the node ``paths`` as it is meant here and now, wherever the run is carried out."""
     given = json.loads(paths)
-    resolved = resolve({"paths": given})["paths"]
+    here = resolve({"paths": given})
+    sweep.refuse_paths(here)
+    resolved = here["paths"]
     if "${" in (given.get("stage") or ""):
         # The one folder that is each node's own: so are the variables that name it.
         resolved["stage"] = given["stage"]

@@ -3,10 +3,12 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from launchers.naming import descriptions
+from ssl_transfer import places
 from ssl_transfer.runs import Run, graph
 
 
@@ -74,6 +76,16 @@ def refuse_problems(runs: Iterable[Run], processes: Callable[[Run], int] | None 
         for problem in problems(run.config, processes=processes(run) if processes else here)
     ]
     if found:
+        raise SweepRefused(found)
+
+
+def refuse_paths(config: Mapping[str, Any]) -> None:
+    """Refuse the sweep if a path cannot be one, before anything is looked for in the wrong place.
+
+    Args:
+        config: resolved, with the node ``paths`` at least.
+    """
+    if found := places.problems(config):
         raise SweepRefused(found)
 
 

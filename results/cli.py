@@ -109,7 +109,7 @@ def _reading(
 
 def _placing(parser: argparse.ArgumentParser) -> None:
     """Add the option that says where records are; a variable moves them, as in ``conf/paths``."""
-    default = Path(os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs"))
+    default = Path(os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")).expanduser()
     parser.add_argument("--outputs", type=Path, default=default, help="where runs write")
 
 

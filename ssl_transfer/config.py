@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ssl_transfer import places
 from ssl_transfer.arguments import argument
 from ssl_transfer.complaints import did_you_mean
 
@@ -109,10 +110,10 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plain configuration with its interpolations resolved."""
+    """Return a plain configuration as it is meant here: without interpolations and ``~``."""
     resolved = OmegaConf.to_container(OmegaConf.create(_unsettled(config)), resolve=True)
     assert isinstance(resolved, dict)
-    return {key: resolved[key] if key in resolved else _copied(config[key]) for key in config}
+    return {key: _copied(resolved[key] if key in resolved else config[key]) for key in config}
 
 
 # An interpolation that spells out what it stands for, without another one or a user's resolver.
@@ -154,9 +155,11 @@ def _leaves(node: Any) -> Iterator[Any]:
 
 
 def _copied(node: Any) -> Any:
-    """Return a copy, as OmegaConf would: with lists for tuples."""
+    """Return a copy, as OmegaConf would: with lists for tuples; ``~`` is the home folder."""
     if isinstance(node, dict):
         return {key: _copied(value) for key, value in node.items()}
+    if isinstance(node, str):
+        return places.at_home(node) if node.startswith("~") else node
     return [_copied(item) for item in node] if isinstance(node, list | tuple) else node
 
 
@@ -197,6 +200,7 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
     except OmegaConfBaseException as error:
         return [f"every interpolation must resolve, but {str(error).splitlines()[0]}."]
     found = list(_shared_problems(resolved))
+    found += places.problems(resolved)
     for axis in AXES:
         if (
             axis == "dataset"

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.errors import ConfigCompositionException, HydraException
 
+from ssl_transfer import places
 from ssl_transfer.arguments import quoted
 from ssl_transfer.complaints import did_you_mean, sentence
 
@@ -74,7 +75,7 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
     named = {"model": value} if isinstance(value, str) else dict(value)
     for axis in AXES:
         _refuse_file(path, axis, named.get(axis))
-    overrides = [str(override) for override in named.get("overrides") or ()]
+    overrides = [places.quoted(str(override)) for override in named.get("overrides") or ()]
     if named.get("seed") is not None:
         overrides.insert(0, f"method.seed={named['seed']}")
     axes = {axis: named.get(axis) for axis in AXES}
