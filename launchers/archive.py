@@ -10,12 +10,15 @@ outputs/sweeps/<time>_<id>/sweep.json      command, run ids and folders, launche
 import contextlib
 import datetime
 import gzip
+import itertools
 import json
+import logging
 import re
 import shlex
 import shutil
 import socket
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,11 @@ from typing import Any
 from launchers import signature
 from launchers.sweep import Outcome, SweepRefused
 from ssl_transfer import cluster, provenance
-from ssl_transfer.files import write_atomically
+from ssl_transfer.files import Unreadable, read_json, write_atomically, write_json
 from ssl_transfer.identity import digest
 from ssl_transfer.runs import Run, graph
+
+log = logging.getLogger(__name__)
 
 
 class Archive:
@@ -33,7 +38,13 @@ class Archive:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.about: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
+        try:
+            self.about = _about(folder / "sweep.json")
+        except Unreadable as error:
+            raise SweepRefused(
+                [f"{error}; the runs' own records are unharmed: send the sweep's command again, or "
+                 "name another by --sweep=…."]
+            ) from error  # fmt: skip
 
     @classmethod
     def create(cls, asked: Sequence[Run], outputs: Path, launcher: Mapping[str, Any]) -> "Archive":
@@ -49,7 +60,7 @@ class Archive:
         """
         now = datetime.datetime.now().astimezone()
         ids = list(dict.fromkeys(run.id for run in asked))
-        folder = outputs / "sweeps" / f"{now:%Y-%m-%d_%H-%M-%S}_{digest(sorted(ids))[:6]}"
+        name = f"{now:%Y-%m-%d_%H-%M-%S}_{digest(sorted(ids))[:6]}"
         every = graph(asked)
         about = {
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
@@ -69,10 +80,11 @@ class Archive:
         packed = gzip.compress(lines.encode(), 1)
         about["signature"] = signature.sign(packed, about["launcher"])
         try:
+            folder = _new_folder(outputs / "sweeps" / name)
             write_atomically(folder / "runs.jsonl.gz", packed)
             if changes := provenance.git("diff", "HEAD"):
                 write_atomically(folder / "changes.diff", changes.encode())
-            write_atomically(folder / "sweep.json", json.dumps(about, indent=1).encode())
+            write_json(folder / "sweep.json", about)
         except OSError as error:
             raise SweepRefused([str(error)]) from error
         return cls(folder)
@@ -116,15 +128,36 @@ class Archive:
         return signature.is_own(self.about.get("signature"), packed, self.about.get("launcher"))
 
     def runs(self) -> list[Run]:
-        """Return every run as it was configured when the sweep was sent, requirements first."""
-        with gzip.open(self.folder / "runs.jsonl.gz", "rt", encoding="utf-8") as file:
-            return [Run(json.loads(line)) for line in file]
+        """Return every run as it was configured when the sweep was sent, requirements first.
+
+        Raises:
+            SweepRefused: if the file is damaged, or of another sweep.
+        """
+        path = self.folder / "runs.jsonl.gz"
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                runs = [Run(json.loads(line)) for line in file]
+            places = {run.place for run in runs}
+            missing = [place for place in self.about["folders"] if place not in places]
+        except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError) as error:
+            raise SweepRefused(
+                [f"`{path}` must hold the sweep's runs, but cannot be read ({error}); send the "
+                 "sweep's command again."]
+            ) from error  # fmt: skip
+        if missing:
+            raise SweepRefused(
+                [f"`{path}` must hold the runs of `sweep.json`, but lacks `{missing[0]}`: it is of "
+                 "another sweep or of another version; send the sweep's command again."]
+            )  # fmt: skip
+        return runs
 
     def note(self, outcome: Outcome) -> None:
         """Write down how far the sweep went."""
         self.about |= {"failures": outcome.failures, "computed": outcome.computed}
-        text = json.dumps(self.about, indent=1)
-        write_atomically(self.folder / "sweep.json", text.encode())
+        try:
+            write_json(self.folder / "sweep.json", self.about)
+        except OSError as error:  # the disk is full: what the runs left is told all the same
+            log.warning("%s", error)
         outcome.folder = self.folder
 
     def tidy(self) -> None:
@@ -161,3 +194,43 @@ class Archive:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, copy)
         return self.folder / "code"
+
+
+def _new_folder(folder: Path) -> Path:
+    """Make a folder that was not there: two sweeps may be sent in one second."""
+    for number in itertools.count(1):
+        unique = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        try:
+            unique.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(
+                f"`{folder.parent}` must be writable with space left on its disk, but "
+                f"{error.strerror}; choose another folder by paths.outputs=…."
+            ) from error
+        return unique
+    raise AssertionError
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """Return what ``sweep.json`` says.
+
+    Raises:
+        Unreadable: if it cannot be read or says something else than it must.
+    """
+    about = read_json(path)
+    if about is None:
+        raise Unreadable(f"`{path}` is missing")
+    names, folders = about.get("runs"), about.get("folders")
+    required = about.get("required", {})
+    if not (isinstance(names, list) and isinstance(folders, list) and isinstance(required, dict)):
+        raise Unreadable(f"`{path}` is damaged (no valid runs, folders, required)")
+    if len(names) != len(folders):
+        raise Unreadable(f"`{path}` is damaged (it must name as many folders as runs)")
+    if not all(isinstance(text, str) for text in (*names, *folders, *required.values())):
+        raise Unreadable(f"`{path}` is damaged (names of runs and folders must be text)")
+    launcher = about.get("launcher")
+    if not isinstance(launcher, dict) or not isinstance(launcher.get("name"), str):
+        raise Unreadable(f"`{path}` is damaged (it must name the launcher)")
+    return about

@@ -13,9 +13,10 @@ from ssl_transfer.assembly import make_context, protocol_of
 from ssl_transfer.complaints import sentence
 from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.identity import digest
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import EvaluationProtocol, require
-from ssl_transfer.runs import Run, digest
+from ssl_transfer.runs import Run
 
 
 @randomness.preserved()

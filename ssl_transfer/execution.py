@@ -17,6 +17,7 @@ from ssl_transfer import (
     claims,
     cluster,
     distributed,
+    loading,
     models,
     provenance,
     randomness,
@@ -33,7 +34,7 @@ from ssl_transfer.assembly import (
 )
 from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.files import write_json
-from ssl_transfer.logger import RunLogger
+from ssl_transfer.logger import LoggerRefused, RunLogger
 from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.pretrain import Pretrain
@@ -61,7 +62,20 @@ def execute(run: Run) -> dict[str, Any]:
         Interrupted: if a signal stopped it; it can go on.
     """
     with stopping.stoppable():
-        return _execute(run)
+        try:
+            return _execute(run)
+        except RuntimeError as error:
+            # Of a loader's second process, whose end was heard of while the first one's was
+            # dealt with; the claim may have been left.
+            if isinstance(error, RunFailed) or (lost := loading.lost_worker(error)) is None:
+                raise
+            with loading.deaf_to_workers(error):
+                claims.release(run.folder)
+                raise RunFailed(lost) from error
+        except OSError as error:  # before the work: the folder cannot be made, or written to
+            raise RunFailed(
+                f"`{run.folder}` must be a folder that can be written to, but {error}."
+            ) from error
 
 
 def _execute(run: Run) -> dict[str, Any]:
@@ -89,20 +103,31 @@ def _execute(run: Run) -> dict[str, Any]:
         except NotApplicable as error:
             return _finish_not_applicable(run, str(error), folder)
         except Exception as error:
-            if stopping.arrived():  # what fails on the way out says nothing about the run
-                stopping.end()
-            if distributed.is_lost_partner(error) and run.failure() is None:
-                # Its signal may reach this process a little later, and then raises here; or its
-                # reason may take a while to be seen on a network file system.
-                time.sleep(PATIENCE_SECONDS)
-            earlier = run.failure()  # of another process, whose end made this one fail
-            if earlier is not None:
-                raise RunFailed(earlier["error"]) from error
-            sentence, stage = _explain(error)
-            fail(run, sentence, trace=traceback.format_exc(), stage=stage)
-            if not isinstance(error, UserError):
-                log.error("%s", traceback.format_exc())
-            raise RunFailed(sentence) from error
+            trace = traceback.format_exc()
+            with loading.deaf_to_workers(error):
+                raise RunFailed(_settle_failure(run, error, trace)) from error
+
+
+def _settle_failure(run: Run, error: Exception, trace: str) -> str:
+    """Leave ``failure.json`` where an error says something about the run; return the sentence.
+
+    Raises:
+        Interrupted: if a signal arrived, or KeyboardInterrupt.
+    """
+    if stopping.arrived():  # what fails on the way out says nothing about the run
+        stopping.end()
+    if distributed.is_lost_partner(error) and run.failure() is None:
+        # Its signal may reach this process a little later, and then raises here; or its
+        # reason may take a while to be seen on a network file system.
+        time.sleep(PATIENCE_SECONDS)
+    earlier = run.failure()  # of another process, whose end made this one fail
+    if earlier is not None:
+        return str(earlier["error"])
+    sentence, stage = _explain(error)
+    fail(run, sentence, trace=trace, stage=stage)
+    if stage == "work" and not isinstance(error, UserError):
+        log.error("%s", trace)
+    return sentence
 
 
 def _explain(error: Exception) -> tuple[str, str]:
@@ -117,8 +142,10 @@ def _explain(error: Exception) -> tuple[str, str]:
             "the last checkpoint.",
             "check",
         )
+    if (lost := loading.lost_worker(error)) is not None:
+        return lost, "check"
     sentence = str(error) if isinstance(error, UserError) else last_line(error)
-    return sentence, "check" if isinstance(error, OSError) else "work"
+    return sentence, "check" if isinstance(error, OSError | LoggerRefused) else "work"
 
 
 def _done(run: Run) -> bool:
@@ -210,14 +237,9 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             "code": provenance.code(),
         }
         context.logger.finish(scores)
-    if distributed.is_main():
-        before = run.readable_record()
-        if before is not None and (differences := differing_scores(before, record)):
-            log.warning(
-                "a run that is computed again must have the scores of its record (%s), but %s; the "
-                "new ones replace them.", before.get("started", "of unknown date"), differences,
-            )  # fmt: skip
-        runs.finish(run, record, folder)
+        if distributed.is_main():  # before the logger ends, which may wait for a server
+            _say_differences(run, record)
+            runs.finish(run, record, folder)
     distributed.barrier()
     return record
 
@@ -239,6 +261,16 @@ def differing_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> str
         for metric, split in olds.keys() & news.keys()
         if not same(olds[metric, split], news[metric, split])
     )
+
+
+def _say_differences(run: Run, record: dict[str, Any]) -> None:
+    """Say where a run that was computed again has other scores than its record."""
+    before = run.readable_record()
+    if before is not None and (differences := differing_scores(before, record)):
+        log.warning(
+            "a run that is computed again must have the scores of its record (%s), but %s; the "
+            "new ones replace them.", before.get("started", "of unknown date"), differences,
+        )  # fmt: skip
 
 
 def _require_finite(encoder: Encoder) -> None:

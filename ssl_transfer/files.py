@@ -1,10 +1,13 @@
 """Files that are either there and whole, or not there."""
 
+import atexit
 import errno
+import functools
 import hashlib
 import json
 import logging
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -147,6 +150,29 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def own_folder(variable: str, below_home: str) -> Path:
+    """Return a folder of this user's for what is kept between commands.
+
+    Args:
+        variable: of the environment that names it, e.g. ``XDG_CACHE_HOME``.
+        below_home: its place below the home otherwise; a user without a home (a number that the
+            user database does not know) gets a folder that lasts as long as this process.
+    """
+    if named := os.environ.get(variable):
+        return Path(named)
+    try:
+        return Path.home() / below_home
+    except RuntimeError:
+        return _lasting_a_process()
+
+
+@functools.lru_cache(maxsize=1)
+def _lasting_a_process() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="ssl_transfer-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def let_group_write(paths: Mapping[str, Any]) -> None:

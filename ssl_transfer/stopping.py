@@ -1,7 +1,8 @@
 """Stopping on request: a signal ends a run where it can go on later.
 
 SIGTERM (a cancelled job, a requeue, ``kill``) and SIGUSR2 (SLURM's warning before a time limit or a
-preemption) raise ``Interrupted`` at once, because whatever a run does between trainings is either
+preemption) raise ``Interrupted`` at once, as does SIGHUP (the terminal is gone), unless it is
+ignored as under ``nohup``, because whatever a run does between trainings is either
 finished and on disk or quickly repeated. A training defers them: it saves at the step boundary.
 Ctrl-C does the same with ``KeyboardInterrupt``; a second one does not wait.
 """
@@ -10,6 +11,7 @@ import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.util  # registers its own exit function: ours must come after it
+import os
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -22,6 +24,8 @@ EXIT_CODE = 75
 _arrived: set[int] = set()
 _deferring = False
 _installed = False
+_on_terminal: list[int] = []
+"""Standard output and error, as far as they are a terminal, which may go away."""
 
 
 class Interrupted(SystemExit):
@@ -49,14 +53,26 @@ def end() -> NoReturn:
 def _remember(number: int, frame: FrameType | None) -> None:
     first = not _arrived
     _arrived.add(number)
+    if number == signal.SIGHUP:
+        _leave_terminal()
     if number == signal.SIGINT and not (first and _deferring):
         raise KeyboardInterrupt
     if first and not _deferring:
         raise Interrupted  # once only: the second signal must not disturb the way out
 
 
+def _leave_terminal() -> None:
+    """Print into the void: where the terminal is gone, writing to it would fail the run."""
+    with open(os.devnull, "w") as void:  # noqa: PTH123 - in a signal handler, as little as possible
+        for descriptor in _on_terminal:
+            os.dup2(void.fileno(), descriptor)
+
+
 def _heeded() -> Iterator[signal.Signals]:
     yield from SIGNALS
+    # Ignored under nohup; a caller's script may have a use of its own for it, too.
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        yield signal.SIGHUP
     # Ignored in the background of a shell, and a caller's script may have a use of its own for it.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         yield signal.SIGINT
@@ -76,6 +92,7 @@ def stoppable() -> Iterator[None]:
         yield
         return
     _installed = True
+    _on_terminal[:] = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
     try:
         yield
     finally:
@@ -104,7 +121,7 @@ def shield_worker(worker: int) -> None:
     SLURM signals every process of a step, a terminal every process of a command, and a worker that
     dies of it fails its parent's run.
     """
-    for number in (*SIGNALS, signal.SIGINT):
+    for number in (*SIGNALS, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

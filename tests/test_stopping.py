@@ -179,3 +179,40 @@ def test_a_signal_to_all_processes_of_a_run_loses_no_step_and_no_worker(
     assert "resumed_at" not in calm.record()
     for key in ("scores", "weights_sha256", "data"):
         assert run.record()[key] == calm.record()[key]
+
+
+def test_a_terminal_that_is_gone_ends_a_run_as_sigterm_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "_leave_terminal", lambda: left.append(True))
+    left: list[bool] = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with pytest.raises(Interrupted), stopping.deferred() as stop:  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop()
+        assert left == [True]
+        with pytest.raises(Interrupted), stopping.stoppable():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+        with stopping.deferred() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_what_is_printed_after_the_terminal_went_disturbs_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main, terminal = os.openpty()
+    try:
+        monkeypatch.setattr(stopping, "_on_terminal", [terminal])
+        os.close(main)
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(terminal, b"loss 1.0")
+        stopping._leave_terminal()
+        assert os.write(terminal, b"loss 1.0") == 8
+    finally:
+        os.close(terminal)

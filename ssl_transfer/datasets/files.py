@@ -20,7 +20,7 @@ from ssl_transfer.datasets.decoding import VERSION, Decoding, Facts, decode
 from ssl_transfer.datasets.images import FileImages
 from ssl_transfer.datasets.peculiarities import Summary, sentences, summarised
 from ssl_transfer.datasets.reader import Options, some
-from ssl_transfer.files import write_atomically
+from ssl_transfer.files import own_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ def look_at(
         # A copy on a node's own disk has the same content, size and time.
         place = staging.original(str(Path(row[0]).absolute()))
         digest.update(json.dumps([place, *row[1:]]).encode())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = own_folder("XDG_CACHE_HOME", ".cache")
     record = folder / "ssl_transfer" / "verified" / f"{digest.hexdigest()[:32]}.json"
     try:
         verdict = json.loads(record.read_text())

@@ -11,6 +11,9 @@ from launchers.archive import Archive
 from launchers.sweep import Outcome, SweepRefused
 from ssl_transfer import provenance
 
+IN_PROCESS = {"name": "in_process"}
+EMPTY = {"runs": [], "folders": [], "launcher": IN_PROCESS}
+
 
 def test_a_sweep_is_found_again_as_it_was_asked_for(tmp_path: Path) -> None:
     runs = [tiny(tmp_path, *METHOD, "protocol=knn", f"seed={s}", tuned=False) for s in (1, 0)]
@@ -32,7 +35,7 @@ def test_a_sweep_is_found_again_as_it_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_how_a_sweep_went_is_noted(tmp_path: Path) -> None:
-    made = Archive.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, {})
+    made = Archive.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, IN_PROCESS)
     outcome = Outcome([], failures={"3f": "why"}, computed=4)
     made.note(outcome)
     assert outcome.folder == made.folder
@@ -44,7 +47,7 @@ def write(outputs: Path, *names: str) -> None:
     for name in names:
         folder = outputs / "sweeps" / name
         folder.mkdir(parents=True)
-        (folder / "sweep.json").write_text(json.dumps({"name": name}))
+        (folder / "sweep.json").write_text(json.dumps({**EMPTY, "name": name}))
 
 
 def test_a_sweep_is_named_by_its_folder_or_is_the_latest(tmp_path: Path) -> None:
@@ -77,7 +80,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     run = tiny(tmp_path, "protocol=knn", tuned=False)
     (tmp_path / "sweeps").touch()
     with pytest.raises(SweepRefused) as caught:
-        Archive.create([run], tmp_path, {})
+        Archive.create([run], tmp_path, IN_PROCESS)
     assert caught.value.code == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert "must be writable with space left on its disk" in told
@@ -115,5 +118,57 @@ def test_a_user_without_a_name_has_a_sweep_all_the_same(
         raise KeyError("getpwuid(): uid not found: 4242")
 
     monkeypatch.setattr(archive.cluster.getpass, "getuser", unknown)
-    made = Archive.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, {})
+    made = Archive.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, IN_PROCESS)
     assert made.about["user"].isdigit()
+
+
+def test_two_sweeps_of_one_second_get_two_folders(tmp_path: Path) -> None:
+    run = tiny(tmp_path, "protocol=knn", tuned=False)
+    made = [Archive.create([run], tmp_path, IN_PROCESS) for _ in range(5)]
+    assert len({archive.folder for archive in made}) == 5
+    assert [Archive(archive.folder).runs()[0].id for archive in made] == [run.id] * 5
+
+
+ODD = [
+    "", "{", "null", "5", "[]", "{}", '{"runs": 5}', '{"runs": [1], "folders": [2]}',
+    '{"runs": ["a"], "folders": []}', '{"runs": [], "folders": [], "launcher": {}}',
+    '{"runs": [], "folders": [], "required": {"a": 1}, "launcher": {"name": "local"}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_a_damaged_sweep_is_a_sentence(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "sweeps" / "2026-01-01_00-00-00_abcdef"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(text)
+    with pytest.raises(SweepRefused):
+        Archive.find(tmp_path)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"error: `{folder / 'sweep.json'}` ")
+    assert told.endswith("send the sweep's command again, or name another by --sweep=….")
+
+
+def test_a_flipped_byte_of_a_sweep_is_a_sentence_and_so_are_another_sweeps_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tiny(tmp_path, "protocol=knn", f"seed={n}", tuned=False) for n in (0, 1)]
+    one, other = (Archive.create([run], tmp_path, IN_PROCESS) for run in runs)
+    path = one.folder / "sweep.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"computed": 0', '"computed": 1'))
+    with pytest.raises(SweepRefused):
+        Archive(one.folder)
+    assert "was damaged or changed" in capsys.readouterr().err
+    path.write_text(whole)
+    packed = (one.folder / "runs.jsonl.gz").read_bytes()
+    for content in (b"", packed[:-9], packed[:40] + bytes([packed[40] ^ 1]) + packed[41:], b"{}"):
+        (one.folder / "runs.jsonl.gz").write_bytes(content)
+        with pytest.raises(SweepRefused):
+            one.runs()
+        assert "runs.jsonl.gz` must hold the " in capsys.readouterr().err
+    (one.folder / "runs.jsonl.gz").write_bytes((other.folder / "runs.jsonl.gz").read_bytes())
+    with pytest.raises(SweepRefused):
+        one.runs()
+    assert "it is of another sweep or of another version" in capsys.readouterr().err
