@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launchers.currency import complaints
 from launchers.naming import descriptions
 from ssl_transfer import places
 from ssl_transfer.runs import Run, graph
@@ -117,7 +118,9 @@ def prepare(
         SweepRefused: if any configuration is wrong.
     """
     outcome = Outcome(list(asked))
-    todo = [run for run in graph(asked) if left_to_do(run)]
+    ordered = graph(asked)
+    todo = [run for run in ordered if left_to_do(run)]
+    _tell_of_changes(ordered, todo)
     needed = _still_needed(asked, todo)
     todo = [run for run in todo if run.id in needed]
     if not todo:
@@ -134,6 +137,15 @@ def prepare(
         if reason is not None:
             outcome.failures[run.id] = reason
     return outcome, todo
+
+
+def _tell_of_changes(runs: Sequence[Run], todo: Sequence[Run]) -> None:
+    """Say which finished runs belong to data, weights or code that changed since."""
+    if not is_main_process():
+        return  # all processes find the same; one says it
+    left = {run.id for run in todo}
+    for sentence in complaints([run for run in runs if run.id not in left]):
+        print(f"warning: {sentence}", file=sys.stderr)
 
 
 def execute_all(asked: Sequence[Run]) -> Outcome:

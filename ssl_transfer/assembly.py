@@ -1,5 +1,6 @@
 """What a run's configuration describes, built: its data set, protocol, encoders, surroundings."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ssl_transfer import datasets, models, products, staging
+from ssl_transfer import datasets, inputs, models, products, staging
 from ssl_transfer.binding import PROTOCOL_LABELS
 from ssl_transfer.config import locate
 from ssl_transfer.context import Context
@@ -45,6 +46,9 @@ def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
     text = json.dumps(node, sort_keys=True)
     if not stage:
         return read(text, folder, bar)
+    # The launcher looked at the contents of the source once; a copy is known on its node alone.
+    with inputs.doubting() if config["force"] and folder else contextlib.nullcontext():
+        read(text, folder, bar)
     return _decoded(text, folder, bar, str(Path(near).expanduser().absolute() / "decoded"), choice)
 
 
@@ -61,7 +65,8 @@ def read(node: str, stage: str | None, progress_bar: bool) -> Dataset:
     """Return the dataset of a node in JSON, read from a copy below ``stage`` if that is given."""
     source: dict[str, Any] = json.loads(node)
     if stage is not None:
-        copy = staging.staged(source, stage, progress_bar=progress_bar)
+        doubt = inputs.is_doubting()
+        copy = staging.staged(source, stage, progress_bar=progress_bar, doubt=doubt)
         try:
             return datasets.build(copy)
         except ValueError as error:
@@ -128,13 +133,16 @@ def trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn
     return None if path is None else models.load_projector(path, layout)
 
 
-def make_context(run: Run, device: torch.device, folder: Path | None = None) -> Context:
+def make_context(
+    run: Run, device: torch.device, folder: Path | None = None, started_from: str | None = None
+) -> Context:
     """Return the surroundings that the configuration describes.
 
     Args:
         run: with the configuration.
         device: to compute on.
         folder: to work in (``None``: the run's own).
+        started_from: identifies the data and weights that the run starts from (``None``: unknown).
     """
     config = run.resolved
     trainer = config["trainer"]
@@ -142,6 +150,7 @@ def make_context(run: Run, device: torch.device, folder: Path | None = None) -> 
     return Context(
         folder=folder or run.folder,
         run_id=run.id,
+        inputs=started_from,
         features=Path(config["paths"]["features"]).absolute(),
         device=device,
         seed=run.seed,

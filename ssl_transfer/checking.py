@@ -1,5 +1,6 @@
 """What is wrong with a run, found before any run of a sweep starts."""
 
+import contextlib
 import functools
 import json
 import logging
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ssl_transfer import methods, models
+from ssl_transfer import inputs, methods, models
 from ssl_transfer.assembly import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import UserError, last_line
@@ -33,8 +34,11 @@ def check(run: Run) -> str | None:
 
     This is everything that needs no training, done before any run of a sweep starts.
     """
+    # Stamps may deceive where clocks or file systems do: `force=true` reads every byte again, once.
+    doubting = inputs.doubting() if run.config["force"] else contextlib.nullcontext()
     try:
-        dataset = dataset_of(run)
+        with doubting:
+            dataset = dataset_of(run)
     except UserError as error:
         place = "method.pretrain_on" if run.is_pretraining else "dataset"
         return _AXIS_KEY.sub(f"{place}.", str(error))

@@ -18,8 +18,8 @@ Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
-_RUN = "run_id"
-"""Key of ``progress.json`` beside the names that ``once`` is given."""
+_RUN, _INPUTS = "run_id", "inputs"
+"""Keys of ``progress.json`` beside the names that ``once`` is given."""
 
 SHOWN = {
     "loss": "loss",
@@ -149,6 +149,8 @@ class Context:
             progress = read_json(path, sealed=True)
             if progress is not None and progress.pop(_RUN, self.run_id) != self.run_id:
                 raise Unreadable(f"`{path}` belongs to another run")
+            if progress is not None and progress.pop(_INPUTS, self.inputs) != self.inputs:
+                raise Unreadable(f"`{path}` belongs to data or weights that changed since")
         except Unreadable as error:
             log.warning("%s; what it kept is computed anew.", error)
             return {}
@@ -156,7 +158,8 @@ class Context:
 
     def _keep_progress(self, **values: Any) -> None:
         if distributed.is_main():
-            progress = {_RUN: self.run_id, **self._progress(), **values}
+            own = {_RUN: self.run_id, _INPUTS: self.inputs}
+            progress = {**own, **self._progress(), **values}
             write_json(self.folder / "progress.json", progress)
 
     def save_predictions(self, name: str, array: np.ndarray) -> None:

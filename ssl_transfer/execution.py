@@ -17,11 +17,14 @@ from ssl_transfer import (
     claims,
     cluster,
     distributed,
+    inputs,
     loading,
+    manifests,
     models,
     provenance,
     randomness,
     runs,
+    sources,
     stopping,
 )
 from ssl_transfer.assembly import (
@@ -32,8 +35,10 @@ from ssl_transfer.assembly import (
     referenced,
     require_precision,
 )
+from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.files import write_json
+from ssl_transfer.inputs import Inputs
 from ssl_transfer.logger import LoggerRefused, RunLogger
 from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.base import Score
@@ -194,13 +199,16 @@ def encoder_id(run: Run) -> str | None:
 
 def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     began, clock = _now(), time.monotonic()
-    context = make_context(run, device, folder)
     config = run.resolved
     dataset = dataset_of(run, stage=True)
-    encoder = models.build(config["model"], seed=config["method"]["seed"])
+    with inputs.collected() as weights_files:
+        encoder = models.build(config["model"], seed=config["method"]["seed"])
+        others = referenced(run) if run.is_pretraining else {}
+        for required in () if run.is_pretraining else run.requirements:
+            load_product(encoder, required)
+    context = make_context(run, device, folder, _started_from(dataset, weights_files))
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
-            others = referenced(run)
             if (start := others.pop("start_from", None)) is not None:
                 models.copy_weights(encoder, start)
             scores: list[Score] = []
@@ -208,8 +216,6 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             _require_finite(encoder)
             _leave_encoder(run, encoder, folder)
         else:
-            for required in run.requirements:
-                load_product(encoder, required)
             weights = models.fingerprint(encoder)
             context.note(weights_sha256=weights)
             scores = list(protocol_of(config["protocol"]).run(encoder, dataset, context))
@@ -238,6 +244,8 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         }
         context.logger.finish(scores)
         if distributed.is_main():  # before the logger ends, which may wait for a server
+            read = {"data": dataset.inputs, "weights": weights_files, "code": _code_of(config)}
+            record["inputs"] = _kept(read, run.folder.parent.parent)
             _say_differences(run, record)
             runs.finish(run, record, folder)
     distributed.barrier()
@@ -264,13 +272,44 @@ def differing_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> str
 
 
 def _say_differences(run: Run, record: dict[str, Any]) -> None:
-    """Say where a run that was computed again has other scores than its record."""
+    """Say where a run that was computed again on the same files has other scores."""
     before = run.readable_record()
-    if before is not None and (differences := differing_scores(before, record)):
+    if before is None or _stands_on(before) != _stands_on(record):
+        return
+    if differences := differing_scores(before, record):
         log.warning(
             "a run that is computed again must have the scores of its record (%s), but %s; the "
             "new ones replace them.", before.get("started", "of unknown date"), differences,
         )  # fmt: skip
+
+
+def _stands_on(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the fingerprints of the data and of the weights that a record's scores belong to."""
+    return dict(record.get("data") or {}).get("fingerprint"), record.get("weights_sha256")
+
+
+def _started_from(dataset: Dataset, weights_files: Inputs) -> str:
+    """Return what identifies the data and the weights that a training starts from."""
+    contents = sorted(digest.hex() for digest in weights_files.contents().values())
+    return runs.digest(dataset.fingerprint, contents)
+
+
+def _code_of(config: Mapping[str, Any]) -> Inputs:
+    """Return the source files of the user's own classes and functions that a run called."""
+    axes = {axis: config[axis] for axis in ("model", "method", "dataset", "protocol")}
+    with inputs.collected() as found:
+        for path in sources.files_of(axes):
+            inputs.note_file(path)
+    return found
+
+
+def _kept(read: Mapping[str, Inputs], outputs: Path) -> dict[str, dict[str, Any]]:
+    """Keep the lists of the files that a run read; return what its record says of them."""
+    return {
+        kind: {"list": manifests.save(listed, outputs), "files": len(listed)}
+        for kind, listed in read.items()
+        if len(listed)
+    }
 
 
 def _require_finite(encoder: Encoder) -> None:

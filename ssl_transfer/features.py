@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ssl_transfer import distributed
+from ssl_transfer import distributed, sources
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.transforms import Batch, Pipeline, ViewDataset
@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 
 Rows = Float[np.ndarray, "samples dim"]
 Targets = Int64[Tensor, " samples"] | Int64[Tensor, "samples classes"]
-VERSION = 1
-"""Part of every key; to be raised when the same key would give other features."""
+VERSION = 2
+"""Part of every key; to be raised when the same key would give other features: the way from file
+to batch and the extraction do not enter the key, as the code of networks does."""
 
 
 class FrozenFeatures:
@@ -58,7 +59,7 @@ class FrozenFeatures:
             "version": VERSION,
             "weights": fingerprint(encoder),
             # Equal weights may sit in different networks, e.g. with another activation.
-            "network": hashlib.sha256(repr(encoder.backbone).encode()).hexdigest(),
+            "network": sources.network(encoder.backbone, type(encoder), encoder.maker),
             "preprocessing": self.preprocessing.identity(),
             "dataset": dataset.name,
             "data": dataset.fingerprint,
@@ -155,7 +156,8 @@ class FeatureStore:
 
     A file is a ``.npy`` (``numpy.load`` reads it) followed by one line of JSON: what it holds and
     the sha256 of its data. It takes its name only when it is whole, so that readers and several
-    writers never meet half a file; a damaged one is computed again.
+    writers never meet half a file; a damaged one, or one that says it is of something else, is
+    computed again. Where the folder cannot be written to, arrays are computed whenever needed.
 
     Args:
         folder: of the files; made when the first is written.
@@ -177,31 +179,31 @@ class FeatureStore:
         Args:
             identity: everything that the values depend on, plain JSON.
             compute: makes the array when there is no intact file; each process gets the whole.
-
-        Raises:
-            OSError: in one sentence, if the disk is full.
         """
         path = self.path(identity)
-        found = self._read(path)
+        found = self._read(path, identity)
         if not distributed.any_true(found is None):
             assert found is not None
             return found
         rows = compute()
         if distributed.is_main():
-            replace_atomically(path, lambda file: _write(file, rows, identity))
+            try:
+                replace_atomically(path, lambda file: _write(file, rows, identity))
+            except OSError as error:
+                log.warning("features are not kept, and are computed whenever needed: %s", error)
         distributed.barrier()
-        found = self._read(path)
-        if found is None:  # a process on another computer that does not share the folder
+        found = self._read(path, identity)
+        if found is None:  # not kept, or kept on another computer that does not share the folder
             rows.setflags(write=False)
             return rows
         return found
 
-    def _read(self, path: Path) -> Rows | None:
+    def _read(self, path: Path, identity: Mapping[str, Any]) -> Rows | None:
         """Return the array in an intact file."""
-        if not path.exists():
-            return None
         try:
-            return _read_intact(path)
+            return _read_intact(path, identity)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except (OSError, EOFError, ValueError, KeyError) as error:
             log.warning("`%s` is damaged (%s) and will be computed again", path, error)
             return None
@@ -214,11 +216,17 @@ def _write(file: IO[bytes], rows: Rows, identity: Mapping[str, Any]) -> None:
     file.write(b"\n" + json.dumps({"sha256": digest, **identity}).encode() + b"\n")
 
 
-def _read_intact(path: Path) -> Rows:
+def _read_intact(path: Path, identity: Mapping[str, Any]) -> Rows:
     rows: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
     with path.open("rb") as file:
         file.seek(rows.offset + rows.nbytes)
         facts = json.loads(file.read())
-    if facts["sha256"] != hashlib.sha256(rows.reshape(-1).view(np.uint8).data).hexdigest():
+    digest = facts.pop("sha256")
+    if facts != json.loads(json.dumps(identity)):
+        differing = sorted(key for key in identity if facts.get(key) != identity[key])
+        raise ValueError(f"it holds other features ({', '.join(differing)})")
+    if len(rows) != identity.get("samples", len(rows)):
+        raise ValueError(f"it has {len(rows)} rows for {identity['samples']} images")
+    if digest != hashlib.sha256(rows.reshape(-1).view(np.uint8).data).hexdigest():
         raise ValueError("its checksum does not fit")
     return rows

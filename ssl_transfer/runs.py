@@ -146,7 +146,15 @@ class Run:
 
     def readable_record(self) -> dict[str, Any] | None:
         """Return the record, None where there is none; one that is of no use is said."""
-        return _readable(self.folder / products.RECORD, _RECORD, self.id)
+        record = _readable(self.folder / products.RECORD, _RECORD, self.id)
+        # Of 10,000 records the part that the launchers compare is kept, and nothing is read twice.
+        vars(self)["recorded_inputs"] = (record or {}).get("inputs")
+        return record
+
+    @functools.cached_property
+    def recorded_inputs(self) -> Any:
+        """The lists of files that the record names, as of the last time that it was read."""
+        return (self.readable_record() or {}).get("inputs")
 
     def record(self) -> dict[str, Any]:
         """Return a finished run's record.

@@ -3,16 +3,17 @@
 <stage>/ssl_transfer/<16 hex>/<name of the root>   the copy; takes this name when it is whole
                               claim.json           while a process copies
 
-The hex digits stand for the place of the dataset and the names, sizes and times of all its files,
-so that a changed dataset gets another copy. Looking at them costs what reading the dataset where it
-lies would cost, too. A copy is compared with that list before each use, because clusters clean
-their scratch disks file by file, and a node that crashed may have kept files without content.
+The hex digits stand for the place of the dataset and the names and stamps of all its files, so that
+a changed dataset gets another copy. Looking at them costs what reading the dataset where it lies
+would cost, too. A copy is compared with that list before each use, because clusters clean their
+scratch disks file by file, and a node that crashed may have kept files without content.
 """
 
 import dataclasses
 import hashlib
 import json
 import logging
+import operator
 import os
 import shutil
 import stat
@@ -27,7 +28,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ssl_transfer import claims
+from ssl_transfer import claims, stamps
+from ssl_transfer.stamps import Stamp
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ CHUNK = 1 << 20  # bytes between two looks at the signals, and movements of the 
 _BATCH_FILES, _BATCH_BYTES = 64, 64 << 20
 _BLOCK = 4096  # what a file system gives to the smallest file
 
-_copies: dict[str, str] = {}  # folder or file in the stage -> what it is a copy of
+_copies: dict[str, "_Copy"] = {}  # by folder or file in the stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,11 @@ class File:
 
     Args:
         path: relative to the root (empty: the root is the file).
-        size: in bytes.
-        changed: time of the last change, in nanoseconds.
+        stamp: of the file.
     """
 
     path: str
-    size: int
-    changed: int
+    stamp: Stamp
 
 
 @dataclasses.dataclass
@@ -74,7 +74,7 @@ class Tree:
     @property
     def space(self) -> int:
         """Bytes that a copy takes."""
-        blocks = sum(-(-file.size // _BLOCK) for file in self.files) + len(self.folders)
+        blocks = sum(-(-file.stamp.size // _BLOCK) for file in self.files) + len(self.folders)
         return blocks * _BLOCK
 
     def digest(self, source: Path) -> str:
@@ -87,7 +87,17 @@ class Tree:
         return hasher.hexdigest()[:16]
 
 
-def staged(node: Mapping[str, Any], stage: str, *, progress_bar: bool = True) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class _Copy:
+    """A copy that this process uses: where it comes from, and the stamps of what was copied."""
+
+    source: str
+    stamps: Mapping[str, Stamp]
+
+
+def staged(
+    node: Mapping[str, Any], stage: str, *, progress_bar: bool = True, doubt: bool = False
+) -> dict[str, Any]:
     """Return a dataset's node with its ``root`` copied to the stage, if it has one that exists.
 
     Of all processes of the node that call this, one copies and the others wait.
@@ -96,6 +106,7 @@ def staged(node: Mapping[str, Any], stage: str, *, progress_bar: bool = True) ->
         node: the dataset's keys, all resolved.
         stage: a folder on the node's own disk, made if missing.
         progress_bar: whether to draw one when copying takes longer than two seconds.
+        doubt: whether to compare the bytes of a copy that is there already with the source's.
 
     Raises:
         OSError: in one sentence, before anything is copied if there is not enough space.
@@ -115,7 +126,7 @@ def staged(node: Mapping[str, Any], stage: str, *, progress_bar: bool = True) ->
         )
     tree = look(source)
     copy = place / "ssl_transfer" / tree.digest(source) / (source.name or "root")
-    if not _is_whole(copy, tree):
+    if not _is_whole(copy, tree) or (doubt and not _is_equal(source, copy, tree)):
         try:
             _copy_once(source, copy, tree, progress_bar=progress_bar)
         except NoSpace:
@@ -126,7 +137,9 @@ def staged(node: Mapping[str, Any], stage: str, *, progress_bar: bool = True) ->
                 f"copying failed ({error}); repair that, choose another folder as `paths.stage`, "
                 "or set paths.stage=null."
             ) from error
-    _copies[str(copy)] = str(source)
+    about = {file.path: file.stamp for file in tree.files}
+    about |= {name: about[first] for name, first in tree.more_names.items()}
+    _copies[str(copy)] = _Copy(str(source), about)
     # What a copy lacks is fetched to where the data belong, not to a disk that is soon cleaned.
     offline = {"download": False} if "download" in node else {}
     return {**node, "root": str(copy), **offline}
@@ -138,10 +151,18 @@ class NoSpace(OSError):
 
 def original(path: str) -> str:
     """Return where a file in a copy that this process uses was copied from; others as they are."""
-    for copy, source in _copies.items():
+    for copy, known in _copies.items():
         if path.startswith(copy) and path[len(copy) : len(copy) + 1] in ("", os.sep):
-            return source + path[len(copy) :]
+            return known.source + path[len(copy) :]
     return path
+
+
+def stamp(path: str) -> Stamp | None:
+    """Return the stamp that a file in a copy had where it was copied from; None for others."""
+    for copy, known in _copies.items():
+        if path.startswith(copy) and path[len(copy) : len(copy) + 1] in ("", os.sep):
+            return known.stamps.get(path[len(copy) + 1 :])
+    return None
 
 
 def look(source: Path) -> Tree:
@@ -153,7 +174,7 @@ def look(source: Path) -> Tree:
     tree = Tree()
     about = source.stat()
     if stat.S_ISREG(about.st_mode):
-        tree.files.append(File("", about.st_size, about.st_mtime_ns))
+        tree.files.append(File("", stamps.of(about)))
         return tree
     met = {_identity(about): ""}
     tree.folders.append("")
@@ -170,7 +191,7 @@ def look(source: Path) -> Tree:
                 else:
                     tree.links[path] = first
             elif first == path:
-                tree.files.append(File(path, about.st_size, about.st_mtime_ns))
+                tree.files.append(File(path, stamps.of(about)))
             else:
                 tree.more_names[path] = first
     return tree
@@ -199,7 +220,7 @@ def _entries(source: Path, folder: str) -> Iterator[tuple[str, os.stat_result]]:
 def _is_whole(copy: Path, tree: Tree) -> bool:
     """Return whether everything is in a copy, files with their sizes."""
     names = {**tree.more_names, **{file.path: file.path for file in tree.files}}
-    sizes = {file.path: file.size for file in tree.files}
+    sizes = {file.path: file.stamp.size for file in tree.files}
     base = str(copy)
     try:
         # The joined text is several times as fast as Path for a million files.
@@ -209,6 +230,21 @@ def _is_whole(copy: Path, tree: Tree) -> bool:
         ) and all((copy / name).is_dir() for name in (*tree.folders, *tree.links))
     except OSError:
         return False
+
+
+def _is_equal(source: Path, copy: Path, tree: Tree) -> bool:
+    """Return whether every file of a copy has the bytes of its source; a wrong one is removed."""
+
+    def same(file: File) -> bool:
+        pair = (str(place / file.path) for place in (source, copy))
+        equal = operator.eq(*map(stamps.of_file, pair))
+        if not equal:  # what lacks a file is copied again
+            log.warning("`%s` is not what its source is any more", copy / file.path)
+            (copy / file.path).unlink()
+        return equal
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return all(list(pool.map(same, tree.files)))
 
 
 def _copy_once(source: Path, copy: Path, tree: Tree, *, progress_bar: bool) -> None:
@@ -244,7 +280,7 @@ def _copy_once(source: Path, copy: Path, tree: Tree, *, progress_bar: bool) -> N
                     raise
         finally:
             _remove(draft)
-        size = tqdm.format_sizeof(sum(file.size for file in tree.files), "B")
+        size = tqdm.format_sizeof(sum(file.stamp.size for file in tree.files), "B")
         log.info("copied `%s` (%s) to `%s` in %.0f s", source, size, copy, time.monotonic() - began)
 
 
@@ -276,7 +312,7 @@ def _fill(source: Path, target: Path, tree: Tree, *, progress_bar: bool) -> None
         (target / name).mkdir()
     stop, lock = threading.Event(), threading.Lock()
     with tqdm(
-        total=sum(file.size for file in tree.files),
+        total=sum(file.stamp.size for file in tree.files),
         desc=f"copying {source.name}",
         unit="B",
         unit_scale=True,
@@ -319,7 +355,7 @@ def _batches(files: Sequence[File]) -> Iterator[list[File]]:
     size = 0
     for file in files:
         batch.append(file)
-        size += file.size
+        size += file.stamp.size
         if len(batch) == _BATCH_FILES or size >= _BATCH_BYTES:
             yield batch
             batch, size = [], 0
@@ -338,6 +374,6 @@ def _copy_file(source: Path, target: Path, file: File, advance: Callable[[int], 
             writing.write(chunk)
             copied += len(chunk)
             advance(len(chunk))
-    if copied != file.size or source.stat().st_mtime_ns != file.changed:
+    if copied != file.stamp.size or stamps.of(source.stat()) != file.stamp:
         raise OSError(f"`{source}` changed meanwhile")
-    os.utime(target, ns=(file.changed, file.changed))
+    os.utime(target, ns=(file.stamp.modified, file.stamp.modified))

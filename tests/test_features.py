@@ -185,15 +185,50 @@ def test_a_damaged_file_is_computed_again(tmp_path, harm, caplog):
     assert np.array_equal(store.get({"k": 1}, lambda: pytest.fail("intact again")), ROWS + 1)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_one_sentence_and_features_are_computed_without_it(
+    tmp_path, monkeypatch, caplog
+):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        FeatureStore(tmp_path).get({"k": 1}, lambda: ROWS)
-    assert "\n" not in str(caught.value)
+    rows = FeatureStore(tmp_path).get({"k": 1}, ROWS.copy)
+    assert np.array_equal(rows, ROWS)
+    assert not rows.flags.writeable
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "features are not kept" in told
+    assert "No space left on device" in told
+    assert "\n" not in told
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_to_is_done_without(tmp_path, caplog):
+    (tmp_path / "features").write_text("no folder")  # holds for root, too
+    found = FrozenFeatures(encoder(), dataset(), context(tmp_path)).rows("train")
+    assert found.shape == (9, 5)
+    assert "features are not kept" in caplog.text
+
+
+def test_two_files_that_were_swapped_are_found_out(tmp_path, caplog):
+    identities = [{"k": number, "samples": 4} for number in (1, 2)]
+    store = FeatureStore(tmp_path)
+    for identity in identities:
+        store.get(identity, lambda number=identity["k"]: ROWS * number)
+    first, second = (store.path(identity) for identity in identities)
+    first.rename(tmp_path / "away")
+    second.rename(first)
+    (tmp_path / "away").rename(second)
+    for identity in identities:
+        rows = store.get(identity, lambda number=identity["k"]: ROWS * number)
+        assert np.array_equal(rows, ROWS * identity["k"])
+    assert caplog.text.count("it holds other features (k)") == 2
+
+
+def test_a_file_with_too_few_rows_is_computed_again(tmp_path, caplog):
+    store = FeatureStore(tmp_path)
+    store.get({"k": 1, "samples": 4}, lambda: ROWS[:3])
+    assert np.array_equal(store.get({"k": 1, "samples": 4}, lambda: ROWS), ROWS)
+    assert "it has 3 rows for 4 images" in caplog.text
 
 
 def _write_together(folder, barrier, queue):

@@ -12,6 +12,7 @@ from typing import Any
 from ssl_transfer import randomness
 from ssl_transfer.datasets.base import Dataset, Split, concatenate
 from ssl_transfer.datasets.reader import Options, assemble, reader
+from ssl_transfer.datasets.tracing import traced
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,11 @@ def build(config: Mapping[str, Any]) -> Dataset:
     """
     from ssl_transfer.config import locate
 
-    dataset = locate(config["_target_"])(**{k: v for k, v in config.items() if k != "_target_"})
+    target = locate(config["_target_"])
+    keys = {key: value for key, value in config.items() if key != "_target_"}
+    # What `reader` made remembers its inputs by itself.
+    is_reader = getattr(target, "is_reader", False)
+    dataset = target(**keys) if is_reader else traced(lambda: target(**keys), keys)
     assert isinstance(dataset, Dataset), f"{config['_target_']} must return a Dataset"
     logger.info("%s", dataset.summary())
     return dataset

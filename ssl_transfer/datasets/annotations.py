@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int64
 
+from ssl_transfer import inputs
 from ssl_transfer.datasets.reader import some
 
 Row = TypeVar("Row")
@@ -28,6 +29,7 @@ def reading(path: Path, form: str, remedy: str = REMEDY) -> Iterator[None]:
     Raises:
         ValueError: for any exception in the block.
     """
+    inputs.note_file(path)
     try:
         yield
     except Exception as error:  # parsers of damaged bytes raise everything there is

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ssl_transfer.datasets.images import JoinedImages, PickedImages
 from ssl_transfer.errors import refuse_former_keys
+from ssl_transfer.inputs import Inputs
 
 Targets = Int64[np.ndarray, " samples"] | Int64[np.ndarray, "samples classes"]
 """One class number per image; or, for several classes per image, 1 (shown), 0 (not shown) or -1
@@ -81,6 +82,7 @@ class Dataset:
         facts: what the record tells of the data, plain JSON.
         extra_metrics: further scores of the test split, by name; ``metrics.standard`` are recorded
             anyway.
+        inputs: the files that it was built from.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Dataset:
     fingerprint: str
     facts: dict[str, object]
     extra_metrics: tuple[str, ...] = ()
+    inputs: Inputs = dataclasses.field(default_factory=Inputs, repr=False)
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_transfer import inputs
 from ssl_transfer.datasets.annotations import rows_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.layout import listing, published, require, torchvision_fetch
@@ -57,6 +58,8 @@ def caltech101(
                 f"{some(sorted(both))} {'is' if len(both) == 1 else 'are'} in both; remove one."
             )
     else:
+        for name in classes:
+            inputs.note_folder(folder / name, (".jpg",))
         files = {n: sorted(path.name for path in (folder / n).glob("*.jpg")) for n in classes}
         if empty := [str(folder / name) for name in classes if not files[name]]:
             raise ValueError(

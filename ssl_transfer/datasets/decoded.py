@@ -4,8 +4,8 @@
                                this name when it is whole
                   claim.json   while a process decodes
 
-The hex digits stand for the places, sizes and times of all files and for the decoder, so that
-changed files get another store. An image whose checksum does not fit is decoded from its file.
+The hex digits stand for the contents of all files and for the decoder, so that changed files get
+another store, and copies the same. An image whose checksum does not fit is decoded from its file.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from jaxtyping import Int64
 from PIL import Image, features
 from tqdm import tqdm
 
-from ssl_transfer import claims, staging
+from ssl_transfer import claims, inputs, staging
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.decoding import VERSION, Decoding
 from ssl_transfer.datasets.images import (
@@ -38,6 +38,7 @@ from ssl_transfer.datasets.images import (
     Images,
     JoinedImages,
     PickedImages,
+    in_files,
 )
 from ssl_transfer.files import replace_atomically
 
@@ -77,7 +78,7 @@ def decode_once(
             ``AUTO_BYTES`` in all; ``always``: whatever their size; ``never``.
         progress_bar: whether to draw one when decoding takes longer than two seconds.
     """
-    files = [found for split in dataset.splits.values() for found in _files(split.images)]
+    files = [found for split in dataset.splits.values() for found in in_files(split.images)]
     found = {(path, images.decoding) for images in files for path in images.paths}
     sources = sorted(found, key=lambda source: (source[0], repr(source[1])))
     if choice == "never" or not sources:
@@ -86,7 +87,9 @@ def decode_once(
     if choice == "auto" and (size > AUTO_BYTES or size > 3 * AUTO_PIXELS * len(sources)):
         return dataset
     try:
-        store = _store(dataset.name, sources, folder, size, progress_bar=progress_bar)
+        key = _key(sources, _contents(dataset, [path for path, _ in sources]))
+        place = folder / key / "pixels"
+        store = _store(dataset.name, sources, place, size, progress_bar=progress_bar)
     except OSError as error:
         log.warning("images of `%s` are decoded whenever they are needed: %s", dataset.name, error)
         return dataset
@@ -177,17 +180,6 @@ def _checksum(pixels: bytes | memoryview, width: int, height: int) -> int:
     return zlib.crc32(pixels, width << 16 ^ height)
 
 
-def _files(images: Sequence[Image.Image]) -> Iterator[FileImages]:
-    """Yield the images in files that a sequence is made of."""
-    if isinstance(images, FileImages):
-        yield images
-    elif isinstance(images, PickedImages | CroppedImages):
-        yield from _files(images.images)
-    elif isinstance(images, JoinedImages):
-        for part in images.parts:
-            yield from _files(part)
-
-
 def _replaced(
     images: Sequence[Image.Image], read: Mapping[int, DecodedImages]
 ) -> Sequence[Image.Image]:
@@ -214,15 +206,18 @@ def _estimate(sources: Sequence[Source]) -> int:
 
 
 def _store(
-    name: str, sources: Sequence[Source], folder: Path, size: int, *, progress_bar: bool
+    name: str, sources: Sequence[Source], store: Path, size: int, *, progress_bar: bool
 ) -> Path:
     """Return the store of these files, made if there is no whole one.
 
     Raises:
         OSError: if it cannot be made; nothing of it is left.
     """
-    stats = _stats(sources)
-    store = folder / _key(sources, stats) / "pixels"
+    paths = [path for path, _ in sources]
+    about = [inputs.stamp_of(path) for path in paths]
+
+    def unchanged() -> bool:
+        return [inputs.stamp_of(path) for path in paths] == about
 
     def is_there() -> bool:
         return _open(store) is not None
@@ -240,29 +235,38 @@ def _store(
             part = min(_PART, max(1, _HELD * len(sources) // (_PARTS * max(1, size))))
             log.info("decoding %d images of `%s` once, to `%s`", len(sources), name, store)
             replace_atomically(
-                store,
-                lambda file: _fill(
-                    file, sources, lambda: _stats(sources) == stats, name, progress_bar, part
-                ),
+                store, lambda file: _fill(file, sources, unchanged, name, progress_bar, part)
             )
     return store
 
 
-def _stats(sources: Sequence[Source]) -> list[tuple[int, int]]:
-    """Return size and time of change of every file."""
-    stats = [os.stat(path) for path, _ in sources]  # noqa: PTH116 - six times as fast as Path.stat
-    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+def _contents(dataset: Dataset, paths: Sequence[str]) -> list[bytes]:
+    """Return the hash of every file's bytes: those with which the data set was built.
+
+    Raises:
+        OSError: if a file changed meanwhile.
+    """
+    known = dataset.inputs.contents()
+    places = [staging.original(os.path.abspath(path)) for path in paths]  # noqa: PTH100
+    left = [path for path, place in zip(paths, places, strict=True) if place not in known]
+    found = dict(zip(left, inputs.contents(left), strict=True)) if left else {}
+    digests = [
+        known[place] if place in known else found[path]
+        for path, place in zip(paths, places, strict=True)
+    ]
+    for path, digest in zip(paths, digests, strict=True):
+        if digest == inputs.UNSETTLED:
+            raise OSError(f"`{path}` changed while it was read")
+    return digests
 
 
-def _key(sources: Sequence[Source], stats: Sequence[tuple[int, int]]) -> str:
-    """Return 32 hex digits for files and decoder."""
+def _key(sources: Sequence[Source], digests: Sequence[bytes]) -> str:
+    """Return 32 hex digits for contents and decoder."""
     # Another libjpeg may round otherwise.
     decoder = [PIL.__version__, *(features.version(name) for name in ("jpg", "webp"))]
     digest = hashlib.sha256(json.dumps([VERSION, *decoder]).encode())
-    for (path, decoding), stat in zip(sources, stats, strict=True):
-        # A copy on a node's own disk has the same content, size and time.
-        place = staging.original(os.path.abspath(path))  # noqa: PTH100 - ten times as fast
-        digest.update(json.dumps([place, decoding.upright, decoding.value_range, *stat]).encode())
+    for (_, decoding), content in zip(sources, digests, strict=True):
+        digest.update(content + json.dumps([decoding.upright, decoding.value_range]).encode())
     return digest.hexdigest()[:32]
 
 

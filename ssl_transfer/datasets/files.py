@@ -9,18 +9,18 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import PIL
 from jaxtyping import Int64
 
-from ssl_transfer import staging
+from ssl_transfer import inputs, stamps
 from ssl_transfer.datasets.base import Split, Targets
 from ssl_transfer.datasets.decoding import VERSION, Decoding, Facts, decode
 from ssl_transfer.datasets.images import FileImages
 from ssl_transfer.datasets.peculiarities import Summary, sentences, summarised
 from ssl_transfer.datasets.reader import Options, some
-from ssl_transfer.files import own_folder, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def inspect_files(
     _refuse_shared(options, listings, stats)
     sizes = [stat.st_size for stat in stats]
     decoding = decoding or Decoding()
-    looked = look_at(paths, sizes, [stat.st_mtime_ns for stat in stats], decoding)
+    looked = look_at(paths, decoding)
     corrupt = looked.corrupt
     for sentence in sentences(options.name, looked.summary, decoding):
         _warn_once(sentence)
@@ -147,7 +147,7 @@ class Looked:
 
     Args:
         corrupt: position of each file that does not decode -> why.
-        digests: hash of each file's bytes.
+        digests: hash of each file's bytes (see ``stamps.of_bytes``).
         summary: what is unusual in the files that decode.
     """
 
@@ -161,53 +161,42 @@ class Looked:
         return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
 
-def look_at(
-    paths: Sequence[str], sizes: Sequence[int], changed: Sequence[int], decoding: Decoding
-) -> Looked:
+def look_at(paths: Sequence[str], decoding: Decoding) -> Looked:
     """Return which files do not decode, what is unusual in the others, and all files' hashes.
 
     Every file is decoded as runs decode it, in threads (Pillow decodes without holding the
     interpreter's lock). JPEG is decoded at an eighth of its size, which skips most of the
     arithmetic but none of the file: about 7,000 files of 32x32 px, or 1,400 of 500x400 px, per
-    second and core. The verdict is kept under ``$XDG_CACHE_HOME`` (``~/.cache``) until a path, size
-    or time changes; looking it up costs only the files' sizes. A file that cannot be read is looked
-    at again.
+    second and core. The verdict is kept until a path or a stamp changes (see
+    ``inputs.Remembered``); looking it up costs only the files' stamps. A file that cannot be read
+    is looked at again. The files become inputs of the data set that is being built.
 
     Args:
         paths: the files; all exist.
-        sizes: in bytes.
-        changed: times of the last change, in nanoseconds.
         decoding: how they become RGB.
     """
-    about = [VERSION, PIL.__version__, decoding.upright, decoding.value_range]
-    digest = hashlib.sha256(json.dumps(about).encode())
-    for row in zip(paths, sizes, changed, strict=True):
-        # A copy on a node's own disk has the same content, size and time.
-        place = staging.original(str(Path(row[0]).absolute()))
-        digest.update(json.dumps([place, *row[1:]]).encode())
-    folder = own_folder("XDG_CACHE_HOME", ".cache")
-    record = folder / "ssl_transfer" / "verified" / f"{digest.hexdigest()[:32]}.json"
-    try:
-        verdict = json.loads(record.read_text())
-        corrupt = {int(key): str(why) for key, why in verdict["corrupt"].items()}
-        digests = [bytes.fromhex(one) for one in verdict["digests"]]
-        return Looked(corrupt, digests, verdict["summary"])
-    except (OSError, ValueError, KeyError) as error:
-        logger.debug("no verdict yet, or a damaged one (%s)", error)
-    logger.info("looking at %d images; the verdict is kept until they change", len(paths))
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        looks = list(pool.map(functools.partial(_look, decoding=decoding), paths, chunksize=64))
-    corrupt = {i: look.reason for i, look in enumerate(looks) if look.reason is not None}
-    fine = [i for i in range(len(paths)) if i not in corrupt]
-    summary = summarised([paths[i] for i in fine], [looks[i].facts for i in fine])
-    looked = Looked(corrupt, [look.digest for look in looks], summary)
-    if not any(look.passing for look in looks):
-        digests = [digest.hex() for digest in looked.digests]
-        kept = {"corrupt": corrupt, "digests": digests, "summary": summary}
-        try:
-            write_atomically(record, json.dumps(kept).encode())
-        except OSError as error:
-            logger.info("the verdict cannot be kept (%s), so that every run will look again", error)
+    how = json.dumps([VERSION, PIL.__version__, decoding.upright, decoding.value_range])
+    about = [inputs.stamp_of(path) for path in paths]
+    assert None not in about, "all files exist"
+    remembered, settled = inputs.Remembered(how, paths, about), True
+    if (known := remembered.get()) is not None:
+        corrupt = {int(key): str(why) for key, why in known["corrupt"].items()}
+        looked = Looked(corrupt, known["digests"], known["summary"])
+    else:
+        logger.info("looking at %d images; the verdict is kept until they change", len(paths))
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            looks = list(pool.map(functools.partial(_look, decoding=decoding), paths, chunksize=64))
+        corrupt = {i: look.reason for i, look in enumerate(looks) if look.reason is not None}
+        fine = [i for i in range(len(paths)) if i not in corrupt]
+        summary = summarised([paths[i] for i in fine], [looks[i].facts for i in fine])
+        looked = Looked(corrupt, [look.digest for look in looks], summary)
+        settled = [inputs.stamp_of(path) for path in paths] == about
+        if not settled:
+            logger.warning("images changed while they were looked at; the next run looks again")
+        elif not any(look.passing for look in looks):
+            remembered.keep(vars(looked))
+    noted = looked.digests if settled else [inputs.UNSETTLED] * len(paths)
+    inputs.note_files(paths, cast("list[stamps.Stamp]", about), noted)
     return looked
 
 
@@ -226,8 +215,8 @@ def _look(path: str, decoding: Decoding) -> _Look:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        return _Look(error.strerror or str(error), b"", passing=True)
-    digest = hashlib.blake2b(data, digest_size=16).digest()
+        return _Look(error.strerror or str(error), inputs.UNSETTLED, passing=True)
+    digest = stamps.of_bytes(data)
     try:
         _, facts = decode(data, decoding, checking=True)
     except ValueError as error:

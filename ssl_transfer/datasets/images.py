@@ -1,7 +1,7 @@
 """Sequences of images that are decoded when asked for."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import overload
 
 import numpy as np
@@ -145,3 +145,14 @@ class JoinedImages(Images):
         """Return one image."""
         part = int(np.searchsorted(self.ends, index, side="right"))
         return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
+
+
+def in_files(images: Sequence[Image.Image]) -> Iterator[FileImages]:
+    """Yield the images in files that a sequence is made of."""
+    if isinstance(images, FileImages):
+        yield images
+    elif isinstance(images, PickedImages | CroppedImages):
+        yield from in_files(images.images)
+    elif isinstance(images, JoinedImages):
+        for part in images.parts:
+            yield from in_files(part)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_transfer import inputs
 from ssl_transfer.datasets.annotations import lines_of, numbers_of
 from ssl_transfer.datasets.base import Dataset, Targets
 from ssl_transfer.datasets.decoding import Decoding
@@ -164,7 +165,7 @@ def by_lists(
     known = {Path(name).stem: name for name in everything.names}
     for key, stem in (("train", "train"), ("test", "val")):
         labelled = folder / f"{stem}_labeled.txt"
-        path = labelled if labelled.is_file() else folder / f"{stem}.txt"
+        path = labelled if inputs.is_file(labelled) else folder / f"{stem}.txt"
         stems = [Path(line.rsplit(maxsplit=1)[0]).stem for line in lines_of(path)]
         unknown = [name for name in stems if name not in known]
         if unknown:

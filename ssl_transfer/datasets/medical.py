@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from ssl_transfer import inputs
 from ssl_transfer.datasets.annotations import lines_of, numbers_of, table_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
@@ -167,7 +168,9 @@ def chestx(
         raise ValueError(f"`dataset.test` must be one of ['official', 'seeded'], but is {test!r}.")
     official = test == "official" and lists is None
     inside = Path(root).expanduser()
-    table = next((name for name in CHESTX_TABLES if (inside / name).is_file()), CHESTX_TABLES[0])
+    table = next(
+        (name for name in CHESTX_TABLES if inputs.is_file(inside / name)), CHESTX_TABLES[0]
+    )
     base = require(
         options,
         root,

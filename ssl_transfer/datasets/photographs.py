@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int64
 
+from ssl_transfer import inputs
 from ssl_transfer.datasets.annotations import (
     lines_of,
     lists_by_class,
@@ -422,7 +423,7 @@ def sun397(
         raise ValueError(f"`dataset.split` must be one of 1 to 10, but is {split}.")
     places = ("Partitions", "SUN397", "SUN397/Partitions")
     inside = Path(root).expanduser()
-    beside = next((p for p in places if (inside / p / "Training_01.txt").is_file()), places[0])
+    beside = next((p for p in places if inputs.is_file(inside / p / "Training_01.txt")), places[0])
     home = "SUN397"
     base = require(
         options,

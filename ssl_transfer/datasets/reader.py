@@ -19,6 +19,7 @@ from ssl_transfer.datasets.splitting import (
     hold_out_unstratified,
     per_class,
 )
+from ssl_transfer.datasets.tracing import traced
 from ssl_transfer.errors import refuse_former_keys
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
     @functools.wraps(read)
     def dataset(**keys: Any) -> Dataset:
         options = Options(**{key: keys.pop(key) for key in list(keys) if key in shared})
-        return read(options, **keys)
+        return traced(functools.partial(read, options, **keys), keys)
 
     hints = typing.get_type_hints(read) | typing.get_type_hints(Options)
     parameters = [
@@ -102,6 +103,7 @@ def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
     dataset.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         parameters, return_annotation=Dataset
     )
+    dataset.is_reader = True  # type: ignore[attr-defined]
     dataset.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": Dataset}
     return dataset
 

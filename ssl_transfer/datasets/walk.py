@@ -10,6 +10,9 @@ from pathlib import Path
 
 from PIL import features
 
+from ssl_transfer import inputs
+from ssl_transfer.stamps import FOLDERS_ONLY, JUNK, is_junk
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,12 +40,6 @@ def _extensions() -> tuple[str, ...]:
 
 
 EXTENSIONS = _extensions()
-
-_JUNK = frozenset(
-    {"__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "$recycle.bin",
-     "system volume information", "lost+found", "__pycache__"}
-)  # fmt: skip
-"""Folders that operating systems and network drives leave, in lower case; they hold no samples."""
 
 # Files that are often put beside images on purpose.
 _NOTES = frozenset(
@@ -90,17 +87,13 @@ def _first(names: list[str], limit: int = 2) -> str:
     return ", ".join(f"`{name}`" for name in names[:limit]) + ", …" * (len(names) > limit)
 
 
-def is_junk(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left by an operating system."""
-    return name.startswith(".") or name.lower() in _JUNK
-
-
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder, sorted, without hidden ones and those of operating systems.
 
     Raises:
         ValueError: if the folder cannot be opened.
     """
+    inputs.note_folder(folder, (FOLDERS_ONLY, *EXTENSIONS))
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not is_junk(entry.name) and entry.is_dir()]
@@ -147,6 +140,7 @@ def _files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, tuple[int, in
         folder, followlinks=True, onerror=lambda error: _note_closed(error, left_out)
     ):
         visited.add(os.path.realpath(place))
+        inputs.note_folder(place, EXTENSIONS)
         folders[:] = sorted(_entered(place, folders, visited, left_out))
         for name in names:
             if is_junk(name):
@@ -174,7 +168,7 @@ def _entered(
     """Yield the folders to go into."""
     for name in folders:
         path = os.path.join(place, name)  # noqa: PTH118
-        if name.lower() in _JUNK:
+        if name.lower() in JUNK:
             left_out.add(path, "folders of the operating system", lost=False)
         elif name.startswith("."):
             continue

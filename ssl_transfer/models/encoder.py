@@ -1,6 +1,6 @@
 """The contract of an encoder, and ``wrap``, which brings any module under it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,6 +37,7 @@ class Encoder(nn.Module):
         self.preprocessing = preprocessing
         self.name = name
         self.projector = projector
+        self.maker: Callable[..., Any] | None = None  # what `models.build` called
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the features of normalised images."""

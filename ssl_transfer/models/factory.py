@@ -38,9 +38,11 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         weights["path"] = find_weights(**_finding(weights), name=config.get("name"))
     keys = {str(key): value for key, value in config.items() if key not in _LABELS}
     with randomness.seeded(randomness.derive(seed, "init")):
-        module = locate(target)(**keys)
+        maker = locate(target)
+        module = maker(**keys)
         require_module(module)
         encoder = wrap(module, config.get("preprocessing"), name=config.get("name"))
+        encoder.maker = maker
     if weights.get("path"):
         load_weights(encoder, **weights)
     return encoder

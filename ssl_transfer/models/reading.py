@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_transfer import inputs
 from ssl_transfer.downloads import checksum
 from ssl_transfer.models import haiku
 
@@ -58,6 +59,7 @@ def read_state(path: Path, sha256: str | None = None, md5: str | None = None) ->
             f"The weights file must exist, but `{path}` does not; correct `model.weights.path` "
             f"(relative paths start at `{Path.cwd()}`)."
         )
+    inputs.note_file(path)
     if path.stat().st_size == 0:
         raise ValueError(
             f"The weights file must hold tensors, but `{path}` is empty; copy it again."

@@ -63,7 +63,7 @@ def pixels(dataset: Dataset) -> list[bytes]:
 
 
 def is_decoded(dataset: Dataset) -> bool:
-    found = list(decoded._files(dataset["train"].images))
+    found = list(decoded.in_files(dataset["train"].images))
     return not found
 
 

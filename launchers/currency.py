@@ -1,0 +1,65 @@
+"""Whether finished runs belong to the files as they are now; without torch."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ssl_transfer.manifests import Comparer
+from ssl_transfer.runs import Run
+
+WORDS = {"data": "data", "weights": "weights", "code": "code"}
+"""Kinds of input files that a record lists, as messages call them."""
+
+
+def complaints(finished: Sequence[Run]) -> list[str]:
+    """Return a sentence for every set of files that changed since finished runs read it.
+
+    Each set, and each file, is looked at once. Runs whose records list no files are current.
+
+    Args:
+        finished: runs that will not be computed (again), whose records were just looked at.
+    """
+    comparers: dict[Path, Comparer] = {}
+    stale: dict[tuple[Path, str, str], list[Run]] = {}
+    unseen: dict[str, None] = {}
+    kept: set[str] = set()
+    for run in finished:
+        outputs = run.folder.parent.parent
+        comparer = comparers.setdefault(outputs, Comparer(outputs))
+        for kind, identity in _listed(run.recorded_inputs):
+            comparison = comparer.compare(identity)
+            if comparison.unreachable:
+                unseen[identity] = None
+                kept.add(run.id)
+            elif comparison.stale:
+                stale.setdefault((outputs, kind, identity), []).append(run)
+    sentences = [
+        f"{WORDS[kind]} changed since {_named(runs)} read {'it' if kind == 'code' else 'them'} "
+        f"({comparers[outputs].compare(identity).describe()}); the scores are those of the old "
+        f"{WORDS[kind]}: force=true computes them again."
+        for (outputs, kind, identity), runs in stale.items()
+    ]
+    if kept:
+        many = f"{len(kept)} finished runs" if len(kept) > 1 else "a finished run"
+        sentences.append(
+            f"the files that {many} read cannot be seen from here ({len(unseen)} sets of files), "
+            "so they were not compared; the scores count as current."
+        )
+    return sentences
+
+
+def _listed(recorded: Any) -> list[tuple[str, str]]:
+    """Return kind and identity of each list of files that a record names."""
+    if not isinstance(recorded, Mapping):
+        return []
+    named = {kind: one.get("list") for kind, one in recorded.items() if isinstance(one, Mapping)}
+    return [
+        (kind, identity)
+        for kind, identity in named.items()
+        if kind in WORDS and isinstance(identity, str) and identity.isalnum()
+    ]
+
+
+def _named(runs: Sequence[Run]) -> str:
+    others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+    return f"{runs[0].describe()}{others}"
