@@ -301,9 +301,14 @@ def test_a_finished_run_on_changed_data_is_said_and_force_computes_it_again(
 
 
 def test_a_reused_pre_training_on_changed_data_is_said(photos: Path, tmp_path: Path) -> None:
+    chance = np.random.default_rng(1)
+    for name in ("ant", "bee"):
+        for number in range(10, 30):
+            picture = chance.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(photos / name / f"{number}.bmp")
     keys = ["protocol=knn", "method=supervised", "method.epochs=1", "method.warmup_epochs=0"]
     keys += ["dataset@method.pretrain_on=image_folder", f"method.pretrain_on.root={photos}"]
-    run = tiny(tmp_path / "out", *keys, "method.batch_size=6", tuned=False)
+    run = tiny(tmp_path / "out", *keys, "method.batch_size=16", tuned=False)
     assert not carry_out(run).failures
     (pretraining,) = run.requirements
     assert set(run.record()["inputs"]) == {"weights"}
