@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from launchers import status
 from launchers.archive import Archive
 from launchers.status import RunStatus
 from launchers.sweep import SweepRefused, count
 from ssl_transfer.files import let_group_write
+from ssl_transfer.plain_text import printable
 from ssl_transfer.trust import FLAG
 
 DESCRIPTION = """\
@@ -66,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def show(*lines: str, file: TextIO | None = None) -> None:
+    """Print lines, some of which come from files, as text that no terminal obeys."""
+    print(*map(printable, lines), sep="\n", file=file or sys.stdout)
+
+
 def _chosen(found: Sequence[RunStatus], names: Sequence[str]) -> list[RunStatus]:
     """Return the runs that are meant; all if none is named.
 
@@ -91,8 +98,8 @@ def _status(archive: Archive, options: argparse.Namespace) -> int:
     found = status.survey(archive)
     if not any(run.state in status.UNFINISHED for run in found):
         archive.tidy()
-    print(f"{archive.folder}: {archive.about['command']}")
-    print(*status.table(found, rows=None if options.all else 40), sep="\n")
+    show(f"{archive.folder}: {archive.about['command']}")
+    show(*status.table(found, rows=None if options.all else 40))
     return 0
 
 
@@ -104,15 +111,15 @@ def _logs(archive: Archive, options: argparse.Namespace) -> int:
     if options.follow and len(found) == 1 and found[0].log:
         os.execvp("tail", ["tail", "-n", str(options.lines), "-F", found[0].log])
     for run in found:
-        print(f"== {run.state}: {run.place}  {run.owner}\n   {run.detail}")
+        show(f"== {run.state}: {run.place}  {run.owner}\n   {run.detail}")
         failure = status.read_failure(archive.outputs / run.place)
         if failure and failure.get("traceback"):
-            print(failure["traceback"].rstrip())
+            show(failure["traceback"].rstrip())
         log = run.log or status.find_log(archive, run)
         if log:
-            print(f"-- {log}", *status.last_lines(log, options.lines), sep="\n")
+            show(f"-- {log}", *status.last_lines(log, options.lines))
     if not found:
-        print(f"nothing to show; logs lie in {archive.jobs}")
+        show(f"nothing to show; logs lie in {archive.jobs}")
     return 0
 
 
@@ -126,14 +133,14 @@ def _cancel(archive: Archive, options: argparse.Namespace) -> int:
     chosen = {run.id for run in found}
     for run in every:
         if run.id not in chosen and run.owner.split()[1:2] and run.owner.split()[1] in jobs:
-            print(f"  {run.place} shares {run.owner} and ends with it")
+            show(f"  {run.place} shares {run.owner} and ends with it")
     complaint = cluster.cancel(jobs)
     if complaint:
-        print(f"error: {complaint}", file=sys.stderr)
-    print(f"{count(len(jobs), 'job')} cancelled; what is saved stays, for `retry` to go on")
+        show(f"error: {complaint}", file=sys.stderr)
+    show(f"{count(len(jobs), 'job')} cancelled; what is saved stays, for `retry` to go on")
     for run in found:
         if not run.owner.startswith("job "):
-            print(f"  {run.place} belongs to {run.owner}: stop it there, with Ctrl-C or `kill`")
+            show(f"  {run.place} belongs to {run.owner}: stop it there, with Ctrl-C or `kill`")
     return 1 if complaint else 0
 
 
@@ -147,7 +154,7 @@ def _retry(archive: Archive, options: argparse.Namespace) -> int:
         run.config.update(retry=True, force=False)
     runs = [run for run in runs if run.id in wanted]
     if not runs:
-        print(f"nothing to send again: {status.counts(found)}")
+        show(f"nothing to send again: {status.counts(found)}")
         return 0
     trusted = options.trust_targets or archive.is_own
     if not trusted and (problems := foreign.problems(archive, runs)):
@@ -162,7 +169,7 @@ def _retry(archive: Archive, options: argparse.Namespace) -> int:
     else:
         outcome = sweep.execute_all(runs)
     for identifier, reason in outcome.failures.items():
-        print(f"error ({identifier[:8]}): {reason}", file=sys.stderr)
+        show(f"error ({identifier[:8]}): {reason}", file=sys.stderr)
     return outcome.exit_code
 
 
@@ -179,7 +186,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", file=sys.stderr)
         return 2
 
 

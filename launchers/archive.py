@@ -45,6 +45,13 @@ class Archive:
                 [f"{error}; the runs' own records are unharmed: send the sweep's command again, or "
                  "name another by --sweep=…."]
             ) from error  # fmt: skip
+        for place in self.places().values():
+            # Nothing is read or written elsewhere because a file says so.
+            if Path(place).is_absolute() or ".." in Path(place).parts:
+                raise SweepRefused(
+                    [f"`{folder / 'sweep.json'}` must name folders below the outputs, but names "
+                     f"`{place}`; restore the file."]
+                )  # fmt: skip
 
     @classmethod
     def create(cls, asked: Sequence[Run], outputs: Path, launcher: Mapping[str, Any]) -> "Archive":

@@ -25,6 +25,7 @@ from launchers.naming import descriptions
 from launchers.one_run import carry_out, wait_for_the_end
 from ssl_transfer import claims, cluster, provenance, stopping
 from ssl_transfer.files import let_group_write
+from ssl_transfer.plain_text import Formatter
 from ssl_transfer.runs import Run
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Job:
             JobFailed: naming every run that failed.
         """
         logging.basicConfig(level=logging.INFO, format="%(message)s")
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(Formatter("%(message)s"))
         logging.getLogger("submitit").propagate = False  # it prints by itself
         for config in self.configs:
             let_group_write(config["paths"])

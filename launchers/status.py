@@ -13,6 +13,7 @@ from typing import Any, Literal
 from launchers.archive import Archive
 from launchers.sweep import count, describe_scores, say
 from ssl_transfer import claims, cluster
+from ssl_transfer.plain_text import printable
 
 State = Literal["new", "waiting", "running", "done", "failed", "lost"]
 STATES: tuple[State, ...] = ("running", "waiting", "new", "lost", "failed", "done")
@@ -164,7 +165,9 @@ def _tail(path: Path) -> list[str]:
 
 def last_lines(log: str | None, count: int) -> list[str]:
     """Return the last lines of a log that say something."""
-    lines = [line.strip() for line in _tail(Path(log))] if log else []
+    # Only what a launcher may have written: a claim of somebody else could name any file.
+    is_log = isinstance(log, str) and log.endswith("_log.out") and Path(log).is_file()
+    lines = [line.strip() for line in _tail(Path(log))] if log and is_log else []
     return [line for line in lines if line][-count:]
 
 
@@ -201,8 +204,11 @@ def table(found: Sequence[RunStatus], *, rows: int | None = None) -> list[str]:
     owners = max((len(run.owner) for run in shown), default=0)
     room = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else 10_000
     lines = [
-        f"{run.state:8}{run.place:{width}}  {run.owner:{owners}}  {run.detail}".rstrip()[:room]
+        printable(f"{run.state:8}{run.place:{width}}  {run.owner:{owners}}  {detail}".rstrip())[
+            :room
+        ]
         for run in shown
+        for detail in [" ".join(run.detail.split())]
     ]
     if len(shown) < len(found):
         lines.append(f"… and {len(found) - len(shown)} more (--all)")
@@ -218,7 +224,8 @@ def watch(archive: Archive, *, every_seconds: float = 10.0) -> None:
             room = shutil.get_terminal_size().lines - 3
             if sys.stdout.isatty():
                 lines = table(found, rows=room)
-                print(f"\x1b[H\x1b[2J{archive.folder}", *lines, sep="\n", flush=True)
+                head = printable(str(archive.folder))
+                print(f"\x1b[H\x1b[2J{head}", *lines, sep="\n", flush=True)
             elif (lines := [counts(found)]) != before:
                 print(*lines, sep="\n", flush=True)
             before = lines

@@ -10,6 +10,7 @@ from typing import Any
 from launchers.currency import complaints
 from launchers.naming import descriptions
 from ssl_transfer import places
+from ssl_transfer.plain_text import printable
 from ssl_transfer.runs import Run, graph
 
 
@@ -21,7 +22,7 @@ class SweepRefused(SystemExit):
         if not is_main_process():
             unique = []  # all processes find the same; one says it
         for problem in unique:
-            print(f"error: {problem}", file=sys.stderr)
+            print(f"error: {printable(problem)}", file=sys.stderr)
         if len(unique) > 1:
             print(f"{len(unique)} problems; nothing was started.", file=sys.stderr)
         super().__init__(2)
@@ -227,7 +228,7 @@ def describe_scores(record: dict[str, object]) -> str:
 def say(text: str) -> None:
     """Print a line at once, from the main process only."""
     if is_main_process():
-        print(text, flush=True)
+        print(printable(text), flush=True)
 
 
 def count(number: int, noun: str) -> str:
@@ -250,7 +251,7 @@ def conclude(outcome: Outcome) -> None:
     for identifier, reason in outcome.failures.items():
         other = "" if identifier == run.id else f" ({identifier[:8]})"
         if is_main_process():  # all processes check the same
-            print(f"error{other}: {reason}", file=sys.stderr)
+            print(f"error{other}: {printable(reason)}", file=sys.stderr)
     if outcome.failures:
         raise SystemExit(outcome.exit_code)
     if is_main_process():

@@ -8,6 +8,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ssl_transfer.plain_text import printable
+
 
 class TablesAfterSweep(Callback):
     """Runs ``python -m results summary`` on the sweep; exits with 1 if a run has no record."""
@@ -23,7 +25,7 @@ class TablesAfterSweep(Callback):
             self._print(outcome.folder)
         else:
             for identifier, reason in outcome.failures.items():
-                print(f"failed [{identifier[:8]}]: {reason}")
+                print(f"failed [{identifier[:8]}]: {printable(reason)}")
         if outcome.failures:
             raise SystemExit(outcome.exit_code)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ssl_transfer import stopping
 from ssl_transfer.files import let_group_write
+from ssl_transfer.plain_text import Formatter
 from ssl_transfer.runs import Run
 
 
@@ -21,6 +22,8 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Formatter("%(message)s"))
     with stopping.stoppable():
         for line in sys.stdin:
             answer = _serve(Run(json.loads(line)))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from results import comparison, rendering, tables
 from results.errors import ResultsError, unknown
+from results.plain_text import printable
 from results.records import Gap, Results, Row, read
 from results.rendering import Table
 
@@ -37,14 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(parsed.function(parsed))
         sys.stdout.flush()
     except ResultsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader has gone; Python must not try to write the rest when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"error: every file must be readable and writable, but {error}.", file=sys.stderr)
+        said = printable(str(error))
+        print(f"error: every file must be readable and writable, but {said}.", file=sys.stderr)
         return 2
     return code
 
@@ -146,7 +148,7 @@ def _results(options: argparse.Namespace) -> Results:
 def warn(results: Results) -> None:
     """Name the files that could not be used."""
     for problem in results.problems[:10]:
-        print(f"warning: {problem}", file=sys.stderr)
+        print(f"warning: {printable(problem)}", file=sys.stderr)
     if len(results.problems) > 10:
         print(f"warning: … and {len(results.problems) - 10} more files.", file=sys.stderr)
 
@@ -257,7 +259,7 @@ def describe(gaps: Sequence[Gap]) -> list[str]:
         alone = gap.run_id if not gap.encoder else ""
         key = (gap.kind, gap.protocol, gap.encoder, gap.reason, alone)
         groups.setdefault(key, []).append(gap)
-    return [_describe(group) for group in groups.values()]
+    return [printable(_describe(group)) for group in groups.values()]
 
 
 def _describe(group: Sequence[Gap]) -> str:

@@ -187,6 +187,10 @@ def _load_sweep(path: Path) -> dict[str, Any]:
         sweep = dict(json.loads(path.read_bytes()))
         if len(sweep["runs"]) != len(sweep["folders"]):
             raise ValueError("it names as many folders as runs")
+        for place in sweep["folders"]:
+            # Nothing is read elsewhere because a file says so.
+            if Path(place).is_absolute() or ".." in Path(place).parts:
+                raise ValueError("it names a folder outside of the outputs")
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise ResultsError(
             f"`{path}` must list runs and folders, but is damaged ({error})."

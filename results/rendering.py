@@ -7,6 +7,8 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 
+from results.plain_text import csv_cell, markdown, one_line
+
 _LABEL_WIDTHS = (44, 34, 26, 20)
 
 
@@ -28,7 +30,8 @@ def to_terminal(table: Table, width: int | None = None) -> str:
     Long labels continue on a second line; columns that do not fit follow in a block below.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
-    columns = [list(column) for column in zip(table.header, *table.rows, strict=True)]
+    texts = [[one_line(cell) for cell in row] for row in (table.header, *table.rows)]
+    columns = [list(column) for column in zip(*texts, strict=True)]
     values = [[[cell] for cell in column] for column in columns[table.left :]]
     needed = sum(_width(column) + 2 for column in values)
     for label_width in _LABEL_WIDTHS:
@@ -45,7 +48,7 @@ def to_terminal(table: Table, width: int | None = None) -> str:
         blocks[-1].append(column)
         used += _width(column) + 2
     shown = "\n\n".join(_block(labels, block) for block in blocks)
-    parts = [textwrap.fill(table.title, width), shown]
+    parts = [textwrap.fill(one_line(table.title), width), shown]
     return "\n".join([*parts, notes(table.notes, width)] if table.notes else parts)
 
 
@@ -53,18 +56,19 @@ def notes(texts: Sequence[str], width: int | None = None) -> str:
     """Return remarks as bullets no wider than the terminal."""
     width = width or shutil.get_terminal_size((100, 24)).columns
     return "\n".join(
-        textwrap.fill(text, width, initial_indent="* ", subsequent_indent="  ") for text in texts
+        textwrap.fill(one_line(text), width, initial_indent="* ", subsequent_indent="  ")
+        for text in texts
     )
 
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown under a heading."""
-    lines = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in table.rows]
-    header = "| " + " | ".join(_escaped(cell) for cell in table.header) + " |"
+    lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in table.rows]
+    header = "| " + " | ".join(map(markdown, table.header)) + " |"
     rule = ["---" if i < table.left else "---:" for i in range(len(table.header))]
-    parts = [f"## {table.title}", "\n".join([header, f"| {' | '.join(rule)} |", *lines])]
+    parts = [f"## {markdown(table.title)}", "\n".join([header, f"| {' | '.join(rule)} |", *lines])]
     if table.notes:
-        parts.append("\n".join(f"* {note}" for note in table.notes))
+        parts.append("\n".join(f"* {markdown(note, code=True)}" for note in table.notes))
     return "\n\n".join(parts)
 
 
@@ -72,13 +76,11 @@ def to_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return comma-separated values; None and NaN are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if one is None or one != one else one for one in row] for row in rows)
+    writer.writerow(map(csv_cell, header))
+    writer.writerows(
+        ["" if one is None or one != one else csv_cell(one) for one in row] for row in rows
+    )
     return text.getvalue()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _wrapped(column: Sequence[str], width: int) -> list[list[str]]:

@@ -7,6 +7,7 @@ from results import rendering, tables
 from results.cli import describe, save, show_correlations, warn
 from results.errors import ResultsError
 from results.intervals import FEWEST
+from results.plain_text import printable
 from results.records import Results, read
 
 TARGET = "finetune"
@@ -59,7 +60,7 @@ def _correlations(results: Results, folder: Path) -> str | None:
     try:
         found = correlations.correlate(results, proxies, TARGET)
     except ResultsError as error:
-        print(f"no correlations: {error}\n")
+        print(f"no correlations: {printable(str(error))}\n")
         return None
     show_correlations(found)
     print()

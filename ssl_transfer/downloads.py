@@ -17,11 +17,12 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from tqdm import tqdm
 
 from ssl_transfer import claims
+from ssl_transfer.plain_text import printable
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,12 @@ CHUNK = 1 << 20
 TIMEOUT_SECONDS = 60.0
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
 """Before each further attempt; what arrives in between starts the count anew."""
+MOST_ATTEMPTS = 100
+"""However much arrived in between."""
+LARGEST = 100 << 30
+"""Bytes of a file; what is longer has no end."""
+SLOWEST = 1000
+"""Bytes per second, over ``TIMEOUT_SECONDS``."""
 _SPARE = 64 << 20  # bytes that stay free on the disk
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _BROKEN = (
@@ -38,6 +45,29 @@ _BROKEN = (
 
 class _BrokenOff(ConnectionError):
     """The server said what would come, and something else came."""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to web servers alone, and to none without encryption from one with it."""
+
+    def redirect_request(  # urllib's names
+        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        """Return the request that follows.
+
+        Raises:
+            ValueError: in one sentence, if the server sends elsewhere.
+        """
+        kinds = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
+        if not newurl.lower().startswith(kinds):
+            raise ValueError(
+                f"{req.full_url} must lead to a file on a web server as safe as itself, but leads "
+                f"to {_said(newurl)}; fetch the file elsewhere."
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
 
 
 def fetch(url: str, path: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
@@ -84,7 +114,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, md5: str | None = 
 def _arrive(url: str, folder: Path, path: Path) -> None:
     """Bring ``folder/part`` to its full length, in as many attempts as it takes."""
     part, failures = folder / "part", 0
-    while True:
+    for attempt in range(1, MOST_ATTEMPTS + 1):
         before = _size(part)
         try:
             _attempt(url, folder, path)
@@ -99,7 +129,7 @@ def _arrive(url: str, folder: Path, path: Path) -> None:
                 if error.code not in _TRANSIENT:
                     raise ValueError(
                         f"`{path.name}` must be at {url}, but the server answers {error.code} "
-                        f"{error.reason}; fetch it elsewhere and put it at `{path}`."
+                        f"{_said(error.reason)}; fetch it elsewhere and put it at `{path}`."
                     ) from error
             reason: Exception = error
         except _BROKEN as error:
@@ -107,7 +137,7 @@ def _arrive(url: str, folder: Path, path: Path) -> None:
         failures = 0 if _size(part) > before else failures
         # Where there is no connection at all, waiting seldom helps.
         refused = type(reason) is urllib.error.URLError and not _size(part)
-        if failures == (1 if refused else len(PAUSES_SECONDS)):
+        if failures == (1 if refused else len(PAUSES_SECONDS)) or attempt == MOST_ATTEMPTS:
             raise OSError(_unreachable(url, path, _size(part), reason)) from reason
         log.info("the download of %s broke off at %s (%s); going on", path.name,
                  _megabytes(_size(part)), reason)  # fmt: skip
@@ -122,13 +152,19 @@ def _attempt(url: str, folder: Path, path: Path) -> None:
     # Without knowing that it is still the same file, half of one and half of another would meet.
     if _size(part) and version.exists():
         headers |= {"Range": f"bytes={_size(part)}-", "If-Range": version.read_text()}
-    with urllib.request.urlopen(  # the scheme was looked at in `fetch`
+    with _OPENER.open(  # the scheme was looked at in `fetch`
         urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS
     ) as reply:
         if reply.headers.get_content_type() == "text/html":
             raise ValueError(
                 f"`{path.name}` must be at {url}, but there is a web page; open it in a browser, "
                 f"fetch the file and put it at `{path}`."
+            )
+        packed = reply.headers.get("Content-Encoding", "identity").strip().lower()
+        if packed not in ("identity", ""):
+            raise ValueError(
+                f"{url} must be sent as it is, but the server packs it ({_said(packed)}); fetch it "
+                f"otherwise and put it at `{path}`."
             )
         start = _size(part) if reply.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         if start and not reply.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -141,12 +177,42 @@ def _attempt(url: str, folder: Path, path: Path) -> None:
                 f"{url} must say how long the file is, but does not, so that half of it could "
                 f"pass for the whole; fetch it otherwise and put it at `{path}`."
             )
-        total = None if length is None else start + int(length)
-        _check_space(folder, path, 0 if length is None else int(length))
+        total = None if length is None else start + _length(length, url)
+        if (total or 0) > LARGEST:
+            raise ValueError(_endless(url))
+        _check_space(folder, path, 0 if total is None else total - start)
         if start == 0:
             part.unlink(missing_ok=True)
             _note_version(version, reply.headers.get("ETag"), reply.headers.get("Last-Modified"))
         _receive(reply, part, path, start, total)
+        if _size(part) > LARGEST:
+            part.unlink()
+            raise ValueError(_endless(url))
+
+
+def _length(text: str, url: str) -> int:
+    """Return the length that a server states.
+
+    Raises:
+        ValueError: in one sentence, if it is no number.
+    """
+    if re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) is None:
+        raise ValueError(
+            f"{url} must say how long the file is, but says {_said(text)!r}; fetch it otherwise."
+        )
+    return int(text)
+
+
+def _endless(url: str) -> str:
+    return (
+        f"{url} must be a file of at most {LARGEST >> 30} GB, but is longer or has no end; check "
+        "the address."
+    )
+
+
+def _said(text: object) -> str:
+    """Return what a server says, on one line, short and without what a terminal obeys."""
+    return printable(" ".join(str(text).split()))[:200]
 
 
 def _note_version(version: Path, etag: str | None, modified: str | None) -> None:
@@ -167,9 +233,20 @@ def _receive(
         tqdm(total=total, initial=start, desc=path.name, unit="B", unit_scale=True,
              disable=None, leave=False) as bar,
     ):  # fmt: skip
-        while content := reply.read(CHUNK):
+        arrived, since, window = start, time.monotonic(), 0
+        while arrived <= LARGEST and (total is None or arrived < total):
+            content = reply.read1(min(CHUNK, (total or LARGEST + CHUNK) - arrived))
+            if not content:
+                break
+            if total is None:  # nobody said how long it is
+                _check_space(part.parent, path, len(content))
             _append(file, content, path)
             bar.update(len(content))
+            arrived, window = arrived + len(content), window + len(content)
+            if (passed := time.monotonic() - since) > TIMEOUT_SECONDS:
+                if window < SLOWEST * passed:
+                    raise _BrokenOff(f"less than {SLOWEST} bytes per second came")
+                since, window = time.monotonic(), 0
         _append(file, b"", path)
     if total is not None and _size(part) != total:
         raise _BrokenOff(f"{_megabytes(_size(part))} of {_megabytes(total)} came")

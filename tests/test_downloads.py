@@ -1,5 +1,6 @@
 """Against a web server in a thread of this process."""
 
+import contextlib
 import hashlib
 import http.server
 import logging
@@ -296,3 +297,124 @@ def test_a_model_s_weights_are_fetched_when_asked_and_found_ever_after(
     file.write_bytes(server.content[::-1])
     with pytest.raises(ValueError, match=r"The sha256 of .* the file is damaged or another one"):
         models.build({**TINY, "weights": {**weights, "download": True}})
+
+
+# ---- servers that do not play by the rules ------------------------------------------------------
+
+
+@contextlib.contextmanager
+def raw(*answers: bytes, drip: float | None = None) -> Iterator[str]:
+    """Serve fixed bytes, one answer per connection, the last again and again; yield the address.
+
+    Args:
+        answers: whole answers with their heads.
+        drip: seconds between the bytes of a body (``None``: all at once). A body without end is
+            sent as long as the client listens.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.05)
+    left, stop = list(answers), threading.Event()
+
+    def serve() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.settimeout(5)
+                    connection.recv(65536)
+                    answer = left.pop(0) if len(left) > 1 else left[0]
+                    head, end, body = answer.partition(b"\r\n\r\n")
+                    connection.sendall(head + end)
+                    if drip is not None:
+                        for byte in body:
+                            time.sleep(drip)
+                            connection.sendall(bytes([byte]))
+                        continue
+                    connection.sendall(body)
+                    while body.endswith(ENDLESS) and not stop.is_set():
+                        connection.sendall(ENDLESS)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/weights.pth"
+    finally:
+        stop.set()
+        thread.join()
+        listener.close()
+
+
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+ENDLESS = b"4000\r\n" + bytes(0x4000) + b"\r\n"
+
+
+def refused(url: str, target: Path, kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        fetch(url, target)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert not target.exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("head", "kind", "said"),
+    [(b"Content-Length: many\r\n", ValueError, "must say how long the file is, but says 'many'"),
+     (b"Content-Length: -5\r\n", ValueError, "must say how long the file is"),
+     (b"Content-Length: 1000000000000000\r\n", ValueError, "is longer or has no end"),
+     (b"Content-Length: 5\r\n", OSError, "the connection broke off"),
+     (b"Content-Length: 4\r\nContent-Encoding: gzip\r\n", ValueError,
+      "the server packs it (gzip)")],
+)  # fmt: skip
+def test_false_heads_end_in_one_sentence(
+    target: Path, head: bytes, kind: type[Exception], said: str
+) -> None:
+    with raw(OK + head + b"\r\nbody") as url:
+        assert said in refused(url, target, kind)
+
+
+def test_a_download_without_end_ends(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "LARGEST", 1 << 20)
+    with raw(OK + b"Transfer-Encoding: chunked\r\n\r\n" + ENDLESS) as url:
+        assert "is longer or has no end" in refused(url, target, ValueError)
+    assert not list(target.parent.rglob("part"))
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(downloads, "MOST_ATTEMPTS", 2)
+    with raw(OK + b"Content-Length: 200\r\n\r\n" + bytes(200), drip=0.02) as url:
+        assert "less than 1000 bytes per second came" in refused(url, target, OSError)
+
+
+def test_a_server_that_always_breaks_off_is_given_up_though_something_came(
+    server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "MOST_ATTEMPTS", 5)
+    server.break_after = [10] * 50
+    assert "broke off again and again" in refused(server.url, target, OSError)
+    assert len(server.seen) == 5
+
+
+@pytest.mark.parametrize("place", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x",
+                                   "gopher://x", "file:///\x1b[2J"])  # fmt: skip
+def test_a_redirect_leads_to_web_servers_alone(target: Path, place: str) -> None:
+    answer = f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n"
+    with raw(answer.encode()) as url:
+        refused(url, target, ValueError)
+
+
+def test_redirects_in_a_circle_are_one_sentence(target: Path) -> None:
+    answer = b"HTTP/1.1 302 Found\r\nLocation: /weights.pth\r\nContent-Length: 0\r\n\r\n"
+    with raw(answer) as url:
+        assert "infinite loop" in refused(url, target, ValueError)
+
+
+def test_encryption_is_not_given_up_on_the_way() -> None:
+    request = downloads.urllib.request.Request("https://a.example/x")
+    follow = downloads._Redirects().redirect_request
+    with pytest.raises(ValueError, match="as safe as itself, but leads to http"):
+        follow(request, None, 302, "", {}, "http://b.example/x")
+    assert follow(request, None, 302, "", {}, "https://b.example/x") is not None

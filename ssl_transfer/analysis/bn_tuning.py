@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,8 +30,10 @@ from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
 from ssl_transfer.files import write_atomically
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
+from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.reading import read_state
 from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE
+from ssl_transfer.plain_text import printable
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
 from ssl_transfer.trust import FLAG, foreign_targets, without_downloads
@@ -214,9 +215,8 @@ def _kept(before: Encoder, folder: Path) -> tuple[Encoder, Preprocessing]:
     after = copy.deepcopy(before)
     try:
         after.backbone.load_state_dict(read_state(folder / WEIGHTS_FILE))
-        facts = yaml.safe_load((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        return after, Preprocessing().replaced(values=facts["preprocessing"])
-    except (OSError, ValueError, RuntimeError, yaml.YAMLError, KeyError, TypeError) as error:
+        return after, read_preprocessing(folder / FACTS_FILE)
+    except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"`{folder}` must hold the encoder of the run in {WEIGHTS_FILE} and {FACTS_FILE}, but "
@@ -390,7 +390,8 @@ def draw(changes: Sequence[Change], title: str) -> bytes:
             axes.spines[side].set_visible(False)
     panels[-1].set_xticks(places, [one.layer for one in changes], rotation=90, fontsize=7)
     untuned = any(not one.tuned and one.layer != FEATURES for one in changes)
-    figure.suptitle(title + ("   (hollow: not tuned)" if untuned else ""), fontsize=10, color=_INK)
+    figure.suptitle(title + ("   (hollow: not tuned)" if untuned else ""), fontsize=10, color=_INK,
+                    parse_math=False)  # fmt: skip
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return picture.getvalue()
@@ -403,7 +404,8 @@ def report(run: TunedRun, changes: Sequence[Change], folder: Path) -> Iterator[P
         OSError: in one sentence, if that cannot be written.
     """
     record = run.record
-    title = f"{record['encoder']['label']} tuned on {record['dataset']}, seed {record['seed']}"
+    label, dataset = printable(str(record["encoder"]["label"])), printable(str(record["dataset"]))
+    title = f"{label} tuned on {dataset}, seed {record['seed']}"
     contents = {
         "csv": to_csv(changes).encode(),
         "md": to_markdown(changes).encode(),
@@ -437,7 +439,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in report(run, changes, asked.out or asked.run / "bn_tuning"):
             sys.stdout.write(f"wrote {path}\n")
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error))}\n")
         return 1
     return 0
 

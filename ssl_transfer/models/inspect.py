@@ -27,6 +27,7 @@ from ssl_transfer.models.layouts import LAYOUTS, STEMS, in_order, recognised
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.models.small_networks import small_network
 from ssl_transfer.models.weights import LoadReport, compare
+from ssl_transfer.plain_text import printable
 
 ALIKE = ("cifar", "tiny", "cifar_pad2")
 """Stems of a ResNet with the same tensors, under one name each."""
@@ -185,12 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         state = read_state(asked.file)
         report = best_match(state, asked.file, asked.arch, asked.layout)
         for line in describe(asked.file, state, report):
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{printable(line)}\n")
         if asked.to:
             count = convert(state, report, asked.to)
             sys.stdout.write(f"wrote         {asked.to}, {count} tensors\n")
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error))}\n")
         return 1
     return 0
 

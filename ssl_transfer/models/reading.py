@@ -1,58 +1,53 @@
 """Reading tensors from other people's files without executing what they contain."""
 
-import argparse
 import hashlib
-import pickle
-import pickletools
 import re
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ssl_transfer import inputs
 from ssl_transfer.downloads import checksum
-from ssl_transfer.models import haiku
+from ssl_transfer.models import checkpoints, haiku
+from ssl_transfer.models.checkpoints import Stored
+from ssl_transfer.models.unpickling import DEEPEST, Budget, Refused, TooMuch
 
 State = dict[str, Tensor]
 
-WRAPPERS = ("state_dict", "model", "resnet", "model_state_dict")
+WRAPPERS = ("state_dict", "model", "resnet", "model_state_dict", "model_state", "module")
 """Keys under which published checkpoints keep the tensors, beside optimizer and epoch."""
 
-# Values without behaviour that training scripts leave beside the tensors: their arguments, and
-# numpy's numbers and arrays (which old and new numpy name differently).
-_SCALAR = np.float64(0.0).__reduce__()[0]
-_ARRAY = np.zeros(1).__reduce__()[0]
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    np.ndarray,
-    *{type(np.dtype(name)) for name in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")},
-    _SCALAR,
-    _ARRAY,
-    (_SCALAR, "numpy.core.multiarray.scalar"),
-    (_ARRAY, "numpy.core.multiarray._reconstruct"),
-]
+# Keys of what a training keeps beside networks.
+_BESIDE = re.compile(r"(optim|opt$|.*sched|scaler$|amp$|callbacks$|loops$|.*rng|random)")
+# Prefixes that torch's wrappers put into names: torch.compile, FSDP, activation checkpointing.
+_TRANSPARENT = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
+_LONGEST_NAME = 500
+_LARGEST_HEADER = 64 << 20  # bytes, of safetensors
+_SPARE = 1 << 30
 
 
-def read_state(path: Path, sha256: str | None = None, md5: str | None = None) -> State:
+def read_state(
+    path: Path, sha256: str | None = None, md5: str | None = None, inside: str | None = None
+) -> State:
     """Return the tensors of a safetensors file or a PyTorch checkpoint by name, on the CPU.
 
     What surrounds them (``WRAPPERS``) is taken off; other nested dictionaries become dotted names.
-    A pickle of Haiku's arrays is read, too (``ssl_transfer.models.haiku``).
+    Where a file holds further networks beside the one below a wrapper, such as an average of the
+    weights (``model_ema``), ``further_networks`` names them. A pickle of Haiku's arrays is read,
+    too (``ssl_transfer.models.haiku``).
 
     Args:
         path: an existing file.
         sha256: expected checksum in hexadecimal digits, or its first 8 or more digits.
         md5: likewise, where no other is published.
+        inside: key of the network to read, where a file holds several (``None``: the wrapped).
 
     Raises:
         ValueError: in one sentence that names the file, if it is missing, empty, damaged, a
-            pickle that would execute code, holds no tensors or has another checksum.
+            pickle that would execute code, asks for far more memory than its size warrants, holds
+            no tensors or has another checksum.
     """
     if not path.is_file():
         raise ValueError(
@@ -67,24 +62,72 @@ def read_state(path: Path, sha256: str | None = None, md5: str | None = None) ->
     for kind, wanted in (("sha256", sha256), ("md5", md5)):
         if wanted is not None:
             _check_sum(path, wanted, kind)
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
-        content = _read_torch(path, start)
-    elif path.suffix == ".safetensors" or start[8:9] == b"{":
-        content = _read_safetensors(path)
-    else:
-        raise ValueError(
-            f"The weights file must be a safetensors file or a PyTorch checkpoint, but `{path}` is "
-            f"neither (it starts with {start[:16]!r}); download it again, or convert it."
-        )
-    state = dict(_tensors(_unwrapped(content)))
+    content, budget = _content(path)
+    try:
+        if inside is not None and isinstance(content, Mapping):
+            content = content.get(inside)
+        state = _read(dict(_tensors(_unwrapped(content, budget), budget)), path)
+    except TooMuch as error:
+        raise ValueError(_too_much(path, error)) from error
     if not state:
         keys = list(content)[:8] if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
-            f"The weights file must hold named tensors, but `{path}` holds none (found: {keys})."
+            f"The weights file must hold named tensors, but `{path}` holds none (found: "
+            f"{_cut(str(keys))})."
         )
     return state
+
+
+def further_networks(path: Path) -> list[str]:
+    """Return the keys of the networks that a file holds beside the one that ``read_state`` reads.
+
+    They have most of its names: an average of its weights, a teacher, a momentum encoder.
+
+    Raises:
+        ValueError: in one sentence, if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        if not _is_torch(file.read(64)):
+            return []
+    content, budget = _content(path)
+    try:
+        chosen = _unwrapped(content, budget)
+        if not isinstance(content, Mapping) or chosen is content:
+            return []
+        names = _common(name for name, _ in _tensors(chosen, budget))
+        return [
+            str(key)
+            for key, value in content.items()
+            if isinstance(value, Mapping) and not _BESIDE.match(str(key))
+            and (inner := _unwrapped(value, budget)) is not chosen
+            and 2 * len(names & _common(n for n, _ in _tensors(inner, budget))) >= len(names)
+        ]  # fmt: skip
+    except TooMuch as error:
+        raise ValueError(_too_much(path, error)) from error
+
+
+def _common(names: Iterable[str]) -> set[str]:
+    """Return names without the prefix of a wrapper, which an average has or has not."""
+    return {name.removeprefix("module.") for name in names}
+
+
+def _is_torch(start: bytes) -> bool:
+    return start[:2] == b"PK" or (start[:1] == b"\x80" and checkpoints.MAGIC_BYTES in start)
+
+
+def _content(path: Path) -> tuple[Any, Budget]:
+    """Return what a file holds, and what of its budget is left."""
+    budget = Budget(path.stat().st_size)
+    with path.open("rb") as file:
+        start = file.read(64)
+    if _is_torch(start) or start[:1] == b"\x80":
+        return _unpickled(path, budget, is_torch=_is_torch(start)), budget
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return _read_safetensors(path), budget
+    raise ValueError(
+        f"The weights file must be a safetensors file or a PyTorch checkpoint, but `{path}` is "
+        f"neither (it starts with {start[:16]!r}); download it again, or convert it."
+    )
 
 
 def _check_sum(path: Path, wanted: str, kind: str) -> None:
@@ -106,89 +149,107 @@ def _read_safetensors(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= min(_LARGEST_HEADER, path.stat().st_size - 8):
+        raise ValueError(_damaged(path, "safetensors file", "its header is longer than it may be"))
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(_damaged(path, "safetensors file", error)) from error
+        raise ValueError(_damaged(path, "safetensors file", str(error))) from error
 
 
-def _read_torch(path: Path, start: bytes) -> Any:
+def _unpickled(path: Path, budget: Budget, *, is_torch: bool) -> Any:
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make torch's readers fail in many ways
-        if start[:1] == b"\x80" and (arrays := _arrays(path)):
-            return arrays
-        culprit = _code_in(str(error)) or (_code_in_pickle(path) if start[:1] == b"\x80" else None)
-        if culprit is None:
-            raise ValueError(_damaged(path, "PyTorch checkpoint", error)) from error
+        return checkpoints.read(path, budget) if is_torch else haiku.read_arrays(path, budget)
+    except Refused as error:
         raise ValueError(
             f"The weights file must hold nothing but tensors and plain values, but `{path}` is a "
-            f"pickle that would execute code when loaded ({culprit}); load it where you trust it "
-            "and save `model.state_dict()` alone."
+            f"pickle that would execute code when loaded ({_cut(str(error))}); load it where you "
+            "trust it and save `model.state_dict()` alone."
         ) from error
+    except TooMuch as error:
+        raise ValueError(_too_much(path, error)) from error
+    except Exception as error:  # damaged files fail in many ways
+        raise ValueError(_damaged(path, "PyTorch checkpoint", str(error))) from error
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    """Return the arrays of a pickle of Haiku's; none if it is something else."""
-    try:
-        return haiku.read_arrays(path)
-    except ValueError:
-        return {}  # torch's reader, which failed before, knows better why
-
-
-def _code_in(message: str) -> str | None:
-    """Return what torch's restricted reader refused to call, None if it failed otherwise."""
-    if "TorchScript" in message:
-        return "a TorchScript program"
-    found = re.search(r"GLOBAL (\S+)", message)
-    return found.group(1) if found else None
-
-
-def _code_in_pickle(path: Path) -> str | None:
-    """Return what a pickle imports first, found without executing it.
-
-    torch's restricted reader gives up on newer pickle protocols before it meets an import.
-    """
-    words: list[str] = []
-    try:
-        with path.open("rb") as file:
-            for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "GLOBAL":
-                    return str(argument).replace(" ", ".")
-                if opcode.name == "STACK_GLOBAL":
-                    return ".".join(words[-2:])
-                if isinstance(argument, str):
-                    words.append(argument)
-    except (ValueError, pickle.UnpicklingError):
-        return None  # cut off before any import
-    return None
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if isinstance(error, pickle.UnpicklingError):
-        reason = "its pickle cannot be read"  # torch's own text advises to execute it
+def _damaged(path: Path, kind: str, reason: str) -> str:
+    said = _cut((reason.strip().splitlines() or ["it cannot be read"])[0].rstrip("."))
     return (
         f"The weights file must be a whole {kind}, but `{path}` is truncated or damaged "
-        f"({reason}); copy or download it again."
+        f"({said}); copy or download it again."
     )
 
 
-def _unwrapped(content: Any) -> Any:
-    while isinstance(content, Mapping) and not any(isinstance(v, Tensor) for v in content.values()):
-        inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+def _too_much(path: Path, error: TooMuch) -> str:
+    return (
+        f"The weights file must not ask for far more than its size warrants, but `{path}` does "
+        f"({error}); it is damaged or made to do harm: get it from its publisher."
+    )
+
+
+def _cut(text: str) -> str:
+    """Return a text out of a file, short and with nothing that a terminal would obey."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return shown if len(shown) <= 200 else f"{shown[:200]}…"
+
+
+def _unwrapped(content: Any, budget: Budget) -> Any:
+    """Return the network in what a training left: without wrappers, optimizers and counters."""
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping):
+            return content
+        wrapped = (content.get(key) for key in WRAPPERS)
+        inner = next((w for w in wrapped if isinstance(w, Mapping) and _holds(w, budget)), None)
         if inner is None:
-            break
+            return content
         content = inner
-    return content
+    raise TooMuch("it nests too deeply, or holds itself")
 
 
-def _tensors(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    if not isinstance(content, Mapping | OrderedDict):
+def _holds(content: Mapping[Any, Any], budget: Budget) -> bool:
+    """Return whether there is a tensor in a mapping, at any depth."""
+    return next(_tensors(content, budget), None) is not None
+
+
+def _tensors(
+    content: Any, budget: Budget, prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, Tensor | Stored]]:
+    """Yield the tensors in nested mappings by dotted name, those of optimizers left out."""
+    if not isinstance(content, Mapping):
         return
+    if depth > DEEPEST:
+        raise TooMuch("it nests too deeply, or holds itself")
     for key, value in content.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value.detach()
-        else:
-            yield from _tensors(value, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        budget.spend(2_000)  # so that one dictionary under many names ends
+        if len(name) > _LONGEST_NAME:
+            raise TooMuch("a name in it is far too long")
+        if isinstance(value, Tensor | Stored):
+            yield name, value
+        elif not (depth == 0 and _BESIDE.match(name)):
+            yield from _tensors(value, budget, f"{name}.", depth + 1)
+
+
+def _read(found: Mapping[str, Tensor | Stored], path: Path) -> State:
+    """Return tensors with their values.
+
+    Raises:
+        TooMuch: if copies of them would be far larger than the file, as of one number that is
+            repeated.
+        ValueError: in one sentence, if one reaches beyond its bytes.
+    """
+    sizes = [t.bytes if isinstance(t, Stored) else t.nbytes for t in found.values()]
+    if sum(sizes) > _SPARE + 8 * path.stat().st_size:
+        raise TooMuch("its tensors repeat few numbers very often")
+    names = {name: _TRANSPARENT.sub("", name) for name in found}
+    if len(set(names.values())) < len(names):
+        names = {name: name for name in found}
+    try:
+        return {
+            names[name]: t.read() if isinstance(t, Stored) else t.detach()
+            for name, t in found.items()
+        }
+    except Exception as error:  # damaged files fail in many ways
+        raise ValueError(_damaged(path, "PyTorch checkpoint", str(error))) from error

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ssl_transfer import downloads
 from ssl_transfer.files import replace_atomically, write_atomically
 from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.projectors import PROJECTOR_FILE, projector_state
-from ssl_transfer.models.reading import State, read_state
+from ssl_transfer.models.reading import State, further_networks, read_state
 from ssl_transfer.preprocessing import Preprocessing
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,10 @@ _HEAD = re.compile(
     r"|queue\w*|jigsaw\w*)(\.|$)",
     re.IGNORECASE,
 )
+
+# What a shell and Hydra take as it is, and how many prefixes out of a file are tried.
+_TYPED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_TRIED = 50
 
 # ---- finding ------------------------------------------------------------------------------------
 
@@ -174,7 +179,7 @@ def load_weights(
                          name=encoder.name)  # fmt: skip
     file = _weights_file(found)
     whole = read_state(file, sha256, md5)
-    state = below(prefix, whole) if prefix else whole
+    state = _with_prefix(file, prefix, whole) if prefix else whole
     wanted = encoder.backbone.state_dict()
     reports = []
     for name in [layout] if layout != "auto" else in_order(state):
@@ -183,6 +188,8 @@ def load_weights(
         if report.complete:
             _check_stem(encoder, name)
             _check_preprocessing(encoder, file)
+            if not prefix:
+                _tell_further_networks(file)
             _fill(encoder.backbone, {n: converted[n] for n in report.matched})
             # What this toolkit wrote itself is no news.
             level = logging.DEBUG if name == "ssl_transfer" else logging.INFO
@@ -198,6 +205,30 @@ def load_weights(
         f"{len(best.matched)} match (layout {best.layout}): {best.differences()}; "
         f"{_hint(wanted, whole, file, drop or (), renamed)}."
     )
+
+
+def _with_prefix(file: Path, prefix: str, whole: State) -> State:
+    """Return the tensors below a prefix, which may name one of the file's further networks."""
+    state = below(prefix, whole)
+    if state or file.name == WEIGHTS_FILE:
+        return state
+    prefix = f"{prefix.rstrip('.')}."
+    for key in further_networks(file):
+        if prefix.startswith(f"{key}."):
+            inner = read_state(file, inside=key)
+            return below(rest, inner) if (rest := prefix.removeprefix(f"{key}.")) else inner
+    return state
+
+
+def _tell_further_networks(file: Path) -> None:
+    """Warn that a file holds further networks, which were left out."""
+    further = [] if file.name == WEIGHTS_FILE else further_networks(file)
+    if further:
+        # Names out of a file are advice to type only where a shell takes them as they are.
+        plain = [key for key in further if _TYPED.fullmatch(key)]
+        takes = f"; model.weights.prefix={plain[0]}. takes that one" if plain else ""
+        log.warning("`%s` holds %d further networks of these names, such as an average or a "
+                    "teacher, which are left out%s", file, len(further), takes)  # fmt: skip
 
 
 def load_encoder(encoder: Encoder, folder: Path) -> LoadReport:
@@ -305,10 +336,15 @@ def _hint(
             how = f"under another layout{what}: use model.weights.layout={name}"
             return _all_match(wanted, how + instead)
     anchor = next((name for name in wanted if not _is_counter(name)), "")
-    for prefix in {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}:
-        if fits(below(prefix, state)):
-            how = f"after removing the prefix `{prefix}`: use `model.weights.prefix={prefix}`"
-            return _all_match(wanted, how + instead)
+    found = {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}
+    # Names out of a file are advice to type only where a shell takes them as they are.
+    fitting = [p for p in [*found][:_TRIED] if _TYPED.fullmatch(p) and fits(below(p, state))]
+    if fitting:
+        several = f" (the file holds {len(fitting)} such networks)" if len(fitting) > 1 else ""
+        keys = " or ".join(f"`model.weights.prefix={prefix}`" for prefix in fitting)
+        names = " or ".join(f"`{prefix}`" for prefix in fitting)
+        how = f"after removing the prefix {names}{several}: use {keys}"
+        return _all_match(wanted, how + instead)
     for prefix in {anchor.removesuffix(name): None for name in state if anchor.endswith(name)}:
         if fits({f"{prefix}{name}": tensor for name, tensor in state.items()}):
             how = f"after adding the prefix `{prefix}`: use `model.weights.add_prefix={prefix}`"
@@ -385,14 +421,14 @@ def _check_preprocessing(encoder: Encoder, file: Path) -> None:
     if file.name != WEIGHTS_FILE or not facts.is_file():
         return
     try:
-        written = yaml.safe_load(facts.read_text(encoding="utf-8"))["preprocessing"]
-        trained = {"channel_order": "rgb", **written}  # older files do not say it
-        differing = {k: v for k, v in _as_yaml(encoder.preprocessing).items() if trained[k] != v}
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        # Checked values: what follows shows them as advice to type.
+        trained = _as_yaml(read_preprocessing(facts))
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"`{facts}` must hold the facts that were saved with the weights, but cannot be read; "
             "restore it, or remove it to load the weights without them."
         ) from error
+    differing = {k: v for k, v in _as_yaml(encoder.preprocessing).items() if trained[k] != v}
     if differing:
         wanted = " ".join(f"model.preprocessing.{key}={trained[key]}" for key in differing)
         raise ValueError(

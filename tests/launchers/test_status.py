@@ -282,3 +282,24 @@ def test_leaving_the_watch_leaves_the_jobs(
     assert "the jobs go on; see them again with: python -m launchers status --sweep" in (
         capsys.readouterr().out
     )
+
+
+def test_what_files_say_is_shown_as_text_on_one_line(folders: Folders) -> None:
+    folders.add("bad", failure={"error": "\x1b[2J\u202eevil\nrunning knn/forged"})
+    lines = status.table(status.survey(folders.archive()))
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "/etc", "knn/../../x"])
+def test_a_sweep_names_no_folder_outside_of_the_outputs(folders: Folders, place: str) -> None:
+    folders.add("here")
+    with pytest.raises(SystemExit):
+        folders.archive(folders=[place])
+
+
+def test_a_claim_shows_no_file_that_is_no_log(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("password")
+    folders.add("gone", claim={"job": "12_9", "log": str(tmp_path / "secret")})
+    assert "password" not in folders.survey()["gone"].detail
+    assert status.last_lines(str(tmp_path / "secret"), 3) == []

@@ -299,3 +299,118 @@ def test_plain_safetensors_of_timm_or_others_load_too(tmp_path: Path, donor: Enc
     encoder = _tiny()
     assert load_weights(encoder, path).dropped == ("head.weight",)
     assert models.fingerprint(encoder) == models.fingerprint(donor)
+
+
+# ---- several networks in a file, and what files say ---------------------------------------------
+
+
+def test_student_and_teacher_are_both_proposed(tmp_path: Path, donor: Encoder) -> None:
+    # `main_dino.py` of facebookresearch/dino saves both, the student inside of DDP.
+    state = donor.backbone.state_dict()
+    teacher = {name: tensor + 1 for name, tensor in state.items()}
+    content = {
+        "student": _prefixed("module.backbone.", state), "teacher": _prefixed("backbone.", teacher),
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}, "epoch": 3, "args": {"lr": 0.1},
+        "dino_loss": {"center": torch.zeros(1, 3)},
+    }  # fmt: skip
+    torch.save(content, path := tmp_path / "checkpoint.pth")
+    with pytest.raises(ValueError, match="2 such networks") as caught:
+        load_weights(_tiny(), path)
+    prefixes = re.findall(r"`model\.weights\.prefix=(\S+)`", str(caught.value))
+    assert prefixes == ["student.module.backbone.", "teacher.backbone."]
+    for prefix, expected in zip(prefixes, (state, teacher), strict=True):
+        encoder = _tiny()
+        load_weights(encoder, path, prefix=prefix)
+        assert torch.equal(encoder.backbone.state_dict()["conv1.weight"], expected["conv1.weight"])
+
+
+@pytest.mark.parametrize("prefix", ["model_ema", "model_ema.", "model_ema.module."])
+def test_an_average_beside_the_weights_is_named_and_can_be_chosen(
+    tmp_path: Path, donor: Encoder, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # DeiT's and ConvNeXt's `main.py` save `model` and `model_ema`.
+    state = donor.backbone.state_dict()
+    inner = "module." if "module" in prefix else ""
+    average = {f"{inner}{name}": tensor + 1 for name, tensor in state.items()}
+    content = {"model": state, "model_ema": average, "best_acc1": torch.tensor(1.0)}
+    torch.save(content, path := tmp_path / "x.pth")
+    encoder = _tiny()
+    load_weights(encoder, path)
+    assert models.fingerprint(encoder) == models.fingerprint(donor)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "model.weights.prefix=model_ema. takes that one" in warning
+    load_weights(encoder, path, prefix=prefix)
+    wanted = average[f"{inner}conv1.weight"]
+    assert torch.equal(encoder.backbone.state_dict()["conv1.weight"], wanted)
+    assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+
+
+# Names as these codes save them: lightning (`state_dict`, `hyper_parameters`, `callbacks`), timm's
+# `CheckpointSaver` (`state_dict`, `state_dict_ema`), `torch.compile` (`_orig_mod.`), MoCo v3's
+# `main_moco.py` (`module.base_encoder.`, `module.momentum_encoder.`), DeepSpeed (`module`).
+@pytest.mark.parametrize(
+    ("wrapper", "prefix", "loads"),
+    [("state_dict", "", True), ("module", "", True), ("state_dict", "_orig_mod.", True),
+     ("state_dict", "module._orig_mod.", True), ("state_dict", "module.base_encoder.", False)],
+)  # fmt: skip
+def test_what_trainers_leave_beside_the_weights_is_no_obstacle(
+    tmp_path: Path, donor: Encoder, wrapper: str, prefix: str, loads: bool
+) -> None:
+    content = {
+        wrapper: _prefixed(prefix, donor.backbone.state_dict()), "epoch": 1, "global_step": 7,
+        "pytorch-lightning_version": "2.0", "hyper_parameters": {"lr": 0.1},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.tensor(0.1)}},
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}}],
+        "lr_schedulers": [], "loops": {}, "rng_state": torch.zeros(8, dtype=torch.uint8),
+    }  # fmt: skip
+    torch.save(content, path := tmp_path / "x.ckpt")
+    encoder = _tiny()
+    if loads:
+        load_weights(encoder, path)
+    else:
+        with pytest.raises(ValueError, match=f"use `model.weights.prefix={prefix}`"):
+            load_weights(encoder, path)
+        load_weights(encoder, path, prefix=prefix)
+    assert models.fingerprint(encoder) == models.fingerprint(donor)
+
+
+@pytest.mark.parametrize("prefix", ["x; touch evil #.", "$(touch evil).", "a b.", "\x1b[2J."])
+def test_text_of_a_file_is_no_advice_to_type(tmp_path: Path, donor: Encoder, prefix: str) -> None:
+    path = _saved(tmp_path / "x.pth", _prefixed(prefix, donor.backbone.state_dict()))
+    with pytest.raises(ValueError, match="choose the model that the weights belong") as caught:
+        load_weights(_tiny(), path)
+    assert prefix not in str(caught.value).rpartition("; ")[2]
+
+
+def test_facts_of_an_encoder_show_checked_values_alone(tmp_path: Path, donor: Encoder) -> None:
+    models.save_encoder(donor, tmp_path, config=CONFIG, parents=[])
+    facts = yaml.safe_load((tmp_path / "encoder.yaml").read_text())
+    for key, value in [
+        ("size", "64; touch evil"),
+        ("interpolation", "$(touch evil)"),
+        ("mean", "abc"),
+        ("std", [1, 1, "x"]),
+        ("square", "yes"),
+        ("size", True),
+    ]:
+        odd = {**facts, "preprocessing": {**facts["preprocessing"], key: value}}
+        (tmp_path / "encoder.yaml").write_text(yaml.safe_dump(odd))
+        with pytest.raises(ValueError, match="must hold the facts that were saved") as caught:
+            models.load_encoder(_tiny(), tmp_path)
+        assert "evil" not in str(caught.value)
+
+
+DOUBLED = "a0: &a0 [x, x]\n" + "".join(
+    f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60)
+)
+MERGED = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n}\n  <<: [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)
+)
+
+
+@pytest.mark.parametrize("text", [DOUBLED, MERGED, "a: &a [*a]\n", "[" * 1000, "", "x" * 2_000_000])
+def test_facts_made_to_do_harm_are_refused(tmp_path: Path, donor: Encoder, text: str) -> None:
+    models.save_encoder(donor, tmp_path, config=CONFIG, parents=[])
+    (tmp_path / "encoder.yaml").write_text(text)
+    with pytest.raises(ValueError, match="must hold the facts that were saved"):
+        models.load_encoder(_tiny(), tmp_path)

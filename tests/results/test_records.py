@@ -185,3 +185,12 @@ def test_debug_runs_are_left_out_beside_real_ones(write, outputs: Path) -> None:
     found = read(outputs)
     assert [row.value for row in found.rows] == [0.25]
     assert found.problems == ["left out: 1 runs with debug=true, which train for two steps."]
+
+
+@pytest.mark.parametrize("place", ["../elsewhere", "/etc", "knn/../../x"])
+def test_a_sweep_reads_no_folder_outside_of_the_outputs(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "sweeps" / "s"
+    folder.mkdir(parents=True)
+    (folder / "sweep.json").write_text(json.dumps({"runs": ["a"], "folders": [place]}))
+    with pytest.raises(ResultsError, match="names a folder outside of the outputs"):
+        read(tmp_path, "s")

@@ -1,0 +1,329 @@
+"""Reading PyTorch's checkpoints: what is in them by name, and the bytes of a tensor when wanted.
+
+``torch.save`` writes a zip file with one pickle and a file of bytes per storage; before 1.6 it
+wrote several pickles with all storages behind them. Both are read here rather than by
+``torch.load``, which executes nothing either with ``weights_only=True``, but allocates whatever a
+file asks for, refuses much that training scripts leave beside the tensors, and knows old pickle
+protocols only.
+"""
+
+import dataclasses
+import functools
+import io
+import math
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from ssl_transfer.models.unpickling import Budget, Inert, Refused, TooMuch, product, read_next
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+MAGIC_BYTES = _MAGIC.to_bytes(10, "little") + b"."
+"""What old checkpoints begin with, behind a few bytes of the pickle protocol."""
+
+_LARGEST_PICKLE = 256 << 20  # bytes: without the tensors
+
+_STORAGES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,
+    "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16,
+    "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
+    "ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64,
+}  # fmt: skip
+_DTYPES = {str(dtype): dtype for dtype in (*_STORAGES.values(), *(
+    getattr(torch, name) for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2")
+))}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+    """Where a storage lies.
+
+    Args:
+        key: its name in the file.
+        dtype: of its elements.
+        count: of its elements, as the pickle says.
+    """
+
+    key: str
+    dtype: torch.dtype
+    count: int
+
+    @property
+    def bytes(self) -> int:
+        """Its length."""
+        return self.count * self.dtype.itemsize
+
+
+Fetch = Callable[[Storage], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor that was not read yet.
+
+    Args:
+        fetch: returns a storage's bytes as a flat tensor.
+        storage: that it looks at.
+        dtype: of its elements.
+        offset: of its first element in the storage.
+        size: its shape.
+        stride: elements from one index to the next, per axis.
+    """
+
+    fetch: Fetch
+    storage: Storage
+    dtype: torch.dtype
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Length of a copy, which may be far longer than the storage."""
+        return math.prod(self.size) * self.dtype.itemsize
+
+    def read(self) -> Tensor:
+        """Return the tensor, as a view of its storage.
+
+        Raises:
+            UnpicklingError: if it reaches beyond the storage, or the storage is shorter than said.
+        """
+        flat = self.fetch(self.storage).view(self.dtype)
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+        if 0 not in self.size and not 0 <= last < flat.numel():
+            raise pickle.UnpicklingError("a tensor reaches beyond its bytes")
+        return torch.as_strided(flat, self.size, self.stride, self.offset)
+
+
+def read(path: Path, budget: Budget) -> Any:
+    """Return the content of a checkpoint, with ``Stored`` in place of tensors.
+
+    Args:
+        path: an existing file.
+        budget: of the file.
+
+    Raises:
+        Refused: if it names anything but tensors and harmless values; nothing was executed.
+        TooMuch: if it asks for more memory or time than its size warrants.
+        Exception: of many kinds, if it is damaged.
+    """
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    return _read_zip(path, budget) if is_zip else _read_old(path, budget)
+
+
+# ---- since 1.6 ----------------------------------------------------------------------------------
+
+
+def _read_zip(path: Path, budget: Budget) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        _check_lengths(archive, path.stat().st_size, budget)
+        names = archive.namelist()
+        found = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(found) != 1:
+            raise zipfile.BadZipFile("it holds no file data.pkl")
+        root = found[0].removesuffix("data.pkl")
+        if f"{root}constants.pkl" in names:
+            raise Refused("a TorchScript program")
+        if f"{root}byteorder" in names:
+            _require_byte_order(archive.read(f"{root}byteorder") == sys.byteorder.encode())
+        content = archive.read(found[0])
+
+    @functools.cache
+    def fetch(storage: Storage) -> Tensor:
+        with zipfile.ZipFile(path) as archive:
+            content = bytearray(archive.read(f"{root}data/{storage.key}"))
+        return _flat(content, storage)
+
+    tables = _Tables(fetch)
+    return read_next(io.BytesIO(content), budget, tables.find, tables.load)
+
+
+def _check_lengths(archive: zipfile.ZipFile, size: int, budget: Budget) -> None:
+    """Compare what the entries say of their lengths with the file, before anything is unpacked."""
+    entries = archive.infolist()
+    kinds = {entry.compress_type for entry in entries}
+    if kinds - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} or any(e.flag_bits & 1 for e in entries):
+        raise zipfile.BadZipFile("it is packed in an unknown way, or encrypted")
+    if sum(e.file_size for e in entries if e.compress_type == zipfile.ZIP_STORED) > size:
+        raise zipfile.BadZipFile("its files are longer than itself")
+    if any(e.file_size > _LARGEST_PICKLE for e in entries if e.filename.endswith("/data.pkl")):
+        raise TooMuch("its pickle is far too long")
+    budget.spend(sum(e.file_size for e in entries if e.compress_type != zipfile.ZIP_STORED))
+
+
+def _flat(content: bytearray, storage: Storage) -> Tensor:
+    if len(content) < storage.bytes:
+        raise pickle.UnpicklingError("a tensor has fewer bytes than it says")
+    if not storage.count:
+        return torch.empty(0, dtype=storage.dtype)
+    return torch.frombuffer(content, dtype=storage.dtype, count=storage.count)
+
+
+def _require_byte_order(is_same: bool) -> None:
+    if not is_same:
+        raise pickle.UnpicklingError("its numbers have another byte order than this computer's")
+
+
+# ---- before 1.6 ---------------------------------------------------------------------------------
+
+
+def _read_old(path: Path, budget: Budget) -> Any:
+    """Read the pickles of magic number, version, system, content and names; then the storages."""
+    storages: dict[str, Storage] = {}
+    places: dict[str, tuple[int, int]] = {}
+
+    @functools.cache
+    def fetch(storage: Storage) -> Tensor:
+        place, count = places[storage.key]
+        if count != storage.count:
+            raise pickle.UnpicklingError("a tensor has other bytes than it says")
+        with path.open("rb") as file:
+            file.seek(place)
+            return _flat(bytearray(file.read(storage.bytes)), storage)
+
+    tables = _Tables(fetch, storages)
+    with path.open("rb") as file:
+        stream = _Pickles(file)
+        if stream.next(budget, tables) != _MAGIC:
+            raise pickle.UnpicklingError("it is a pickle, but no checkpoint")
+        stream.next(budget, tables)
+        system = stream.next(budget, tables)
+        if isinstance(system, dict):
+            little = sys.byteorder == "little"
+            _require_byte_order(system.get("little_endian", little) == little)
+        content = stream.next(budget, tables)
+        place, size = stream.position, path.stat().st_size
+        names = stream.next(budget, tables)
+        place = stream.position
+        for name in names if isinstance(names, list) else []:
+            storage = storages[str(name)]
+            file.seek(place)
+            count = int.from_bytes(file.read(8), sys.byteorder)
+            places[storage.key] = (place + 8, count)
+            place += 8 + count * storage.dtype.itemsize
+            if place > size:
+                raise pickle.UnpicklingError("it ends before its tensors do")
+    return content
+
+
+class _Pickles:
+    """The pickles at the beginning of a file, one after another."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.stream = io.BytesIO(file.read(_LARGEST_PICKLE))
+
+    @property
+    def position(self) -> int:
+        """Where the next one begins."""
+        return self.stream.tell()
+
+    def next(self, budget: Budget, tables: "_Tables") -> Any:
+        """Return what the next one describes."""
+        return read_next(self.stream, budget, tables.find, tables.load)
+
+
+# ---- what names stand for -----------------------------------------------------------------------
+
+
+class _Tables:
+    """What torch's names stand for in one file.
+
+    Args:
+        fetch: returns a storage's bytes.
+        storages: filled with the storages that are mentioned, by name.
+    """
+
+    def __init__(self, fetch: Fetch, storages: dict[str, Storage] | None = None) -> None:
+        self.fetch, self.storages = fetch, {} if storages is None else storages
+
+    def find(self, module: str, name: str) -> Any:
+        """Return what a name of torch stands for, None if it is not known to be harmless."""
+        if module == "torch._utils":
+            return {
+                "_rebuild_tensor": self._tensor,
+                "_rebuild_tensor_v2": self._tensor,
+                "_rebuild_tensor_v3": self._tensor_of_type,
+                "_rebuild_parameter": _first,
+                "_rebuild_parameter_with_state": _first,
+                # Kinds of tensors that no encoder has: they are left out.
+                **dict.fromkeys(("_rebuild_sparse_tensor", "_rebuild_qtensor",
+                                 "_rebuild_meta_tensor_no_storage"), Inert),
+            }.get(name)  # fmt: skip
+        if (module, name) == ("torch._tensor", "_rebuild_from_type_v2"):
+            return _as_plain
+        if module in ("torch", "torch.cuda", "torch.storage") and name.endswith("Storage"):
+            dtype = _STORAGES.get(name.removesuffix("Storage"))
+            return _Kind(dtype or torch.uint8) if dtype or name[:5] in ("Untyp", "Typed") else None
+        if module == "torch" and f"torch.{name}" in _DTYPES:
+            return _Kind(_DTYPES[f"torch.{name}"])
+        if module == "torch" and name in ("Tensor", "strided", "sparse_coo", "per_tensor_affine",
+                                          "per_channel_affine"):  # fmt: skip
+            return Inert
+        if (module, name) in (("torch.nn.parameter", "Parameter"), ("torch.nn.parameter", "Buffer"),
+                              ("torch.serialization", "_get_layout")):  # fmt: skip
+            return Inert
+        return None
+
+    def load(self, pid: Any) -> Storage:
+        """Return the storage that a persistent id names.
+
+        Raises:
+            UnpicklingError: if it is something else.
+        """
+        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
+            raise pickle.UnpicklingError("it refers to something that is no storage")
+        _, kind, key, _, count = pid[:5]
+        view = pid[5] if len(pid) > 5 else None
+        if not isinstance(kind, _Kind) or view is not None:
+            raise pickle.UnpicklingError("a storage is of an unknown kind")
+        if isinstance(key, int):
+            key = str(key)
+        if not isinstance(key, str) or "/" in key or len(key) > 100:
+            raise pickle.UnpicklingError("a storage has a damaged name")
+        storage = Storage(key, kind.dtype, product((count,)))
+        return self.storages.setdefault(key, storage)
+
+    def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Stored:
+        if not isinstance(storage, Storage):
+            raise pickle.UnpicklingError("a tensor has no storage")
+        return self._tensor_of_type(storage, offset, size, stride, None, None, _Kind(storage.dtype))
+
+    def _tensor_of_type(
+        self, storage: Any, offset: Any, size: Any, stride: Any, _: Any, __: Any, kind: Any,
+        *___: Any,
+    ) -> Stored:  # fmt: skip
+        size = size.arguments[0] if isinstance(size, Inert) and size.arguments else size
+        if not isinstance(storage, Storage) or not isinstance(kind, _Kind):
+            raise pickle.UnpicklingError("a tensor is damaged")
+        product((offset,))
+        product(size)
+        product(stride)
+        if len(size) != len(stride):
+            raise pickle.UnpicklingError("a shape is damaged")
+        return Stored(self.fetch, storage, kind.dtype, offset, size, stride)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """Stands for a class of storages, or a type of elements."""
+
+    dtype: torch.dtype
+
+
+def _first(tensor: Any, *_: Any) -> Any:
+    return tensor
+
+
+def _as_plain(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    """Return the tensor of a subclass of tensors."""
+    named = getattr(function, "__name__", "")
+    if isinstance(arguments, tuple) and named in ("_tensor", "_tensor_of_type", "_first"):
+        return function(*arguments)
+    return Inert()
