@@ -14,6 +14,7 @@ from launchers import __main__ as cli
 from launchers import signature
 from launchers.archive import Archive
 from launchers.sweep import SweepRefused
+from ssl_transfer.files import read_json, write_json
 from ssl_transfer.runs import Run
 
 
@@ -85,9 +86,9 @@ def rewrite(archive: Archive, change: Any) -> None:
     change(config)
     run = Run(config)
     (archive.folder / "runs.jsonl.gz").write_bytes(gzip.compress(json.dumps(config).encode()))
-    about = json.loads((archive.folder / "sweep.json").read_text())
+    about = read_json(archive.folder / "sweep.json") or {}
     about |= {"runs": [run.id], "folders": [run.place]}
-    (archive.folder / "sweep.json").write_text(json.dumps(about))
+    write_json(archive.folder / "sweep.json", about)  # with a checksum that fits
 
 
 @pytest.fixture
@@ -147,6 +148,6 @@ def test_a_foreign_sweep_adds_no_shell_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     about = {**known.about, "launcher": launcher}
-    (known.folder / "sweep.json").write_text(json.dumps(about))
+    write_json(known.folder / "sweep.json", about)
     rewrite(known, lambda config: config["protocol"].update(resources=resources))
     assert f"but `{key}` in " in refused(known.outputs, monkeypatch, capsys)
