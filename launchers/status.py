@@ -13,6 +13,7 @@ from typing import Any, Literal
 from launchers.archive import Archive
 from launchers.sweep import count, describe_scores, say
 from ssl_transfer import claims, cluster
+from ssl_transfer.files import Unreadable, read_json
 from ssl_transfer.plain_text import printable
 
 State = Literal["new", "waiting", "running", "done", "failed", "lost"]
@@ -101,16 +102,16 @@ def _stand(
     if state is not None:  # though there may be a record, of a run sent again with `force=true`
         return RunStatus(identifier, place, state, detail, owner, log)
     record, failure = _read(folder / "record.json"), _read(folder / "failure.json")
-    if record is not None:
+    if record is not None and (scores := _describe(record)) is not None:
         owner = f"job {record['job']}" if record.get("job") else ""
-        detail = describe_scores(record)
+        detail = scores
         if failure is not None:
-            detail += f"; computing it again failed: {failure['error']}"
+            detail += f"; computing it again failed: {failure.get('error')}"
         return RunStatus(identifier, place, "done", detail, owner)
     if failure is not None:
         owner = f"job {failure['job']}" if failure.get("job") else owner
         log = failure.get("log") or log
-        return RunStatus(identifier, place, "failed", failure["error"], owner, log)
+        return RunStatus(identifier, place, "failed", str(failure.get("error")), owner, log)
     if claim is not None:
         said = last_lines(log, 3)
         return RunStatus(identifier, place, "lost", "; ".join([detail, *said]), owner, log)
@@ -120,8 +121,17 @@ def _stand(
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_bytes()))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return read_json(path)
+    except Unreadable as error:
+        print(f"warning: {error}", file=sys.stderr)
+        return None
+
+
+def _describe(record: Mapping[str, Any]) -> str | None:
+    """Return a record's scores in one line; None if it is no record, whatever else it is."""
+    try:
+        return describe_scores(dict(record))
+    except (KeyError, TypeError, ValueError, AssertionError):
         return None
 
 
@@ -133,13 +143,15 @@ def _progress(folder: Path) -> str:
             values = json.loads(line)
         except ValueError:
             continue  # half a line, at the beginning of the tail or being written
-        if "steps" in values:
+        if isinstance(values, dict) and all(
+            isinstance(values.get(key), int | float) for key in ("step", "steps", "time")
+        ):
             lines.append(values)
     if not lines:
         return ""
     last = lines[-1]
-    same = [line for line in lines if line["training"] == last["training"]]
-    text = f"{last['training']}: step {last['step']}/{last['steps']}"
+    same = [line for line in lines if line.get("training") == last.get("training")]
+    text = f"{last.get('training')}: step {last['step']}/{last['steps']}"
     walked, took = last["step"] - same[0]["step"], last["time"] - same[0]["time"]
     if walked > 0 and took > 0:
         text += f", {_duration((last['steps'] - last['step']) * took / walked)} left"
@@ -159,7 +171,7 @@ def _tail(path: Path) -> list[str]:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             return file.read().decode(errors="replace").splitlines()
-    except FileNotFoundError:
+    except OSError:
         return []
 
 

@@ -200,12 +200,21 @@ def _readable(
         if document.get("run_id") != run_id:
             raise Unreadable(f"`{path}` belongs to another run ({document.get('run_id')})")
         wrong = [key for key, kind in required.items() if not isinstance(document.get(key), kind)]
+        if not wrong and not all(_is_score(score) for score in document.get("scores", ())):
+            wrong = ["scores"]
         if wrong:
             raise Unreadable(f"`{path}` is damaged (no valid {', '.join(wrong)})")
     except Unreadable as error:
         _warn_of_unreadable(str(error))
         return None
     return document
+
+
+def _is_score(score: Any) -> bool:
+    kinds = {"metric": str, "unit": str, "value": (int, float)}
+    return isinstance(score, dict) and all(
+        isinstance(score.get(key), kind) for key, kind in kinds.items()
+    )
 
 
 @functools.lru_cache(maxsize=1024)
