@@ -20,6 +20,11 @@ NODES = ("n1", "n2")
 GPUS_PER_NODE = 2
 CPUS_PER_NODE = 4  # claimed, whatever the host has
 START_TIMEOUT_S = 60.0
+UNFINISHED = {
+    "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SUSPENDED", "STOPPED",
+    "SIGNALING", "RESIZING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
+}  # fmt: skip
+"""States that a job leaves again by itself."""
 GRACE_S = 10  # of the partition ``low``, see ``set_grace``
 DAEMONS = ("munged", "slurmctld", "slurmd")
 COMMANDS = ("sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun")
@@ -298,6 +303,16 @@ class Cluster:
     def job_state(self, job: str) -> str:
         """Return the state of a job or an array's element such as ``12_3``, also an ended one."""
         return self.job_fields(job)["JobState"]
+
+    def ended(self, job: str, seconds: float = 60) -> str:
+        """Wait until a job is over, the end of its processes included, and return its state."""
+        return str(
+            self.wait_for(lambda: (s := self.job_state(job)) not in UNFINISHED and s, seconds)
+        )
+
+    def wait_for_queue(self, jobs: Mapping[str, str], seconds: float = 60) -> None:
+        """Wait until exactly these jobs are in the queue, in these states."""
+        self.wait_for(lambda: self.queue() == jobs, seconds)
 
     def job_fields(self, job: str) -> dict[str, str]:
         """Return what ``scontrol show job`` says about a job or an array's element."""

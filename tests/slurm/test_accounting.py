@@ -13,12 +13,12 @@ def test_sacct_knows_how_a_job_ended(cluster: Cluster) -> None:
         text = cluster.run("sacct", *options).stdout.strip()
         return text if text.startswith("FAILED") else ""
 
-    assert cluster.wait_for(row, 20).split("|")[1] == "3:0"
+    assert cluster.wait_for(row, 60).split("|")[1] == "3:0"
 
 
 def test_sacct_shows_a_requeued_job_once_per_life(cluster: Cluster) -> None:
     job = cluster.sbatch('[ -n "$SLURM_RESTART_COUNT" ] || sleep 60', "--gpus-per-node=1")
-    cluster.wait_for(lambda: cluster.job_state(job) == "RUNNING", 10)
+    cluster.wait_for(lambda: cluster.job_state(job) == "RUNNING", 60)
     cluster.requeue(job)
     cluster.start_now(job)
 
@@ -27,13 +27,13 @@ def test_sacct_shows_a_requeued_job_once_per_life(cluster: Cluster) -> None:
         states = cluster.run("sacct", *options).stdout.split()
         return states if "COMPLETED" in states else []
 
-    assert cluster.wait_for(lives, 20) == ["REQUEUED", "COMPLETED"]
+    assert cluster.wait_for(lives, 60) == ["REQUEUED", "COMPLETED"]
 
 
 def test_status_learns_how_jobs_ended_that_the_queue_has_forgotten(cluster: Cluster) -> None:
     failed = cluster.sbatch("exit 3")
     waiting = cluster.sbatch("true", "--array=0-1", "--begin=now+1hour")
-    cluster.wait_for(lambda: cluster.job_state(failed) == "FAILED", 20)
+    assert cluster.ended(failed) == "FAILED"
     cluster.cancel(waiting)
     wanted = {failed, f"{waiting}_1"}
 
@@ -41,7 +41,7 @@ def test_status_learns_how_jobs_ended_that_the_queue_has_forgotten(cluster: Clus
         told = {job: known.describe() for job, known in slurm.history(wanted).items()}
         return told if "cancelled" in told.get(f"{waiting}_1", "") else {}
 
-    told = cluster.wait_for(ended, 30)
+    told = cluster.wait_for(ended, 60)
     # An element that never started has no row of its own in the accounts, but its array has.
     assert told[f"{waiting}_1"].startswith("cancelled")
     assert told[failed].startswith("failed (exit code 3:0 on n")

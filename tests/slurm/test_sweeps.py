@@ -128,7 +128,7 @@ def test_an_array_is_computed_once_and_what_failed_again_when_asked(sweeps: Swee
     assert sweeps.settled() == ["done", "done", "failed", "failed"]
     (failed, *_) = [run for run in sweeps.stand() if run.state == "failed"]
     assert failed.detail == "ArithmeticError: the encoder is broken on 0"
-    assert sweeps.cluster.job_state(failed.owner.split()[1]) == "FAILED"
+    assert sweeps.cluster.ended(failed.owner.split()[1]) == "FAILED"
     shown = sweeps.launchers("logs", "--failed")
     assert shown.count("Traceback (most recent call last)") >= 2
     assert "encoders.py" in shown
@@ -199,7 +199,7 @@ def test_the_first_rank_that_fails_ends_the_job_and_is_named(sweeps: Sweeps) -> 
     (run,) = sweeps.stand()
     assert run.detail == "ArithmeticError: the encoder is broken on 3"
     job = run.owner.split()[1]
-    assert sweeps.cluster.job_state(job) == "FAILED"
+    assert sweeps.cluster.ended(job) == "FAILED"
     assert sweeps.cluster.job_fields(job)["NumNodes"] == "2"
 
 
@@ -267,7 +267,7 @@ def test_a_cancelled_job_stays_cancelled_and_goes_on_when_sent_again(sweeps: Swe
     assert sweeps.settled() == ["lost"]
     (run,) = sweeps.stand()
     assert f"job {job}: cancelled" in run.detail
-    assert sweeps.cluster.queue() == {}
+    sweeps.cluster.wait_for_queue({})
 
     assert "1 run submitted" in sweeps.send(*training)
     assert sweeps.settled() == ["done"]
@@ -392,7 +392,7 @@ def test_runs_share_a_job_side_by_side_and_one_after_another(sweeps: Sweeps) -> 
                 "hydra.launcher.gpus_per_node=1", "hydra.launcher.runs_per_job=2")  # fmt: skip
     assert sweeps.settled() == ["done", "done", "failed", "failed"]
     (job,) = jobs_of(sweeps)  # one for all four
-    sweeps.cluster.wait_for(lambda: sweeps.cluster.job_state(job) == "FAILED", 20)
+    assert sweeps.cluster.ended(job) == "FAILED"
     (folder,) = sweeps.outputs.glob("sweeps/*/jobs")
     slots = sorted(folder.glob("*_slot*_log.out"))
     assert len(slots) == 2
@@ -404,13 +404,14 @@ def test_a_packed_job_that_is_requeued_skips_what_it_finished(sweeps: Sweeps) ->
                 "hydra.launcher.runs_per_job=3")  # fmt: skip
     (job,) = jobs_of(sweeps)
     cluster = sweeps.cluster
-    cluster.wait_for(lambda: len(sweeps.records()) == 1, 60)
-    cluster.wait_for(lambda: len(list(sweeps.outputs.glob("*/*/metrics.jsonl"))) == 2, 60)
+    cluster.wait_for(lambda: sweeps.records(), 60)
+    cluster.wait_for(lambda: len(list(sweeps.outputs.glob("*/*/metrics.jsonl"))) >= 2, 60)
+    finished = len(sweeps.records())
     cluster.cancel(job, "--signal=USR2")
     cluster.start_now(job)
     assert sweeps.settled() == ["done"] * 3
     log = sweeps.launchers("logs", "--lines=100", sweeps.records()[0]["run_id"])
-    assert log.count("finished before") == 1
+    assert finished <= log.count("finished before") <= finished + 1  # one may end meanwhile
     assert len([record for record in sweeps.records() if "resumed_at" in record]) <= 1
 
 
@@ -420,7 +421,7 @@ def test_a_sweep_sent_from_inside_a_job_is_a_sweep_like_any_other(sweeps: Sweeps
     exports = "".join(f"export {k}={shlex.quote(v)}; " for k, v in sweeps.environment().items())
     inside = f"cd {sweeps.folder}; {exports} srun --ntasks=2 -n1 {line}"
     outer = sweeps.cluster.sbatch(inside, "--ntasks=2", "--cpus-per-task=1")
-    sweeps.cluster.wait_for(lambda: sweeps.cluster.job_state(outer) == "COMPLETED", 60)
+    assert sweeps.cluster.ended(outer, 120) == "COMPLETED"
     assert sweeps.settled() == ["done", "done"]
     assert all(job.partition("_")[0] != outer for job in jobs_of(sweeps))
 
