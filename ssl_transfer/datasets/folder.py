@@ -14,7 +14,7 @@ from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
-from ssl_transfer.datasets.places import alike, contents, existing_folder
+from ssl_transfer.datasets.nearest import alike, contents, existing_folder
 from ssl_transfer.datasets.reader import Options, assemble, exclude, reader, some
 from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ssl_transfer.datasets.base import Split
 from ssl_transfer.datasets.files import Files
-from ssl_transfer.datasets.places import nearest
+from ssl_transfer.datasets.nearest import nearest
 from ssl_transfer.datasets.reader import some
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from ssl_transfer.datasets.duplicates import settle_duplicates
 from ssl_transfer.datasets.files import Files, Listing, inspect_files
 from ssl_transfer.datasets.groups import by_name
 from ssl_transfer.datasets.images import CroppedImages
-from ssl_transfer.datasets.places import nearest
+from ssl_transfer.datasets.nearest import nearest
 from ssl_transfer.datasets.reader import Options, assemble, check_sizes, some
 from ssl_transfer.datasets.splitting import hold_out
 

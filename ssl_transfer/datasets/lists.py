@@ -16,7 +16,7 @@ from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
-from ssl_transfer.datasets.places import existing_folder, nearest
+from ssl_transfer.datasets.nearest import existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_transfer.datasets.places import contents, existing_folder, nearest
+from ssl_transfer.datasets.nearest import contents, existing_folder, nearest
 
 
 def test_a_mistyped_path_is_answered_with_what_lies_nearest(tmp_path) -> None:
