@@ -138,7 +138,7 @@ def tune(folder, kind, precision, steps):
         trainable=kind,
         epochs=steps * BATCH / len(dataset["train"]),
         batch_size=BATCH,
-        optimizer=config["protocol"]["optimizer"],
+        optimizer={**config["protocol"]["optimizer"], "lr": 0.1},
     )
     trial = Trial(protocol, encoder(), dataset, context(folder, precision))
     points = [{"lr": 0.1}, {"lr": 0.01}] if kind == "head" else [{"lr": 0.1}]

@@ -73,7 +73,7 @@ class Tuning:
         epochs: passes over the training images.
         steps: optimizer steps instead of ``epochs``.
         batch_size: images per step over all processes.
-        optimizer: keys of an option of ``conf/optimizer``.
+        optimizer: keys of an option of ``conf/optimizer``; null for those that the grid sets.
         encoder_lr: learning rate of the encoder's parameters (null: that of the head).
         grid: optimizer key or ``encoder_lr`` -> values to choose among (null: the one above).
         divide_weight_decay: whether weight decays are nominal, to be divided by the learning rate.
@@ -132,6 +132,7 @@ class Tuning:
     keep_encoder: bool = False
 
     def __post_init__(self) -> None:
+        self._check_one_place()
         self.recipe()
         augmentation(self.augmentation, flip=True)
         # Whether its sizes fit those of the encoder only the run knows.
@@ -157,6 +158,18 @@ class Tuning:
         """Whether no training changes anything of the encoder, its statistics included."""
         return self.trainable == "head" and self.encoder_mode == "eval"
 
+    def _check_one_place(self) -> None:
+        """Refuse a value that the grid would win over without a word."""
+        for key, values in self.grid.items():
+            place = key if key == "encoder_lr" else f"optimizer.{key}"
+            value = self.encoder_lr if key == "encoder_lr" else self.optimizer.get(key)
+            if values and value is not None:
+                raise ValueError(
+                    f"`protocol.{place}` must be null where `protocol.grid.{key}` is set, which is "
+                    f"{values}, but is {value}; set `protocol.grid.{key}=[{value}]` to use this "
+                    f"value, or `protocol.{place}=null`."
+                )
+
     def _check_rates(self) -> None:
         rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))
                  if rate is not None]  # fmt: skip
@@ -168,7 +181,7 @@ class Tuning:
         if self.divide_weight_decay:
             for point in self.points():
                 values = {**self.optimizer, **point}
-                if "weight_decay" not in values or values.get("lr", 0) <= 0:
+                if values.get("weight_decay") is None or (values.get("lr") or 0) <= 0:
                     raise ValueError(
                         "`divide_weight_decay` needs a `weight_decay` and learning rates above 0, "
                         f"but there is {values}."
@@ -217,8 +230,12 @@ class Tuning:
         return torch.from_numpy(class_weights(self.class_weights, taught, tested))
 
     def recipe(self) -> Recipe:
-        """Return the budget and the optimisation of every training."""
-        return Recipe.of(vars(self))
+        """Return the budget and the optimisation of every training.
+
+        The optimizer's keys that the grid sets have its first values; ``group`` has each point's.
+        """
+        first = {key: value for key, value in self.points()[0].items() if key != "encoder_lr"}
+        return Recipe.of(vars(self), optimizer={**self.optimizer, **first})
 
     def points(self) -> list[Point]:
         """Return the grid's points, at least one."""

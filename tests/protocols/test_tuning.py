@@ -38,6 +38,8 @@ def context(folder, **options):
 
 def tuning(trainable="all", **options):
     values = {"epochs": 4, "batch_size": 20, "optimizer": SGD, **options}
+    by_grid = {key for key, choices in values.get("grid", {}).items() if choices}
+    values["optimizer"] = {k: v for k, v in values["optimizer"].items() if k not in by_grid}
     return Tuning(trainable=trainable, **values)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision import transforms
 
-from ssl_transfer import datasets, distributed, evaluate, models
+from ssl_transfer import assembly, datasets, distributed, evaluate, models
 from ssl_transfer.config import compose, plain, problems, resolve
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Pipeline, centre_crop
@@ -26,6 +26,7 @@ from ssl_transfer.protocols.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier, class_weights
 from ssl_transfer.protocols.tuning import Trial
 from ssl_transfer.recipe import Recipe, Stream
+from ssl_transfer.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -725,6 +726,10 @@ def test_the_end_of_a_grid_is_noted(tmp_path, digits, caplog):
         ("linear_probe", ["grid.encoder_lr=[0.1]"], "`encoder_lr` must be null"),
         ("bn_tune", ["encoder_lr=0"], "`encoder_lr` must be positive"),
         ("finetune", ["divide_weight_decay=true", "grid.lr=[0.1,0]"], "learning rates above 0"),
+        ("finetune", ["optimizer.lr=0.5"], r"set `protocol\.grid\.lr=\[0\.5\]`"),
+        ("bn_tune", ["grid.weight_decay=[0.0,0.1]"], r"`protocol\.optimizer\.weight_decay=null`"),
+        ("finetune", ["encoder_lr=0.1", "grid.encoder_lr=[0.2]"], r"grid\.encoder_lr=\[0\.1\]"),
+        ("linear_probe", ["grid.lr=null"], r"`protocol\.optimizer\.lr` must be"),
         ("finetune", ["head=cosine", "head_init=torch"], "null for a cosine head"),
         ("finetune", ["head=cubic"], "bn_affine_linear"),
         ("finetune", ["class_weights=often"], "train_frequency"),
@@ -747,6 +752,20 @@ def test_a_mistake_is_told_before_any_work(protocol, overrides, said):
     (found,) = problems(config)
     with pytest.raises(ValueError, match=said):
         raise ValueError(found)
+
+
+def test_a_value_in_place_of_a_grid_is_one_training_with_that_value():
+    """Either place gives the same optimizer: the first of two grids' or the only one's."""
+    lines = (["protocol.grid.lr=null", "protocol.optimizer.lr=0.5"], ["protocol.grid.lr=[0.5]"])
+    runs = [Run(plain(compose(["protocol=finetune", *line]))) for line in lines]
+    assert all(problems(run.config) == [] for run in runs)
+    built = [assembly.protocol_of(run.resolved["protocol"]) for run in runs]
+    one, two = (
+        {**built_one.recipe().optimizer, **built_one.group(built_one.points()[0])}
+        for built_one in built
+    )
+    assert one == two
+    assert one["lr"] == 0.5
 
 
 def test_a_task_must_have_validation_images_but_a_pretraining_need_not():
