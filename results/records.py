@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from results.errors import ResultsError, unknown
 from results.labels import identify, natural
+from results.versions import Version, complaint, versions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +63,7 @@ class Results:
         finished: number of finished runs, pre-trainings among them.
         sweep: the folder of the sweep that was asked for, if any.
         mean_over: keys besides the seed whose values are averaged.
+        versions: by run's id, which data and weights its scores belong to.
     """
 
     rows: list[Row]
@@ -70,6 +72,7 @@ class Results:
     finished: int = 0
     sweep: Path | None = None
     mean_over: Sequence[str] = ()
+    versions: Mapping[str, Version] = dataclasses.field(default_factory=dict)
 
     def keep(
         self,
@@ -161,6 +164,7 @@ def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ())
         problems.append(f"left out: {left_out} runs with debug=true, which train for two steps.")
         documents = real
     results = _tabulate(documents, outputs, mean_over)
+    problems += filter(None, [complaint(results.versions)])
     results.problems, results.sweep = problems, where
     if asked is not None:
         _explain_missing(results, asked, {d["run_id"] for _, d in documents})
@@ -260,6 +264,11 @@ def _tabulate(
 ) -> Results:
     results = Results([], mean_over=mean_over)
     names = identify([document for _, document in documents], mean_over)
+    results.versions = versions(
+        (name.encoder_id, document)
+        for name, (_, document) in zip(names, documents, strict=True)
+        if document.get("status") == "finished" and document["protocol"] != "pretrain"
+    )
     for (folder, document), (encoder, label, protocol, dataset) in zip(
         documents, names, strict=True
     ):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from results.errors import ResultsError, unknown
 from results.labels import natural
 from results.records import Results, Row
+from results.versions import Version
 
 
 @dataclasses.dataclass
@@ -19,12 +20,16 @@ class Cell:
         failed: number of runs that failed.
         not_applicable: whether the protocol cannot judge this encoder.
         row: any of the scores, for its metric, unit and direction.
+        left_out: number of runs on other data or weights than those of ``values``.
+        outdated: whether the latest run on this data set or encoder met other files.
     """
 
     values: dict[tuple[int, str], float] = dataclasses.field(default_factory=dict)
     failed: int = 0
     not_applicable: bool = False
     row: Row | None = None
+    left_out: int = 0
+    outdated: bool = False
 
     @property
     def mean(self) -> float:
@@ -44,6 +49,8 @@ Cells = dict[tuple[str, str], Cell]
 def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
     """Return the cells of a protocol.
 
+    Runs on different data or weights never share a mean: the latest ones count.
+
     Args:
         results: what was read.
         protocol: its label.
@@ -53,9 +60,20 @@ def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
         ResultsError: if the protocol has no such metric, listing those it has.
     """
     found: Cells = defaultdict(Cell)
-    for row in results.rows:
-        wanted = row.primary if metric is None else row.metric == metric
-        if row.protocol == protocol and wanted:
+    rows = [
+        row
+        for row in results.rows
+        if row.protocol == protocol and (row.primary if metric is None else row.metric == metric)
+    ]
+    left_out = _of_other_files(results, rows)
+    for row in {row.run_id: row for row in rows}.values():
+        cell = found[row.encoder, row.dataset]
+        if row.run_id in left_out:
+            cell.left_out += 1
+        elif (version := results.versions.get(row.run_id)) is not None:
+            cell.outdated |= version.outdated
+    for row in rows:
+        if row.run_id not in left_out:
             cell = found[row.encoder, row.dataset]
             # Scores on the test split come before others of the same metric.
             # Runs of one seed share a cell where another key is averaged, too.
@@ -71,6 +89,22 @@ def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
             cell.failed += gap.kind == "failed"
             cell.not_applicable |= gap.kind == "not_applicable"
     return dict(found)
+
+
+def _of_other_files(results: Results, rows: Iterable[Row]) -> set[str]:
+    """Return the runs that must not enter their cell's mean."""
+    known: dict[tuple[str, str], dict[str, Version]] = defaultdict(dict)
+    for row in rows:
+        if (version := results.versions.get(row.run_id)) is not None:
+            known[row.encoder, row.dataset][row.run_id] = version
+    left_out = set()
+    for runs in known.values():
+        current = {run for run, version in runs.items() if not version.outdated}
+        if not current:
+            files = max(runs.values(), key=lambda version: version.started).files
+            current = {run for run, version in runs.items() if version.files == files}
+        left_out |= runs.keys() - current
+    return left_out
 
 
 def choose(results: Results, proxy: str) -> tuple[str, str | None]:

@@ -8,6 +8,7 @@ from results.rendering import Table, to_csv
 from results.scores import Cell, Cells, cells, ordered
 
 MISSING = "–"
+OUTDATED = "other data"
 
 
 def wide(results: Results, metric: str | None = None) -> list[Table]:
@@ -85,6 +86,8 @@ def _text(cell: Cell, runs: int) -> str:
         text += f" ± {cell.spread * scale:{digits}}"
     remarks = [f"n={len(cell.values)}"] if len(cell.values) != runs else []
     remarks += [f"{cell.failed} failed"] if cell.failed else []
+    remarks += [f"{cell.left_out} on other files"] if cell.left_out else []
+    remarks += [OUTDATED] if cell.outdated else []
     return f"{text} ({', '.join(remarks)})" if remarks else text
 
 
@@ -130,6 +133,12 @@ def _notes(rows: Sequence[Sequence[str]], runs: int, mean_over: Sequence[str]) -
         notes.append(f"{MISSING} not run, or no mean because a dataset is missing")
     if "n/a" in texts:
         notes.append("n/a: the protocol cannot judge this encoder")
+    if any(OUTDATED in text or "on other files" in text for text in texts):
+        notes.append(
+            f"{OUTDATED}: the fingerprints of data or weights differ from those of the latest runs "
+            "in this column or row; runs on other files enter no mean; force=true computes them "
+            "again"
+        )
     if any("failed" in text for text in texts):
         notes.append("failed: see `python -m results failures`")
     return notes

@@ -308,7 +308,7 @@ def test_a_reused_pre_training_on_changed_data_is_said(photos: Path, tmp_path: P
             Image.fromarray(picture).save(photos / name / f"{number}.bmp")
     keys = ["protocol=knn", "method=supervised", "method.epochs=1", "method.warmup_epochs=0"]
     keys += ["dataset@method.pretrain_on=image_folder", f"method.pretrain_on.root={photos}"]
-    run = tiny(tmp_path / "out", *keys, "method.batch_size=16", tuned=False)
+    run = tiny(tmp_path / "out", *keys, "method.batch_size=16", "model.width=8", tuned=False)
     assert not carry_out(run).failures
     (pretraining,) = run.requirements
     assert set(run.record()["inputs"]) == {"weights"}
