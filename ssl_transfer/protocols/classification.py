@@ -51,9 +51,9 @@ def classification_loss(
 
 
 def scored_by(dataset: Dataset) -> list[str]:
-    """Return the metrics of the test split by name, in the order in which they are recorded."""
+    """Return the metrics of the test split by name, the one that the dataset is judged by first."""
     standard = metrics.standard(dataset.target, len(dataset.classes))
-    return sorted({dataset.metric, *dataset.extra_metrics} | standard)
+    return [dataset.metric, *sorted({*dataset.extra_metrics, *standard} - {dataset.metric})]
 
 
 def require_metrics(dataset: Dataset, *, selects_on: str | None = None) -> None:
@@ -104,7 +104,7 @@ def scores_on_test(
     labels = torch.from_numpy(dataset["test"].targets)
     names = scored_by(dataset)
     if one and calibration is not None:
-        names = sorted({*names, "ece"})
+        names += [] if "ece" in names else ["ece"]
     elif calibration is not None and distributed.is_main():
         log.warning("calibration is not measured: `%s` has several classes per image", dataset.name)
     for name in names:
