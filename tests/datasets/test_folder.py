@@ -286,4 +286,4 @@ def test_an_own_set_chooses_what_it_is_judged_by(tmp_path) -> None:
         require_metrics(dataclasses.replace(dataset, metric="recall"))
     six = ("ant", "bee", "cow", "dog", "eel", "fox")
     fill(tmp_path, 10, six)
-    assert scored_by(read(tmp_path)) == ["mean_per_class", "top1", "top5"]
+    assert scored_by(read(tmp_path)) == ["top1", "mean_per_class", "top5"]
