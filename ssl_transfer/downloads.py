@@ -60,6 +60,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         """
         kinds = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
         if not newurl.lower().startswith(kinds):
+            if fp is not None:
+                fp.close()
             raise ValueError(
                 f"{req.full_url} must lead to a file on a web server as safe as itself, but leads "
                 f"to {_said(newurl)}; fetch the file elsewhere."

