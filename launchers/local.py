@@ -4,12 +4,15 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from launchers import base, pool, sweep
 from launchers.naming import descriptions
 from ssl_transfer.config import signature_problems
+from ssl_transfer.ranges import Range
 from ssl_transfer.runs import Run
+
+Slot = Annotated[int, Range(1, cap=4096)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +25,9 @@ class Slots:
         threads: CPU threads per slot (``None``: the cores shared out evenly).
     """
 
-    n_jobs: int | None = None
-    runs_per_gpu: int = 1
-    threads: int | None = None
+    n_jobs: Slot | None = None
+    runs_per_gpu: Slot = 1
+    threads: Slot | None = None
 
 
 class LocalLauncher(base.ProjectLauncher):
@@ -39,11 +42,6 @@ class LocalLauncher(base.ProjectLauncher):
 
     def __init__(self, **options: Any) -> None:
         problems = signature_problems("hydra.launcher", Slots, options, supplied=frozenset())
-        problems = problems or [
-            f"`hydra.launcher.{name}` must be at least 1, but is {value}."
-            for name, value in options.items()
-            if value is not None and value < 1
-        ]
         if problems:
             raise sweep.SweepRefused(problems)
         self.options = dataclasses.asdict(Slots(**options))

@@ -2,11 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from launchers.sweep import SweepRefused
 from ssl_transfer.config import signature_problems
+from ssl_transfer.ranges import Count, Range
 from ssl_transfer.runs import Run
+
+Few = Annotated[int, Range(1, cap=10**5)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,12 @@ class Resources:
         runs_per_job: runs one after another in a job, without starting Python and torch again.
     """
 
-    nodes: int = 1
-    gpus_per_node: int = 1
-    tasks_per_node: int | None = None
-    cpus_per_task: int | None = None
-    mem_gb: float | None = None
-    timeout_min: int = 1440
+    nodes: Few = 1
+    gpus_per_node: Annotated[int, Range(0, cap=10**5)] = 1
+    tasks_per_node: Few | None = None
+    cpus_per_task: Few | None = None
+    mem_gb: Annotated[float, Range(0, cap=10**6)] | None = None
+    timeout_min: Count = 1440
     partition: str | None = None
     qos: str | None = None
     account: str | None = None
@@ -42,8 +45,8 @@ class Resources:
     gres: str | None = None
     additional: dict[str, str | int | bool] = dataclasses.field(default_factory=dict)
     setup: list[str] = dataclasses.field(default_factory=list)
-    runs_per_gpu: int = 1
-    runs_per_job: int = 1
+    runs_per_gpu: Few = 1
+    runs_per_job: Few = 1
 
     @property
     def processes(self) -> int:
@@ -70,13 +73,7 @@ class Resources:
 
     def problems(self) -> list[str]:
         """Return one sentence for everything that contradicts itself."""
-        found = [
-            f"`{name}` must be at least {lowest}, but is {value}."
-            for name, lowest in {"nodes": 1, "gpus_per_node": 0, "timeout_min": 1,
-                                 "tasks_per_node": 1, "cpus_per_task": 1, "mem_gb": 0,
-                                 "runs_per_gpu": 1, "runs_per_job": 1}.items()
-            if (value := getattr(self, name)) is not None and value < lowest
-        ]  # fmt: skip
+        found = []
         if self.runs_per_gpu > 1 and (self.nodes > 1 or self.tasks > 1):
             found.append(
                 "`runs_per_gpu` packs runs of a single process on one computer, but "

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
 from launchers import base, sweep
 from launchers.resources import Resources
 from ssl_transfer.config import signature_problems
+from ssl_transfer.ranges import Count, Range
 from ssl_transfer.runs import Run
 
 
@@ -31,10 +32,10 @@ class Options(Resources):
 
     pretrain: dict[str, Any] = dataclasses.field(default_factory=dict)
     job_name: str = "ssl_transfer"
-    array_parallelism: int = 256
-    array_size: int | None = None
-    signal_delay_s: int = 120
-    max_num_timeout: int = 100
+    array_parallelism: Count = 256
+    array_size: Count | None = None
+    signal_delay_s: Annotated[int, Range(0, cap=10**6)] = 120
+    max_num_timeout: Annotated[int, Range(0, cap=10**6)] = 100
     comment: str | None = None
     wckey: str | None = None
     wait: bool = False

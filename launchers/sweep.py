@@ -91,6 +91,18 @@ def refuse_paths(config: Mapping[str, Any]) -> None:
         raise SweepRefused(found)
 
 
+def refuse_misspelt(runs: Iterable[Run]) -> None:
+    """Refuse the sweep if a key outside of the axes is wrong, even where its runs are finished.
+
+    Raises:
+        SweepRefused: with exit code 2.
+    """
+    from ssl_transfer.config import shared_problems
+
+    if found := [problem for run in runs for problem in shared_problems(run.config)]:
+        raise SweepRefused(found)
+
+
 def _refuse_unwritable(folders: Iterable[Path]) -> None:
     """Refuse the sweep if what it leaves has nowhere to go."""
     found = []
@@ -119,6 +131,7 @@ def prepare(
         SweepRefused: if any configuration is wrong.
     """
     outcome = Outcome(list(asked))
+    refuse_misspelt(asked)
     ordered = graph(asked)
     todo = [run for run in ordered if left_to_do(run)]
     _tell_of_changes(ordered, todo)

@@ -1,18 +1,22 @@
 """The product of the axes: Hydra's basic sweeper, without composing every run twice."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 
 from launchers import restore_nulls
 from launchers.sweep import SweepRefused
 from ssl_transfer.arguments import quoted
+
+MOST_RUNS = 10**6
+"""Runs above which a sweep can only be a mistake."""
 
 
 class GridSweeper(BasicSweeper):
@@ -35,6 +39,7 @@ class GridSweeper(BasicSweeper):
         # A later override of the same key wins, so the command line narrows an experiment.
         overrides = parser.parse_overrides([*self._parse_config(), *restore_nulls(arguments)])
         _refuse_several_experiments(overrides)
+        _refuse_ranges(overrides)
         return [self.launcher.launch(combinations(overrides), initial_job_idx=0)]
 
 
@@ -70,6 +75,28 @@ def _written(element: Any) -> str:
     if isinstance(element, str):  # Hydra's `choice(…)` has taken the quotes away
         return quoted(element)
     return Override._get_value_element_as_str(element)
+
+
+def _refuse_ranges(overrides: Sequence[Override]) -> None:
+    """Refuse a range without a value, and one whose runs would never end.
+
+    Raises:
+        SweepRefused: with exit code 2.
+    """
+    for override in overrides:
+        chosen = override.value()
+        if not isinstance(chosen, RangeSweep):
+            continue
+        line = override.input_line or override.key_or_group
+        values = (chosen.stop - chosen.start) / chosen.step if chosen.step else math.inf
+        if not 0 < values <= MOST_RUNS:
+            found = "none" if values <= 0 else "too many"
+            raise SweepRefused(
+                [
+                    f"`{override.key_or_group}` must take between 1 and {MOST_RUNS} values, but "
+                    f"`{line}` gives {found}; range(a,b) counts up from a and stops before b."
+                ]
+            )
 
 
 def _refuse_several_experiments(overrides: Sequence[Override]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ssl_transfer.config import locate
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.ranges import Seed, Text
 from ssl_transfer.references import KEYS
 
 PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
@@ -55,6 +56,7 @@ def _model(path: str, node: dict[str, Any]) -> Iterator[Part]:
     from ssl_transfer.models.weights import load_weights
 
     yield Part(path, _target(node), _without(node, "name", "weights", "preprocessing", "facts"))
+    yield _labels(path, node)
     if node.get("weights"):
         yield Part(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
     if node.get("preprocessing"):
@@ -75,6 +77,7 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
     supplied = frozenset({"encoder", "num_classes", "views", *taken})
     unknown = {key: value for key, value in given.items() if key not in taken}
     yield Part(path, node["_target_"], own_keys(node) | unknown, supplied)
+    yield _labels(path, node, "seed")
     if "projector" in node:
         yield Part(f"{path}.projector", Projector, node["projector"], frozenset({"in_dim"}))
     views = node.get("views")
@@ -93,6 +96,21 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
     for key in KEYS:
         if node.get(key) is not None:
             yield from _reference(f"{path}.{key}", node[key])
+
+
+def _labels(path: str, node: Mapping[str, Any], *others: str) -> Part:
+    """Return a part with what a node is called, and keys that no callable receives."""
+    keys = {key: node[key] for key in ("name", *others) if key in node}
+    return Part(path, _labelled, keys)
+
+
+def _labelled(
+    *,
+    name: Text | int | float,
+    seed: Seed = 0,
+    resources: Mapping[str, Any] | None = None,
+) -> None:
+    """Take a node's name, which ``results`` shows, a method's seed, a protocol's resources."""
 
 
 def _takes(target: Any, key: str) -> bool:
@@ -116,31 +134,18 @@ def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:
     """Take an encoder reference."""
 
 
-def _untrained(*, name: str, seed: int = 0) -> None:
+def _untrained(*, name: Text, seed: Seed = 0) -> None:
     """Take the keys of ``as_is``."""
 
 
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[Part]:
     yield _with_optimizer(path, _target(node), _without(node, *PROTOCOL_LABELS))
+    yield _labels(path, node, "resources")
     if node.get("preprocessing"):
         yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
     if "optimizer" in node:
         optimizer = node["optimizer"]
-        if isinstance(optimizer, Mapping):
-            optimizer = {**optimizer, **_grid_values(node)}
-        yield _optimizer(f"{path}.optimizer", optimizer)
-
-
-def _grid_values(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the grid's keys with one of their values each: the optimizer must know them."""
-    grid = node.get("grid")
-    if not isinstance(grid, Mapping):
-        return {}  # the protocol's own signature says what it must be
-    return {
-        key: values[0]
-        for key, values in grid.items()
-        if isinstance(values, list) and values and key != "encoder_lr"  # the protocol's own
-    }
+        yield _optimizer(f"{path}.optimizer", optimizer, grid=node.get("grid"))
 
 
 def _monitor(path: str, node: dict[str, Any]) -> Iterator[Part]:
@@ -151,14 +156,21 @@ def _monitor(path: str, node: dict[str, Any]) -> Iterator[Part]:
         yield from _dataset(f"{path}.dataset", node["dataset"])
 
 
-def _optimizer(path: str, node: Any) -> Part:
+def _optimizer(path: str, node: Any, *, grid: Any = None) -> Part:
+    """Return a part that takes an optimizer's keys; it must know those of a grid, too."""
     from ssl_transfer.optim import OPTIMIZERS
 
     if not isinstance(node, Mapping):
         return Part(path, _whole_optimizer, {"path": path, "found": node}, built=True)
     if node.get("name") not in OPTIMIZERS:
         return Part(path, _known_optimizer, {"name": node.get("name")})
-    return Part(path, OPTIMIZERS[node["name"]], _without(node, "name"), frozenset({"groups"}))
+    function = OPTIMIZERS[node["name"]]
+    # The protocol's own signature says what a grid must be; it checks the values.
+    listed = grid if isinstance(grid, Mapping) else {}
+    swept = {key for key, values in listed.items() if values is not None and key != "encoder_lr"}
+    known = swept & set(inspect.signature(function).parameters)
+    keys = {**_without(node, "name", *known), **dict.fromkeys(swept - known)}
+    return Part(path, function, keys, frozenset({"groups", *known}))
 
 
 def _with_optimizer(path: str, target: Any, keys: dict[str, Any]) -> Part:

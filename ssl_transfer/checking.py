@@ -17,7 +17,7 @@ from ssl_transfer.errors import UserError, last_line
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.protocols.base import require
-from ssl_transfer.protocols.pretrain import Pretrain, planned_projector, recipe_of
+from ssl_transfer.protocols.pretrain import Pretrain, planned_projector
 from ssl_transfer.runs import Run
 
 log = logging.getLogger(__name__)
@@ -124,13 +124,6 @@ def _try_method(run: Run, dataset: Dataset) -> None:
         **_shapes(run),
     )
     _warn_of_enlarging(run, dataset)
-    recipe = recipe_of(config["method"])
-    if recipe.steps is None and 0 < recipe.epochs <= recipe.warmup_epochs:
-        log.warning(
-            "%s: the learning rate never reaches `method.optimizer.lr`, for `method.warmup_epochs` "
-            "(%g) is not below `method.epochs` (%g); lower it",
-            run.label, recipe.warmup_epochs, recipe.epochs,
-        )  # fmt: skip
 
 
 def _shapes(run: Run) -> dict[str, Encoder]:

@@ -5,11 +5,10 @@ import functools
 import importlib
 import inspect
 import re
-import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -18,25 +17,29 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_transfer import places
 from ssl_transfer.arguments import argument
 from ssl_transfer.complaints import did_you_mean
+from ssl_transfer.ranges import Count, Matching, Range, Seed, faults, shown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 AXES = ("model", "method", "dataset", "protocol")
+DEVICE = Matching("auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", "auto, cpu or cuda")
 
 
 @dataclasses.dataclass
 class TrainerOptions:
     """Group ``trainer``: how training is carried out; nothing here can change a score."""
 
-    device: str = "auto"
-    workers: int = 0
-    accumulate: int = 1
-    batch_size_eval: int = 256
-    checkpoint_every_steps: int | None = None
-    checkpoint_every_minutes: float = 5.0
+    device: Annotated[str, Matching("auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", "auto, cpu or cuda")] = (
+        "auto"
+    )
+    workers: Annotated[int, Range(0, cap=512)] = 0
+    accumulate: Count = 1
+    batch_size_eval: Annotated[int, Range(1, cap=10**6)] = 256
+    checkpoint_every_steps: Count | None = None
+    checkpoint_every_minutes: Annotated[float, Range(0, cap=10**6)] = 5.0
     compile: bool = False
     channels_last: bool = False
     progress_bar: bool = True
-    decode_once: str = "auto"
+    decode_once: Literal["auto", "always", "never"] = "auto"
     monitor: Any = None
 
 
@@ -60,18 +63,19 @@ class RootOptions:
     method: Any = MISSING
     dataset: Any = MISSING
     protocol: Any = MISSING
-    trainer: TrainerOptions = dataclasses.field(default_factory=TrainerOptions)
+    trainer: Any = dataclasses.field(default_factory=lambda: dataclasses.asdict(TrainerOptions()))
     logger: Any = MISSING
-    paths: PathOptions = dataclasses.field(default_factory=PathOptions)
-    seed: int = 0
-    precision: str = "fp32"
+    paths: Any = dataclasses.field(default_factory=lambda: dataclasses.asdict(PathOptions()))
+    seed: Seed = 0
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     debug: bool = False
     retry: bool = False
     force: bool = False
     tables: bool = True
 
 
-ConfigStore.instance().store(name="schema", node=RootOptions)
+# Without types: OmegaConf would take 2 for true and 2.5 for 2. `problems` reads the annotations.
+ConfigStore.instance().store(name="schema", node=dataclasses.asdict(RootOptions()))
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -199,7 +203,7 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
         resolved = resolve(config)
     except OmegaConfBaseException as error:
         return [f"every interpolation must resolve, but {str(error).splitlines()[0]}."]
-    found = list(_shared_problems(resolved))
+    found = shared_problems(resolved)
     found += places.problems(resolved)
     for axis in AXES:
         if (
@@ -216,19 +220,29 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
     return found
 
 
-def _shared_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    known = ("fp32", "bf16", "fp16", "fp64")
-    if config["precision"] not in known:
-        yield f"`precision` must be one of {list(known)}, but is {config['precision']!r}."
-    for name in ("workers", "accumulate", "batch_size_eval"):
-        lowest = 0 if name == "workers" else 1
-        if config["trainer"][name] < lowest:
-            yield (f"`trainer.{name}` must be at least {lowest}, but is {config['trainer'][name]}.")
-    choice, choices = config["trainer"].get("decode_once", "auto"), ("auto", "always", "never")
-    if choice not in choices:
-        yield f"`trainer.decode_once` must be one of {list(choices)}, but is {choice!r}."
-    if (monitor := config["trainer"].get("monitor")) is not None:
-        yield from _node_problems("trainer.monitor", monitor)
+def shared_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with everything but the axes; quick enough for finished runs, too."""
+    own = {key: value for key, value in config.items() if key not in (*AXES, "logger", "hydra")}
+    seen: tuple[str, str] | None = ("", repr(own))
+    if seen in _FINE:
+        return []
+    try:
+        resolved = resolve(own)
+    except OmegaConfBaseException:  # a value may refer to one of an axis
+        seen = None
+        resolved = {key: resolve(config)[key] for key in own}
+    found = signature_problems("", RootOptions, resolved, supplied=frozenset({*AXES, "logger"}))
+    for group, options_of in (("trainer", TrainerOptions), ("paths", PathOptions)):
+        node = resolved.get(group, {})
+        if not isinstance(node, Mapping):
+            found.append(f"`{group}` must be an option of its group, but is {shown(node)}.")
+            continue
+        found += signature_problems(group, options_of, node, supplied=frozenset())
+        if (monitor := node.get("monitor")) is not None:
+            found += _node_problems("trainer.monitor", monitor)
+    if not found and seen is not None:
+        _FINE.add(seen)
+    return found
 
 
 def _name(node: Any) -> Any:
@@ -306,71 +320,22 @@ def signature_problems(
         for name, p in parameters.items()
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in supplied
     ]
+    place, whole = (f"{path}.", f"`{path}`") if path else ("", "the configuration")
     found = []
     for key in keys:
         if key not in named and not open_ended:
-            hint = did_you_mean(key, named) or f"; known keys: {', '.join(named)}."
-            found.append(f"`{path}.{key}` is not a key of `{path}`{hint}")
+            hint = did_you_mean(str(key), named) or f"; known keys: {', '.join(named)}."
+            found.append(f"`{place}{key}` is not a key of {whole}{hint}")
     for name in named:
         if parameters[name].default is inspect.Parameter.empty and name not in keys:
-            found.append(f"`{path}.{name}` must be given.")
-    hints = _type_hints(target)
-    for key, value in keys.items():
-        if key in hints and not _conforms(value, hints[key]):
-            place = f"{path}.{key}"
-            remedy = ""
-            if hints[key] is str and type(value) in (int, float):
-                typed = argument(place, str(value))
-                remedy = f"; a text that looks like a number stands in quotes, as in {typed}"
-            found.append(f"`{place}` must be {_wanted(hints[key])}, but is {value!r}{remedy}.")
+            found.append(f"`{place}{name}` must be given.")
+    for key, fault in faults(target, keys).items():
+        remedy = ""
+        if fault.must == "be str" and type(keys[key]) in (int, float):
+            typed = argument(f"{place}{key}", str(keys[key]))
+            remedy = f"; a text that looks like a number stands in quotes, as in {typed}"
+        found.append(fault.sentence(f"{place}{key}", remedy))
     return found
-
-
-def _wanted(hint: Any) -> str:
-    """Return an annotation as words."""
-    if typing.get_origin(hint) is typing.Literal:
-        return f"one of {list(typing.get_args(hint))}"
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(_wanted(part) for part in typing.get_args(hint))
-    if hint is type(None):
-        return "null"
-    if typing.get_origin(hint) in (Sequence, list):
-        (item,) = typing.get_args(hint)
-        return f"a list of {'numbers' if item is float else _wanted(item)}"
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
-
-
-def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return typing.get_type_hints(function)
-    except (NameError, TypeError, AttributeError):
-        return {}  # a user's own callable may annotate with names that only a type checker knows
-
-
-def _conforms(value: Any, hint: Any) -> bool:
-    """Return whether a value has a type, every item of it included (beartype looks at one)."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_conforms(value, part) for part in parts)
-    if origin in (Sequence, list) and isinstance(value, list):
-        return all(_conforms(item, parts[0]) for item in value)
-    if origin in (Mapping, dict) and isinstance(value, dict):
-        return all(_conforms(k, parts[0]) and _conforms(v, parts[1]) for k, v in value.items())
-    from beartype import BeartypeConf
-    from beartype.door import is_bearable
-    from beartype.roar import BeartypeException
-
-    tower = BeartypeConf(is_pep484_tower=True)  # a whole number is a float, too
-    try:
-        # YAML knows lists only; a tuple may be asked for.
-        return any(is_bearable(v, hint, conf=tower) for v in (value, _as_tuple(value)))
-    except BeartypeException:
-        return True  # an annotation beartype cannot judge
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
 def _pretraining_problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from ssl_transfer.files import replace_atomically
 from ssl_transfer.inference import map_samples
 from ssl_transfer.models import Encoder, fingerprint
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.trainer import autocast
+from ssl_transfer.trainer import HALF, autocast
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,10 @@ class FrozenFeatures:
                 self.encoder, samples, self.preprocessing, self.context, label=f"{split} features"
             )
 
-        return self.store.get({**self.identity, "split": split, "samples": len(samples)}, compute)
+        identity = {**self.identity, "split": split, "samples": len(samples)}
+        rows = self.store.get(identity, compute)
+        judge(rows, f"`{self.encoder.name}` on the {split} split", self.context)
+        return rows
 
     def load(self, *splits: str) -> tuple[Float[Tensor, "samples dim"], Targets]:
         """Return the features and targets of one or more splits, on the context's device."""
@@ -149,6 +152,50 @@ def extract(
         return map_samples(features, data, context, label=label)
     finally:
         encoder.train(training)
+
+
+CONSTANT = 1e-6
+"""Share of the largest feature by which rounding may set features of different images apart."""
+
+CHUNK_ROWS = 2**14
+"""Rows looked at together, so that a file larger than memory is read in parts."""
+
+
+def judge(rows: Rows, source: str, context: Context) -> None:
+    """Refuse features that are not finite, and say if they are the same for every image.
+
+    A constant dimension is nothing unusual (a unit that ReLU silenced); only where all are
+    constant no protocol can tell images apart. The record keeps it as ``constant_features``.
+
+    Args:
+        rows: one per image.
+        source: whose features of what, for messages.
+        context: the run's surroundings.
+
+    Raises:
+        ValueError: in one sentence, with the share of images whose features are NaN or infinite.
+    """
+    bad, low, high = 0, rows[0], rows[0]
+    for start in range(0, len(rows), CHUNK_ROWS):
+        chunk = rows[start : start + CHUNK_ROWS]
+        bad += int((~np.isfinite(chunk).all(axis=1)).sum())
+        low, high = np.minimum(low, chunk.min(axis=0)), np.maximum(high, chunk.max(axis=0))
+    if bad:
+        half = " or use precision=fp32" if context.precision in HALF else ""
+        raise ValueError(
+            f"all features must be finite, but those of {source} are NaN or infinite for {bad} of "
+            f"{len(rows)} images ({bad / len(rows):.2%}); check the encoder's weights and "
+            f"`preprocessing`{half}."
+        )
+    largest = max(float(np.abs(low).max()), float(np.abs(high).max()))
+    if len(rows) > 1 and float((high - low).max()) <= CONSTANT * largest:
+        context.note(constant_features=True)
+        if distributed.is_main():
+            what = "all zero" if largest == 0 else "the same for every image"
+            log.warning(
+                "the features of %s are %s, so that no protocol can tell images apart and scores "
+                "are those of guessing; check the encoder's weights", source, what
+            )  # fmt: skip
 
 
 class FeatureStore:

@@ -27,6 +27,7 @@ from ssl_transfer.methods import Method
 from ssl_transfer.methods.collapse import spread
 from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.knn import Metric, Weighting, vote
+from ssl_transfer.ranges import Count, Positive, PositiveRate, checked
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def collapse(features: Features) -> dict[str, float]:
     }
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Monitoring:
     """The node ``trainer.monitor``: what is looked at, and how often.
@@ -103,22 +105,15 @@ class Monitoring:
         ValueError: if a value is out of its range.
     """
 
-    every_steps: int | None = 100
-    every_epochs: float | None = 20.0
-    samples: int = 10_000
+    every_steps: Count | None = 100
+    every_epochs: Positive | None = 20.0
+    samples: Count = 10_000
     dataset: dict[str, Any] | None = None
-    k: int = 200
-    temperature: float = 0.07
+    k: Count = 200
+    temperature: Positive = 0.07
     metric: Metric = "cosine"
     weighting: Weighting = "exp"
-    probe_lr: float | None = 0.1
-
-    def __post_init__(self) -> None:
-        positive = ("every_steps", "every_epochs", "samples", "k", "temperature", "probe_lr")
-        for name in positive:
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"`{name}` must be positive, but is {value}.")
+    probe_lr: PositiveRate | None = 0.1
 
 
 def bank_and_queries(dataset: Dataset) -> tuple[Split, Split]:
@@ -280,8 +275,9 @@ class Monitor:
         values = self.method.scheduled(progress)
         if self.probe is not None:
             values |= self.probe.report()
-        found = collapse(distributed.gather(features))
-        values |= {f"batch_{name}": value for name, value in found.items()}
+        every = distributed.gather(features)
+        if bool(every.isfinite().all()):
+            values |= {f"batch_{name}": value for name, value in collapse(every).items()}
         self.context.log(training="monitor", step=step, **values)
 
     def _first_views(self, samples: int) -> Features | None:
@@ -323,7 +319,12 @@ class Monitor:
         """Return what the encoder's features of the splits tell, as fractions and ranks."""
         bank, queries = self.bank, self.queries
         features = self._extract(bank)
+        if not bool(features.isfinite().all()):
+            log.warning("monitor: features are NaN or infinite, so that nothing is measured")
+            return {}
         values = collapse(features)
+        if values["spread"] == 0 and len(features) > 1:
+            log.warning("monitor: the features are the same for every image (collapse)")
         if not len(queries):
             return values
         asking = self._extract(queries)

@@ -3,10 +3,12 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
+
+from ssl_transfer.ranges import Decay, LearningRate, Length, NotNegative, Positive, faults
 
 Groups = list[dict[str, Any]]
 
@@ -77,10 +79,10 @@ class LARS(torch.optim.Optimizer):
 def sgd(
     groups: Groups,
     *,
-    lr: float,
-    momentum: float = 0.9,
+    lr: LearningRate,
+    momentum: Decay = 0.9,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: NotNegative = 0.0,
     exclude_bias_and_norm: bool = False,
 ) -> torch.optim.Optimizer:
     """Return stochastic gradient descent with momentum and coupled (L2) weight decay."""
@@ -96,10 +98,10 @@ def sgd(
 def adam(
     groups: Groups,
     *,
-    lr: float,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    lr: LearningRate,
+    betas: Annotated[Sequence[Decay], Length(2)] = (0.9, 0.999),
+    eps: NotNegative = 1e-8,
+    weight_decay: NotNegative = 0.0,
     exclude_bias_and_norm: bool = False,
 ) -> torch.optim.Optimizer:
     """Return Adam, weight decay being part of the gradient (L2)."""
@@ -116,10 +118,10 @@ def adam(
 def adamw(
     groups: Groups,
     *,
-    lr: float,
-    betas: Sequence[float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.01,
+    lr: LearningRate,
+    betas: Annotated[Sequence[Decay], Length(2)] = (0.9, 0.999),
+    eps: NotNegative = 1e-8,
+    weight_decay: NotNegative = 0.01,
     exclude_bias_and_norm: bool = False,
 ) -> torch.optim.Optimizer:
     """Return Adam with decoupled weight decay (multiplied by the learning rate)."""
@@ -136,12 +138,12 @@ def adamw(
 def lars(
     groups: Groups,
     *,
-    lr: float,
-    momentum: float = 0.9,
-    weight_decay: float = 0.0,
-    trust: float = 1e-3,
+    lr: LearningRate,
+    momentum: Decay = 0.9,
+    weight_decay: NotNegative = 0.0,
+    trust: Positive = 1e-3,
     exclude_bias_and_norm: bool = True,
-    bias_lr: float | None = None,
+    bias_lr: LearningRate | None = None,
 ) -> torch.optim.Optimizer:
     """Return LARS; excluded parameters are neither decayed nor scaled.
 
@@ -187,7 +189,18 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     ]
     if "lr" not in config:
         found.append("`optimizer.lr` must be given.")
-    return found
+    return found + value_problems(config)
+
+
+def value_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return one sentence for every value of an optimizer's mapping that is out of its range.
+
+    A null is left out, since a grid gives the value.
+    """
+    given = {key: value for key, value in config.items() if value is not None}
+    function = OPTIMIZERS.get(given.pop("name", ""))
+    found = {} if function is None else faults(function, given)
+    return [fault.sentence(f"optimizer.{name}") for name, fault in found.items()]
 
 
 def build(config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:

@@ -2,15 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from ssl_transfer.ranges import Positive, Range, Side, checked
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ChannelOrder = Literal["rgb", "bgr"]
+Level = Annotated[float, Range(-1e6, cap=1e6)]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@checked("preprocessing.")
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the encoder's input.
@@ -31,18 +35,18 @@ class Preprocessing:
         ValueError: if a value is out of its range.
     """
 
-    size: int = 224
-    resize: int | None = 256
+    size: Side = 224
+    resize: Side | None = 256
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[Level, Level, Level] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     channel_order: ChannelOrder = "rgb"
     square: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
         object.__setattr__(self, "std", tuple(float(value) for value in self.std))
-        if self.size < 1 or self.shorter_side < self.size:
+        if self.shorter_side < self.size:
             raise ValueError(
                 f"`preprocessing.resize` must be at least `preprocessing.size` ({self.size}), "
                 f"but is {self.resize}; leave it null to use the size."
@@ -53,11 +57,6 @@ class Preprocessing:
                     f"`preprocessing.{key}` must be one of {list(get_args(kind))}, but is "
                     f"{getattr(self, key)!r}."
                 )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
-                "`preprocessing.mean` and `.std` must have three numbers each, those of std "
-                f"positive, but are {self.mean} and {self.std}."
-            )
 
     @property
     def shorter_side(self) -> int:

@@ -4,12 +4,22 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
 
 from ssl_transfer import optim, randomness
+from ssl_transfer.ranges import (
+    Batch,
+    Count,
+    Epochs,
+    Fraction,
+    NotNegative,
+    Positive,
+    Range,
+    checked,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +65,7 @@ def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]
     return randomness.permutation(seed, "order", epoch, samples)
 
 
-_RATES = ("lr", "bias_lr", "weight_decay")
-"""Keys of an optimizer that must not be negative."""
-
-
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The budget and the optimisation of one training.
@@ -85,40 +92,32 @@ class Recipe:
         ValueError: if a value is out of its range, or belongs to another schedule.
     """
 
-    epochs: float
-    batch_size: int
+    epochs: Epochs
+    batch_size: Batch
     optimizer: Mapping[str, Any]
-    steps: int | None = None
+    steps: Count | None = None
     schedule: Literal["cosine", "constant", "step", "exponential"] = "cosine"
     schedule_per: Literal["step", "epoch"] = "step"
-    milestones: Sequence[float] | None = None
-    step_factor: float = 0.1
-    final_factor: float = 0.0
-    warmup_epochs: float = 0.0
-    clip_grad_norm: float | None = None
-    bn_groups: int = 1
+    milestones: Sequence[Positive] | None = None
+    step_factor: Annotated[float, Range(0, 1, open_low=True)] = 0.1
+    final_factor: Fraction = 0.0
+    warmup_epochs: NotNegative = 0.0
+    clip_grad_norm: Positive | None = None
+    bn_groups: Batch = 1
     drop_last: bool = False
 
     def __post_init__(self) -> None:
-        self._check_ranges()
+        if wrong := optim.value_problems(self.optimizer):
+            raise ValueError(" ".join(wrong))
+        if self.steps is None and self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"`warmup_epochs` must be at most `epochs` ({self.epochs:g}), without which the "
+                f"learning rate never reaches `optimizer.lr`, but is {self.warmup_epochs:g}; lower "
+                "it, or raise `epochs`."
+            )
         self._check_schedule()
 
-    def _check_ranges(self) -> None:
-        values = {"epochs": self.epochs, "clip_grad_norm": self.clip_grad_norm}
-        for name, value in values.items():
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be positive and finite, but is {value}.")
-        for name, number in {"batch_size": self.batch_size, "bn_groups": self.bn_groups}.items():
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, but is {number}.")
-        rates = {f"optimizer.{name}": self.optimizer.get(name) for name in _RATES}
-        for name, rate in {"warmup_epochs": self.warmup_epochs, **rates}.items():
-            if rate is not None and not 0 <= rate < math.inf:
-                raise ValueError(f"`{name}` must be finite and at least 0, but is {rate}.")
-
     def _check_schedule(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1, or null, but is {self.steps}.")
         if self.schedule != "step" and (self.milestones is not None or self.step_factor != 0.1):
             raise ValueError(
                 "`milestones` and `step_factor` must be left alone unless `schedule` is step, but "
@@ -129,18 +128,10 @@ class Recipe:
                 "`final_factor` must be left alone unless `schedule` is cosine or exponential, but "
                 f"`schedule` is {self.schedule}; set another schedule, or remove it."
             )
-        zero_ends = self.schedule == "exponential" and self.final_factor == 0
-        if zero_ends or not 0 <= self.final_factor <= 1:
-            raise ValueError(
-                "`final_factor` must lie in [0, 1], above 0 for `schedule=exponential`, but is "
-                f"{self.final_factor}."
-            )
-        if list(self.milestones or ()) != sorted(m for m in self.milestones or () if m > 0):
-            raise ValueError(
-                f"`milestones` must be positive and in ascending order, but are {self.milestones}."
-            )
-        if not 0 < self.step_factor <= 1:
-            raise ValueError(f"`step_factor` must lie in (0, 1], but is {self.step_factor}.")
+        if self.schedule == "exponential" and self.final_factor == 0:
+            raise ValueError("`final_factor` must be above 0 for `schedule=exponential`, but is 0.")
+        if list(self.milestones or ()) != sorted(self.milestones or ()):
+            raise ValueError(f"`milestones` must be in ascending order, but are {self.milestones}.")
 
     @classmethod
     def of(cls, keys: Mapping[str, Any], **own: Any) -> "Recipe":

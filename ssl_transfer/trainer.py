@@ -23,10 +23,15 @@ from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.loading import Items, TrainingData, load
 from ssl_transfer.recipe import Recipe, Stream
 
+log = logging.getLogger(__name__)
+
 Parts = dict[str, Tensor]
 
 log = logging.getLogger(__name__)
 
+
+MOST_PASSES_PER_BATCH = 100
+"""How often a batch may show each image; more can only be a mistake."""
 
 LONG_TRAINING_SECONDS = 60.0
 """Time since the last checkpoint above which the end of a training is saved like its middle."""
@@ -133,6 +138,12 @@ def fit(
         KeyboardInterrupt: likewise after Ctrl-C.
     """
     check(learner, len(data), recipe, context.accumulate)
+    if recipe.batch_size > len(data) and distributed.is_main():
+        log.warning(
+            "`%s`: a batch of %d is larger than the %d training images, so that each step shows "
+            "every image %.3g times", name, recipe.batch_size, len(data),
+            recipe.batch_size / len(data),
+        )  # fmt: skip
     # 1. Everything that changes: learner, optimizer, step (see checkpoint.py).
     stream = Stream(len(data), recipe.batch_size, recipe.drop_last, context.seed)
     steps = recipe.length(stream)
@@ -220,6 +231,20 @@ def check(learner: Learner, samples: int, recipe: Recipe, accumulate: int) -> No
             "`batch_size` must be at least 2 per group of `bn_groups`, since one image has no "
             f"deviation to standardise its features by, but is {recipe.batch_size} for "
             f"{recipe.bn_groups} group(s); change either."
+        )
+    if samples and recipe.batch_size > MOST_PASSES_PER_BATCH * samples:
+        raise ValueError(
+            f"`batch_size` must be at most {MOST_PASSES_PER_BATCH} times the training images "
+            f"({samples}), but is {recipe.batch_size}; lower it."
+        )
+    if (
+        recipe.steps is not None
+        and recipe.warmup_epochs * samples > recipe.steps * recipe.batch_size
+    ):
+        raise ValueError(
+            f"`warmup_epochs` must be at most the epochs that `steps` ({recipe.steps}) make, "
+            f"{seen / samples:g}, but is {recipe.warmup_epochs:g}; "
+            "lower it, or raise `steps`."
         )
     if samples == 0 or (recipe.drop_last and samples < recipe.batch_size):
         raise ValueError(
@@ -376,9 +401,12 @@ class Watch:
         means = dict(zip(parts, values, strict=True))
         self.stopping = bool(stops > 0)
         if not torch.isfinite(means["loss"]):
+            remedy = "lower the learning rate, or set `clip_grad_norm`"
+            if step == 0:  # nothing has been learnt yet
+                remedy = "its cause are the initial weights, the images or `precision`"
             raise NonFiniteLoss(
                 f"the loss must stay finite, but is {float(means['loss'])} at step {step} of "
-                f"`{self.name}`; lower the learning rate, or set `clip_grad_norm`."
+                f"`{self.name}`; {remedy}."
             )
         return means
 

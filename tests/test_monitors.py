@@ -361,7 +361,7 @@ def test_a_method_with_another_order_is_trained_without_monitors(
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("trainer.monitor.k=0", "`k` must be positive"),
+        ("trainer.monitor.k=0", "`trainer.monitor.k` must be at least 1"),
         ("+trainer.monitor.every_stps=3", "did you mean `every_steps`"),
         ("trainer.monitor.metric=manhattan", "`trainer.monitor.metric` must be one of"),
         ("trainer.monitor.dataset={_target_:nowhere.at_all}", "`trainer.monitor.dataset`"),

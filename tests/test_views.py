@@ -97,7 +97,7 @@ def test_a_name_in_the_lists_place_is_told_how_to_be_chosen() -> None:
 
 def test_values_of_views_are_checked_before_any_work() -> None:
     (problem,) = problems(plain(compose(["method=simclr", "method.views=[{hue:0.7},{}]"])))
-    assert problem == "`method.views[0]`: `hue` must lie between 0 and 0.5, but is 0.7."
+    assert problem == "`method.views[0].hue` must lie in [0, 0.5], but is 0.7."
 
 
 def test_dorsal_views_show_the_same_pixels_and_ventral_views_the_same_colours() -> None:
@@ -169,7 +169,7 @@ def test_the_preview_shows_images_and_views_with_their_normalisation_undone(
     ("line", "told"),
     [
         (["method=as_is"], "must pre-train"),
-        (["method=simclr", "method.views=[{hue:2}]"], "`hue` must lie between"),
+        (["method=simclr", "method.views=[{hue:2}]"], "hue` must lie in"),
         (["method=simclrr"], "simclrr"),
     ],
 )

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -20,6 +20,7 @@ from ssl_transfer.datasets.base import Dataset, Split, fingerprint
 from ssl_transfer.datasets.images import ArrayImages, Images
 from ssl_transfer.datasets.layout import require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, assemble, check_sizes, reader
+from ssl_transfer.ranges import Range
 
 # Layouts: svhn.py, stl10.py and pcam.py of torchvision/datasets at v0.19.0,
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets
@@ -76,7 +77,7 @@ def svhn(options: Options, root: str, download: bool = False) -> Dataset:
 def stl10(
     options: Options,
     root: str,
-    fold: int | None = None,
+    fold: Annotated[int, Range(0, 9)] | None = None,
     unlabelled: bool = False,
     download: bool = False,
 ) -> Dataset:
@@ -96,8 +97,6 @@ def stl10(
     Raises:
         ValueError: if a file is missing or has another length than its labels.
     """
-    if fold is not None and fold not in range(10):
-        raise ValueError(f"`dataset.fold` must be null or one of 0 to 9, but is {fold}.")
     home = "stl10_binary"
     needed = [f"{home}/{part}_{kind}.bin" for part in ("train", "test") for kind in ("X", "y")]
     needed += [f"{home}/class_names.txt"]

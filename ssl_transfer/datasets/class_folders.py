@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 from ssl_transfer.datasets.annotations import lines_of, numbers_of, rows_of, table_of
 from ssl_transfer.datasets.base import Dataset
@@ -9,7 +10,6 @@ from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.folder import class_listing
 from ssl_transfer.datasets.layout import (
     by_lists,
-    check_fraction,
     keep_named,
     pairs_listing,
     published,
@@ -19,6 +19,7 @@ from ssl_transfer.datasets.layout import (
 from ssl_transfer.datasets.reader import Options, check_sizes, reader, some
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.walk import subfolders
+from ssl_transfer.ranges import ProperFraction, Range
 
 TINY_IMAGENET = {"train": 100_000, "test": 10_000, "classes": 200}
 IMAGENET = {"train": 1_281_167, "test": 50_000, "classes": 1000}
@@ -29,8 +30,8 @@ def eurosat(
     options: Options,
     root: str,
     lists: str | None = None,
-    split: int = 0,
-    test_fraction: float = 0.2,
+    split: Annotated[int, Range(0, cap=10**6)] = 0,
+    test_fraction: ProperFraction = 0.2,
     download: bool = False,
 ) -> Dataset:
     """Return EuroSAT: 64x64 satellite images (RGB) of ten kinds of land use, top-1.
@@ -49,7 +50,6 @@ def eurosat(
     Raises:
         ValueError: if the folder is missing or an image does not decode.
     """
-    check_fraction("test_fraction", test_fraction)
     base = require(
         options, root, ["eurosat/2750"], download=download, fetch=torchvision_fetch("EuroSAT")
     )
@@ -66,7 +66,7 @@ def eurosat(
 
 @reader
 def cropdiseases(
-    options: Options, root: str, test_fraction: float = 0.2, download: bool = False
+    options: Options, root: str, test_fraction: ProperFraction = 0.2, download: bool = False
 ) -> Dataset:
     """Return CropDiseases: leaves of crops, healthy or ill in 38 classes, top-1.
 
@@ -83,7 +83,6 @@ def cropdiseases(
     Raises:
         ValueError: if the folder is missing or an image does not decode.
     """
-    check_fraction("test_fraction", test_fraction)
     source = "https://www.kaggle.com/datasets/saroz014/plant-disease"
     base = require(options, root, ["dataset/train"], download=download, source=source)
     classes, everything = _class_folders(base / "dataset" / "train")
@@ -98,7 +97,7 @@ def cropdiseases(
 
 @reader
 def plantvillage(
-    options: Options, root: str, test_fraction: float = 0.2, download: bool = False
+    options: Options, root: str, test_fraction: ProperFraction = 0.2, download: bool = False
 ) -> Dataset:
     """Return PlantVillage: leaves of crops, healthy or ill in 38 classes, top-1.
 
@@ -115,7 +114,6 @@ def plantvillage(
     Raises:
         ValueError: if the folder is missing or an image does not decode.
     """
-    check_fraction("test_fraction", test_fraction)
     source = "https://github.com/spMohanty/PlantVillage-Dataset"
     base = require(options, root, ["raw/color"], download=download, source=source)
     classes, everything = _class_folders(base / "raw" / "color")
@@ -177,7 +175,7 @@ def gtsrb(options: Options, root: str, download: bool = False) -> Dataset:
 def imagenet(
     options: Options,
     root: str,
-    share: float | None = None,
+    share: ProperFraction | None = None,
     subset: str | None = None,
     download: bool = False,
 ) -> Dataset:
@@ -201,8 +199,6 @@ def imagenet(
         ValueError: if a folder is missing, a list names unknown images, or an image does not
             decode.
     """
-    if share is not None and not 0 < share < 1:
-        raise ValueError(f"`dataset.share` must be null or lie between 0 and 1, but is {share}.")
     source = "https://image-net.org/download.php"
     base = require(options, root, ["train", "val"], download=download, source=source)
     classes, train = _class_folders(base / "train")

@@ -5,6 +5,7 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ssl_transfer.datasets.reader import Options, assemble, exclude, reader, som
 from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.walk import EXTENSIONS, LeftOut, has_images, images_below, subfolders
+from ssl_transfer.ranges import Finite, ProperFraction, Range
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +35,12 @@ def image_folder(
     train_folder: str | None = None,
     val_folder: str | None = None,
     test_folder: str | None = None,
-    class_depth: int = 1,
+    class_depth: Annotated[int, Range(1, cap=100)] = 1,
     exclude_classes: list[str] | None = None,
     groups: str | None = None,
     on_duplicates: OnDuplicates = "error",
-    test_fraction: float = 0.2,
-    value_range: Sequence[float] | None = None,
+    test_fraction: ProperFraction = 0.2,
+    value_range: Sequence[Finite] | None = None,
     metric: metrics.Name | None = None,
     extra_metrics: Sequence[metrics.Name] | None = None,
 ) -> Dataset:
@@ -74,12 +76,6 @@ def image_folder(
     Raises:
         ValueError: if the folders are not as described, or an image does not decode.
     """
-    if not 0 < test_fraction < 1:
-        raise ValueError(
-            f"`dataset.test_fraction` must lie between 0 and 1, but is {test_fraction}."
-        )
-    if class_depth < 1:
-        raise ValueError(f"`dataset.class_depth` must be at least 1, but is {class_depth}.")
     folder = existing_folder("dataset.root", root, "a folder with one folder per class")
     named = {"train": train_folder, "val": val_folder, "test": test_folder}
     layout = find_splits(folder, named, class_depth=class_depth)
@@ -124,7 +120,7 @@ def image_folder(
 
 @reader
 def unlabelled_folder(
-    options: Options, root: str, value_range: Sequence[float] | None = None
+    options: Options, root: str, value_range: Sequence[Finite] | None = None
 ) -> Dataset:
     """Return all images below ``root`` as a training split without labels, to pre-train on.
 

@@ -289,9 +289,3 @@ def _cropped(files: Files, boxes: Boxes) -> Files:
         digest.update(cut.astype("<i8").tobytes())
         splits[key] = dataclasses.replace(split, images=CroppedImages(split.images, cut))
     return dataclasses.replace(files, splits=splits, content=digest.hexdigest())
-
-
-def check_fraction(key: str, value: float) -> None:
-    """Refuse a share that leaves nothing on one side."""
-    if not 0 < value < 1:
-        raise ValueError(f"`dataset.{key}` must lie between 0 and 1, but is {value}.")

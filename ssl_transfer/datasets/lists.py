@@ -18,6 +18,7 @@ from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
 from ssl_transfer.datasets.nearest import existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
+from ssl_transfer.ranges import Finite
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def image_list(
     images: str = ".",
     groups: str | None = None,
     on_duplicates: OnDuplicates = "error",
-    value_range: Sequence[float] | None = None,
+    value_range: Sequence[Finite] | None = None,
     metric: metrics.Name | None = None,
     extra_metrics: Sequence[metrics.Name] | None = None,
 ) -> Dataset:

@@ -1,7 +1,7 @@
 """Medical sets with tables of labels: MHIST, ISIC 2018 and NIH ChestX-ray."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -11,13 +11,13 @@ from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.layout import (
     by_lists,
-    check_fraction,
     keep_named,
     pairs_listing,
     published,
     require,
 )
 from ssl_transfer.datasets.reader import Options, reader, some
+from ssl_transfer.ranges import ProperFraction, Range
 
 MHIST_CLASSES = ("HP", "SSA")
 ISIC_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -79,8 +79,8 @@ def isic(
     options: Options,
     root: str,
     lists: str | None = None,
-    split: int = 0,
-    test_fraction: float = 0.2,
+    split: Annotated[int, Range(0, cap=10**6)] = 0,
+    test_fraction: ProperFraction = 0.2,
     download: bool = False,
 ) -> Dataset:
     """Return ISIC 2018, task 3: dermatoscopic photographs of seven lesions, mean per class.
@@ -101,7 +101,6 @@ def isic(
     Raises:
         ValueError: if files are missing or damaged, or an image does not decode.
     """
-    check_fraction("test_fraction", test_fraction)
     images = "ISIC2018_Task3_Training_Input"
     table = "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"
     base = require(
@@ -139,8 +138,8 @@ def chestx(
     root: str,
     test: Literal["official", "seeded"] = "official",
     lists: str | None = None,
-    split: int = 0,
-    test_fraction: float = 0.2,
+    split: Annotated[int, Range(0, cap=10**6)] = 0,
+    test_fraction: ProperFraction = 0.2,
     download: bool = False,
 ) -> Dataset:
     """Return NIH ChestX-ray with one of seven findings per radiograph, mean per class.
@@ -163,7 +162,6 @@ def chestx(
     Raises:
         ValueError: if files are missing or damaged, or an image does not decode.
     """
-    check_fraction("test_fraction", test_fraction)
     if test not in ("official", "seeded"):
         raise ValueError(f"`dataset.test` must be one of ['official', 'seeded'], but is {test!r}.")
     official = test == "official" and lists is None

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Container
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -28,6 +28,7 @@ from ssl_transfer.datasets.layout import (
     torchvision_fetch,
 )
 from ssl_transfer.datasets.reader import Options, ValRule, reader, some
+from ssl_transfer.ranges import Range
 
 # Layouts: fgvc_aircraft.py, stanford_cars.py, flowers102.py, food101.py, oxford_iiit_pet.py and
 # sun397.py of torchvision/datasets at v0.19.0,
@@ -399,7 +400,7 @@ def _pet(line: str) -> tuple[str, int]:
 def sun397(
     options: Options,
     root: str,
-    split: int = 1,
+    split: Annotated[int, Range(1, 10)] = 1,
     download: bool = False,
     val_rule: ValRule | None = None,
 ) -> Dataset:
@@ -419,8 +420,6 @@ def sun397(
     Raises:
         ValueError: if files are missing or damaged, or an image does not decode.
     """
-    if split not in range(1, 11):
-        raise ValueError(f"`dataset.split` must be one of 1 to 10, but is {split}.")
     places = ("Partitions", "SUN397", "SUN397/Partitions")
     inside = Path(root).expanduser()
     beside = next((p for p in places if inputs.is_file(inside / p / "Training_01.txt")), places[0])

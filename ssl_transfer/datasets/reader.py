@@ -4,9 +4,8 @@ import dataclasses
 import functools
 import inspect
 import logging
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,6 +20,7 @@ from ssl_transfer.datasets.splitting import (
 )
 from ssl_transfer.datasets.tracing import traced
 from ssl_transfer.errors import refuse_former_keys
+from ssl_transfer.ranges import Count, Range, Seed, Text, checked, hints
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ ValRule = Literal["ericsson2021"]
 """Published choices of validation images that differ from the seeded, stratified one."""
 
 
+@checked("dataset.")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
     """Keyword arguments that every reader takes.
@@ -51,29 +52,17 @@ class Options:
             ``warn`` says so and goes on.
     """
 
-    name: str
-    val_fraction: float = 0.2
-    split_seed: int = 0
-    labels_per_class: int | None = None
-    test_per_class: int | None = None
+    name: Text
+    val_fraction: Annotated[float, Range(0, 1, open_high=True)] = 0.2
+    split_seed: Seed = 0
+    # One to train and one to validate.
+    labels_per_class: Annotated[int, Range(2, cap=10**9)] | None = None
+    test_per_class: Count | None = None
     flip: bool = True
     on_corrupt: Literal["error", "skip"] = "error"
     sizes: Literal["strict", "warn"] = "strict"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise ValueError(
-                f"`dataset.val_fraction` must lie in [0, 1), but is {self.val_fraction}."
-            )
-        if self.labels_per_class is not None and self.labels_per_class < 2:
-            raise ValueError(
-                "`dataset.labels_per_class` must be at least 2 (one to train and one to "
-                f"validate), but is {self.labels_per_class}."
-            )
-        if self.test_per_class is not None and self.test_per_class < 1:
-            raise ValueError(
-                f"`dataset.test_per_class` must be at least 1, but is {self.test_per_class}."
-            )
         for key, known in (("on_corrupt", ("error", "skip")), ("sizes", ("strict", "warn"))):
             if getattr(self, key) not in known:
                 raise ValueError(
@@ -89,15 +78,16 @@ def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
     """
     shared = inspect.signature(Options).parameters
     own = list(inspect.signature(read).parameters.values())[1:]
+    read_checked = checked("dataset.")(read)
 
     @functools.wraps(read)
     def dataset(**keys: Any) -> Dataset:
         options = Options(**{key: keys.pop(key) for key in list(keys) if key in shared})
-        return traced(functools.partial(read, options, **keys), keys)
+        return traced(functools.partial(read_checked, options, **keys), keys)
 
-    hints = typing.get_type_hints(read) | typing.get_type_hints(Options)
+    known = hints(read) | hints(Options)
     parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=known[parameter.name])
         for parameter in (*own, *shared.values())
     ]
     dataset.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -15,6 +15,7 @@ from ssl_transfer.datasets.base import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.layout import listing, published, require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, ValRule, assemble, reader
+from ssl_transfer.ranges import Range
 
 # Layouts: cifar.py and dtd.py of torchvision/datasets at v0.19.0,
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets
@@ -57,7 +58,6 @@ CIFAR100 = _Cifar(
 CIFAR_FORM = "a file of CIFAR's Python version"
 CIFAR_REMEDY = "delete it and set dataset.download=true"
 DTD_SIZES = {"train": 1880, "val": 1880, "test": 1880, "classes": 47}
-DTD_SPLITS = range(1, 11)
 
 
 @reader
@@ -129,7 +129,9 @@ def _cifar(
 
 
 @reader
-def dtd(options: Options, root: str, split: int = 1, download: bool = False) -> Dataset:
+def dtd(
+    options: Options, root: str, split: Annotated[int, Range(1, 10)] = 1, download: bool = False
+) -> Dataset:
     """Return the Describable Textures Dataset: photographs in 47 classes, top-1.
 
     Official splits of 40 training, 40 validation and 40 test images per class. Images are read as
@@ -145,8 +147,6 @@ def dtd(options: Options, root: str, split: int = 1, download: bool = False) -> 
     Raises:
         ValueError: if files are missing or damaged, or an image does not decode.
     """
-    if split not in DTD_SPLITS:
-        raise ValueError(f"`dataset.split` must be one of 1 to 10, but is {split}.")
     folder = _dtd_folder(Path(root).expanduser())
     if folder is None:
         needed = ["dtd/dtd/images", "dtd/dtd/labels"]

@@ -3,10 +3,11 @@
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.folder import class_listing
-from ssl_transfer.datasets.layout import check_fraction, published, require
+from ssl_transfer.datasets.layout import published, require
 from ssl_transfer.datasets.photographs import SplitRule, mix_bt_split
 from ssl_transfer.datasets.reader import Options, reader
 from ssl_transfer.datasets.walk import subfolders
+from ssl_transfer.ranges import ProperFraction
 
 HOME = "FullIJCNN2013"
 
@@ -16,7 +17,7 @@ def traffic_sign(
     options: Options,
     root: str,
     split_rule: SplitRule | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: ProperFraction = 0.2,
     download: bool = False,
 ) -> Dataset:
     """Return the 43 signs of the German Traffic Sign Detection Benchmark, cut out, top-1.
@@ -38,7 +39,6 @@ def traffic_sign(
     Raises:
         ValueError: if a folder is missing or an image does not decode.
     """
-    check_fraction("test_fraction", test_fraction)
     source = (
         "https://sid.erda.dk/public/archives/ff17dc924eba88d5d01a807357d6614c/FullIJCNN2013.zip"
     )

@@ -8,7 +8,7 @@ process (see ``pixels`` for what that asks of the arithmetic).
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,9 +31,14 @@ from ssl_transfer.datasets.pixels import (
 )
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.randomness import uniforms
+from ssl_transfer.ranges import Fraction, Range, Side, checked
 
 Draws = Float64[np.ndarray, "batch draws"]
 Chosen = TypeVar("Chosen", bound="Augmentation")
+Share = Annotated[float, Range(0, 1, open_low=True)]
+Ratio = Annotated[float, Range(0, open_low=True, cap=1e3)]
+Strength = Annotated[float, Range(0, cap=1e3)]
+Sigma = Annotated[float, Range(0, open_low=True, cap=1e3)]
 
 # Which of a sample's random numbers serves what.
 ATTEMPTS = 10
@@ -59,6 +64,7 @@ OPERATIONS = ("crop", "jitter", "grayscale", "blur", "solarize")
 """In their usual order. Flips are not among them: they commute with each of these."""
 
 
+@checked()
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """The random part of a view; the defaults are crop and flip.
@@ -91,53 +97,37 @@ class Augmentation:
         ValueError: if a value is out of its range.
     """
 
-    crop_scale: tuple[float, float] | None = (0.08, 1.0)
-    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip_probability: float = 0.5
-    vertical_flip_probability: float = 0.0
-    jitter_probability: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    grayscale_probability: float = 0.0
-    blur_probability: float = 0.0
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    solarize_probability: float = 0.0
+    crop_scale: tuple[Share, Share] | None = (0.08, 1.0)
+    crop_ratio: tuple[Ratio, Ratio] = (3 / 4, 4 / 3)
+    flip_probability: Fraction = 0.5
+    vertical_flip_probability: Fraction = 0.0
+    jitter_probability: Fraction = 0.0
+    brightness: Strength = 0.0
+    contrast: Strength = 0.0
+    saturation: Strength = 0.0
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    grayscale_probability: Fraction = 0.0
+    blur_probability: Fraction = 0.0
+    blur_sigma: tuple[Sigma, Sigma] = (0.1, 2.0)
+    solarize_probability: Fraction = 0.0
     order: tuple[str, ...] = OPERATIONS
-    size: int | None = None
+    size: Side | None = None
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise ValueError(f"`size` must be at least 1, but is {self.size}.")
         if sorted(self.order) != sorted(OPERATIONS):
             raise ValueError(
                 f"`order` must hold each of {list(OPERATIONS)} once, but is {list(self.order)}."
             )
-        for field in dataclasses.fields(Augmentation):
-            value = getattr(self, field.name)
-            if field.name in ("order", "size"):
+        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+            ends = getattr(self, name)
+            if ends is None:
                 continue
-            if field.name in ("crop_scale", "crop_ratio", "blur_sigma"):
-                if value is None and field.name == "crop_scale":
-                    continue
-                highest = 1.0 if field.name == "crop_scale" else float("inf")
-                if len(value) != 2 or not 0 < value[0] <= value[1] <= highest:
-                    raise ValueError(
-                        f"`{field.name}` must be a range of two positive numbers"
-                        f"{' up to 1' if highest == 1 else ''}, but is {value}."
-                    )
-                value = (float(value[0]), float(value[1]))
-            else:
-                highest = {"hue": 0.5}.get(
-                    field.name, 1.0 if field.name.endswith("probability") else float("inf")
-                )
-                if not 0 <= value <= highest:
-                    raise ValueError(
-                        f"`{field.name}` must lie between 0 and {highest}, but is {value}."
-                    )
-                value = float(value)
-            object.__setattr__(self, field.name, value)
+            if ends[0] > ends[1]:
+                raise ValueError(f"`{name}` must be a range in ascending order, but is {ends}.")
+            object.__setattr__(self, name, (float(ends[0]), float(ends[1])))
+        for field in dataclasses.fields(Augmentation):
+            if isinstance(value := getattr(self, field.name), int) and field.name != "size":
+                object.__setattr__(self, field.name, float(value))
 
     @property
     def before_crop(self) -> tuple[str, ...]:
@@ -154,6 +144,7 @@ class Augmentation:
         return dataclasses.replace(self, flip_probability=0.0, vertical_flip_probability=0.0)
 
 
+@checked()
 @dataclasses.dataclass(frozen=True)
 class View(Augmentation):
     """One entry of a method's ``views``: how some views of an image are drawn.
@@ -165,12 +156,7 @@ class View(Augmentation):
         ValueError: if it is not positive.
     """
 
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.count < 1:
-            raise ValueError(f"`count` must be at least 1, but is {self.count}.")
+    count: Annotated[int, Range(1, cap=1000)] = 1
 
 
 CROP_FLIP = Augmentation()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision, require_between
+from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.correlation import (
     Embeddings,
     count_constant_features,
@@ -23,6 +23,7 @@ from ssl_transfer.methods.correlation import (
 )
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import NotNegative, checked
 
 Target = Literal[0, -1]
 
@@ -125,21 +126,21 @@ class BarlowTwins(Method):
     separable = False
     minimum_batch = 2
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        lambda_bt: float,
+        lambda_bt: NotNegative,
         projector: Mapping[str, Any],
         offdiag_target: Target = 0,
         normalise: bool = False,
         unbiased: bool = False,
-        eps: float = 1e-5,
+        eps: NotNegative = 1e-5,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_between(0, lambda_bt=lambda_bt, eps=eps)
         self.loss_keys: dict[str, Any] = {
             "lambda_bt": lambda_bt,
             "offdiag_target": offdiag_target,

@@ -1,6 +1,5 @@
 """The contract of a pre-training method."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -80,21 +79,6 @@ class Method(Learner):
             progress: share of the training that is over, in [0, 1].
         """
         return {}
-
-
-def require_positive(**values: float) -> None:
-    """Raise ValueError for keys of ``method`` that are not above 0."""
-    for key, value in values.items():
-        if not value > 0:
-            raise ValueError(f"`method.{key}` must be positive, but is {value}.")
-
-
-def require_between(low: float, high: float = math.inf, **values: float) -> None:
-    """Raise ValueError for keys of ``method`` that do not lie in [low, high]."""
-    for key, value in values.items():
-        if not low <= value <= high:
-            valid = f"be at least {low}" if high == math.inf else f"lie in [{low}, {high}]"
-            raise ValueError(f"`method.{key}` must {valid}, but is {value}.")
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision, require_between
+from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.collapse import spread
 from ssl_transfer.methods.cosine import Embeddings, cosine
 from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
 from ssl_transfer.methods.multi_crop import mean_over_pairs
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Fraction, Width, checked
 
 
 def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor, ""]:
@@ -59,19 +60,18 @@ class BYOL(Method):
     minimum_batch = 2
     more_views = True
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        momentum: float,
+        momentum: Fraction,
         projector: Mapping[str, Any],
-        predictor_dim: int,
+        predictor_dim: Width,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_between(0, 1, momentum=momentum)
-        require_between(1, predictor_dim=predictor_dim)
         self.momentum = momentum
         self.step_momentum = momentum  # that of this step, counted from 0 as in the published code
         self.projector = Projector(encoder.feature_dim, **projector)

@@ -1,7 +1,7 @@
 """DINO: self-distillation with no labels (Caron et al. 2021, https://arxiv.org/abs/2104.14294)."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Method, full_precision, require_between, require_positive
+from ssl_transfer.methods.base import Method, full_precision
 from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
 from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Fraction, Positive, Range, Width, checked
 
 Keep = Literal["teacher", "student"]
 TAUGHT = 2
@@ -142,40 +143,27 @@ class DINO(Method):
     centre: Float[Tensor, " dim"]
     temperature: Float[Tensor, ""]
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        momentum: float,
-        hidden_dims: list[int],
-        bottleneck_dim: int,
-        out_dim: int,
+        momentum: Fraction,
+        hidden_dims: list[Width],
+        bottleneck_dim: Width,
+        out_dim: Annotated[int, Range(2, cap=10**6)],
         batch_norm: bool,
-        student_temperature: float,
-        teacher_temperature: float,
-        teacher_temperature_start: float,
-        teacher_temperature_warmup: float,
-        centre_momentum: float,
-        frozen_last_layer: float,
+        student_temperature: Positive,
+        teacher_temperature: Positive,
+        teacher_temperature_start: Positive,
+        teacher_temperature_warmup: Fraction,
+        centre_momentum: Fraction,
+        frozen_last_layer: Fraction,
         keep: Keep = "teacher",
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_positive(
-            student_temperature=student_temperature,
-            teacher_temperature=teacher_temperature,
-            teacher_temperature_start=teacher_temperature_start,
-        )
-        require_between(
-            0,
-            1,
-            momentum=momentum,
-            centre_momentum=centre_momentum,
-            teacher_temperature_warmup=teacher_temperature_warmup,
-            frozen_last_layer=frozen_last_layer,
-        )
-        require_between(2, out_dim=out_dim)
         self.momentum = momentum
         self.student_temperature = student_temperature
         self.warmup: dict[str, Any] = {

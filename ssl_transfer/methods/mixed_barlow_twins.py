@@ -5,7 +5,7 @@ the same mixture of the images' own embeddings does.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,9 +15,10 @@ from torch.nn import functional as F
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.barlow_twins import BarlowTwins, Target, Terms, redundancy
-from ssl_transfer.methods.base import Images, require_between
+from ssl_transfer.methods.base import Images
 from ssl_transfer.methods.correlation import Embeddings, squared_norms, standardise
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Fraction, Length, NotNegative, Positive, checked
 
 Anchor = Literal["a", "b"]
 
@@ -119,22 +120,23 @@ class MixedBarlowTwins(BarlowTwins):
 
     warmth: Float[Tensor, ""]
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        lambda_bt: float,
+        lambda_bt: NotNegative,
         projector: Mapping[str, Any],
-        lambda_reg: float,
-        lambda_reg_warmup: float = 0.0,
-        mix_beta: Sequence[float] = (1.0, 1.0),
+        lambda_reg: NotNegative,
+        lambda_reg_warmup: Fraction = 0.0,
+        mix_beta: Annotated[Sequence[Positive], Length(2)] = (1.0, 1.0),
         second_target: Anchor = "a",
         offdiag_target: Target = 0,
         normalise: bool = False,
         unbiased: bool = False,
-        eps: float = 1e-5,
+        eps: NotNegative = 1e-5,
     ) -> None:
         super().__init__(
             encoder,
@@ -147,12 +149,6 @@ class MixedBarlowTwins(BarlowTwins):
             unbiased=unbiased,
             eps=eps,
         )
-        require_between(0, lambda_reg=lambda_reg)
-        require_between(0, 1, lambda_reg_warmup=lambda_reg_warmup)
-        if len(mix_beta) != 2 or min(mix_beta) <= 0:
-            raise ValueError(
-                f"`method.mix_beta` must be two positive numbers, but is {list(mix_beta)}."
-            )
         self.loss_keys["second_target"] = second_target
         self.mixing_weight = lambda_reg * lambda_bt
         self.warmup = lambda_reg_warmup

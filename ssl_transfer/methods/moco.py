@@ -15,17 +15,12 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import (
-    Images,
-    Method,
-    full_precision,
-    require_between,
-    require_positive,
-)
+from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.momentum import follow, target_of
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Fraction, Positive, Width, checked
 
 Embeddings = Float[Tensor, "batch dim"]
 MLP = Literal["linear", "simple", "wide", "deep", "dropout"]
@@ -108,23 +103,22 @@ class MoCo(Method):
     separable = False  # keys are shuffled over the whole batch
     minimum_batch = 1
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        temperature: float,
-        momentum: float,
-        queue_size: int,
-        dim: int,
+        temperature: Positive,
+        momentum: Fraction,
+        queue_size: Width,
+        dim: Width,
         mlp: MLP,
         symmetric: bool = False,
         shuffle_bn: bool = True,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_positive(temperature=temperature)
-        require_between(0, 1, momentum=momentum)
         self.temperature = temperature
         self.momentum = momentum
         self.symmetric = symmetric

@@ -1,8 +1,11 @@
 """The multi-layer perceptron between features and embeddings."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import nn
+
+from ssl_transfer.ranges import NotEmpty, Width, checked
 
 
 class Projector(nn.Sequential):
@@ -21,20 +24,17 @@ class Projector(nn.Sequential):
         ValueError: if ``dims`` is empty or not positive.
     """
 
+    @checked("projector.")
     def __init__(
         self,
         in_dim: int,
-        dims: Sequence[int],
+        dims: Annotated[Sequence[Width], NotEmpty()],
         *,
         batch_norm: bool = True,
         hidden_bias: bool = False,
         last_bias: bool = True,
         last_batch_norm: bool = False,
     ) -> None:
-        if not dims or min(dims) < 1:
-            raise ValueError(
-                f"`projector.dims` must list at least one positive width, but is {list(dims)}."
-            )
         layers: list[nn.Module] = []
         for width in dims[:-1]:
             layers.append(nn.Linear(in_dim, width, bias=hidden_bias))

@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Method, full_precision, require_positive
+from ssl_transfer.methods.base import Method, full_precision
 from ssl_transfer.methods.moco import MLP, Embeddings, build_head, contrastive_logits
 from ssl_transfer.methods.multi_crop import encode
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Positive, Width, checked
 
 Output = Literal["embeddings", "features"]
 
@@ -77,6 +78,7 @@ class SEED(Method):
     more_views = True
     smaller_views = True
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
@@ -84,14 +86,13 @@ class SEED(Method):
         views: Sequence[Augmentation],
         *,
         teacher: Encoder,
-        temperature: float,
-        teacher_temperature: float,
-        queue_size: int,
+        temperature: Positive,
+        teacher_temperature: Positive,
+        queue_size: Width,
         mlp: MLP,
         teacher_output: Output = "features",
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_positive(temperature=temperature, teacher_temperature=teacher_temperature)
         if len(sizes := {view.size for view in views[1:]}) > 1:
             raise ValueError(
                 "`method.views` after the first must have one `size` for SEED, but have "

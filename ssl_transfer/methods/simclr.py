@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision, require_positive
+from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.multi_crop import mean_over_pairs
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Positive, checked
 
 
 def nt_xent(
@@ -55,17 +56,17 @@ class SimCLR(Method):
     minimum_batch = 2
     more_views = True
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        temperature: float,
+        temperature: Positive,
         projector: Mapping[str, Any],
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_positive(temperature=temperature)
         self.temperature = temperature
         self.projector = Projector(encoder.feature_dim, **projector)
 

@@ -13,6 +13,7 @@ from ssl_transfer.methods.collapse import spread
 from ssl_transfer.methods.cosine import Embeddings, cosine
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Width, checked
 
 
 def simsiam(p0: Embeddings, p1: Embeddings, z0: Embeddings, z1: Embeddings) -> Float[Tensor, ""]:
@@ -53,6 +54,7 @@ class SimSiam(Method):
     separable = True
     minimum_batch = 2
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
@@ -60,7 +62,7 @@ class SimSiam(Method):
         views: Sequence[Augmentation],
         *,
         projector: Mapping[str, Any],
-        predictor_dim: int,
+        predictor_dim: Width,
         constant_predictor_lr: bool = False,
     ) -> None:
         super().__init__(encoder, num_classes, views)

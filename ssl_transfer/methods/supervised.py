@@ -1,6 +1,7 @@
 """Supervised pre-training: the classes of the pre-training set are the objective."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from jaxtyping import Int64
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Range, checked
 
 
 class Supervised(Method):
@@ -30,13 +32,14 @@ class Supervised(Method):
     num_views = 1
     needs_classes = True
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        label_smoothing: float = 0.0,
+        label_smoothing: Annotated[float, Range(0, 1, open_high=True)] = 0.0,
     ) -> None:
         super().__init__(encoder, num_classes, views)
         if num_classes is None or num_classes < 2:

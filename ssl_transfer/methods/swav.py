@@ -1,7 +1,7 @@
 """SwAV: swapped assignments between views (Caron et al. 2020, https://arxiv.org/abs/2006.09882)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,11 +10,12 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Method, full_precision, require_between, require_positive
+from ssl_transfer.methods.base import Method, full_precision
 from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Fraction, Positive, Range, checked
 
 Scores = Float[Tensor, "rows prototypes"]
 
@@ -96,6 +97,7 @@ class SwAV(Method):
     more_views = True
     smaller_views = True
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
@@ -103,20 +105,15 @@ class SwAV(Method):
         views: Sequence[Augmentation],
         *,
         projector: Mapping[str, Any],
-        prototypes: int,
-        temperature: float,
-        sinkhorn_eps: float,
-        sinkhorn_iterations: int,
-        frozen_prototypes: float,
-        queue_size: int,
-        queue_start: float,
+        prototypes: Annotated[int, Range(2, cap=10**6)],
+        temperature: Positive,
+        sinkhorn_eps: Positive,
+        sinkhorn_iterations: Annotated[int, Range(1, cap=10**4)],
+        frozen_prototypes: Fraction,
+        queue_size: Annotated[int, Range(0, cap=10**6)],
+        queue_start: Fraction,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_positive(temperature=temperature, sinkhorn_eps=sinkhorn_eps)
-        require_between(2, prototypes=prototypes)
-        require_between(1, sinkhorn_iterations=sinkhorn_iterations)
-        require_between(0, queue_size=queue_size)
-        require_between(0, 1, frozen_prototypes=frozen_prototypes, queue_start=queue_start)
         self.temperature = temperature
         self.sinkhorn: dict[str, Any] = {"eps": sinkhorn_eps, "iterations": sinkhorn_iterations}
         self.frozen_prototypes = frozen_prototypes

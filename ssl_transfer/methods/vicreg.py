@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision, require_between
+from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.correlation import (
     Embeddings,
     count_constant_features,
@@ -19,6 +19,7 @@ from ssl_transfer.methods.correlation import (
 )
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import NotNegative, Positive, checked
 
 
 class Terms(NamedTuple):
@@ -85,29 +86,20 @@ class VICReg(Method):
     separable = False
     minimum_batch = 2
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
         num_classes: int | None,
         views: Sequence[Augmentation],
         *,
-        invariance_weight: float,
-        variance_weight: float,
-        covariance_weight: float,
+        invariance_weight: NotNegative,
+        variance_weight: NotNegative,
+        covariance_weight: NotNegative,
         projector: Mapping[str, Any],
-        eps: float = 1e-4,
+        eps: Positive = 1e-4,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        if eps <= 0:
-            raise ValueError(
-                f"`method.eps` must be positive (the deviation has no gradient at 0), but is {eps}."
-            )
-        require_between(
-            0,
-            invariance_weight=invariance_weight,
-            variance_weight=variance_weight,
-            covariance_weight=covariance_weight,
-        )
         self.weights = (invariance_weight, variance_weight, covariance_weight)
         self.eps = eps
         self.projector = Projector(encoder.feature_dim, **projector)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from ssl_transfer import distributed
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.methods.base import Images, Method, full_precision, require_between
+from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
+from ssl_transfer.ranges import Batch, Fraction, Range, checked
 
 ViewsFirst = Float[Tensor, "views batch dim"]
 
@@ -138,6 +139,7 @@ class WMSE(Method):
     separable = False
     more_views = True
 
+    @checked("method.")
     def __init__(
         self,
         encoder: Encoder,
@@ -145,14 +147,12 @@ class WMSE(Method):
         views: Sequence[Augmentation],
         *,
         projector: Mapping[str, Any],
-        sub_batch: int,
-        iterations: int = 1,
-        eps: float = 0.0,
+        sub_batch: Batch,
+        iterations: Annotated[int, Range(1, cap=10**4)] = 1,
+        eps: Fraction = 0.0,
         normalise: bool = True,
     ) -> None:
         super().__init__(encoder, num_classes, views)
-        require_between(1, iterations=iterations)
-        require_between(0, 1, eps=eps)
         self.projector = Projector(encoder.feature_dim, **projector)
         smallest = 2 if eps else projector["dims"][-1] + 1
         if sub_batch < smallest:

@@ -45,6 +45,32 @@ class Encoder(nn.Module):
         return features
 
 
+def require_finite(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights with NaN or infinity.
+
+    Infinity is allowed in buffers, some of which are masks.
+
+    Args:
+        module: whose weights they are, or become.
+        state: its tensors by name.
+        source: where they come from, for the message.
+
+    Raises:
+        ValueError: in one sentence, with the first such tensor and its share of such values.
+    """
+    parameters = {name for name, _ in module.named_parameters()}
+    for name, tensor in state.items():
+        bad = ~tensor.isfinite() if name in parameters else tensor.isnan()
+        if bad.any():
+            share = (
+                f"{int(bad.sum())} of {tensor.numel()} values ({float(bad.double().mean()):.2%})"
+            )
+            raise ValueError(
+                f"all weights must be finite, but {share} of `{name}` in {source} are NaN or "
+                "infinite; take another checkpoint, for no score of these would mean anything."
+            )
+
+
 def wrap(
     module: nn.Module,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
@@ -69,6 +95,7 @@ def wrap(
     require_module(module)
     backbone = module.backbone if isinstance(module, Encoder) else module
     name = name or (module.name if isinstance(module, Encoder) else type(module).__name__)
+    require_finite(backbone, backbone.state_dict(), f"`{name}`")
     prepared = _preprocessing(module, preprocessing, name)
     return Encoder(backbone, measure_feature_dim(backbone, prepared.size, name), prepared, name)
 

@@ -1,9 +1,13 @@
 """A ResNet for small images that trains fast on a CPU."""
 
+from typing import Annotated
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ssl_transfer.ranges import Range, checked
 
 Map = Float[Tensor, "batch channels_in height_in width_in"]
 Output = Float[Tensor, "batch channels height width"]
@@ -45,15 +49,17 @@ class SmallResNet(nn.Module):
         return features
 
 
-def small_resnet(width: int = 16, blocks: int = 1, stem_stride: int = 2) -> SmallResNet:
+@checked("model.")
+def small_resnet(
+    width: Annotated[int, Range(1, cap=10**4)] = 16,
+    blocks: Annotated[int, Range(1, cap=1000)] = 1,
+    stem_stride: Annotated[int, Range(1, cap=64)] = 2,
+) -> SmallResNet:
     """Return a ``SmallResNet`` with random weights.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if a number is out of its range.
     """
-    for key, value in {"width": width, "blocks": blocks, "stem_stride": stem_stride}.items():
-        if value < 1:
-            raise ValueError(f"`model.{key}` must be at least 1, but is {value}.")
     return SmallResNet(width, blocks, stem_stride)
 
 

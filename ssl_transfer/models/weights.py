@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ssl_transfer import downloads
 from ssl_transfer.files import replace_atomically, write_atomically
-from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.models.encoder import Encoder, require_finite
 from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.projectors import PROJECTOR_FILE, projector_state
@@ -190,7 +190,9 @@ def load_weights(
             _check_preprocessing(encoder, file)
             if not prefix:
                 _tell_further_networks(file)
-            _fill(encoder.backbone, {n: converted[n] for n in report.matched})
+            matched = {n: converted[n] for n in report.matched}
+            require_finite(encoder.backbone, matched, f"`{file}`")
+            _fill(encoder.backbone, matched)
             # What this toolkit wrote itself is no news.
             level = logging.DEBUG if name == "ssl_transfer" else logging.INFO
             log.log(level, "%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",

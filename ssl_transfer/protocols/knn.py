@@ -18,6 +18,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
+from ssl_transfer.ranges import Count, Positive, Side, checked
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ Weighting = Literal["exp", "uniform"]
 CHUNK_ELEMENTS = 2**25  # similarities in memory at once: 128 MiB
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KNN:
     """Let the ``k`` most similar features of train and validation vote on each test image.
@@ -52,18 +54,14 @@ class KNN:
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     needs: ClassVar[str] = "features"
 
-    k: int = 200
-    temperature: float = 0.07
+    k: Count = 200
+    temperature: Positive = 0.07
     metric: Metric = "cosine"
     weighting: Weighting = "exp"
-    image_size: int | None = None
+    image_size: Side | None = None
     preprocessing: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"`k` must be at least 1, but is {self.k}.")
-        if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be positive, but is {self.temperature}.")
         # Whether its sizes fit those of the encoder only the run knows.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
 

@@ -2,10 +2,9 @@
 
 import dataclasses
 import logging
-import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import sklearn.linear_model
@@ -24,6 +23,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
 from ssl_transfer.protocols.selection import best, edges
+from ssl_transfer.ranges import Count, Positive, ProperFraction, Range, Side, checked
 from ssl_transfer.softmax_regression import Solution, fit_path
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ PUBLISHED_MAX_ITER = 100  # scikit-learn's default
 PUBLISHED_TOL = 1e-4  # likewise, then a bound on the gradient of the summed loss
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogisticRegression:
     """Choose C on the validation split, refit on train + validation, test once.
@@ -69,22 +70,17 @@ class LogisticRegression:
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     needs: ClassVar[str] = "features"
 
-    wd_values: int = 45
+    wd_values: Annotated[int, Range(1, cap=10**4)] = 45
     wd_log10: Sequence[float] = (-6.0, 5.0)
-    C: float | None = None
-    tol: float = 1e-5
-    max_iter: int = 1000
+    C: Positive | None = None
+    tol: ProperFraction = 1e-5
+    max_iter: Count = 1000
     published: bool = False
     calibration: Calibration | None = None
-    image_size: int | None = None
+    image_size: Side | None = None
     preprocessing: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.C is not None and not 0 < self.C < math.inf:
-            raise ValueError(f"`C` must be a positive number, but is {self.C}.")
-        for key in ("wd_values", "max_iter"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"`{key}` must be at least 1, but is {getattr(self, key)}.")
         ends = list(self.wd_log10)
         # Beyond 1e300 a weight decay or its inverse is no number any more.
         if len(ends) != 2 or not -300 <= ends[0] <= ends[1] <= 300:
@@ -92,8 +88,6 @@ class LogisticRegression:
                 "`wd_log10` must be two numbers in ascending order, the decimal logarithms of the "
                 f"smallest and the largest weight decay, within [-300, 300], but is {ends}."
             )
-        if not 0 < self.tol < 1:
-            raise ValueError(f"`tol` must lie in (0, 1), but is {self.tol}.")
         # Whether its sizes fit those of the encoder only the run knows.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
 

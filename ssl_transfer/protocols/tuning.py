@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from ssl_transfer import distributed, metrics, randomness
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
-from ssl_transfer.features import FeatureRows, FrozenFeatures
+from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge
 from ssl_transfer.inference import map_samples
 from ssl_transfer.loading import TrainingData
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
+from ssl_transfer.optim import OPTIMIZERS
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
@@ -37,10 +38,27 @@ from ssl_transfer.protocols.tuned_classifier import (
     TunedClassifier,
     class_weights,
 )
+from ssl_transfer.ranges import (
+    Batch,
+    Count,
+    Epochs,
+    Fraction,
+    NotNegative,
+    Positive,
+    PositiveRate,
+    Range,
+    Side,
+    checked,
+    fault,
+    hints,
+)
 from ssl_transfer.recipe import Recipe
 from ssl_transfer.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
+
+JUDGED_IMAGES = 8
+"""Training images whose features are looked at before an encoder is trained."""
 
 Trainable = Literal["head", "batch_norm", "all"]
 Point = dict[str, float]
@@ -49,6 +67,7 @@ Point = dict[str, float]
 REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
 
 
+@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
     """Train a classifier on an encoder and score it on the test split.
@@ -104,34 +123,35 @@ class Tuning:
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
 
     trainable: Trainable
-    epochs: float
-    batch_size: int
+    epochs: Epochs
+    batch_size: Batch
     optimizer: dict[str, Any]
     grid: dict[str, list[float] | None] = dataclasses.field(default_factory=dict)
     encoder_mode: Literal["eval", "train"] = "eval"
     bn_scope: Literal["all", "published"] = "all"
     head: HeadKind = "linear"
     head_init: HeadInit | None = None
-    steps: int | None = None
-    encoder_lr: float | None = None
+    steps: Count | None = None
+    encoder_lr: PositiveRate | None = None
     divide_weight_decay: bool = False
     schedule: Literal["cosine", "constant", "step", "exponential"] = "cosine"
     schedule_per: Literal["step", "epoch"] = "step"
-    milestones: Sequence[float] | None = None
-    step_factor: float = 0.1
-    final_factor: float = 0.0
-    warmup_epochs: float = 0.0
-    clip_grad_norm: float | None = None
-    bn_groups: int = 1
+    milestones: Sequence[Positive] | None = None
+    step_factor: Annotated[float, Range(0, 1, open_low=True)] = 0.1
+    final_factor: Fraction = 0.0
+    warmup_epochs: NotNegative = 0.0
+    clip_grad_norm: Positive | None = None
+    bn_groups: Batch = 1
     class_weights: ClassWeights | None = None
     augmentation: str | dict[str, Any] = "crop_flip"
-    image_size: int | None = None
+    image_size: Side | None = None
     preprocessing: dict[str, Any] | None = None
     selection: Literal["val", "test"] = "val"
     epoch_selection: Literal["last", "best"] = "last"
     keep_encoder: bool = False
 
     def __post_init__(self) -> None:
+        self._check_grid()
         self._check_one_place()
         self.recipe()
         augmentation(self.augmentation, flip=True)
@@ -170,14 +190,29 @@ class Tuning:
                     f"value, or `protocol.{place}=null`."
                 )
 
+    def _check_grid(self) -> None:
+        function = OPTIMIZERS.get(self.optimizer.get("name", ""))
+        known = {} if function is None else hints(function)
+        # A learning rate of 0 has its uses, but trains nothing worth selecting.
+        known |= {"lr": PositiveRate, "encoder_lr": PositiveRate}
+        for key, values in self.grid.items():
+            if values is None:
+                continue
+            if len(set(values)) < max(1, len(values)):
+                raise ValueError(
+                    f"`grid.{key}` must list one value or more, each once, or be null, but is "
+                    f"{values}."
+                )
+            found = fault(values, list[known.get(key, float)])
+            if found is not None:
+                raise ValueError(found.sentence(f"grid.{key}"))
+
     def _check_rates(self) -> None:
         rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))
                  if rate is not None]  # fmt: skip
         if rates and self.trainable == "head":
             raise ValueError("`encoder_lr` must be null where nothing of the encoder is trained "
                              f"(`trainable=head`), but is {rates}.")  # fmt: skip
-        if any(rate <= 0 for rate in rates):
-            raise ValueError(f"`encoder_lr` must be positive, but is {rates}.")
         if self.divide_weight_decay:
             for point in self.points():
                 values = {**self.optimizer, **point}
@@ -260,6 +295,7 @@ class Tuning:
         self.check(dataset)
         trial = Trial(self, encoder, dataset, context)
         context.note(trainable=trial.count_parameters())
+        trial.judge_features()
         points = self.points()
         selection: dict[str, Any] = {"split": None, "chosen": points[0], "scores": []}
         if len(points) > 1:
@@ -326,6 +362,21 @@ class Trial:
         # An epoch's selection reads one split again and again.
         self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_view))
         self.trained_layers()  # an encoder without BatchNorm is not applicable: say so first
+
+    def judge_features(self) -> None:
+        """Refuse an encoder with NaN features, and say if they are constant, before training.
+
+        A few images tell; where features are stored, all of them are judged as they are read.
+        """
+        if self.features is not None:
+            return
+        train = self.dataset["train"]
+        few = np.unique(np.linspace(0, len(train) - 1, JUDGED_IMAGES).astype(np.int64))
+        rows = extract(
+            self.encoder, train.subset(few), self.preprocessing, self.context, label="features"
+        )
+        name = self.encoder.name
+        judge(rows, f"`{name}` on {len(rows)} images of the train split", self.context)
 
     def trained_layers(self) -> list[nn.Module]:
         """Return the encoder's layers that the protocol trains."""

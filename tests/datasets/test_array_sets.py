@@ -81,7 +81,7 @@ def test_an_official_fold_of_stl10_is_torchvisions(stl_root: Path, monkeypatch) 
     assert dataset.facts["fold"] == 3
     with pytest.raises(ValueError, match=r"{'train': 1000, .*but has {'train': 20,"):
         stl10(root=str(stl_root), name="stl10", fold=3)
-    with pytest.raises(ValueError, match=r"null or one of 0 to 9, but is 10"):
+    with pytest.raises(ValueError, match=r"`dataset.fold` must lie in \[0, 9\], but is 10"):
         stl10(root=str(stl_root), name="stl10", fold=10)
 
 

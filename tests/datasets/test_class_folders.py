@@ -47,7 +47,7 @@ def test_eurosat_equals_torchvisions_and_is_split_by_seed(eurosat_root: Path) ->
     assert set(other["test"].names) != set(dataset["test"].names)
     with pytest.raises(ValueError, match=r"{'all': 27000, 'classes': 10}, but has {'all': 50, 'cl"):
         eurosat(root=str(eurosat_root), name="eurosat")
-    with pytest.raises(ValueError, match=r"`dataset\.test_fraction` must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"`dataset\.test_fraction` must lie in \(0, 1\)"):
         eurosat(root=str(eurosat_root), name="eurosat", test_fraction=1.0)
 
 
@@ -166,7 +166,7 @@ def test_a_share_of_imagenet_is_the_same_in_every_class(imagenet_root: Path) -> 
     # A larger share holds the smaller one.
     half = imagenet(**keys, share=0.5)
     assert set(labels(tenth, "train", "val")) < set(labels(half, "train", "val"))
-    with pytest.raises(ValueError, match=r"`dataset\.share` must be null or lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"`dataset\.share` must lie in \(0, 1\)"):
         imagenet(**keys, share=1.5)
 
 

@@ -313,7 +313,7 @@ def test_sun397_has_torchvisions_labels_and_the_official_split(sun_root: Path, p
 def test_missing_partitions_of_sun397_are_explained(sun_root: Path) -> None:
     with pytest.raises(ValueError, match=r"Training_03\.txt` does not exist; .*Partitions\.zip"):
         sun397(root=str(sun_root), name="sun397", split=3)
-    with pytest.raises(ValueError, match="one of 1 to 10"):
+    with pytest.raises(ValueError, match=r"`dataset.split` must lie in \[1, 10\]"):
         sun397(root=str(sun_root), name="sun397", split=0)
 
 

@@ -146,7 +146,7 @@ def test_dtd_is_found_as_unpacked_by_hand(dtd_root: Path) -> None:
     ("options", "sentence"),
     [
         ({}, r"published sizes {'train': 1880, .* but has {'train': 6, 'val': 4, 'test': 4, "),
-        ({"split": 11}, "one of 1 to 10"),
+        ({"split": 11}, r"lie in \[1, 10\]"),
         ({"split": 3}, r"train3\.txt` must list images, but does not exist"),
         ({"root": "nowhere"}, r"as dtd/dtd/images, dtd/dtd/labels, .*dataset\.download=true"),
     ],

@@ -65,5 +65,5 @@ def test_what_is_missing_is_told(root: Path) -> None:
         traffic_sign(root=str(root), name="traffic_sign")
     with pytest.raises(ValueError, match=r"as FullIJCNN2013/00, but .*by hand.*\(https://"):
         traffic_sign(root=str(root / "gone"), name="traffic_sign")
-    with pytest.raises(ValueError, match=r"`dataset\.test_fraction` must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"`dataset\.test_fraction` must lie in \(0, 1\)"):
         traffic_sign(root=str(root), name="traffic_sign", test_fraction=0.0)

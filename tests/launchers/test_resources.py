@@ -90,12 +90,12 @@ def test_processes_and_slots_follow_from_the_wishes(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"nodes": 0}, "`nodes` must be at least 1, but is 0."),
-        ({"gpus_per_node": -1}, "`gpus_per_node` must be at least 0, but is -1."),
-        ({"tasks_per_node": 0}, "`tasks_per_node` must be at least 1, but is 0."),
-        ({"cpus_per_task": 0}, "`cpus_per_task` must be at least 1, but is 0."),
-        ({"mem_gb": -1}, "`mem_gb` must be at least 0, but is -1."),
-        ({"timeout_min": 0}, "`timeout_min` must be at least 1, but is 0."),
+        ({"nodes": 0}, "`hydra.launcher.nodes` must be at least 1, but is 0."),
+        ({"gpus_per_node": -1}, "`hydra.launcher.gpus_per_node` must be at least 0, but is -1."),
+        ({"tasks_per_node": 0}, "`hydra.launcher.tasks_per_node` must be at least 1, but is 0."),
+        ({"cpus_per_task": 0}, "`hydra.launcher.cpus_per_task` must be at least 1, but is 0."),
+        ({"mem_gb": -1}, "`hydra.launcher.mem_gb` must be at least 0, but is -1."),
+        ({"timeout_min": 0}, "`hydra.launcher.timeout_min` must be at least 1, but is 0."),
         ({"timeout_min": "1h"}, "`hydra.launcher.timeout_min` must be int, but is '1h'."),
         ({"gpus_per_node": 1.5}, "`hydra.launcher.gpus_per_node` must be int, but is 1.5."),
         ({"partition": 3}, "`hydra.launcher.partition` must be str or null, but is 3."),
