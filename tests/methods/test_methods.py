@@ -227,7 +227,7 @@ def test_a_projector_may_end_in_a_batch_norm_or_do_without() -> None:
     ]
     plain = Projector(4, [3, 2], batch_norm=False)
     assert not any(isinstance(layer, nn.BatchNorm1d) for layer in plain)
-    with pytest.raises(ValueError, match=r"`projector.dims` must list"):
+    with pytest.raises(ValueError, match=r"`projector\.dims` must not be empty"):
         Projector(4, [])
 
 

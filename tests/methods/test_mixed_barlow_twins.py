@@ -184,8 +184,8 @@ def test_the_weight_of_the_mixing_term_rises_linearly() -> None:
     ("changes", "message"),
     [
         ({"lambda_reg_warmup": 10}, r"`method.lambda_reg_warmup` must lie in \[0, 1\], but is 10"),
-        ({"mix_beta": [1.0, 0.0]}, "`method.mix_beta` must be two positive numbers"),
-        ({"mix_beta": [1.0]}, "`method.mix_beta` must be two positive numbers"),
+        ({"mix_beta": [1.0, 0.0]}, "`method.mix_beta` must"),
+        ({"mix_beta": [1.0]}, "`method.mix_beta` must"),
     ],
 )
 def test_values_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
