@@ -264,7 +264,8 @@ def describe(gaps: Sequence[Gap]) -> list[str]:
 
 def _describe(group: Sequence[Gap]) -> str:
     first = group[0]
-    kind = {"not_applicable": "not applicable", "required": "failed"}.get(first.kind, first.kind)
+    kinds = {"not_applicable": "not applicable", "required": "failed", "invalid": "invalid score"}
+    kind = kinds.get(first.kind, first.kind)
     what = first.folder or f"{first.protocol} {first.run_id}"
     if first.encoder:
         datasets = ", ".join(dict.fromkeys(gap.dataset for gap in group if gap.dataset))
@@ -272,7 +273,8 @@ def _describe(group: Sequence[Gap]) -> str:
         what = f"{first.protocol} of {first.encoder}" + (f" on {datasets}" if datasets else "")
         what += f", seed {seeds}" if seeds else ""
     lines = [f"{kind}: {what}", f"  {first.reason}"]
-    lines += [f"  {gap.folder}/failure.json" for gap in group if gap.kind == "failed"]
+    files = {"failed": "failure.json", "invalid": "record.json"}
+    lines += [f"  {gap.folder}/{files[gap.kind]}" for gap in group if gap.kind in files]
     return "\n".join(lines)
 
 

@@ -65,7 +65,7 @@ def _distinguish(flat: Sequence[Mapping[str, str]]) -> list[str]:
 def natural(text: str) -> list[tuple[int, float, str]]:
     """Return a sorting key under which ``epochs=4`` comes before ``epochs=40``."""
     parts = re.split(r"(\d+(?:\.\d+)?)", text)
-    return [(0, float(p), "") if p[:1].isdigit() else (1, 0.0, p) for p in parts if p]
+    return [(0, float(p), "") if p[:1].isdecimal() else (1, 0.0, p) for p in parts if p]
 
 
 def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from results.errors import ResultsError, unknown
 from results.labels import identify, natural
+from results.validity import impossible, require_valid
 from results.versions import Version, complaint, versions
 
 if TYPE_CHECKING:
     import pandas as pd
-
-KNOWN_SCHEMA = 1
 
 
 class Row(NamedTuple):
@@ -40,7 +38,10 @@ class Row(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A run without scores: ``kind`` is ``failed``, ``not_applicable`` or ``missing``."""
+    """A run without scores: ``kind`` is ``failed``, ``not_applicable`` or ``missing``.
+
+    Or a single score that cannot be (``invalid``), whose ``metric`` and ``primary`` are given.
+    """
 
     encoder: str
     protocol: str
@@ -50,6 +51,8 @@ class Gap(NamedTuple):
     reason: str
     folder: str
     run_id: str
+    metric: str = ""
+    primary: bool = False
 
 
 @dataclasses.dataclass
@@ -150,13 +153,7 @@ def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ())
     else:
         where, asked = find_sweep(outputs, sweep)
         folders = [outputs / place for place in asked["folders"]]
-    found, problems = [], []
-    for folder in folders:
-        try:
-            found.append((folder, _load(folder)))
-        except ResultsError as error:
-            problems.append(str(error))
-    documents = [(folder, document) for folder, document in found if document is not None]
+    documents, problems = _read_folders(folders)
     real = [one for one in documents if not (one[1].get("config") or {}).get("debug")]
     if real and len(real) < len(documents):
         # Two steps of training are no result; alone they are what somebody wants to look at.
@@ -164,7 +161,7 @@ def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ())
         problems.append(f"left out: {left_out} runs with debug=true, which train for two steps.")
         documents = real
     results = _tabulate(documents, outputs, mean_over)
-    problems += filter(None, [complaint(results.versions)])
+    problems += [*results.problems, *filter(None, [complaint(results.versions)])]
     results.problems, results.sweep = problems, where
     if asked is not None:
         _explain_missing(results, asked, {d["run_id"] for _, d in documents})
@@ -189,17 +186,40 @@ def find_sweep(outputs: Path, name: str) -> tuple[Path, dict[str, Any]]:
 def _load_sweep(path: Path) -> dict[str, Any]:
     try:
         sweep = dict(json.loads(path.read_bytes()))
-        if len(sweep["runs"]) != len(sweep["folders"]):
-            raise ValueError("it names as many folders as runs")
+        lists, reasons = (sweep["runs"], sweep["folders"]), sweep.get("failures") or {}
+        if len(lists[0]) != len(lists[1]):
+            raise ValueError("it names not as many folders as runs")
+        if not all(isinstance(item, str) for item in (*lists[0], *lists[1], *reasons.values())):
+            raise ValueError("a run, folder or reason is no text")
         for place in sweep["folders"]:
             # Nothing is read elsewhere because a file says so.
             if Path(place).is_absolute() or ".." in Path(place).parts:
                 raise ValueError("it names a folder outside of the outputs")
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise ResultsError(
             f"`{path}` must list runs and folders, but is damaged ({error})."
         ) from error
     return sweep
+
+
+def _read_folders(
+    folders: Iterable[Path],
+) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:
+    """Return what runs left in these folders, and a sentence for each that is of no use."""
+    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    problems = []
+    for folder in folders:
+        try:
+            document = _load(folder)
+        except ResultsError as error:
+            problems.append(str(error))
+            continue
+        if document is None:
+            continue
+        first, _ = found.setdefault(document["run_id"], (folder, document))
+        if first != folder:
+            problems.append(f"`{folder}` was skipped: `{first}` holds the same run.")
+    return list(found.values()), problems
 
 
 def _all_folders(outputs: Path) -> Iterator[Path]:
@@ -210,53 +230,23 @@ def _all_folders(outputs: Path) -> Iterator[Path]:
                     yield Path(run)
 
 
-_REQUIRED: dict[str, dict[str, type]] = {
-    "record.json": {"run_id": str, "status": str, "encoder": dict, "config": dict, "scores": list},
-    "failure.json": {"run_id": str, "error": str},
-}
-_REQUIRED_IN_BOTH = {"model": str, "method": str, "protocol": str}
-_REQUIRED_IN_SCORE = {"metric": str, "unit": str, "higher_is_better": bool, "primary": bool}
-
-
 def _load(folder: Path) -> dict[str, Any] | None:
     """Return a folder's record, else its failure, else None.
 
     Raises:
         ResultsError: if the file is damaged or newer than this code.
     """
-    for name, required in _REQUIRED.items():
+    for name in ("record.json", "failure.json"):
         path = folder / name
         try:
             document = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError):
             continue
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise ResultsError(f"`{path}` was skipped: it is damaged ({error}).") from error
-        _check(document, required, path)
+        require_valid(document, path)
         return dict(document)
     return None
-
-
-def _check(document: Any, required: Mapping[str, type], path: Path) -> None:
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if isinstance(schema, int) and schema > KNOWN_SCHEMA:
-        raise ResultsError(
-            f"`{path}` was skipped: it has schema {schema}, but this version reads up to "
-            f"{KNOWN_SCHEMA}; update the project to read it."
-        )
-    wrong = _wrong_keys(document, {"schema": int, **required, **_REQUIRED_IN_BOTH})
-    for score in () if wrong else document.get("scores", ()):
-        wrong += _wrong_keys(score, _REQUIRED_IN_SCORE)
-    if wrong:
-        raise ResultsError(
-            f"`{path}` was skipped: it is damaged (no valid {', '.join(map(repr, wrong))})."
-        )
-
-
-def _wrong_keys(node: Any, required: Mapping[str, type]) -> list[str]:
-    if not isinstance(node, dict):
-        return ["JSON object"]
-    return [key for key, kind in required.items() if not isinstance(node.get(key), kind)]
 
 
 def _tabulate(
@@ -273,19 +263,60 @@ def _tabulate(
         documents, names, strict=True
     ):
         run_id, seed = document["run_id"], document.get("seed")
+        place = os.path.relpath(folder, outputs)
         if document.get("status") == "finished":
             results.finished += 1
-            results.rows += [
-                Row(label, encoder, protocol, dataset, seed or 0, *_score(score), run_id)
-                for score in document["scores"]
-                if isinstance(score.get("value"), int | float) and math.isfinite(score["value"])
-            ]
+            if not document["scores"] and document["protocol"] != "pretrain":
+                reason = "the record holds no score"
+                results.gaps.append(
+                    Gap(label, protocol, dataset, seed, "invalid", reason, place, run_id, "", True)
+                )
+            for score in document["scores"]:
+                if (reason := impossible(score)) is None:
+                    row = Row(label, encoder, protocol, dataset, seed or 0, *_score(score), run_id)
+                    results.rows.append(row)
+                else:
+                    results.gaps.append(
+                        Gap(label, protocol, dataset, seed, "invalid", reason, place, run_id,
+                            score["metric"], score["primary"])
+                    )  # fmt: skip
             continue
         kind = "failed" if "error" in document else "not_applicable"
         reason = document.get("error") or document.get("reason") or "no reason was recorded"
-        place = os.path.relpath(folder, outputs)
         results.gaps.append(Gap(label, protocol, dataset, seed, kind, reason, place, run_id))
+    _part_mixed_units(results)
+    _tell_invalid(results)
     return results
+
+
+def _part_mixed_units(results: Results) -> None:
+    """Turn scores whose unit or direction differs from that of the cell's first into gaps."""
+    first: dict[tuple[str, ...], Row] = {}
+    kept = []
+    for row in results.rows:
+        one = first.setdefault((row.encoder, row.protocol, row.dataset, row.metric), row)
+        if (one.unit, one.higher_is_better) == (row.unit, row.higher_is_better):
+            kept.append(row)
+            continue
+        reason = f"`{row.metric}` has another unit or direction than in run {one.run_id}"
+        results.gaps.append(
+            Gap(row.encoder, row.protocol, row.dataset, row.seed, "invalid", reason, "", row.run_id,
+                row.metric, row.primary)
+        )  # fmt: skip
+    results.rows = kept
+
+
+def _tell_invalid(results: Results) -> None:
+    """Add one problem per run with scores that cannot be."""
+    reasons: dict[str, list[Gap]] = {}
+    for gap in results.gaps:
+        if gap.kind == "invalid":
+            reasons.setdefault(gap.run_id, []).append(gap)
+    for run_id, gaps in reasons.items():
+        what = f"`{gaps[0].folder}/record.json`" if gaps[0].folder else f"run {run_id}"
+        results.problems.append(
+            f"{what}: {'; '.join(gap.reason for gap in gaps)}; left out of means and correlations."
+        )
 
 
 def _score(score: Mapping[str, Any]) -> tuple[str, float, str, bool, bool, str]:

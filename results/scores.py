@@ -18,6 +18,7 @@ class Cell:
     Args:
         values: score by seed and run.
         failed: number of runs that failed.
+        invalid: number of runs whose score cannot be, such as NaN or 170 %.
         not_applicable: whether the protocol cannot judge this encoder.
         row: any of the scores, for its metric, unit and direction.
         left_out: number of runs on other data or weights than those of ``values``.
@@ -26,6 +27,7 @@ class Cell:
 
     values: dict[tuple[int, str], float] = dataclasses.field(default_factory=dict)
     failed: int = 0
+    invalid: int = 0
     not_applicable: bool = False
     row: Row | None = None
     left_out: int = 0
@@ -80,6 +82,10 @@ def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
             if (run := (row.seed, row.run_id)) not in cell.values or row.split == "test":
                 cell.values[run] = row.value
                 cell.row = row
+    for gap in results.gaps:
+        concerned = gap.primary if metric is None else gap.metric == metric
+        if gap.kind == "invalid" and gap.protocol == protocol and concerned:
+            found[gap.encoder, gap.dataset].invalid += 1
     if metric is not None and not found:
         metrics = sorted({row.metric for row in results.rows if row.protocol == protocol})
         raise unknown(f"the metric of `{protocol}`", metric, metrics)

@@ -29,7 +29,7 @@ def summarise(outputs: Path, sweep: str) -> int:
         saved.append(save(results.sweep, "table", wide, tables.wide_csv(results)))
     if (text := _correlations(results, results.sweep)) is not None:
         saved.append(text)
-    bad = [gap for gap in results.gaps if gap.kind != "not_applicable"]
+    bad = [gap for gap in results.gaps if gap.kind not in ("not_applicable", "invalid")]
     for text in describe(results.gaps):
         print(text)
     print(_counts(results))

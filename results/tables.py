@@ -78,7 +78,8 @@ def _mean(table: Cells, encoder: str, datasets: Sequence[str]) -> float | None:
 
 def _text(cell: Cell, runs: int) -> str:
     if not cell.values:
-        return "failed" if cell.failed else "n/a" if cell.not_applicable else MISSING
+        reasons = {"invalid": cell.invalid, "failed": cell.failed, "n/a": cell.not_applicable}
+        return next((text for text, holds in reasons.items() if holds), MISSING)
     scale = _scale(cell)
     digits = ".2f" if scale == 100 else ".4g"
     text = f"{cell.mean * scale:{digits}}"
@@ -86,6 +87,7 @@ def _text(cell: Cell, runs: int) -> str:
         text += f" ± {cell.spread * scale:{digits}}"
     remarks = [f"n={len(cell.values)}"] if len(cell.values) != runs else []
     remarks += [f"{cell.failed} failed"] if cell.failed else []
+    remarks += [f"{cell.invalid} invalid"] if cell.invalid else []
     remarks += [f"{cell.left_out} on other files"] if cell.left_out else []
     remarks += [OUTDATED] if cell.outdated else []
     return f"{text} ({', '.join(remarks)})" if remarks else text
@@ -133,6 +135,11 @@ def _notes(rows: Sequence[Sequence[str]], runs: int, mean_over: Sequence[str]) -
         notes.append(f"{MISSING} not run, or no mean because a dataset is missing")
     if "n/a" in texts:
         notes.append("n/a: the protocol cannot judge this encoder")
+    if any("invalid" in text for text in texts):
+        notes.append(
+            "invalid: the score is NaN, infinite or no fraction, and no part of a mean; see "
+            "`python -m results failures`"
+        )
     if any(OUTDATED in text or "on other files" in text for text in texts):
         notes.append(
             f"{OUTDATED}: the fingerprints of data or weights differ from those of the latest runs "

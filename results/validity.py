@@ -1,0 +1,168 @@
+"""What a record must hold before tables show it, and which of its scores are possible."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from results.errors import ResultsError
+
+KNOWN_SCHEMA = 1
+DEEPEST = 60
+"""Levels of a record; configurations have about ten."""
+LARGEST = 1e100
+"""Largest size of a score, so that means and deviations of scores stay finite."""
+ROUNDING = 1e-6
+"""By how much a fraction may lie outside of [0, 1]."""
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+Rules = Mapping[str, Callable[[Any], bool]]
+
+_BOTH: Rules = {
+    "schema": _whole,
+    "run_id": _text,
+    "model": _text,
+    "method": _text,
+    "protocol": _text,
+    "dataset": _text_or_null,
+    "seed": lambda value: value is None or _whole(value),
+}
+_BY_FILE: Mapping[str, Rules] = {
+    "record.json": {
+        "status": lambda value: value in ("finished", "not_applicable"),
+        "reason": _text_or_null,
+        "encoder": _is(dict),
+        "config": _is(dict),
+        "scores": _is(list),
+    },
+    "failure.json": {
+        "error": _is(str),
+        "encoder": lambda value: value is None or isinstance(value, dict),
+    },
+}
+_ENCODER: Rules = {"id": _text_or_null, "label": _text_or_null}
+_SCORE: Rules = {
+    "metric": _text,
+    "unit": _text,
+    "higher_is_better": _is(bool),
+    "primary": _is(bool),
+    "split": _text_or_null,
+}
+
+
+def require_valid(document: Any, path: Path) -> None:
+    """Refuse a record or failure that tables cannot show.
+
+    Args:
+        document: what ``path`` holds.
+        path: ``record.json`` or ``failure.json``.
+
+    Raises:
+        ResultsError: in one sentence, if it is damaged or newer than this code.
+    """
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if _whole(schema) and schema > KNOWN_SCHEMA:
+        raise ResultsError(
+            f"`{path}` was skipped: it has schema {schema}, but this version reads up to "
+            f"{KNOWN_SCHEMA}; update the project to read it."
+        )
+    if not isinstance(document, dict):
+        wrong = ["no valid 'JSON object'"]
+    else:
+        wrong = list(_oddities(document)) or list(_wrong_parts(document, path.name))
+    if wrong:
+        raise ResultsError(f"`{path}` was skipped: it is damaged ({'; '.join(wrong)}).")
+
+
+def _wrong_parts(document: dict[str, Any], name: str) -> Iterator[str]:
+    wrong = _wrong_keys(document, {**_BOTH, **_BY_FILE[name]})
+    if isinstance(document.get("encoder"), dict):
+        wrong += [f"encoder.{key}" for key in _wrong_keys(document["encoder"], _ENCODER)]
+    config = document.get("config", {})
+    if not isinstance(config, dict):
+        wrong += [] if "config" in wrong else ["config"]
+    scores = document.get("scores", []) if name == "record.json" and not wrong else []
+    for score in scores:
+        wrong += _wrong_keys(score, _SCORE) if isinstance(score, dict) else ["JSON object"]
+    if wrong:
+        yield f"no valid {', '.join(map(repr, dict.fromkeys(wrong)))}"
+        return
+    counts = Counter((score["metric"], score.get("split") or "") for score in scores)
+    primary = {score["metric"] for score in scores if score["primary"]}
+    if scores and len(primary) != 1:
+        yield f"{len(primary)} primary metrics"
+    for (metric, split), count in counts.items():
+        if count > 1:
+            yield f"{count} scores `{metric}`{f' on `{split}`' if split else ''}"
+
+
+def _wrong_keys(node: Mapping[str, Any], rules: Rules) -> list[str]:
+    return [key for key, valid in rules.items() if not valid(node.get(key))]
+
+
+def _oddities(document: Any) -> Iterator[str]:
+    """Yield what no part of a record may be, once each."""
+    level, depth = [document], 0
+    while level:
+        if depth > DEEPEST:
+            yield f"nested more than {DEEPEST} levels deep"
+            return
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                below += [*node.keys(), *node.values()]
+            elif isinstance(node, list):
+                below += node
+            elif isinstance(node, str) and not _is_unicode(node):
+                yield "text that is no Unicode"
+                return
+        level, depth = below, depth + 1
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text can be printed; JSON may hold half of a pair of surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def impossible(score: Mapping[str, Any]) -> str | None:
+    """Return why a score's value is none, such as ``170 %, but a fraction …``; None if it is one.
+
+    Args:
+        score: with valid keys but for ``value``.
+    """
+    value, metric = score.get("value"), score["metric"]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"`{metric}` is {_shown(value)}, which is no number"
+    if not abs(value) <= LARGEST:
+        return f"`{metric}` is {_shown(value)}, which is not finite"
+    if score["unit"] == "fraction" and not -ROUNDING <= value <= 1 + ROUNDING:
+        return f"`{metric}` is {100 * value:.6g} %, but a fraction lies between 0 and 100 %"
+    return None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float) and math.isnan(value):
+        return "NaN"
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
