@@ -5,7 +5,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Int64
@@ -138,9 +138,9 @@ def assemble(
     _check_classes(options, given, classes)
     if train.targets.ndim == 2:
         _check_reducible(options, val)
-    if val_rule not in (None, *typing.get_args(ValRule)):
+    if val_rule not in (None, *get_args(ValRule)):
         raise ValueError(
-            f"`dataset.val_rule` must be null or one of {list(typing.get_args(ValRule))}, but is "
+            f"`dataset.val_rule` must be null or one of {list(get_args(ValRule))}, but is "
             f"{val_rule!r}."
         )
     validation = f"seeded, {options.val_fraction} of train" if options.val_fraction else "none"
