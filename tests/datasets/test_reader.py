@@ -6,6 +6,7 @@ import pytest
 
 from ssl_transfer.datasets import Dataset, Options, Split, assemble, reader
 from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.ranges import Count
 
 
 def split_of(counts: list[int], prefix: str) -> Split:
@@ -104,7 +105,7 @@ def test_a_readers_signature_shows_its_own_and_the_shared_keys() -> None:
 
     parameters = inspect.signature(toy).parameters
     assert list(parameters)[:3] == ["root", "depth", "name"]
-    assert parameters["labels_per_class"].annotation == int | None
+    assert parameters["test_per_class"].annotation == Count | None
     assert toy(root="x", name="toy", split_seed=2).fingerprint == made(split_seed=5).fingerprint
     with pytest.raises(TypeError, match="dept"):
         toy(root="x", name="toy", dept=3)
