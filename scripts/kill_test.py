@@ -1,28 +1,37 @@
-"""Kill a run at random moments, again and again; it must end as if it had been left alone.
+"""Kill runs at random moments, again and again; each must end as if it had been left alone.
 
 python scripts/kill_test.py                              # fine-tuning, linear probe, pre-training
 python scripts/kill_test.py --kills 5 protocol=bn_tune   # the run of one command line
+python scripts/kill_test.py --all --kills 2              # tiny runs of all protocols and methods
 
 Every kill (``kill -9`` of the process and its loader workers) comes a random time after a new
-checkpoint. Compared bit by bit with an undisturbed run: the record, predictions, the pre-trained
-encoder, and the last loss of every training. Exit code 1 on any difference, or if fewer than
-three quarters of the restarts went on above step 0.
+checkpoint, or after the start where nothing is trained. Compared bit by bit with an undisturbed
+run: the record, predictions, the pre-trained encoder, and the last loss of every training. Exit
+code 1 on any difference, or if fewer than three quarters of the restarts of trainings went on above
+step 0.
 """
 
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from launchers import sweep  # noqa: E402 - found by the line above
+from ssl_transfer.config import compose, options, plain  # noqa: E402
+from ssl_transfer.runs import Run  # noqa: E402
+
 COMMON = [
     "trainer.workers=1",
     "trainer.checkpoint_every_steps=3",
@@ -36,6 +45,7 @@ DEFAULTS = [
     ["model.width=4", "protocol=pretrain", "method=simclr", "method.epochs=10"],
 ]
 SAME = ("run_id", "status", "scores", "selection", "trainable", "weights_sha256", "data")
+_forked = multiprocessing.get_context("fork")
 
 
 def say(text: str) -> None:
@@ -44,20 +54,49 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def start(overrides: list[str], outputs: Path) -> subprocess.Popen[bytes]:
-    """Start the command line in a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, "run.py", *overrides, *COMMON, f"paths.outputs={outputs}"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def every_kind() -> Iterator[list[str]]:
+    """Yield a tiny run of every protocol on two data sets, and of every method with two seeds."""
+    for protocol in options("protocol"):
+        if protocol == "pretrain":
+            continue
+        for dataset in ("digits", "textures"):
+            line = [f"protocol={protocol}", f"dataset={dataset}", "model.width=4"]
+            small = ["dataset.labels_per_class=8", "dataset.test_per_class=4"]
+            node = compose([f"protocol={protocol}"]).protocol
+            tuned = [GRID, "protocol.epochs=5", "protocol.batch_size=20"] if "grid" in node else []
+            yield [*line, *small, "model.preprocessing.size=16", *tuned]
+    for seed in (0, 1):
+        for method in options("method"):
+            if method == "as_is":
+                continue
+            line = [f"method={method}", "protocol=pretrain", f"method.seed={seed}", "model.width=8"]
+            small = ["dataset@method.pretrain_on=digits", "method.pretrain_on.labels_per_class=40"]
+            small += ["method.pretrain_on.test_per_class=4", "method.batch_size=128"]
+            teacher = ["method.teacher=small_resnet", "method.teacher_output=features"]
+            fixed = ["method.epochs=4", "method.warmup_epochs=0"]
+            yield [*line, *small, *fixed, *(teacher if method == "seed" else [])]
 
 
-def finish(process: subprocess.Popen[bytes]) -> None:
+def start(overrides: Sequence[str], outputs: Path) -> multiprocessing.process.BaseProcess:
+    """Carry out the command line in a process group of its own."""
+    process = _forked.Process(target=_carry_out, args=(overrides, outputs))
+    process.start()
+    return process
+
+
+def _carry_out(overrides: Sequence[str], outputs: Path) -> None:
+    os.setsid()
+    with open(os.devnull, "w") as void:  # noqa: PTH123 - as the shell's > /dev/null
+        os.dup2(void.fileno(), 1)
+    run = Run(plain(compose([*overrides, *COMMON, f"paths.outputs={outputs}"])))
+    sys.exit(sweep.execute_all([run]).exit_code)
+
+
+def finish(process: multiprocessing.process.BaseProcess) -> None:
     """Wait for a process that must succeed."""
-    if process.wait() != 0:
-        sys.exit(f"the run ended with exit code {process.returncode}")
+    process.join()
+    if process.exitcode != 0:
+        sys.exit(f"the run ended with exit code {process.exitcode}")
 
 
 def saved(outputs: Path) -> tuple[int, int] | None:
@@ -71,25 +110,33 @@ def saved(outputs: Path) -> tuple[int, int] | None:
     return None
 
 
-def kill(process: subprocess.Popen[bytes], outputs: Path, before: Any, delay: float) -> bool:
+def kill(
+    process: multiprocessing.process.BaseProcess, outputs: Path, delay: float, *, trains: bool
+) -> bool:
     """Kill the process ``delay`` seconds after a new checkpoint; False if it ended before."""
-    while saved(outputs) in (None, before) and process.poll() is None:
-        time.sleep(0.005)
-    time.sleep(delay)
-    if process.poll() is not None:
+    before = saved(outputs)
+    while trains and saved(outputs) in (None, before) and process.is_alive():
+        time.sleep(0.002)
+    process.join(delay)
+    if not process.is_alive():
         return False
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.pid is not None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # it has no group of its own yet
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
     return True
 
 
-def run_killed(overrides: list[str], outputs: Path, kills: int, mean_delay: float) -> int:
+def run_killed(
+    overrides: Sequence[str], outputs: Path, kills: int, mean_delay: float, *, trains: bool
+) -> int:
     """Run to the end through ``kills`` kills; return how many of them there were."""
     done = 0
     while done < kills:
-        before = saved(outputs)
         process = start(overrides, outputs)
-        if not kill(process, outputs, before, random.uniform(0, 2 * mean_delay)):
+        if not kill(process, outputs, random.uniform(0, 2 * mean_delay), trains=trains):
             finish(process)
             return done
         done += 1
@@ -101,7 +148,7 @@ def left_by(outputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a run's record, and everything that must not depend on interruptions."""
     (path,) = outputs.glob("*/*/record.json")
     record = json.loads(path.read_text())
-    left: dict[str, Any] = {key: record[key] for key in SAME}
+    left: dict[str, Any] = {key: record[key] for key in SAME if key in record}
     for file in sorted(path.parent.glob("*.npz")) + sorted(path.parent.glob("*.safetensors")):
         left[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
     for line in (path.parent / "metrics.jsonl").read_text().splitlines():
@@ -111,16 +158,21 @@ def left_by(outputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return record, left
 
 
-def test(overrides: list[str], kills: int) -> bool:
+def test(overrides: Sequence[str], kills: int) -> bool:
     """Return whether a run that is killed ends like one that is not, and say how it went."""
     say(" ".join(overrides))
     with tempfile.TemporaryDirectory() as folder:
         calm, killed = Path(folder, "calm"), Path(folder, "killed")
+        began = time.monotonic()
         finish(start(overrides, calm))
         record, expected = left_by(calm)
-        # All kills together take about half of the run's own time, so that they fit into it.
+        trains = any(key.startswith("last step") for key in expected)
+        # Where something is trained, all kills together take a fifth of the run's own time, so
+        # that they fit into it; elsewhere each comes at any moment of a whole process.
+        seconds = record["duration_s"] / kills if trains else time.monotonic() - began
         began = time.monotonic()
-        done = run_killed(overrides, killed, kills, 0.5 * record["duration_s"] / kills)
+        share = 0.2 if trains else 0.5
+        done = run_killed(overrides, killed, kills, share * seconds, trains=trains)
         record, found = left_by(killed)
     resumed = record.get("resumed_at", [])
     different = [key for key in expected | found if expected.get(key) != found.get(key)]
@@ -133,21 +185,25 @@ def test(overrides: list[str], kills: int) -> bool:
         say(f"  DIFFERENT {key}: {expected.get(key)} undisturbed, {found.get(key)} killed")
     if done < kills:
         say(f"  the run ended after {done} kills; give it more epochs")
-    return done == kills and len(resumed) >= 0.75 * kills and not different
+    went_on = not trains or len(resumed) >= 0.75 * kills
+    return (done == kills or not trains) and went_on and not different
 
 
 def main() -> None:
-    """Test the given command line, or the three defaults."""
+    """Test the given command line, the three defaults, or all protocols and methods."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None, help="of the random moments")
+    parser.add_argument("--all", action="store_true", help="tiny runs of every kind")
     parser.add_argument("overrides", nargs="*", help="key=value, as for run.py")
-    options = parser.parse_args()
-    random.seed(options.seed)
-    cases = [options.overrides] if options.overrides else DEFAULTS
-    passed = [test(overrides, options.kills) for overrides in cases]
+    arguments = parser.parse_args()
+    random.seed(arguments.seed)
+    cases = [arguments.overrides] if arguments.overrides else DEFAULTS
+    cases = list(every_kind()) if arguments.all else cases
+    passed = [test(overrides, arguments.kills) for overrides in cases]
+    say(f"{sum(passed)} of {len(passed)} runs ended as if left alone")
     sys.exit(0 if all(passed) else 1)
 
 
