@@ -69,7 +69,7 @@ class Archive:
         ids = list(dict.fromkeys(run.id for run in asked))
         name = f"{now:%Y-%m-%d_%H-%M-%S}_{digest(sorted(ids))[:6]}"
         every = graph(asked)
-        about = {
+        about: dict[str, Any] = {
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "directory": str(Path.cwd()),
             "user": cluster.user(),

@@ -1,5 +1,7 @@
 """What a record must hold before tables show it, and which of its scores are possible."""
 
+import hashlib
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -89,6 +91,17 @@ def require_valid(document: Any, path: Path) -> None:
         wrong = list(_oddities(document)) or list(_wrong_parts(document, path.name))
     if wrong:
         raise ResultsError(f"`{path}` was skipped: it is damaged ({'; '.join(wrong)}).")
+    # Whoever writes a file of a run adds what its other keys hash to; older files have no such key.
+    stated = document.pop("checksum", None)
+    if stated is not None and stated != _checksum(document):
+        raise ResultsError(
+            f"`{path}` was skipped: it was damaged or changed (its checksum is another)."
+        )
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _wrong_parts(document: dict[str, Any], name: str) -> Iterator[str]:

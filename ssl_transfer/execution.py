@@ -38,6 +38,7 @@ from ssl_transfer.assembly import (
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.files import write_json
+from ssl_transfer.identity import digest
 from ssl_transfer.inputs import Inputs
 from ssl_transfer.logger import LoggerRefused, RunLogger
 from ssl_transfer.models import Encoder
@@ -291,7 +292,7 @@ def _stands_on(record: Mapping[str, Any]) -> tuple[Any, Any]:
 def _started_from(dataset: Dataset, weights_files: Inputs) -> str:
     """Return what identifies the data and the weights that a training starts from."""
     contents = sorted(digest.hex() for digest in weights_files.contents().values())
-    return runs.digest(dataset.fingerprint, contents)
+    return digest(dataset.fingerprint, contents)
 
 
 def _code_of(config: Mapping[str, Any]) -> Inputs:

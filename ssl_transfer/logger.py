@@ -92,6 +92,7 @@ class RunLogger:
 
 def _open_lines(path: Path) -> io.TextIOWrapper:
     """Open a file of lines for appending; half a line that a killed process left is ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
     try:
         file = path.open("a+b")
     except OSError:

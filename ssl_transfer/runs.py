@@ -211,6 +211,7 @@ def _readable(
 
 
 def _is_score(score: Any) -> bool:
+    kinds: dict[str, type | tuple[type, ...]]
     kinds = {"metric": str, "unit": str, "value": (int, float)}
     return isinstance(score, dict) and all(
         isinstance(score.get(key), kind) for key, kind in kinds.items()

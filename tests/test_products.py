@@ -1,6 +1,7 @@
 """What a run leaves stays and belongs together until a new set replaces it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,23 @@ def test_weights_are_compared_with_records_that_name_no_files(tmp_path: Path) ->
     models.save_encoder(other, run.folder, config=run.config["model"], parents=[])
     (told,) = carry_out(evaluation).failures.values()
     assert f"(sha256 {record['weights_sha256'][:16]}…), but holds " in told
+
+
+def test_a_folder_that_is_removed_meanwhile_gets_its_record_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = execution.dataset_of
+
+    def removes(run: runs.Run, **keys: Any) -> Any:
+        if keys.get("stage"):
+            shutil.rmtree(tmp_path)
+        return read(run, **keys)
+
+    monkeypatch.setattr(execution, "dataset_of", removes)
+    run = tiny(tmp_path, "protocol=knn", tuned=False)
+    assert carry_out(run).failures == {}
+    assert run.is_finished
+    tmp_path.mkdir(exist_ok=True)
 
 
 def test_a_record_that_is_asked_for_and_missing_is_said(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from results import ResultsError, frame, read
+from ssl_transfer.files import write_json
 
 
 def test_the_long_table_has_one_row_per_run_and_metric(write, outputs: Path) -> None:
@@ -116,6 +117,23 @@ def test_damaged_and_newer_records_are_named_and_skipped(write, outputs: Path) -
         (odd, "JSON object"),
     ):
         assert any(str(folder) in text and words in text for text in results.problems)
+
+
+def test_a_score_that_was_changed_in_its_file_is_named_and_left_out(write, outputs: Path) -> None:
+    kept, changed = write(value=0.5), write(value=0.25)
+    for folder in (kept, changed):
+        write_json(folder / "record.json", json.loads((folder / "record.json").read_text()))
+    assert [row.value for row in read(outputs).rows] == [0.5, 0.25]
+    text = (changed / "record.json").read_text()
+    (changed / "record.json").write_text(text.replace("0.25", "0.75"))
+    results = read(outputs)
+    assert [row.value for row in results.rows] == [0.5]
+    assert results.problems == [
+        f"`{changed / 'record.json'}` was skipped: it was damaged or changed (its checksum is "
+        "another)."
+    ]
+    (changed / "record.json").write_text("[" * 100_000)
+    assert len(read(outputs).problems) == 1
 
 
 def test_scores_that_are_no_finite_number_are_left_out(write, outputs: Path) -> None:
