@@ -171,7 +171,7 @@ def _entering(
     node: dict[str, Any], axis: str, rules: _Rules, prefix: str = "", *, null_counts: bool = False
 ) -> dict[str, Any]:
     """Return the keys of a mapping that enter an id."""
-    entering = {}
+    entering: dict[str, Any] = {}
     for key, value in node.items():
         if value is None:
             if null_counts:
@@ -232,7 +232,7 @@ def settled(config: dict[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException:
         return config
     nodes = {axis: _settle(config[axis], resolved[axis], _MUST_SETTLE[axis]) for axis in loose}
-    others = {key: resolved[key] for key in ("seed", "precision") if key in config}
+    others: dict[str, Any] = {k: resolved[k] for k in ("seed", "precision") if k in config}
     return {**config, **others, **nodes}
 
 
