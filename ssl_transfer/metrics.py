@@ -280,7 +280,7 @@ def check_targets(name: str, targets: Targets, split: str) -> None:
     """
     if len(targets) == 0:
         raise ValueError(f"`{name}` needs at least one sample, but {split} has none; add images.")
-    if name == "auc" and len(targets.unique()) < 2:
+    if name == "auc" and int(targets.min()) == int(targets.max()):
         raise ValueError(
             f"`auc` needs samples of both classes, but {split} has only some of one; choose "
             "another metric or split."

@@ -82,7 +82,8 @@ def preserved(device: "torch.device | None" = None) -> Iterator[None]:
     own, cpu = random.getstate(), torch.get_rng_state()
     numpys = np.random.get_state(legacy=False)  # noqa: NPY002 - the caller's
     gpus = None
-    if torch.cuda.is_initialized() or (device is not None and device.type == "cuda"):
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if in_use or (device is not None and device.type == "cuda"):
         gpus = torch.cuda.get_rng_state_all()
     try:
         yield

@@ -36,7 +36,8 @@ def best(
             "%d of %d points of the grid are left out, for their training diverged: %s",
             len(left_out), len(points), left_out,
         )  # fmt: skip
-    return max(range(len(points)), key=lambda i: -math.inf if scores[i] is None else scores[i])
+    ranked = [-math.inf if score is None else score for score in scores]
+    return ranked.index(max(ranked))
 
 
 def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None]) -> list[str]:

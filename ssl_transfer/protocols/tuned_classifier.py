@@ -102,7 +102,7 @@ class TunedClassifier(Learner):
             if not lives and head not in self.silenced:
                 self.silenced.append(head)
                 for parameter in head.parameters():
-                    parameter.register_hook(torch.zeros_like)
+                    parameter.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
 
     def after_epoch(self, passes: float) -> None:
         """Let the best epoch be found, if that is wanted."""
