@@ -85,7 +85,7 @@ class Archive:
         }
         lines = "".join(json.dumps(run.config, separators=(",", ":")) + "\n" for run in every)
         packed = gzip.compress(lines.encode(), 1)
-        about["signature"] = signature.sign(packed, about["launcher"])
+        about["signature"] = signature.sign(packed, dict(launcher))
         try:
             folder = _new_folder(outputs / "sweeps" / name)
             write_atomically(folder / "runs.jsonl.gz", packed)

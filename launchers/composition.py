@@ -2,8 +2,9 @@
 
 Hydra takes about 0.1 s to compose a run. ``Composer`` lets it do so once for all runs that choose
 the same options. A composition depends on nothing but the overrides, the files under ``conf/`` and
-the versions involved, so it is kept in one append-only file, a line each: key, tab, JSON. Torn or
-foreign lines are passed over, so no lock is needed.
+the versions involved, so it is kept in one append-only file, a line each: key, signature, JSON.
+Torn lines, and those of other users, are passed over: no lock is needed, and nobody decides what
+somebody else's command line means.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, flag_override
 
+from launchers import signature
 from ssl_transfer import config as configuration
 from ssl_transfer import references
 from ssl_transfer.config import CONF, plain
@@ -59,13 +61,14 @@ class CompositionCache:
     def __init__(self, path: Path, *, search_path: Sequence[str] = (), context: str = "") -> None:
         self.path = path
         self.surroundings = _surroundings(search_path) + context
+        self.sign = signature.signer()  # without one nothing is remembered
         self.lines = dict(self._read())
 
     def _read(self) -> list[tuple[str, str]]:
         if not self.path.exists():
             return []
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return [(key, text) for key, tab, text in (line.partition("\t") for line in lines) if tab]
+        return [(key, rest) for key, tab, rest in (line.partition("\t") for line in lines) if tab]
 
     def key(self, overrides: Sequence[str]) -> str:
         """Return the key of a composition; the order of overrides is part of it."""
@@ -74,20 +77,22 @@ class CompositionCache:
     def get(self, overrides: Sequence[str], compose: Callable[[], DictConfig]) -> Composition:
         """Return the plain composition of these overrides, from the file if it is there."""
         key = self.key(overrides)
-        if key in self.lines:
-            try:
-                return dict(json.loads(self.lines[key]))
-            except ValueError:
-                del self.lines[key]  # a torn line
+        signed, _, text = self.lines.pop(key, "").partition("\t")
+        if self.sign is not None and signed == self.sign(f"{key}\t{text}".encode()):
+            self.lines[key] = f"{signed}\t{text}"  # no torn line, and not somebody else's
+            return dict(json.loads(text))
         composed = plain(compose())
         text = json.dumps(composed, separators=(",", ":"))
-        self.lines[key] = text
+        if self.sign is None:
+            return dict(json.loads(text))
+        signed = self.sign(f"{key}\t{text}".encode())
+        self.lines[key] = f"{signed}\t{text}"
         # Where nothing can be written, composing takes longer; whatever else fails there says why.
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 # The leading line end closes a line that a killed process left open.
-                file.write(f"\n{key}\t{text}\n")
+                file.write(f"\n{key}\t{signed}\t{text}\n")
         # What JSON cannot tell apart (1 and True, tuples) must not differ between first and later.
         return dict(json.loads(text))
 

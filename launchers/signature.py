@@ -1,4 +1,4 @@
-"""Which sweeps this user sent: a keyed hash that nobody else can make.
+"""Which sweeps and compositions are this user's: a keyed hash that nobody else can make.
 
 ``python -m launchers retry`` may call any code that the user's own sweep names, for the user typed
 it. Who owns a file does not tell whose it is: what is unpacked or copied belongs to whoever does
@@ -11,7 +11,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,16 @@ def sign(runs: bytes, launcher: Mapping[str, Any]) -> str | None:
         runs: content of ``runs.jsonl.gz``.
         launcher: its name and options.
     """
+    signs = signer()
+    return signs and signs(json.dumps(launcher, sort_keys=True).encode() + b"\0" + runs)
+
+
+def signer() -> Callable[[bytes], str] | None:
+    """Return what makes hashes that nobody else can make; None where no key can be kept."""
     key = _key()
     if key is None:
         return None
-    said = json.dumps(launcher, sort_keys=True).encode() + b"\0" + runs
-    return hmac.new(key, said, hashlib.sha256).hexdigest()
+    return lambda content: hmac.new(key, content, hashlib.sha256).hexdigest()
 
 
 def is_own(signature: Any, runs: bytes, launcher: Any) -> bool:

@@ -175,8 +175,30 @@ def test_a_torn_line_is_composed_again(tmp_path):
     cache = CompositionCache(path)
     assert cache.get(["seed=3"], lambda: compose(["seed=3"]))["seed"] == 3
     lines = [line for line in path.read_text().splitlines() if line]
-    assert json.loads(lines[-1].partition("\t")[2])["seed"] == 3
+    assert json.loads(lines[-1].split("\t")[2])["seed"] == 3
     assert CompositionCache(path).get(["seed=3"], pytest.fail)["seed"] == 3
+
+
+def test_nobody_else_decides_what_a_command_line_means(tmp_path, monkeypatch):
+    path = tmp_path / "c.jsonl"
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
+    theirs = CompositionCache(path)
+    theirs.get(["seed=3"], lambda: compose(["model=custom", "model._target_=os.system"]))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
+    composed = CompositionCache(path).get(["seed=3"], lambda: compose(["seed=3"]))
+    assert composed["model"]["_target_"] != "os.system"
+    # A line of mine with another text, or below another key, is not mine.
+    key, signed, text = path.read_text().splitlines()[-1].split("\t")
+    for line in (f"{key}\t{signed}\t" + text.replace("small_resnet", "other"),
+                 f"{theirs.key(['seed=4'])}\t{signed}\t{text}"):  # fmt: skip
+        path.write_text(line + "\n")
+        for seed in (3, 4):
+            given = CompositionCache(path).get(
+                [f"seed={seed}"], lambda s=seed: compose([f"seed={s}"])
+            )
+            assert given == plain(compose([f"seed={seed}"]))
+    monkeypatch.setenv("XDG_STATE_HOME", str(path))  # no place for a key
+    assert CompositionCache(path).get(["seed=5"], lambda: compose(["seed=5"]))["seed"] == 5
 
 
 def test_hydras_own_overrides_do_not_shape_a_run():

@@ -9,6 +9,7 @@ import shutil
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -413,7 +414,7 @@ def test_redirects_in_a_circle_are_one_sentence(target: Path) -> None:
 
 
 def test_encryption_is_not_given_up_on_the_way() -> None:
-    request = downloads.urllib.request.Request("https://a.example/x")
+    request = urllib.request.Request("https://a.example/x")
     follow = downloads._Redirects().redirect_request
     with pytest.raises(ValueError, match="as safe as itself, but leads to http"):
         follow(request, None, 302, "", {}, "http://b.example/x")

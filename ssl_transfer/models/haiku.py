@@ -74,7 +74,7 @@ def read_arrays(path: Path, budget: Budget) -> dict[str, Any]:
         TooMuch: if it asks for more memory or time than its size warrants.
         UnpicklingError: if it is no whole pickle.
     """
-    return _arrays(read(path.read_bytes(), budget, _find), budget, {})
+    return dict(_arrays(read(path.read_bytes(), budget, _find), budget, {}))
 
 
 def _arrays(content: Any, budget: Budget, tensors: dict[int, Tensor], depth: int = 0) -> Any:

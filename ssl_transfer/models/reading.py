@@ -13,6 +13,7 @@ from ssl_transfer.downloads import checksum
 from ssl_transfer.models import checkpoints, haiku
 from ssl_transfer.models.checkpoints import Stored
 from ssl_transfer.models.unpickling import DEEPEST, Budget, Refused, TooMuch
+from ssl_transfer.plain_text import printable
 
 State = dict[str, Tensor]
 
@@ -191,7 +192,7 @@ def _too_much(path: Path, error: TooMuch) -> str:
 
 def _cut(text: str) -> str:
     """Return a text out of a file, short and with nothing that a terminal would obey."""
-    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    shown = printable(" ".join(text.split()))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 

@@ -327,7 +327,7 @@ def check(content: io.BytesIO) -> None:
                     raise TooMuch("it asks for a table far larger than itself")
                 memo[place] = depths[-1]
             elif "GET" in name:
-                depths.append(memo[int(argument)])
+                depths.append(memo[int(argument or 0)])
             else:
                 _step(opcode, depths)
             if depths and depths[-1] > DEEPEST:

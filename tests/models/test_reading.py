@@ -310,7 +310,7 @@ def _tensor_pickle(
 
     class Tensor:
         def __reduce__(self) -> tuple[Any, ...]:
-            arguments = (Storage(), offset, size, stride, False, OrderedDict())
+            arguments: tuple[Any, ...] = (Storage(), offset, size, stride, False, OrderedDict())
             return torch._utils._rebuild_tensor_v2, arguments
 
     class Pickler(pickle.Pickler):

@@ -1,6 +1,7 @@
 """What records say is shown as text, wherever it ends up."""
 
 import io
+from collections.abc import Callable
 
 import pandas as pd
 import pytest
@@ -19,7 +20,7 @@ def test_both_packages_escape_the_same() -> None:
 
 
 @pytest.mark.parametrize("escape", [plain_text.printable, library.printable])
-def test_nothing_is_left_that_a_terminal_obeys(escape) -> None:
+def test_nothing_is_left_that_a_terminal_obeys(escape: Callable[[str], str]) -> None:
     assert escape(NASTY).isprintable()
     assert escape("\x1b[2J") == "\\x1b[2J"
     assert escape("größer ± 1\n\tzwei") == "größer ± 1\n\tzwei"
