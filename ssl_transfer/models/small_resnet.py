@@ -13,6 +13,11 @@ Map = Float[Tensor, "batch channels_in height_in width_in"]
 Output = Float[Tensor, "batch channels height width"]
 
 
+ONEDNN_CHANNELS = 8
+"""Channels below which the backward pass of a strided 1x1 convolution with the channels last writes
+beyond its memory: oneDNN 3.13 of torch 2.14 and 2.15 does, on processors with AVX2 alone."""
+
+
 class SmallResNet(nn.Module):
     """Three stages of BasicBlocks behind a 3x3 stem without max-pooling.
 
@@ -94,6 +99,10 @@ class _Conv1x1(nn.Conv2d):
 
     def forward(self, input: Map) -> Output:
         weight = self.weight.flatten(1)[:, :, None, None]
+        if self.in_channels < ONEDNN_CHANNELS:
+            # Positions that a stride skips do not matter to a 1x1 convolution.
+            rows, columns = (int(step) for step in self.stride)
+            return F.conv2d(input[:, :, ::rows, ::columns], weight, self.bias)
         output: Tensor = self._conv_forward(input, weight, self.bias)
         return output
 
