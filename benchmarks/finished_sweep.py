@@ -1,9 +1,11 @@
 """A finished sweep sent again, against Hydra's basic launcher on an empty task.
 
-    python benchmarks/finished_sweep.py [--runs 200]
+    python benchmarks/finished_sweep.py [--runs 200] [--files 10000]
 
 Both go through the same command line: 200 runs over seeds. Ours finds every record in place and
-computes nothing; Hydra's basic launcher composes each run and calls a function that returns.
+computes nothing; Hydra's basic launcher composes each run and calls a function that returns. With
+``--files`` the runs are on a folder of so many images, whose stamps are compared with those that
+the records list; without, on a data set that needs none.
 """
 
 import argparse
@@ -36,10 +38,32 @@ def seconds(command: list[str], folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def finish(folder: Path, overrides: list[str]) -> None:
+def make_folder(root: Path, files: int) -> None:
+    """Write a folder of two classes; what is in the files does not matter to finished runs."""
+    for number in range(files):
+        path = root / f"class_{number % 2}" / f"{number:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(str(number).encode())
+
+
+def list_inputs(root: Path, outputs: Path) -> dict[str, object]:
+    """Keep the list of a folder's files, and return what records say of it."""
+    sys.path.insert(0, str(ROOT))
+    from ssl_transfer import inputs, manifests
+
+    with inputs.collected() as found:
+        for path in sorted(root.rglob("*.png")):
+            inputs.note_file(path)
+        for place in root.iterdir():
+            inputs.note_folder(place, (".png",))
+    return {"data": {"list": manifests.save(found, outputs), "files": len(found)}}
+
+
+def finish(folder: Path, overrides: list[str], inputs: dict[str, object]) -> None:
     """Put a record in every run's place, as if it had been computed."""
     sys.path.insert(0, str(ROOT))
     from ssl_transfer.config import compose, plain
+    from ssl_transfer.files import CHECKSUM, checksum
     from ssl_transfer.runs import Run
 
     example = plain(compose([o for o in overrides if not o.startswith("seed=")]))
@@ -51,19 +75,27 @@ def finish(folder: Path, overrides: list[str]) -> None:
                  "higher_is_better": True, "primary": True}  # fmt: skip
         record = {**run.identify(), "status": "finished", "reason": None, "scores": [score],
                   "encoder": {"id": "0" * 16, "label": run.label}, "config": run.config,
-                  "duration_s": 0.0}  # fmt: skip
-        (place / "record.json").write_text(json.dumps(record))
+                  "duration_s": 0.0, "inputs": inputs}  # fmt: skip
+        plain_record = json.loads(json.dumps(record))
+        sealed = {**plain_record, CHECKSUM: checksum(plain_record)}
+        (place / "record.json").write_text(json.dumps(sealed))
 
 
 def main() -> None:
     """Measure both and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    runs = parser.parse_args().runs
+    parser.add_argument("--files", type=int, default=0)
+    arguments = parser.parse_args()
+    runs = arguments.runs
     overrides = ["protocol=linear_probe", "seed=" + ",".join(map(str, range(runs)))]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        finish(folder, overrides)
+        folder, listed = Path(name), {}
+        if arguments.files:
+            make_folder(folder / "images", arguments.files)
+            listed = list_inputs(folder / "images", folder / "outputs")
+            overrides = ["dataset=image_folder", f"dataset.root={folder / 'images'}", *overrides]
+        finish(folder, overrides, listed)
         ours = [sys.executable, str(ROOT / "run.py"), "-m", *overrides]
         first = seconds(ours, folder)
         again = min(seconds(ours, folder) for _ in range(3))
