@@ -230,3 +230,18 @@ def test_an_unknown_option_is_answered_with_the_known_ones(axis):
     with pytest.raises(HydraException) as caught:
         compose([f"{axis}=no_such_thing"])
     assert options(axis)[0] in str(caught.value)
+
+
+def test_overrides_of_a_run_are_told_from_hydras_own() -> None:
+    given = [
+        "seed=3",
+        "hydra.verbose=1",
+        "hydra/launcher=local",
+        "dataset.root='a b'",
+        "+x.y=[1,2]",
+    ]
+    expected = ["seed=3", "dataset.root='a b'", "+x.y=[1,2]"]
+    assert task_overrides(given) == expected
+    assert task_overrides(tuple(given)) == expected  # from memory
+    parsed = OverridesParser.create().parse_overrides(expected)
+    assert [one.input_line for one in parsed] == expected
