@@ -99,7 +99,9 @@ def refuse_misspelt(runs: Iterable[Run]) -> None:
     """
     from ssl_transfer.config import shared_problems
 
-    if found := [problem for run in runs for problem in shared_problems(run.config)]:
+    if found := [
+        problem for run in runs for problem in shared_problems(run.config, with_monitor=False)
+    ]:
         raise SweepRefused(found)
 
 

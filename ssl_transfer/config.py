@@ -220,10 +220,19 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
     return found
 
 
-def shared_problems(config: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with everything but the axes; quick enough for finished runs, too."""
+def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> list[str]:
+    """Return what is wrong with everything but the axes; quick enough for finished runs, too.
+
+    Args:
+        config: the whole configuration.
+        with_monitor: whether to look into ``trainer.monitor``, too, which takes torch.
+    """
     own = {key: value for key, value in config.items() if key not in (*AXES, "logger", "hydra")}
-    seen: tuple[str, str] | None = ("", repr(own))
+    seed = own.get("seed")
+    # The runs of a sweep differ in their seeds; a plain one is fine.
+    plain_seed = type(seed) is int and 0 <= seed < 1 << 31
+    told_apart = {key: value for key, value in own.items() if key != "seed" or not plain_seed}
+    seen: tuple[str, str] | None = ("" if with_monitor else "light", repr(told_apart))
     if seen in _FINE:
         return []
     try:
@@ -238,7 +247,7 @@ def shared_problems(config: Mapping[str, Any]) -> list[str]:
             found.append(f"`{group}` must be an option of its group, but is {shown(node)}.")
             continue
         found += signature_problems(group, options_of, node, supplied=frozenset())
-        if (monitor := node.get("monitor")) is not None:
+        if with_monitor and (monitor := node.get("monitor")) is not None:
             found += _node_problems("trainer.monitor", monitor)
     if not found and seen is not None:
         _FINE.add(seen)
