@@ -88,7 +88,8 @@ def _refuse_ranges(overrides: Sequence[Override]) -> None:
         if not isinstance(chosen, RangeSweep):
             continue
         line = override.input_line or override.key_or_group
-        values = (chosen.stop - chosen.start) / chosen.step if chosen.step else math.inf
+        span = (chosen.stop or 0) - (chosen.start or 0)
+        values = span / chosen.step if chosen.step else math.inf
         if not 0 < values <= MOST_RUNS:
             found = "none" if values <= 0 else "too many"
             raise SweepRefused(

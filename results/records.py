@@ -272,12 +272,12 @@ def _tabulate(
                     Gap(label, protocol, dataset, seed, "invalid", reason, place, run_id, "", True)
                 )
             for score in document["scores"]:
-                if (reason := impossible(score)) is None:
+                if (fault := impossible(score)) is None:
                     row = Row(label, encoder, protocol, dataset, seed or 0, *_score(score), run_id)
                     results.rows.append(row)
                 else:
                     results.gaps.append(
-                        Gap(label, protocol, dataset, seed, "invalid", reason, place, run_id,
+                        Gap(label, protocol, dataset, seed, "invalid", fault, place, run_id,
                             score["metric"], score["primary"])
                     )  # fmt: skip
             continue

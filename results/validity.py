@@ -80,7 +80,7 @@ def require_valid(document: Any, path: Path) -> None:
         ResultsError: in one sentence, if it is damaged or newer than this code.
     """
     schema = document.get("schema") if isinstance(document, dict) else None
-    if _whole(schema) and schema > KNOWN_SCHEMA:
+    if isinstance(schema, int) and _whole(schema) and schema > KNOWN_SCHEMA:
         raise ResultsError(
             f"`{path}` was skipped: it has schema {schema}, but this version reads up to "
             f"{KNOWN_SCHEMA}; update the project to read it."

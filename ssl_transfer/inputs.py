@@ -229,7 +229,7 @@ def contents(paths: Sequence[str]) -> list[bytes]:
     about = [stamp_of(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     known = Remembered("contents", paths, about)
     if (found := known.get()) is not None:
-        return found["digests"]
+        return list(found["digests"])
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         digests = list(pool.map(_content, paths))
     known.keep({"digests": digests})

@@ -173,7 +173,7 @@ def checked(place: str = "") -> Callable[[Checked], Checked]:
 
     def decorate(target: Checked) -> Checked:
         is_class = inspect.isclass(target)
-        function = target.__init__ if is_class else target  # type: ignore[misc]
+        function = target.__init__ if is_class else target
         signature = inspect.signature(function)
 
         @functools.cache
@@ -196,7 +196,7 @@ def checked(place: str = "") -> Callable[[Checked], Checked]:
 
         if not is_class:
             return typing.cast("Checked", call)
-        target.__init__ = call  # type: ignore[misc]
+        target.__init__ = call  # type: ignore[method-assign]
         return target
 
     return decorate

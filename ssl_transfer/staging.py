@@ -237,7 +237,7 @@ def _is_equal(source: Path, copy: Path, tree: Tree) -> bool:
 
     def same(file: File) -> bool:
         pair = (str(place / file.path) for place in (source, copy))
-        equal = operator.eq(*map(stamps.of_file, pair))
+        equal = bool(operator.eq(*map(stamps.of_file, pair)))
         if not equal:  # what lacks a file is copied again
             log.warning("`%s` is not what its source is any more", copy / file.path)
             (copy / file.path).unlink()

@@ -203,7 +203,7 @@ class Tuning:
                     f"`grid.{key}` must list one value or more, each once, or be null, but is "
                     f"{values}."
                 )
-            found = fault(values, list[known.get(key, float)])
+            found = fault(values, list[known.get(key, float)])  # type: ignore[misc]
             if found is not None:
                 raise ValueError(found.sentence(f"grid.{key}"))
 
