@@ -211,7 +211,7 @@ def test_a_callers_generators_go_on_after_a_refusal(network: nn.Module) -> None:
     with pytest.raises(ValueError, match="finite"):
         ssl_transfer.evaluate(
             network, protocol="finetune", preprocessing=PREPROCESSING,
-            overrides=[*DATA, *HERE, *TUNING, "protocol.grid.lr=[1e30,1e31]"],
+            overrides=[*DATA, *HERE, *TUNING, "protocol.grid.lr=[1e30,9e29]"],
         )  # fmt: skip
     assert draw_everywhere() == expected
 
