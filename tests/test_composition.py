@@ -93,6 +93,9 @@ UNUSUAL = [
     ["+alias='${lists.${seed}}'", "+lists=[[1],[2]]", "seed=1", "alias=[3,4]"],
     ["method=seed", "method.teacher={method:byol,seed:1}", "model.width=8"],
     ["+note='${hydra.job.name}'", "seed=2"],
+    ["+dataset@extra=textures", "seed=1"],  # composed, and refused by `problems`
+    ["seed=abc"],
+    ["seed=1.5"],
     ["hydra.verbose=true", "seed=2"],
     ["+model.views=[{a:1},[2,null]]", "trainer.compile=True", "paths.data='/a b'", "seed=1_0"],
     ["trainer.checkpoint_every_minutes=1", "precision=1", "debug=1", "trainer.workers='2'"],
@@ -100,11 +103,8 @@ UNUSUAL = [
 WRONG = [
     ["+alias='${dataset}'", "alias.name=other", "seed=2"],
     ["+note='${hydra:job.name}'", "~note='${hydra:job.name}'"],
-    ["+dataset@extra=textures", "seed=1"],
     ["model=3"],
     ["model=no_such_thing", "seed=1"],
-    ["seed=abc"],
-    ["seed=1.5"],
     ["metod=simclr", "seed=1"],
     ["protocol.epoch=3", "protocol=knn"],
     ["protocol.grid.x=1"],

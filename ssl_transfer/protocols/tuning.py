@@ -26,10 +26,10 @@ from ssl_transfer.inference import map_samples
 from ssl_transfer.loading import TrainingData
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
-from ssl_transfer.optim import OPTIMIZERS
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
+from ssl_transfer.protocols.grid import check_grid
 from ssl_transfer.protocols.heads import HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.protocols.selection import best, edges
 from ssl_transfer.protocols.tuned_classifier import (
@@ -49,8 +49,6 @@ from ssl_transfer.ranges import (
     Range,
     Side,
     checked,
-    fault,
-    hints,
 )
 from ssl_transfer.recipe import Recipe
 from ssl_transfer.trainer import NonFiniteLoss, autocast, fit
@@ -151,8 +149,7 @@ class Tuning:
     keep_encoder: bool = False
 
     def __post_init__(self) -> None:
-        self._check_grid()
-        self._check_one_place()
+        check_grid(self.grid, {**self.optimizer, "encoder_lr": self.encoder_lr})
         self.recipe()
         augmentation(self.augmentation, flip=True)
         # Whether its sizes fit those of the encoder only the run knows.
@@ -177,35 +174,6 @@ class Tuning:
     def encoder_is_constant(self) -> bool:
         """Whether no training changes anything of the encoder, its statistics included."""
         return self.trainable == "head" and self.encoder_mode == "eval"
-
-    def _check_one_place(self) -> None:
-        """Refuse a value that the grid would win over without a word."""
-        for key, values in self.grid.items():
-            place = key if key == "encoder_lr" else f"optimizer.{key}"
-            value = self.encoder_lr if key == "encoder_lr" else self.optimizer.get(key)
-            if values and value is not None:
-                raise ValueError(
-                    f"`protocol.{place}` must be null where `protocol.grid.{key}` is set, which is "
-                    f"{values}, but is {value}; set `protocol.grid.{key}=[{value}]` to use this "
-                    f"value, or `protocol.{place}=null`."
-                )
-
-    def _check_grid(self) -> None:
-        function = OPTIMIZERS.get(self.optimizer.get("name", ""))
-        known = {} if function is None else hints(function)
-        # A learning rate of 0 has its uses, but trains nothing worth selecting.
-        known |= {"lr": PositiveRate, "encoder_lr": PositiveRate}
-        for key, values in self.grid.items():
-            if values is None:
-                continue
-            if len(set(values)) < max(1, len(values)):
-                raise ValueError(
-                    f"`grid.{key}` must list one value or more, each once, or be null, but is "
-                    f"{values}."
-                )
-            found = fault(values, list[known.get(key, float)])  # type: ignore[misc]
-            if found is not None:
-                raise ValueError(found.sentence(f"grid.{key}"))
 
     def _check_rates(self) -> None:
         rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))
