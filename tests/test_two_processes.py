@@ -112,11 +112,12 @@ def pretrain(folder, method, precision, steps, views=None):
         torch.manual_seed(0)
         others = {"teacher": teacher()} if "teacher" in node else {}
         learner = methods.build(node, trained, 4, **others).to(surroundings.dtype)
-    keys = ("optimizer", "schedule", "warmup_epochs", "clip_grad_norm", "bn_groups")
+    keys = ("optimizer", "schedule", "clip_grad_norm", "bn_groups")
     recipe = Recipe(
         epochs=steps / STEPS_PER_EPOCH,
         batch_size=BATCH,
         drop_last=True,
+        warmup_epochs=min(node["warmup_epochs"], steps / STEPS_PER_EPOCH),
         **{key: node[key] for key in keys},
     )
     data = Views([view.size or 16 for view in learner.views])

@@ -121,10 +121,12 @@ def _content(path: Path) -> tuple[Any, Budget]:
     budget = Budget(path.stat().st_size)
     with path.open("rb") as file:
         start = file.read(64)
+    # A header of safetensors may have a length whose first byte is that of a pickle.
+    has_header = start[4:9] == b"\x00\x00\x00\x00{"
+    if not _is_torch(start) and (path.suffix == ".safetensors" or has_header):
+        return _read_safetensors(path), budget
     if _is_torch(start) or start[:1] == b"\x80":
         return _unpickled(path, budget, is_torch=_is_torch(start)), budget
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
-        return _read_safetensors(path), budget
     raise ValueError(
         f"The weights file must be a safetensors file or a PyTorch checkpoint, but `{path}` is "
         f"neither (it starts with {start[:16]!r}); download it again, or convert it."

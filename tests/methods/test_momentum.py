@@ -109,11 +109,12 @@ def train(
     context = Context(
         folder, folder / "features", precision="fp64", progress_bar=False, logger=lines
     )
-    keys = ("optimizer", "schedule", "warmup_epochs", "clip_grad_norm", "bn_groups")
+    keys = ("optimizer", "schedule", "clip_grad_norm", "bn_groups")
     recipe = Recipe(
         epochs=steps * BATCH / SAMPLES,
         batch_size=BATCH,
         drop_last=True,
+        warmup_epochs=min(config["warmup_epochs"], steps * BATCH / SAMPLES),
         **{key: config[key] for key in keys},
     )
     gradients: dict[str, Tensor] = {}
