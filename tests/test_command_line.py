@@ -203,7 +203,7 @@ def write(path: Path, content: bytes) -> Path:
 DAMAGES: list[tuple[Callable[[Path], object], str]] = [
     (lambda root: root.rename(root.with_name("moved")), "photos` does not exist"),
     (lambda root: [p.unlink() for p in (root / "dog").iterdir()], "photos/dog` has none"),
-    (lambda root: write(root / "cat" / "3.png", b"oops"), "cat/3.png (not an image)"),
+    (lambda root: write(root / "cat" / "3.png", b"oops"), "cat/3.png (not an image"),
     (
         lambda root: write(root / "cat" / "4.png", (root / "cat" / "4.png").read_bytes()[:300]),
         "photos/cat/4.png (",

@@ -60,6 +60,8 @@ def require_finite(module: nn.Module, state: Mapping[str, Tensor], source: str) 
     """
     parameters = {name for name, _ in module.named_parameters()}
     for name, tensor in state.items():
+        if nn.parameter.is_lazy(tensor):
+            continue  # it gets its values from the first batch
         bad = ~tensor.isfinite() if name in parameters else tensor.isnan()
         if bad.any():
             share = (
