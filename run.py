@@ -103,10 +103,13 @@ def main() -> None:
         said = str(error).splitlines()[0]
         raise SweepRefused([f"every interpolation must resolve, but {said}."]) from error
     except ValueError as error:
-        if not str(error).startswith("Config group override"):
-            raise
         from launchers.sweep import SweepRefused
 
+        if str(error).startswith("Exceeds the limit"):
+            message = "every number must have fewer than 4300 digits, but one has more."
+            raise SweepRefused([message]) from None
+        if not str(error).startswith("Config group override"):
+            raise
         kind = str(error).rpartition(" ")[2]
         message = f"every axis must be the name of an option, but one is a value of type {kind}"
         raise SweepRefused([f"{message}; `python run.py --help` lists the names."]) from error

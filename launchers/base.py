@@ -44,6 +44,7 @@ class ProjectLauncher(Launcher):
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         let_group_write(self.config.paths)
         runs = self._compose(job_overrides)
+        sweep.refuse_misspelt(runs)  # before anybody asks for their names
         outcome = self.carry_out(runs, runs[0].folder.parent.parent)
         ProjectLauncher.last_outcome = outcome
         return [

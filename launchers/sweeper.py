@@ -40,7 +40,11 @@ class GridSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *restore_nulls(arguments)])
         _refuse_several_experiments(overrides)
         _refuse_ranges(overrides)
-        return [self.launcher.launch(combinations(overrides), initial_job_idx=0)]
+        lines = combinations(overrides)
+        if not lines:
+            found = ", ".join(f"`{o.input_line}`" for o in overrides if o.is_sweep_override())
+            raise SweepRefused([f"every key must take one value or more, but one of {found} none."])
+        return [self.launcher.launch(lines, initial_job_idx=0)]
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:

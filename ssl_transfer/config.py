@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_transfer import places
 from ssl_transfer.arguments import argument
 from ssl_transfer.complaints import did_you_mean
-from ssl_transfer.ranges import Count, Matching, Range, Seed, faults, shown
+from ssl_transfer.ranges import Count, Matching, Range, Seed, Text, faults, shown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 AXES = ("model", "method", "dataset", "protocol")
@@ -56,6 +56,19 @@ class PathOptions:
 
 
 @dataclasses.dataclass
+class LoggerOptions:
+    """Group ``logger``; all keys but the name belong to wandb."""
+
+    name: Literal["none", "wandb"]
+    project: Text = "ssl_transfer"
+    entity: str | None = None
+    group: str | None = None
+    run_name: str | None = None
+    tags: Sequence[str] = ()
+    mode: Literal["online", "offline", "disabled"] = "online"
+
+
+@dataclasses.dataclass
 class RootOptions:
     """The whole configuration of a run."""
 
@@ -76,6 +89,9 @@ class RootOptions:
 
 # Without types: OmegaConf would take 2 for true and 2.5 for 2. `problems` reads the annotations.
 ConfigStore.instance().store(name="schema", node=dataclasses.asdict(RootOptions()))
+
+NEEDED = (*AXES, "trainer", "paths", "seed", "precision", "debug", "retry", "force")
+"""Keys without which a run has no identity or no place."""
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -227,7 +243,9 @@ def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> 
         config: the whole configuration.
         with_monitor: whether to look into ``trainer.monitor``, too, which takes torch.
     """
-    own = {key: value for key, value in config.items() if key not in (*AXES, "logger", "hydra")}
+    if missing := list(_missing(config)):
+        return [f"`{key}` must be given, but is removed; leave out `~{key}`." for key in missing]
+    own = {key: value for key, value in config.items() if key not in (*AXES, "hydra")}
     seed = own.get("seed")
     # The runs of a sweep differ in their seeds; a plain one is fine.
     plain_seed = type(seed) is int and 0 <= seed < 1 << 31
@@ -240,9 +258,10 @@ def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> 
     except OmegaConfBaseException:  # a value may refer to one of an axis
         seen = None
         resolved = {key: resolve(config)[key] for key in own}
-    found = signature_problems("", RootOptions, resolved, supplied=frozenset({*AXES, "logger"}))
-    for group, options_of in (("trainer", TrainerOptions), ("paths", PathOptions)):
-        node = resolved.get(group, {})
+    found = signature_problems("", RootOptions, resolved, supplied=frozenset(AXES))
+    groups = {"trainer": TrainerOptions, "paths": PathOptions, "logger": LoggerOptions}
+    for group, options_of in groups.items():
+        node = resolved.get(group, {"name": "none"} if group == "logger" else {})
         if not isinstance(node, Mapping):
             found.append(f"`{group}` must be an option of its group, but is {shown(node)}.")
             continue
@@ -252,6 +271,16 @@ def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> 
     if not found and seen is not None:
         _FINE.add(seen)
     return found
+
+
+def _missing(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys that a run needs and a configuration lacks."""
+    yield from (key for key in NEEDED if key not in config)
+    for axis in AXES:
+        node = config.get(axis)
+        needed = ("name", "seed") if axis == "method" else ("name",)
+        if isinstance(node, Mapping):
+            yield from (f"{axis}.{key}" for key in needed if key not in node)
 
 
 def _name(node: Any) -> Any:

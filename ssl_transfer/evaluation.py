@@ -51,6 +51,15 @@ def evaluate(
     Raises:
         ValueError: in one sentence, for whatever does not fit together.
     """
+    if not isinstance(dataset, str | Dataset):
+        raise ValueError(
+            f"`dataset` must be an option's name or a Dataset, but is a {type(dataset).__name__}."
+        )
+    if not (isinstance(protocol, str) or callable(getattr(protocol, "run", None))):
+        raise ValueError(
+            "`protocol` must be an option's name or an object with its hyper-parameters, but is a "
+            f"{type(protocol).__name__}."
+        )
     names = [f"{axis}={choice}" for axis, choice in (("dataset", dataset), ("protocol", protocol))
              if isinstance(choice, str)]  # fmt: skip
     try:

@@ -60,6 +60,10 @@ class Stream:
         return _order(self.seed, epoch, self.samples)
 
 
+MOST_PASSES_PER_BATCH = 100
+"""How often a batch may show each image; more can only be a mistake."""
+
+
 @functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
 def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]:
     return randomness.permutation(seed, "order", epoch, samples)
@@ -138,6 +142,24 @@ class Recipe:
         """Return the recipe that stands in ``keys``, among others; ``own`` replaces its values."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{**{key: value for key, value in keys.items() if key in known}, **own})
+
+    def check_samples(self, samples: int) -> None:
+        """Refuse a batch, or a warm-up of a training in steps, that does not fit the samples.
+
+        Raises:
+            ValueError: in one sentence.
+        """
+        if samples and self.batch_size > MOST_PASSES_PER_BATCH * samples:
+            raise ValueError(
+                f"`batch_size` must be at most {MOST_PASSES_PER_BATCH} times the training images "
+                f"({samples}), but is {self.batch_size}; lower it."
+            )
+        if self.steps is not None and self.warmup_epochs * samples > self.steps * self.batch_size:
+            epochs = self.steps * self.batch_size / samples
+            raise ValueError(
+                f"`warmup_epochs` must be at most the {epochs:g} epochs that `steps` "
+                f"({self.steps}) make, but is {self.warmup_epochs:g}; lower it, or raise `steps`."
+            )
 
     def length(self, stream: Stream) -> int:
         """Return the number of optimizer steps of a training on a stream."""

@@ -30,9 +30,6 @@ Parts = dict[str, Tensor]
 log = logging.getLogger(__name__)
 
 
-MOST_PASSES_PER_BATCH = 100
-"""How often a batch may show each image; more can only be a mistake."""
-
 LONG_TRAINING_SECONDS = 60.0
 """Time since the last checkpoint above which the end of a training is saved like its middle."""
 
@@ -232,20 +229,7 @@ def check(learner: Learner, samples: int, recipe: Recipe, accumulate: int) -> No
             f"deviation to standardise its features by, but is {recipe.batch_size} for "
             f"{recipe.bn_groups} group(s); change either."
         )
-    if samples and recipe.batch_size > MOST_PASSES_PER_BATCH * samples:
-        raise ValueError(
-            f"`batch_size` must be at most {MOST_PASSES_PER_BATCH} times the training images "
-            f"({samples}), but is {recipe.batch_size}; lower it."
-        )
-    if (
-        recipe.steps is not None
-        and recipe.warmup_epochs * samples > recipe.steps * recipe.batch_size
-    ):
-        raise ValueError(
-            f"`warmup_epochs` must be at most the epochs that `steps` ({recipe.steps}) make, "
-            f"{seen / samples:g}, but is {recipe.warmup_epochs:g}; "
-            "lower it, or raise `steps`."
-        )
+    recipe.check_samples(samples)
     if samples == 0 or (recipe.drop_last and samples < recipe.batch_size):
         raise ValueError(
             f"there must be at least one whole batch of {recipe.batch_size} training images, but "

@@ -12,7 +12,7 @@ from ssl_transfer import files, models
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
-from ssl_transfer.features import FeatureStore, FrozenFeatures, extract
+from ssl_transfer.features import FeatureStore, FrozenFeatures, extract, judge
 from ssl_transfer.preprocessing import Preprocessing
 
 EIGHT = Preprocessing(size=8, resize=None, mean=(0, 0, 0), std=(1, 1, 1))
@@ -251,3 +251,53 @@ def test_two_processes_that_write_the_same_key_both_end_well(tmp_path):
     for writer in writers:
         writer.join(10)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def _judged(rows, tmp_path, caplog):
+    caplog.clear()
+    surroundings = context(tmp_path)
+    judge(np.array(rows, dtype=np.float32), "`mine` on the train split", surroundings)
+    return surroundings.facts.get("constant_features"), caplog.text
+
+
+def test_features_that_are_the_same_for_every_image_are_said(tmp_path, caplog):
+    constant, said = _judged([[0.0, 0.0]] * 5, tmp_path, caplog)
+    assert constant
+    assert "the features of `mine` on the train split are all zero" in said
+    constant, said = _judged([[3.0, -1e6]] * 4 + [[3.0, -1e6 + 0.1]], tmp_path, caplog)
+    assert constant
+    assert "are the same for every image" in said
+
+
+def test_a_constant_dimension_a_single_image_or_small_features_are_nothing_unusual(
+    tmp_path, caplog
+):
+    for rows in ([[0.0, 1.0], [0.0, 2.0]], [[5.0, 5.0]], [[1e-9, 0.0], [2e-9, 0.0]]):
+        assert _judged(rows, tmp_path, caplog) == (None, "")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused_with_their_share(tmp_path, caplog, bad):
+    rows = np.ones((40, 3))
+    rows[[3, 17], 1] = bad
+    with pytest.raises(ValueError, match=r"`mine` on the train split .* 2 of 40 images \(5.00%\)"):
+        _judged(rows, tmp_path, caplog)
+
+
+def test_half_precision_is_named_where_it_may_be_the_cause(tmp_path):
+    surroundings = context(tmp_path, precision="bf16")
+    with pytest.raises(ValueError, match="or use precision=fp32"):
+        judge(np.full((2, 2), np.inf, dtype=np.float32), "`mine`", surroundings)
+
+
+def test_stored_features_are_judged_as_new_ones_are(tmp_path, caplog):
+    class Silent(Network):
+        def forward(self, images):
+            return 0 * super().forward(images)
+
+    for _ in range(2):  # the second time from the store
+        caplog.clear()
+        found = FrozenFeatures(models.wrap(Silent(), EIGHT), dataset(), context(tmp_path))
+        found.rows("train")
+        assert "`Silent` on the train split are all zero" in caplog.text
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 1

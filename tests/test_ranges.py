@@ -5,12 +5,15 @@ import functools
 import math
 import typing
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
+from omegaconf import OmegaConf
 
 from launchers.local import Slots
 from launchers.slurm import Options
+from launchers.sweeper import GridSweeper
 from ssl_transfer import binding, optim, ranges
 from ssl_transfer.config import (
     AXES,
@@ -22,6 +25,7 @@ from ssl_transfer.config import (
     plain,
     problems,
     resolve,
+    shared_problems,
     signature_problems,
 )
 from ssl_transfer.datasets.transforms import Augmentation, View
@@ -102,6 +106,8 @@ NAN, INF = math.nan, math.inf
         ("debug", 0, "`debug` must be bool, but is 0"),
         ("seeed", 4, "`seeed` is not a key of the configuration; did you mean `seed`?"),
         ("trainer.worker", 4, "`trainer.worker` is not a key of `trainer`; did you mean `workers`"),
+        ("logger.mode", "sideways", "`logger.mode` must be one of ['online', 'offline', 'disab"),
+        ("logger.name", 5, "`logger.name` must be one of ['none', 'wandb'], but is 5"),
         ("precision", "bf17", "`precision` must be one of ['fp32', 'bf16', 'fp16', 'fp64']"),
         ("paths.outputs", 3, "`paths.outputs` must be str, but is 3"),
         ("model.preprocessing.size", 10**5, "`model.preprocessing.size` must be at most 8192"),
@@ -116,6 +122,56 @@ def test_a_value_out_of_its_range_is_one_sentence(path: str, value: Any, must: s
     assert len(told) == 1
     assert must in told[0]
     assert "\n" not in told[0]
+
+
+@pytest.mark.parametrize("key", ["seed", "trainer", "precision", "model.name", "method.seed"])
+def test_a_key_that_a_run_needs_cannot_be_removed(key: str) -> None:
+    config = copy.deepcopy(composed())
+    *parents, last = key.split(".")
+    node = config
+    for parent in parents:
+        node = node[parent]
+    del node[last]
+    assert shared_problems(config) == [
+        f"`{key}` must be given, but is removed; leave out `~{key}`."
+    ]
+
+
+def test_a_value_outside_of_the_axes_may_refer_to_one_inside() -> None:
+    assert problems(edited("seed", "${model.width}")) == []
+    assert problems(edited("seed", "${model.name}")) == [
+        "`seed` must be int, but is 'small_resnet'."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "samples", "must"),
+    [
+        ({"batch_size": 1001}, 10, "`batch_size` must be at most 100 times the training images"),
+        ({"batch_size": 10, "steps": 5, "warmup_epochs": 1.0}, 100, "at most the 0.5 epochs that"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused(recipe: Any, samples: int, must: str) -> None:
+    whole = Recipe(**{"epochs": 10, "optimizer": SGD} | recipe)
+    whole.check_samples(1000)
+    with pytest.raises(ValueError, match=must):
+        whole.check_samples(samples)
+
+
+@pytest.mark.parametrize(
+    "line", ["seed=range(5,0)", "seed=range(0,5,0)", "seed=range(0,1000000000)", "seed=glob(x*)"]
+)
+def test_a_sweep_of_no_runs_or_too_many_is_refused(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeper = GridSweeper(max_batch_size=None, params=None)
+    sweeper.hydra_context = SimpleNamespace(config_loader=None)
+    sweeper.launcher = SimpleNamespace(launch=lambda *_, **__: pytest.fail("launched"))
+    sweeper.config = OmegaConf.create({"hydra": {"sweeper": {"params": None}}})
+    with pytest.raises(SystemExit) as refusal:
+        sweeper.sweep([line])
+    assert refusal.value.code == 2
+    assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,8 @@ def require_finite(module: nn.Module, state: Mapping[str, Tensor], source: str) 
             continue  # it gets its values from the first batch
         bad = ~tensor.isfinite() if name in parameters else tensor.isnan()
         if bad.any():
-            share = (
-                f"{int(bad.sum())} of {tensor.numel()} values ({float(bad.double().mean()):.2%})"
-            )
+            count, size = int(bad.sum()), tensor.numel()
+            share = f"{count} of {size} values ({100 * count / size:.3g} %)"
             raise ValueError(
                 f"all weights must be finite, but {share} of `{name}` in {source} are NaN or "
                 "infinite; take another checkpoint, for no score of these would mean anything."
@@ -116,6 +115,11 @@ def _preprocessing(
 ) -> Preprocessing:
     if isinstance(given, Preprocessing):
         return given
+    if not isinstance(given, Mapping | None):
+        raise ValueError(
+            "`preprocessing` must be a Preprocessing or a mapping of its fields, but is a "
+            f"{type(given).__name__}."
+        )
     own = _own_preprocessing(module)
     if own is None and given is None:
         raise ValueError(

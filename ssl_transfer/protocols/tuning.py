@@ -198,6 +198,7 @@ class Tuning:
         """
         chooses = len(self.points()) > 1 or self.epoch_selection == "best"
         require_metrics(dataset, selects_on=self.selection if chooses else None)
+        self.recipe().check_samples(len(dataset["train"]))
         if self.class_weights is None:
             return
         if dataset.target != "class":
