@@ -38,13 +38,23 @@ class GridSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         # A later override of the same key wins, so the command line narrows an experiment.
         overrides = parser.parse_overrides([*self._parse_config(), *restore_nulls(arguments)])
-        _refuse_several_experiments(overrides)
-        _refuse_ranges(overrides)
-        lines = combinations(overrides)
-        if not lines:
-            found = ", ".join(f"`{o.input_line}`" for o in overrides if o.is_sweep_override())
-            raise SweepRefused([f"every key must take one value or more, but one of {found} none."])
-        return [self.launcher.launch(lines, initial_job_idx=0)]
+        return [self.launcher.launch(command_lines(overrides), initial_job_idx=0)]
+
+
+def command_lines(overrides: Sequence[Override]) -> list[list[str]]:
+    """Return the command line of every run of a sweep, one or more.
+
+    Raises:
+        SweepRefused: with exit code 2, for several experiments, no runs, or too many.
+        HydraException: see ``combinations``.
+    """
+    _refuse_several_experiments(overrides)
+    _refuse_ranges(overrides)
+    lines = combinations(overrides)
+    if not lines:
+        found = ", ".join(f"`{o.input_line}`" for o in overrides if o.is_sweep_override())
+        raise SweepRefused([f"every key must take one value or more, but one of {found} none."])
+    return lines
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:

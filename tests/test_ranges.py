@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launchers.local import Slots
 from launchers.slurm import Options
-from launchers.sweeper import GridSweeper
+from launchers.sweeper import command_lines
 from ssl_transfer import binding, optim, ranges
 from ssl_transfer.config import (
     AXES,
@@ -164,13 +164,10 @@ def test_what_does_not_fit_the_data_is_refused(recipe: Any, samples: int, must: 
 def test_a_sweep_of_no_runs_or_too_many_is_refused(
     line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweeper = GridSweeper(max_batch_size=None, params=None)
     loader = SimpleNamespace(get_group_options=lambda *_, **__: [])
-    sweeper.hydra_context = SimpleNamespace(config_loader=loader)
-    sweeper.launcher = SimpleNamespace(launch=lambda *_, **__: pytest.fail("launched"))
-    sweeper.config = OmegaConf.create({"hydra": {"sweeper": {"params": None}}})
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides([line])
     with pytest.raises(SystemExit) as refusal:
-        sweeper.sweep([line])
+        command_lines(overrides)
     assert refusal.value.code == 2
     assert line in capsys.readouterr().err
 
