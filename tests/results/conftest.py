@@ -99,7 +99,7 @@ def zoo(write: Write) -> Write:
                         f"{number}" * 16,
                         protocol=protocol,
                         dataset=dataset,
-                        value=0.4 + 0.05 * number + shift,
+                        value=min(1.0, 0.4 + 0.05 * number + shift),
                         config={"method": {"epochs": number}},
                     )
         return folder

@@ -15,6 +15,8 @@ def write_metric(write, metric: str, value: float, **changes) -> None:
     folder = write(value=value, method="as_is", **changes)
     record = json.loads((folder / "record.json").read_text())
     record["scores"][0]["metric"] = metric
+    if not 0 <= value <= 1:
+        record["scores"][0]["unit"] = "log"
     record["encoder"]["label"] = changes["model"]
     (folder / "record.json").write_text(json.dumps(record))
 
