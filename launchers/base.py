@@ -13,7 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from launchers import sweep
-from launchers.composition import Composer, CompositionCache, task_overrides
+from launchers.composition import CompositionCache, sweep_composer, task_overrides
 from ssl_transfer.complaints import sentence
 from ssl_transfer.config import resolve
 from ssl_transfer.files import let_group_write
@@ -67,7 +67,7 @@ class ProjectLauncher(Launcher):
             search_path=sorted(f for f in folders if "://" not in f),
             context=str(self.config.hydra.job.config_name),
         )
-        composer = Composer(loader, self.config)
+        composer = sweep_composer(loader, self.config)
         runs, problems = [], []
         for overrides in job_overrides:
             try:

@@ -1,7 +1,6 @@
 """From a run's overrides to its configuration, remembered between invocations.
 
-Hydra takes about 0.1 s to compose a run. ``Composer`` lets it do so once for all runs that choose
-the same options. A composition depends on nothing but the overrides, the files under ``conf/`` and
+A composition depends on nothing but the overrides, the files under ``conf/`` and
 the versions involved, so it is kept in one append-only file, a line each: key, signature, JSON.
 Torn lines, and those of other users, are passed over: no lock is needed, and nobody decides what
 somebody else's command line means.
@@ -12,7 +11,6 @@ import functools
 import hashlib
 import inspect
 import json
-import pickle
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -20,21 +18,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, flag_override
+from omegaconf import DictConfig
 
 from launchers import signature
 from ssl_transfer import config as configuration
 from ssl_transfer import references
+from ssl_transfer.composer import Composer
 from ssl_transfer.config import CONF, plain
 
 Composition = dict[str, Any]
-
-# An interpolation with `hydra`, within one string of JSON.
-_INTO_HYDRA = re.compile(r'\$\{([^"\\]|\\.)*hydra')
 
 
 def _surroundings(extra: Sequence[str]) -> str:
@@ -98,77 +92,19 @@ class CompositionCache:
         return dict(json.loads(text))
 
 
-class Composer:
-    """Composes runs as Hydra's ``load_sweep_config`` does, once per choice of options.
-
-    Hydra first merges the files that the overrides of groups choose, then applies the others to the
-    result, one after another. That result is kept here: the next run with it takes 3 ms.
+def sweep_composer(loader: ConfigLoader, master: DictConfig) -> Composer:
+    """Return what composes the runs of a sweep as Hydra's ``load_sweep_config`` does.
 
     Args:
         loader: Hydra's.
         master: the configuration of the sweep as a whole.
     """
-
-    def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
-        assert isinstance(loader, ConfigLoaderImpl)  # Hydra has no other
-        self.loader, self.master = loader, master
-        _, self._files = loader._parse_overrides_and_create_caching_repo(
-            master.hydra.job.config_name, list(master.hydra.overrides.hydra)
-        )
-        self._is_group: dict[str, bool] = {}
-        self._chosen: dict[tuple[str, ...], bytes | None] = {}
-
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the configuration of a run, sometimes without the node ``hydra``.
-
-        Raises:
-            hydra.errors.HydraException: as ``load_sweep_config`` does.
-        """
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-        if any(_is_for_hydra(override) for override in parsed):
-            return self._compose_whole(overrides)
-        values = [override for override in parsed if self._sets_a_value(override)]
-        options = [o.input_line or "" for o in parsed if not self._sets_a_value(o)]
-        if (chosen := self._choose(tuple(options))) is None:
-            return self._compose_whole(overrides)
-        config = pickle.loads(chosen)  # seven times faster than a deep copy
-        assert isinstance(config, DictConfig)
-        self.loader._apply_overrides_to_config(values, config)
-        return config
-
-    def _compose_whole(self, overrides: Sequence[str]) -> DictConfig:
-        return self.loader.load_sweep_config(self.master, list(overrides))
-
-    def _sets_a_value(self, override: Override) -> bool:
-        """Tell values from options as ``hydra._internal.defaults_list.Overrides`` does."""
-        key = override.key_or_group
-        if key not in self._is_group:
-            self._is_group[key] = self._files.group_exists(key)
-        return not self._is_group[key] or isinstance(override.value(), dict)
-
-    def _choose(self, options: tuple[str, ...]) -> bytes | None:
-        """Return what these options merge to, pickled; None if values need more than that."""
-        if options not in self._chosen:
-            config = self._compose_whole(options)
-            with flag_override(config, ["struct", "readonly"], False):
-                del config["hydra"]
-            self._chosen[options] = (
-                None if _looks_into_hydra(plain(config)) else pickle.dumps(config)
-            )
-        return self._chosen[options]
-
-
-def _is_for_hydra(override: Override) -> bool:
-    return (
-        override.key_or_group.startswith("hydra")
-        or override.is_sweep_override()
-        or _looks_into_hydra(override.input_line)
+    return Composer(
+        loader,
+        lambda overrides: loader.load_sweep_config(master, list(overrides)),
+        config_name=master.hydra.job.config_name,
+        hydra_overrides=list(master.hydra.overrides.hydra),
     )
-
-
-def _looks_into_hydra(values: Any) -> bool:
-    """Return whether Hydra's own node may matter: it is filled after the overrides are applied."""
-    return _INTO_HYDRA.search(json.dumps(values, default=str)) is not None
 
 
 def task_overrides(overrides: Sequence[str]) -> list[str]:

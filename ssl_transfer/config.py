@@ -4,19 +4,23 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer import places
 from ssl_transfer.arguments import argument
 from ssl_transfer.complaints import did_you_mean
+from ssl_transfer.composer import Composer
 from ssl_transfer.ranges import Count, Matching, Range, Seed, Text, faults, shown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -100,14 +104,46 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         hydra.errors.HydraException: for an unknown option or key; the message lists the known.
     """
-    from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     if GlobalHydra.instance().is_initialized():
-        return hydra_compose("config", overrides=list(overrides))
+        loader = GlobalHydra.instance().config_loader()
+    else:
+        loader = _loader(_edits())
+    return _composer(loader).compose(overrides)
+
+
+def _edits() -> tuple[int, int]:
+    """Return the number of the files in ``conf/`` and the latest time at which one was written."""
+    times = [
+        Path(folder, name).stat().st_mtime_ns
+        for folder, _, names in os.walk(CONF)
+        for name in names
+    ]
+    return len(times), max(times)
+
+
+@functools.lru_cache(maxsize=1)
+def _loader(edits: tuple[int, int]) -> ConfigLoader:
+    """Return Hydra's loader of ``conf/``; ``edits`` tells versions of the files apart."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra_compose("config", overrides=list(overrides))
+        return GlobalHydra.instance().config_loader()
+
+
+@functools.lru_cache(maxsize=4)
+def _composer(loader: ConfigLoader) -> Composer:
+    def whole(overrides: Sequence[str]) -> DictConfig:
+        config = loader.load_configuration(
+            "config", list(overrides), run_mode=RunMode.RUN, from_shell=False
+        )
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    return Composer(loader, whole)
 
 
 def options(group: str) -> list[str]:

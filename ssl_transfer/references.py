@@ -7,9 +7,8 @@ ids and frozen configurations hold what they stood for.
 """
 
 import copy
-import functools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +71,8 @@ def whole(method: Mapping[str, Any]) -> dict[str, Node]:
 
 def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
     """Return the nodes ``model`` and ``method`` that a reference names."""
+    from ssl_transfer.config import compose, plain
+
     named = {"model": value} if isinstance(value, str) else dict(value)
     for axis in AXES:
         _refuse_file(path, axis, named.get(axis))
@@ -89,7 +90,7 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
             )
     options = [f"{axis}={name}" for axis, name in axes.items() if isinstance(name, str)]
     try:
-        found = copy.deepcopy(_composed((*options, *overrides)))
+        found = plain(compose([*options, *overrides]))
     except HydraException as error:
         raise ConfigCompositionException(f"`{path}`: {sentence(error)}") from error
     nodes = {axis: axes[axis] if isinstance(axes[axis], Mapping) else found[axis] for axis in axes}
@@ -123,10 +124,3 @@ def _refuse_file(path: str, axis: str, name: Any) -> None:
 def _axis(override: str) -> str:
     """Return the first part of an override's key."""
     return override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0]
-
-
-@functools.lru_cache(maxsize=256)
-def _composed(overrides: Sequence[str]) -> Node:
-    from ssl_transfer.config import compose, plain
-
-    return plain(compose(overrides))

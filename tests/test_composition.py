@@ -10,8 +10,9 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 import launchers
-from launchers.composition import Composer, CompositionCache, task_overrides
+from launchers.composition import CompositionCache, sweep_composer, task_overrides
 from ssl_transfer.complaints import sentence
+from ssl_transfer.composer import Composer
 from ssl_transfer.config import CONF, compose, options, plain
 
 
@@ -57,7 +58,9 @@ def composed_by_hydra(hydra):
     """Hydra's own composition of a command line, and a composer of the same sweep."""
     master = hydra.compose_config("config", [], run_mode=RunMode.MULTIRUN)
     loader = hydra.config_loader
-    return lambda line: plain(loader.load_sweep_config(master, line)), Composer(loader, master)
+    return lambda line: plain(loader.load_sweep_config(master, line)), sweep_composer(
+        loader, master
+    )
 
 
 def test_compositions_remembered_or_not_equal_hydras_own_on_random_command_lines(
@@ -143,12 +146,12 @@ def test_runs_that_choose_the_same_options_share_hydras_work_and_nothing_else(
     composed_by_hydra, monkeypatch
 ):
     by_hydra, composer = composed_by_hydra
-    composer = Composer(composer.loader, composer.master)
+    composer = Composer(composer.loader, composer.whole)
     options = ["model=resnet18", "protocol=knn"]
     untouched = by_hydra(options)
     asked = []
-    whole = composer._compose_whole
-    monkeypatch.setattr(composer, "_compose_whole", lambda o: asked.append(o) or whole(o))
+    whole = composer.whole
+    monkeypatch.setattr(composer, "whole", lambda o: asked.append(o) or whole(o))
     for seed in range(5):
         own = [f"seed={seed}", "~retry", "+dataset.note={a: 1}", f"model.name=m{seed}"]
         composed = plain(composer.compose(options + own))

@@ -303,15 +303,6 @@ def pretraining(outputs: Path, *overrides: str) -> runs.Run:
             ["method=simclr", "dataset@method.pretrain_on=cifar10"],
             "set method.pretrain_on.root, or method.pretrain_on.download=true",
         ),
-        (
-            [
-                "method=simclr",
-                "dataset@method.pretrain_on=image_folder",
-                "method.pretrain_on.root=.",
-                "method.pretrain_on.test_fraction=2",
-            ],
-            "`method.pretrain_on.test_fraction` must lie between 0 and 1",
-        ),
     ],
 )
 def test_a_method_that_does_not_fit_is_told_before_anything_is_trained(

@@ -20,7 +20,7 @@ from PIL import Image
 
 import launchers
 from launchers import sweep
-from launchers.composition import Composer
+from launchers.composition import sweep_composer
 from ssl_transfer.config import AXES, CONF, compose, options, plain, problems, resolve
 from ssl_transfer.datasets.transforms import augmentation
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
@@ -53,7 +53,7 @@ class Sweep:
         assert master.hydra.mode == RunMode.MULTIRUN
         swept = master.hydra.sweeper.params or {}
         self.swept = [f"{key}={value}" for key, value in swept.items()]
-        self.composer = Composer(hydra.config_loader, master)
+        self.composer = sweep_composer(hydra.config_loader, master)
         self.loader, self.master, self.chosen = hydra.config_loader, master, chosen
         self.first = axes(self.lines()[0])
 

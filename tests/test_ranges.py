@@ -183,11 +183,13 @@ def test_a_sweep_of_no_runs_or_too_many_is_refused(
         ("method.optimizer.betas", [0.9, 1.0], "`method.optimizer.betas` must lie in [0, 1)"),
         ("method.optimizer.lr", -0.1, "`method.optimizer.lr` must be at least 0, but is -0.1"),
         ("method.pretrain_on.val_fraction", NAN, "`method.pretrain_on.val_fraction` must lie in"),
+        ("method.pretrain_on.test_fraction", 2, "`method.pretrain_on.test_fraction` must lie in"),
         ("method.bn_groups", False, "`method.bn_groups` must be int, but is False"),
     ],
 )
 def test_so_are_those_of_a_pretraining(path: str, value: Any, must: str) -> None:
-    told = problems(edited(path, value, "method=simclr"))
+    line = ["method=simclr", "dataset@method.pretrain_on=image_folder", "method.pretrain_on.root=."]
+    told = problems(edited(path, value, *line))
     assert len(told) == 1
     assert must in told[0]
 

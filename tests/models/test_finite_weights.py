@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -47,6 +48,8 @@ def test_a_mask_of_infinity_is_no_weight() -> None:
     assert models.wrap(Masked(), SMALL).feature_dim == 3 * 16 * 16
 
 
-def test_a_preprocessing_of_the_wrong_kind_is_a_sentence() -> None:
+def test_a_preprocessing_of_the_wrong_kind_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Users run without the type checker of the tests, which refuses the argument first.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match="`preprocessing` must be a Preprocessing or a mapping"):
         models.wrap(nn.Flatten(), 7)

@@ -1,0 +1,98 @@
+"""Composes configurations as Hydra does, and lets Hydra merge each choice of options only once."""
+
+import json
+import pickle
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+# An interpolation with `hydra`, within one string of JSON.
+_INTO_HYDRA = re.compile(r'\$\{([^"\\]|\\.)*hydra')
+
+
+class Composer:
+    """Composes configurations, and asks Hydra once per choice of options.
+
+    Hydra takes 0.1 s: it first merges the files that the overrides of groups choose, then applies
+    the other overrides to the result, one after another. That result is kept here: the next
+    configuration with the same options takes 3 ms.
+
+    Args:
+        loader: Hydra's.
+        whole: composes with Hydra alone; its result may have the node ``hydra``.
+        config_name: the name of the primary configuration.
+        hydra_overrides: the overrides of Hydra itself that hold for all configurations.
+    """
+
+    def __init__(
+        self,
+        loader: ConfigLoader,
+        whole: Callable[[Sequence[str]], DictConfig],
+        *,
+        config_name: str = "config",
+        hydra_overrides: Sequence[str] = (),
+    ) -> None:
+        assert isinstance(loader, ConfigLoaderImpl)  # Hydra has no other
+        self.loader, self.whole = loader, whole
+        _, self._files = loader._parse_overrides_and_create_caching_repo(
+            config_name, list(hydra_overrides)
+        )
+        self._is_group: dict[str, bool] = {}
+        self._chosen: dict[tuple[str, ...], bytes | None] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the configuration of these overrides, sometimes without the node ``hydra``.
+
+        Raises:
+            hydra.errors.HydraException: as ``whole`` does.
+        """
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        if any(_is_for_hydra(override) for override in parsed):
+            return self.whole(overrides)
+        values = [override for override in parsed if self._sets_a_value(override)]
+        options = [o.input_line or "" for o in parsed if not self._sets_a_value(o)]
+        if (chosen := self._choose(tuple(options))) is None:
+            return self.whole(overrides)
+        config = pickle.loads(chosen)  # seven times faster than a deep copy
+        assert isinstance(config, DictConfig)
+        self.loader._apply_overrides_to_config(values, config)
+        return config
+
+    def _sets_a_value(self, override: Override) -> bool:
+        """Tell values from options as ``hydra._internal.defaults_list.Overrides`` does."""
+        key = override.key_or_group
+        if key not in self._is_group:
+            self._is_group[key] = self._files.group_exists(key)
+        return not self._is_group[key] or isinstance(override.value(), dict)
+
+    def _choose(self, options: tuple[str, ...]) -> bytes | None:
+        """Return what these options merge to, pickled; None if values need more than that."""
+        if options not in self._chosen:
+            config = self.whole(options)
+            with flag_override(config, ["struct", "readonly"], False):
+                config.pop("hydra", None)
+            self._chosen[options] = (
+                None
+                if _looks_into_hydra(OmegaConf.to_container(config, resolve=False))
+                else pickle.dumps(config)
+            )
+        return self._chosen[options]
+
+
+def _is_for_hydra(override: Override) -> bool:
+    return (
+        override.key_or_group.startswith("hydra")
+        or override.is_sweep_override()
+        or _looks_into_hydra(override.input_line)
+    )
+
+
+def _looks_into_hydra(values: Any) -> bool:
+    """Return whether Hydra's own node may matter: it is filled after the overrides are applied."""
+    return _INTO_HYDRA.search(json.dumps(values, default=str)) is not None
