@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import launchers
 from ssl_transfer import config as configuration
-from ssl_transfer import places
+from ssl_transfer.config import places
 
 HELP = """\
 Which pre-trained model is best for my task, and which cheap score tells me so?
@@ -48,9 +48,9 @@ def help_text() -> str:
 def run(config: DictConfig) -> None:
     """Run one run and what it requires."""
     from launchers import sweep
-    from ssl_transfer.complaints import sentence
-    from ssl_transfer.files import let_group_write
+    from ssl_transfer.config.hydra_errors import sentence
     from ssl_transfer.runs import Run
+    from ssl_transfer.system.files import let_group_write
 
     let_group_write(config.paths)
     try:
@@ -94,7 +94,7 @@ def main() -> None:
         run()
     except HydraException as error:
         from launchers.sweep import SweepRefused
-        from ssl_transfer.complaints import sentence
+        from ssl_transfer.config.hydra_errors import sentence
 
         raise SweepRefused([sentence(error)]) from error
     except OmegaConfBaseException as error:  # a variable that a path names is not set here

@@ -28,10 +28,10 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.decoded import decode_once
 from ssl_transfer.datasets.folder import image_folder
+from ssl_transfer.datasets.loading import load
 from ssl_transfer.datasets.transforms import CROP_FLIP, Pipeline, ViewDataset
-from ssl_transfer.loading import load
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.recipe import Stream
+from ssl_transfer.training.options import Stream
 
 Epoch = Callable[[int], Iterable[Any]]
 

@@ -49,7 +49,7 @@ def make_folder(root: Path, files: int) -> None:
 def list_inputs(root: Path, outputs: Path) -> dict[str, object]:
     """Keep the list of a folder's files, and return what records say of it."""
     sys.path.insert(0, str(ROOT))
-    from ssl_transfer import inputs, manifests
+    from ssl_transfer.system import inputs, manifests
 
     with inputs.collected() as found:
         for path in sorted(root.rglob("*.png")):
@@ -63,8 +63,8 @@ def finish(folder: Path, overrides: list[str], inputs: dict[str, object]) -> Non
     """Put a record in every run's place, as if it had been computed."""
     sys.path.insert(0, str(ROOT))
     from ssl_transfer.config import compose, plain
-    from ssl_transfer.files import CHECKSUM, checksum
     from ssl_transfer.runs import Run
+    from ssl_transfer.system.files import CHECKSUM, checksum
 
     example = plain(compose([o for o in overrides if not o.startswith("seed=")]))
     for seed in range(int(overrides[-1].count(",")) + 1):

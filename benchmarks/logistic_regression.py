@@ -39,8 +39,8 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
 from ssl_transfer import metrics
+from ssl_transfer.estimators.softmax_regression import fit_path
 from ssl_transfer.protocols.logistic_regression import LogisticRegression, Search
-from ssl_transfer.softmax_regression import fit_path
 
 PATCH = 6  # pixels
 SIZES = {"train": 3000, "val": 1000, "test": 4000}

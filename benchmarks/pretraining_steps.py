@@ -32,14 +32,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.published_cell import peak_gib, reset_peak
-from ssl_transfer import methods, models, optim
+from ssl_transfer import methods, models
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
+from ssl_transfer.datasets.loading import Items
 from ssl_transfer.datasets.transforms import Batch
-from ssl_transfer.loading import Items
 from ssl_transfer.models import Encoder
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.trainer import fit
+from ssl_transfer.training import optim
+from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.trainer import fit
 
 try:
     from lightly import loss as losses

@@ -30,11 +30,11 @@ from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.folder import image_folder
+from ssl_transfer.datasets.loading import Items, TrainingData
 from ssl_transfer.datasets.transforms import CROP_FLIP, Batch, Pipeline, ViewDataset
-from ssl_transfer.execution import protocol_of
-from ssl_transfer.loading import Items, TrainingData
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.tuning import Trial
+from ssl_transfer.runs.execution import protocol_of
 
 PROTOCOLS = ("linear_probe", "bn_tune", "finetune")
 

@@ -43,8 +43,8 @@ def defer_axis_keys(arguments: list[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    from ssl_transfer.arguments import quoted
     from ssl_transfer.config import AXES
+    from ssl_transfer.config.arguments import quoted
 
     if not {"-m", "--multirun"} & set(arguments):
         return arguments

@@ -14,9 +14,9 @@ from launchers import status
 from launchers.archive import Archive
 from launchers.status import RunStatus
 from launchers.sweep import SweepRefused, count
-from ssl_transfer.files import let_group_write
-from ssl_transfer.plain_text import printable
-from ssl_transfer.trust import FLAG
+from ssl_transfer.config.trust import FLAG
+from ssl_transfer.system.files import let_group_write
+from ssl_transfer.system.plain_text import printable
 
 DESCRIPTION = """\
 examples:
@@ -124,7 +124,7 @@ def _logs(archive: Archive, options: argparse.Namespace) -> int:
 
 
 def _cancel(archive: Archive, options: argparse.Namespace) -> int:
-    from ssl_transfer import cluster
+    from ssl_transfer.system import slurm
 
     found = status.survey(archive)
     every = [run for run in found if run.state in status.UNFINISHED]
@@ -134,7 +134,7 @@ def _cancel(archive: Archive, options: argparse.Namespace) -> int:
     for run in every:
         if run.id not in chosen and run.owner.split()[1:2] and run.owner.split()[1] in jobs:
             show(f"  {run.place} shares {run.owner} and ends with it")
-    complaint = cluster.cancel(jobs)
+    complaint = slurm.cancel(jobs)
     if complaint:
         show(f"error: {complaint}", file=sys.stderr)
     show(f"{count(len(jobs), 'job')} cancelled; what is saved stays, for `retry` to go on")

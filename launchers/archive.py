@@ -25,10 +25,10 @@ from typing import Any
 
 from launchers import signature
 from launchers.sweep import Outcome, SweepRefused
-from ssl_transfer import cluster, provenance
-from ssl_transfer.files import Unreadable, read_json, write_atomically, write_json
-from ssl_transfer.identity import digest
 from ssl_transfer.runs import Run, graph
+from ssl_transfer.runs.identity import digest
+from ssl_transfer.system import provenance, slurm
+from ssl_transfer.system.files import Unreadable, read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Archive:
         about: dict[str, Any] = {
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "directory": str(Path.cwd()),
-            "user": cluster.user(),
+            "user": slurm.user(),
             "host": socket.gethostname(),
             "when": now.isoformat(timespec="seconds"),
             "launcher": dict(launcher),
@@ -174,8 +174,8 @@ class Archive:
             match for path in self.jobs.glob("*.pkl") if (match := named.fullmatch(path.name))
         ]
         try:
-            known = cluster.queue({match[1] for match in matches})
-        except cluster.NoAnswer:
+            known = slurm.queue({match[1] for match in matches})
+        except slurm.NoAnswer:
             return  # nobody can say which jobs will still read theirs
         alive = {job.id.partition("_")[0] for job in known.values() if not job.is_over}
         for match in matches:

@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from launchers import sweep
 from launchers.composition import CompositionCache, sweep_composer, task_overrides
-from ssl_transfer.complaints import sentence
 from ssl_transfer.config import resolve
-from ssl_transfer.files import let_group_write
+from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.runs import Run
+from ssl_transfer.system.files import let_group_write
 
 
 class ProjectLauncher(Launcher):

@@ -24,9 +24,8 @@ from omegaconf import DictConfig
 
 from launchers import signature
 from ssl_transfer import config as configuration
-from ssl_transfer import references
-from ssl_transfer.composer import Composer
-from ssl_transfer.config import CONF, plain
+from ssl_transfer.config import CONF, plain, references
+from ssl_transfer.config.composer import Composer
 
 Composition = dict[str, Any]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer.manifests import Comparer
 from ssl_transfer.runs import Run
+from ssl_transfer.system.manifests import Comparer
 
 WORDS = {"data": "data", "weights": "weights", "code": "code"}
 """Kinds of input files that a record lists, as messages call them."""

@@ -1,9 +1,9 @@
 """What the files of somebody else's sweep ask for that only the user may decide.
 
 ``python -m launchers retry`` executes what ``sweep.json`` and ``runs.jsonl.gz`` say. Unless the
-user sent the sweep (``launchers.signature``) or vouches for it, no code is called that is not known
-(``ssl_transfer.trust``), no shell command reaches a batch file, and nothing is written outside of
-the outputs folder and of the folders that the user's own configuration names.
+user sent the sweep (``launchers.signature``) or vouches for it, no unknown code is called
+(``ssl_transfer.config.trust``), no shell command reaches a batch file, and nothing is written
+outside of the outputs folder and of the folders that the user's own configuration names.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,8 @@ from typing import Any
 
 from launchers.archive import Archive
 from ssl_transfer.config import compose, plain, resolve
+from ssl_transfer.config.trust import FLAG, foreign_targets, is_inside, strangers
 from ssl_transfer.runs import Run, graph
-from ssl_transfer.trust import FLAG, foreign_targets, is_inside, strangers
 
 _SHELL = ("setup", "additional")
 """Keys of ``Resources`` that become lines of a batch file as they are."""

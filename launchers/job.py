@@ -23,10 +23,10 @@ import submitit
 from launchers import pool, sweep
 from launchers.naming import descriptions
 from launchers.one_run import carry_out, wait_for_the_end
-from ssl_transfer import claims, cluster, provenance, stopping
-from ssl_transfer.files import let_group_write
-from ssl_transfer.plain_text import Formatter
 from ssl_transfer.runs import Run
+from ssl_transfer.system import claims, provenance, signals, slurm
+from ssl_transfer.system.files import let_group_write
+from ssl_transfer.system.plain_text import Formatter
 
 log = logging.getLogger(__name__)
 
@@ -68,18 +68,18 @@ class Job:
             _remove_halves(here.paths.folder, here.job_id)
             if provenance.code().get("changed_since_submission"):
                 log.warning("the code changed since this job was submitted")
-        before = {number: signal.getsignal(number) for number in stopping.SIGNALS}
+        before = {number: signal.getsignal(number) for number in signals.SIGNALS}
         runs = [Run(config) for config in self.configs]
         try:
             failures = self._side_by_side(runs) if self.slots > 1 else _one_by_one(runs)
-        except stopping.Interrupted:
+        except signals.Interrupted:
             failures = _step_aside(before, here.global_rank)
         if failures:
             raise JobFailed("; ".join(failures))
 
     def _side_by_side(self, runs: Sequence[Run]) -> list[str]:
         folder = Path(os.environ[claims.LOG]).parent
-        job = cluster.current_job()
+        job = slurm.current_job()
         logs = [folder / f"{job}_slot{number}_log.out" for number in range(self.slots)]
         # The batch file gave the whole job's cores to one process.
         threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // self.slots)
@@ -104,7 +104,7 @@ def _step_aside(before: dict[signal.Signals, Any], rank: int) -> list[str]:
     Returns:
         why it cannot go on, if submitit refuses another turn.
     """
-    if stopping.arrived(signal.SIGUSR2) and rank == 0:
+    if signals.arrived(signal.SIGUSR2) and rank == 0:
         requeue: Callable[[int, None], None] = before[signal.SIGUSR2]
         try:
             requeue(signal.SIGUSR2, None)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from launchers import base, pool, sweep
 from launchers.naming import descriptions
-from ssl_transfer.config import signature_problems
-from ssl_transfer.ranges import Range
+from ssl_transfer.config.ranges import Range
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.signature import signature_problems
 
 Slot = Annotated[int, Range(1, cap=4096)]
 

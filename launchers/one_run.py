@@ -7,8 +7,8 @@ import traceback
 from typing import Any, NoReturn
 
 from launchers import sweep
-from ssl_transfer import claims, cluster
 from ssl_transfer.runs import Run
+from ssl_transfer.system import claims, slurm
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,8 @@ def carry_out(run: Run, *, packed: bool) -> str | None:
         run: whose configuration is frozen.
         packed: whether the job has others, because of which it may be started again.
     """
-    from ssl_transfer import distributed
-    from ssl_transfer.execution import fail
+    from ssl_transfer.runs.execution import fail
+    from ssl_transfer.system import distributed
 
     try:
         distributed.start(run.config["trainer"]["device"])
@@ -48,7 +48,7 @@ def carry_out(run: Run, *, packed: bool) -> str | None:
 
 def _verdict(run: Run, *, packed: bool) -> tuple[str, str]:
     """Return whether to go on with a run, and if not, why."""
-    me = cluster.current_job()
+    me = slurm.current_job()
     in_earlier_turn = me is not None and run.is_finished and run.record().get("job") == me
     if run.is_finished and (in_earlier_turn or not run.config["force"]):
         claims.release(run.folder)
@@ -66,9 +66,9 @@ def _verdict(run: Run, *, packed: bool) -> tuple[str, str]:
 def _go_behind(owner: dict[str, Any], run: Run, *, give_back: bool) -> None:
     """Queue again, because somebody else computes what this job needs; wait if that cannot be."""
     log.info("%s computes %s; this job goes behind it", claims.describe(owner), run.describe())
-    me = cluster.current_job()
+    me = slurm.current_job()
     if give_back and me is not None:
-        complaint = cluster.requeue(me)
+        complaint = slurm.requeue(me)
         if complaint is None:
             wait_for_the_end()
         log.warning("the job cannot be requeued (%s), so it waits where it is", complaint)

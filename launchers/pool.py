@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer import claims, provenance, stopping
 from ssl_transfer.runs import Run
+from ssl_transfer.system import claims, provenance, signals
 
 GRACE_SECONDS = 120.0
 """How long a slot may take to save after it was asked to stop."""
@@ -91,7 +91,7 @@ def serve(
     """
     queue = _Queue(list(runs))
     workers = [_Worker(slot, queue, done) for slot in slots]
-    with stopping.stoppable():
+    with signals.stoppable():
         try:
             for worker in workers:
                 worker.start()
@@ -201,7 +201,7 @@ class _Worker(threading.Thread):
             return dict(json.loads(answer))
         code = _part(process)
         self.process = None
-        if code == stopping.EXIT_CODE or self.queue.closed:
+        if code == signals.EXIT_CODE or self.queue.closed:
             return {"failure": "it was interrupted; the same command goes on where it stopped"}
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from launchers.sweep import SweepRefused
-from ssl_transfer.config import signature_problems
-from ssl_transfer.ranges import Count, Range
+from ssl_transfer.config.ranges import Count, Range
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.signature import signature_problems
 
 Few = Annotated[int, Range(1, cap=10**5)]
 

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 
 from launchers import base, sweep
 from launchers.resources import Resources
-from ssl_transfer.config import signature_problems
-from ssl_transfer.ranges import Count, Range
+from ssl_transfer.config.ranges import Count, Range
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.signature import signature_problems
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,9 +75,9 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
         SweepRefused: before anything is submitted, if a configuration is wrong, the outputs
             cannot be written, or SLURM is missing or would refuse a job.
     """
-    from ssl_transfer import cluster
+    from ssl_transfer.system import slurm
 
-    if not cluster.is_available():
+    if not slurm.is_available():
         raise sweep.SweepRefused(
             ["`sbatch` and `squeue` must be on the PATH for hydra/launcher=slurm, but are not; "
              "load the cluster's module, or use hydra/launcher=local."]

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from launchers.archive import Archive
 from launchers.sweep import count, describe_scores, say
-from ssl_transfer import claims, cluster
-from ssl_transfer.files import Unreadable, read_json
-from ssl_transfer.plain_text import printable
+from ssl_transfer.system import claims, slurm
+from ssl_transfer.system.files import Unreadable, read_json
+from ssl_transfer.system.plain_text import printable
 
 State = Literal["new", "waiting", "running", "done", "failed", "lost"]
 STATES: tuple[State, ...] = ("running", "waiting", "new", "lost", "failed", "done")
@@ -57,16 +57,16 @@ def survey(archive: Archive) -> list[RunStatus]:
     return [_stand(i, place, outputs / place, held.get(i), ended) for i, place in places.items()]
 
 
-def _ask(jobs: set[str]) -> Mapping[str, cluster.Job] | None:
+def _ask(jobs: set[str]) -> Mapping[str, slurm.Job] | None:
     """Return what SLURM knows of the jobs; None where it does not answer."""
     try:
-        known = cluster.queue(jobs)
-    except cluster.NoAnswer as error:
+        known = slurm.queue(jobs)
+    except slurm.NoAnswer as error:
         print(f"warning: {error}", file=sys.stderr)
         return None
     try:
-        return {**cluster.history(jobs - set(known)), **known}
-    except cluster.NoAnswer as error:  # of the accounts; the queue is enough
+        return {**slurm.history(jobs - set(known)), **known}
+    except slurm.NoAnswer as error:  # of the accounts; the queue is enough
         print(f"warning: {error}", file=sys.stderr)
         return known
 
@@ -76,7 +76,7 @@ def _stand(
     place: str,
     folder: Path,
     claim: dict[str, Any] | None,
-    jobs: Mapping[str, cluster.Job] | None,
+    jobs: Mapping[str, slurm.Job] | None,
 ) -> RunStatus:
     owner = claims.describe(claim) if claim else ""
     log = claim.get("log") if claim else None

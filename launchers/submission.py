@@ -21,8 +21,8 @@ from launchers import resources, sweep
 from launchers.archive import Archive
 from launchers.job import Job
 from launchers.resources import Resources
-from ssl_transfer import claims, cluster, provenance
 from ssl_transfer.runs import Run
+from ssl_transfer.system import claims, provenance, slurm
 
 
 @dataclasses.dataclass
@@ -95,8 +95,8 @@ def plan(asked: Sequence[Run], options: Mapping[str, Any]) -> Plan:
 def _live(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return run id -> claim, for the runs that a job or process alive works on or waits for."""
     held = {run.id: claim for run in runs if (claim := claims.read(run.folder)) is not None}
-    with contextlib.suppress(cluster.NoAnswer):  # `other` takes what it cannot ask for alive
-        cluster.queue(claim["job"] for claim in held.values() if "job" in claim)
+    with contextlib.suppress(slurm.NoAnswer):  # `other` takes what it cannot ask for alive
+        slurm.queue(claim["job"] for claim in held.values() if "job" in claim)
     live = {}
     for run in runs:
         if run.id in held and (claim := claims.other(run.folder)) is not None:
@@ -191,7 +191,7 @@ def refuse_impossible(found: Plan, options: Mapping[str, Any]) -> None:
 def verdict_on(text: str) -> tuple[bool, str]:
     """Return whether SLURM would accept a batch file, and what it says."""
     with outside_of_any_job():
-        return cluster.test(text)
+        return slurm.test(text)
 
 
 def batch_file(group: Group, folder: Path, options: Mapping[str, Any]) -> str:
@@ -251,7 +251,7 @@ def submit(found: Plan, archive: Archive, options: Mapping[str, Any]) -> list[st
 
 def _largest(options: Mapping[str, Any]) -> int:
     """Return how many elements an array may have here."""
-    cap = cluster.largest_array()
+    cap = slurm.largest_array()
     return min(options["array_size"] or cap, cap)
 
 
@@ -276,7 +276,7 @@ def _claim(job: submitit.Job[Any], submission: str) -> dict[str, Any]:
     return {
         "job": job.job_id,
         "submission": submission,
-        "user": cluster.user(),
+        "user": slurm.user(),
         "log": str(job.paths.stdout),
     }
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from launchers.currency import complaints
 from launchers.naming import descriptions
-from ssl_transfer import places
-from ssl_transfer.plain_text import printable
+from ssl_transfer.config import places
 from ssl_transfer.runs import Run, graph
+from ssl_transfer.system.plain_text import printable
 
 
 class SweepRefused(SystemExit):
@@ -68,8 +68,8 @@ def refuse_problems(runs: Iterable[Run], processes: Callable[[Run], int] | None 
     Raises:
         SweepRefused: with exit code 2.
     """
-    from ssl_transfer.config import problems
-    from ssl_transfer.distributed import find_place
+    from ssl_transfer.runs.signature import problems
+    from ssl_transfer.system.distributed import find_place
 
     here = find_place().world_size
     found = [
@@ -97,7 +97,7 @@ def refuse_misspelt(runs: Iterable[Run]) -> None:
     Raises:
         SweepRefused: with exit code 2.
     """
-    from ssl_transfer.config import shared_problems
+    from ssl_transfer.runs.signature import shared_problems
 
     if found := [
         problem for run in runs for problem in shared_problems(run.config, with_monitor=False)
@@ -143,8 +143,8 @@ def prepare(
         return outcome, todo
     refuse_problems(todo, processes)
     _refuse_unwritable({run.folder.parent.parent for run in todo})
-    from ssl_transfer.checking import check
-    from ssl_transfer.execution import fail
+    from ssl_transfer.runs.execution import fail
+    from ssl_transfer.runs.preflight import check
 
     for run in todo:
         reason = sticky_failure(run)
@@ -203,8 +203,8 @@ def blocked(run: Run) -> str | None:
 
 def attempt(run: Run) -> str | None:
     """Execute a run whose requirements are finished; return why it failed, None if it did not."""
-    from ssl_transfer import distributed
-    from ssl_transfer.execution import RunFailed, execute
+    from ssl_transfer.runs.execution import RunFailed, execute
+    from ssl_transfer.system import distributed
 
     try:
         record = execute(run)

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from launchers import restore_nulls
 from launchers.sweep import SweepRefused
-from ssl_transfer.arguments import quoted
+from ssl_transfer.config.arguments import quoted
 
 MOST_RUNS = 10**6
 """Runs above which a sweep can only be a mistake."""

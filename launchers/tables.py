@@ -8,7 +8,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ssl_transfer.plain_text import printable
+from ssl_transfer.system.plain_text import printable
 
 
 class TablesAfterSweep(Callback):

@@ -6,10 +6,10 @@ import os
 import sys
 from typing import Any
 
-from ssl_transfer import stopping
-from ssl_transfer.files import let_group_write
-from ssl_transfer.plain_text import Formatter
 from ssl_transfer.runs import Run
+from ssl_transfer.system import signals
+from ssl_transfer.system.files import let_group_write
+from ssl_transfer.system.plain_text import Formatter
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(Formatter("%(message)s"))
-    with stopping.stoppable():
+    with signals.stoppable():
         for line in sys.stdin:
             answer = _serve(Run(json.loads(line)))
             answers.write(json.dumps(answer) + "\n")

@@ -215,8 +215,8 @@ def gradient_of(config: dict[str, Any], settings: Settings, device: Any, **optio
     """Return the encoder's gradient in the first step of a training, as one float64 vector."""
     import torch
 
-    from ssl_transfer.recipe import Recipe
-    from ssl_transfer.trainer import fit
+    from ssl_transfer.training.options import Recipe
+    from ssl_transfer.training.trainer import fit
 
     learner = learner_of(config, device)
     size = config["model"]["preprocessing"]["size"]
@@ -311,9 +311,9 @@ def train_to_the_end(folder: Path, device: Any) -> None:
     """Train in a folder, from its checkpoint if there is one; what ``check_resumption`` kills."""
     import torch
 
-    from ssl_transfer.files import replace_atomically
-    from ssl_transfer.recipe import Recipe
-    from ssl_transfer.trainer import fit
+    from ssl_transfer.system.files import replace_atomically
+    from ssl_transfer.training.options import Recipe
+    from ssl_transfer.training.trainer import fit
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
@@ -381,9 +381,9 @@ def check_frozen(settings: Settings) -> Iterator[Row]:
     import torch
 
     from ssl_transfer import models
+    from ssl_transfer.estimators.softmax_regression import fit_path
     from ssl_transfer.features import extract
     from ssl_transfer.protocols.knn import vote
-    from ssl_transfer.softmax_regression import fit_path
 
     config = node_of("simclr")
     split = drawn_split(200 if settings.small else 2000, 32)
@@ -521,7 +521,7 @@ def _view_data(config: dict[str, Any], learner: Any, batch_size: int, size: int)
 
 def _pipeline_rate(config: dict[str, Any], settings: Settings, batch_size: int, size: int) -> float:
     """Return images per second of decoding and augmenting two views, without a network."""
-    from ssl_transfer.loading import load
+    from ssl_transfer.datasets.loading import load
 
     learner = learner_of(config, settings.device)
     data = _view_data(config, learner, batch_size, size)
@@ -543,8 +543,8 @@ def _trainer_rate(
     """Return images per second of our trainer in bf16, and the peak memory in GiB."""
     import torch
 
-    from ssl_transfer.recipe import Recipe
-    from ssl_transfer.trainer import fit
+    from ssl_transfer.training.options import Recipe
+    from ssl_transfer.training.trainer import fit
 
     learner = learner_of(config, settings.device)
     if from_images:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ssl_transfer import distributed
-from ssl_transfer.files import Unreadable, read_json, replace_atomically, write_json
+from ssl_transfer.system import distributed
+from ssl_transfer.system.files import Unreadable, read_json, replace_atomically, write_json
 
 Item = TypeVar("Item")
 

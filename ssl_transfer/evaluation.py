@@ -8,15 +8,17 @@ from pathlib import Path
 from hydra.errors import HydraException
 from torch import nn
 
-from ssl_transfer import datasets, distributed, models, randomness
-from ssl_transfer.assembly import make_context, protocol_of
-from ssl_transfer.complaints import sentence
-from ssl_transfer.config import compose, plain, problems, resolve
+from ssl_transfer import datasets, models, randomness
+from ssl_transfer.config import compose, plain, resolve
+from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.datasets import Dataset
-from ssl_transfer.identity import digest
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import EvaluationProtocol, require
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.builders import make_context, protocol_of
+from ssl_transfer.runs.identity import digest
+from ssl_transfer.runs.signature import problems
+from ssl_transfer.system import distributed
 
 
 @randomness.preserved()

@@ -20,11 +20,12 @@ from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from ssl_transfer import datasets, methods, models, randomness
-from ssl_transfer.complaints import sentence
-from ssl_transfer.config import compose, plain, problems, resolve
+from ssl_transfer.config import compose, plain, resolve
+from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.datasets.transforms import ViewDataset
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.pretrain import pipelines
+from ssl_transfer.runs.signature import problems
 
 CELL = 96
 """Least side of a picture in the grid, in pixels; smaller ones are enlarged by a whole number."""

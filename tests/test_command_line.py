@@ -15,9 +15,10 @@ from tiny_runs import carry_out, tiny
 
 import launchers
 from launchers import sweep
-from ssl_transfer import assembly, config, execution
+from ssl_transfer import config
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.protocols.knn import KNN
+from ssl_transfer.runs import builders, execution
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["model.width=4", "model.preprocessing.size=16", "dataset.labels_per_class=4"]
@@ -37,7 +38,7 @@ def run_py(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two classes of ten images in class folders; verdicts on files are remembered elsewhere."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assembly.read.cache_clear()
+    builders.read.cache_clear()
     root = tmp_path / "photos"
     chance = np.random.default_rng(0)
     for name in ("cat", "dog"):

@@ -17,11 +17,11 @@ import ssl_transfer
 from ssl_transfer import datasets, models
 from ssl_transfer.datasets import Dataset, Options, reader
 from ssl_transfer.datasets.embedded import digits
-from ssl_transfer.execution import execute
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.preview import preview
 from ssl_transfer.protocols.knn import KNN
+from ssl_transfer.runs.execution import execute
 
 PREPROCESSING = Preprocessing(size=16, resize=None)  # that of tiny_runs
 HERE = ["trainer.device=cpu", "trainer.progress_bar=false"]

@@ -26,17 +26,17 @@ from tqdm import tqdm
 
 from ssl_transfer import datasets, models, randomness
 from ssl_transfer.analysis.similarity import MINIMUM, MinibatchCKA, gram
+from ssl_transfer.config.trust import FLAG, foreign_targets, without_downloads
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
-from ssl_transfer.files import write_atomically
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.reading import read_state
 from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE
-from ssl_transfer.plain_text import printable
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
-from ssl_transfer.trust import FLAG, foreign_targets, without_downloads
+from ssl_transfer.system.files import write_atomically
+from ssl_transfer.system.plain_text import printable
 
 BATCH = 64  # images: each estimate of similarity is made of so many
 FEATURES = "(features)"
@@ -156,7 +156,7 @@ def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
 
     Raises:
         ValueError: in one sentence, if it is something else, its encoder before tuning cannot be
-            built any more, or its record names code that is not known (``ssl_transfer.trust``).
+            built any more, or its record names unknown code (``ssl_transfer.config.trust``).
     """
     record = _record(folder)
     if not trust_targets:

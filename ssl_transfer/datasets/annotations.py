@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Int64
 
-from ssl_transfer import inputs
 from ssl_transfer.datasets.reader import some
+from ssl_transfer.system import inputs
 
 Row = TypeVar("Row")
 REMEDY = "unpack the archive again"

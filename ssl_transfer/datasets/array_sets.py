@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
+from ssl_transfer.config.ranges import Range
 from ssl_transfer.datasets.annotations import (
     lines_of,
     read_mat,
@@ -20,7 +21,6 @@ from ssl_transfer.datasets.base import Dataset, Split, fingerprint
 from ssl_transfer.datasets.images import ArrayImages, Images
 from ssl_transfer.datasets.layout import require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, assemble, check_sizes, reader
-from ssl_transfer.ranges import Range
 
 # Layouts: svhn.py, stl10.py and pcam.py of torchvision/datasets at v0.19.0,
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ssl_transfer.datasets.images import JoinedImages, PickedImages
 from ssl_transfer.errors import refuse_former_keys
-from ssl_transfer.inputs import Inputs
+from ssl_transfer.system.inputs import Inputs
 
 Targets = Int64[np.ndarray, " samples"] | Int64[np.ndarray, "samples classes"]
 """One class number per image; or, for several classes per image, 1 (shown), 0 (not shown) or -1

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_transfer import inputs
 from ssl_transfer.datasets.annotations import rows_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.layout import listing, published, require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, ValRule, reader, some
 from ssl_transfer.datasets.walk import subfolders
+from ssl_transfer.system import inputs
 
 # Layout: caltech.py of torchvision/datasets at v0.19.0; lists:
 # https://github.com/linusericsson/ssl-transfer/tree/416913f/caltech101-splits

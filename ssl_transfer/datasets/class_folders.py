@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+from ssl_transfer.config.ranges import ProperFraction, Range
 from ssl_transfer.datasets.annotations import lines_of, numbers_of, rows_of, table_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
@@ -19,7 +20,6 @@ from ssl_transfer.datasets.layout import (
 from ssl_transfer.datasets.reader import Options, check_sizes, reader, some
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.walk import subfolders
-from ssl_transfer.ranges import ProperFraction, Range
 
 TINY_IMAGENET = {"train": 100_000, "test": 10_000, "classes": 200}
 IMAGENET = {"train": 1_281_167, "test": 50_000, "classes": 1000}

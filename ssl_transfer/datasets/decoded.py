@@ -29,7 +29,6 @@ from jaxtyping import Int64
 from PIL import Image, features
 from tqdm import tqdm
 
-from ssl_transfer import claims, inputs, staging
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.decoding import VERSION, Decoding
 from ssl_transfer.datasets.images import (
@@ -40,7 +39,8 @@ from ssl_transfer.datasets.images import (
     PickedImages,
     in_files,
 )
-from ssl_transfer.files import replace_atomically
+from ssl_transfer.system import claims, inputs, staging
+from ssl_transfer.system.files import replace_atomically
 
 log = logging.getLogger(__name__)
 

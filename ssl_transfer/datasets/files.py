@@ -15,12 +15,12 @@ import numpy as np
 import PIL
 from jaxtyping import Int64
 
-from ssl_transfer import inputs, stamps
 from ssl_transfer.datasets.base import Split, Targets
 from ssl_transfer.datasets.decoding import VERSION, Decoding, Facts, decode
 from ssl_transfer.datasets.images import FileImages
 from ssl_transfer.datasets.peculiarities import Summary, sentences, summarised
 from ssl_transfer.datasets.reader import Options, some
+from ssl_transfer.system import inputs, stamps
 
 logger = logging.getLogger(__name__)
 

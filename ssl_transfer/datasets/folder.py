@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 
 from ssl_transfer import metrics
+from ssl_transfer.config.ranges import Finite, ProperFraction, Range
 from ssl_transfer.datasets.base import Dataset, fingerprint
 from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
@@ -20,7 +21,6 @@ from ssl_transfer.datasets.reader import Options, assemble, exclude, reader, som
 from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.walk import EXTENSIONS, LeftOut, has_images, images_below, subfolders
-from ssl_transfer.ranges import Finite, ProperFraction, Range
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_transfer import inputs
 from ssl_transfer.datasets.annotations import lines_of, numbers_of
 from ssl_transfer.datasets.base import Dataset, Targets
 from ssl_transfer.datasets.decoding import Decoding
@@ -19,6 +18,7 @@ from ssl_transfer.datasets.images import CroppedImages
 from ssl_transfer.datasets.nearest import nearest
 from ssl_transfer.datasets.reader import Options, assemble, check_sizes, some
 from ssl_transfer.datasets.splitting import hold_out
+from ssl_transfer.system import inputs
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_transfer import metrics
+from ssl_transfer.config.ranges import Finite
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
@@ -18,7 +19,6 @@ from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
 from ssl_transfer.datasets.nearest import existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
-from ssl_transfer.ranges import Finite
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ssl_transfer import inputs
+from ssl_transfer.config.ranges import ProperFraction, Range
 from ssl_transfer.datasets.annotations import lines_of, numbers_of, table_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
@@ -17,7 +17,7 @@ from ssl_transfer.datasets.layout import (
     require,
 )
 from ssl_transfer.datasets.reader import Options, reader, some
-from ssl_transfer.ranges import ProperFraction, Range
+from ssl_transfer.system import inputs
 
 MHIST_CLASSES = ("HP", "SSA")
 ISIC_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from ssl_transfer import inputs
+from ssl_transfer.config.ranges import Range
 from ssl_transfer.datasets.annotations import (
     lines_of,
     lists_by_class,
@@ -28,7 +28,7 @@ from ssl_transfer.datasets.layout import (
     torchvision_fetch,
 )
 from ssl_transfer.datasets.reader import Options, ValRule, reader, some
-from ssl_transfer.ranges import Range
+from ssl_transfer.system import inputs
 
 # Layouts: fgvc_aircraft.py, stanford_cars.py, flowers102.py, food101.py, oxford_iiit_pet.py and
 # sun397.py of torchvision/datasets at v0.19.0,

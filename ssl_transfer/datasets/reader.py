@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 from jaxtyping import Int64
 
-from ssl_transfer.arguments import argument
+from ssl_transfer.config.arguments import argument
+from ssl_transfer.config.ranges import Count, Range, Seed, Text, checked, hints
 from ssl_transfer.datasets.base import Dataset, Split, Targets, fingerprint
 from ssl_transfer.datasets.splitting import (
     held_out,
@@ -20,7 +21,6 @@ from ssl_transfer.datasets.splitting import (
 )
 from ssl_transfer.datasets.tracing import traced
 from ssl_transfer.errors import refuse_former_keys
-from ssl_transfer.ranges import Count, Range, Seed, Text, checked, hints
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from ssl_transfer.arguments import argument
+from ssl_transfer.config.arguments import argument
 from ssl_transfer.datasets.nearest import existing_folder
 from ssl_transfer.datasets.reader import some
 from ssl_transfer.datasets.walk import has_images, subfolders

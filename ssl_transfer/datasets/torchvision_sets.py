@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from ssl_transfer.config.ranges import Range
 from ssl_transfer.datasets.annotations import reading, rows_of, whole_numbers
 from ssl_transfer.datasets.base import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.layout import listing, published, require, torchvision_fetch
 from ssl_transfer.datasets.reader import Options, ValRule, assemble, reader
-from ssl_transfer.ranges import Range
 
 # Layouts: cifar.py and dtd.py of torchvision/datasets at v0.19.0,
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer import inputs
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.images import in_files
+from ssl_transfer.system import inputs
 
 
 def traced(build: Callable[[], Dataset], keys: Mapping[str, Any]) -> Dataset:
     """Return what ``build`` returns, with the files that it was built from as its ``inputs``.
 
     Args:
-        build: reads the files; every reader says what it reads (see ``ssl_transfer.inputs``).
+        build: reads the files; every reader notes what it reads (``ssl_transfer.system.inputs``).
         keys: its keyword arguments; files below a path among them count when Python opens them.
     """
     with inputs.collected(set(_places(keys))) as found:

@@ -1,5 +1,6 @@
 """Signs cut out of the scenes of the German Traffic Sign Detection Benchmark."""
 
+from ssl_transfer.config.ranges import ProperFraction
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.folder import class_listing
@@ -7,7 +8,6 @@ from ssl_transfer.datasets.layout import published, require
 from ssl_transfer.datasets.photographs import SplitRule, mix_bt_split
 from ssl_transfer.datasets.reader import Options, reader
 from ssl_transfer.datasets.walk import subfolders
-from ssl_transfer.ranges import ProperFraction
 
 HOME = "FullIJCNN2013"
 

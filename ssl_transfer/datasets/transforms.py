@@ -17,6 +17,7 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ssl_transfer.config.ranges import Fraction, Range, Side, checked
 from ssl_transfer.datasets.base import Split
 from ssl_transfer.datasets.pixels import (
     Pixels,
@@ -31,7 +32,6 @@ from ssl_transfer.datasets.pixels import (
 )
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.randomness import uniforms
-from ssl_transfer.ranges import Fraction, Range, Side, checked
 
 Draws = Float64[np.ndarray, "batch draws"]
 Chosen = TypeVar("Chosen", bound="Augmentation")

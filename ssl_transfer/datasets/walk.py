@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import features
 
-from ssl_transfer import inputs
-from ssl_transfer.stamps import FOLDERS_ONLY, JUNK, is_junk
+from ssl_transfer.system import inputs
+from ssl_transfer.system.stamps import FOLDERS_ONLY, JUNK, is_junk
 
 logger = logging.getLogger(__name__)
 

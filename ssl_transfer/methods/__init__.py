@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_transfer.config import locate
+from ssl_transfer.config.references import KEYS
 from ssl_transfer.datasets.transforms import View, views
 from ssl_transfer.methods.base import Method
 from ssl_transfer.models import Encoder
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.references import KEYS
+from ssl_transfer.training.options import Recipe
 
 __all__ = ["RECIPE_KEYS", "Method", "augmentations", "build", "own_keys"]
 

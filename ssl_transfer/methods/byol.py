@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ssl_transfer.config.ranges import Fraction, Width, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
-from ssl_transfer.methods.collapse import spread
 from ssl_transfer.methods.cosine import Embeddings, cosine
 from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
 from ssl_transfer.methods.multi_crop import mean_over_pairs
 from ssl_transfer.methods.projector import Projector
+from ssl_transfer.metrics.collapse import spread
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Fraction, Width, checked
 
 
 def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor, ""]:

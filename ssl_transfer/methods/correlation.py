@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ssl_transfer import distributed
+from ssl_transfer.system import distributed
 
 Embeddings = Float[Tensor, "batch dim"]
 

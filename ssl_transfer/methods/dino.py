@@ -8,13 +8,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
+from ssl_transfer.config.ranges import Fraction, Positive, Range, Width, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Method, full_precision
 from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
 from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Fraction, Positive, Range, Width, checked
+from ssl_transfer.system import distributed
 
 Keep = Literal["teacher", "student"]
 TAUGHT = 2

@@ -12,13 +12,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
+from ssl_transfer.config.ranges import Fraction, Length, NotNegative, Positive, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.barlow_twins import BarlowTwins, Target, Terms, redundancy
 from ssl_transfer.methods.base import Images
 from ssl_transfer.methods.correlation import Embeddings, squared_norms, standardise
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Fraction, Length, NotNegative, Positive, checked
+from ssl_transfer.system import distributed
 
 Anchor = Literal["a", "b"]
 

@@ -13,14 +13,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
+from ssl_transfer.config.ranges import Fraction, Positive, Width, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.momentum import follow, target_of
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Fraction, Positive, Width, checked
+from ssl_transfer.system import distributed
 
 Embeddings = Float[Tensor, "batch dim"]
 MLP = Literal["linear", "simple", "wide", "deep", "dropout"]

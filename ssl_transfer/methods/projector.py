@@ -5,7 +5,7 @@ from typing import Annotated
 
 from torch import nn
 
-from ssl_transfer.ranges import NotEmpty, Width, checked
+from ssl_transfer.config.ranges import NotEmpty, Width, checked
 
 
 class Projector(nn.Sequential):

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
+from ssl_transfer.config.ranges import Positive, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.multi_crop import mean_over_pairs
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Positive, checked
+from ssl_transfer.system import distributed
 
 
 def nt_xent(

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from ssl_transfer.config.ranges import Width, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
-from ssl_transfer.methods.collapse import spread
 from ssl_transfer.methods.cosine import Embeddings, cosine
 from ssl_transfer.methods.projector import Projector
+from ssl_transfer.metrics.collapse import spread
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Width, checked
 
 
 def simsiam(p0: Embeddings, p1: Embeddings, z0: Embeddings, z1: Embeddings) -> Float[Tensor, ""]:

@@ -8,10 +8,10 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_transfer.config.ranges import Range, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Range, checked
 
 
 class Supervised(Method):

@@ -8,14 +8,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
+from ssl_transfer.config.ranges import Fraction, Positive, Range, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Method, full_precision
 from ssl_transfer.methods.multi_crop import Views, cross_entropy_between_views, encode
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.queue import Queue
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import Fraction, Positive, Range, checked
+from ssl_transfer.system import distributed
 
 Scores = Float[Tensor, "rows prototypes"]
 

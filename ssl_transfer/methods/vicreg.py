@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
+from ssl_transfer.config.ranges import NotNegative, Positive, checked
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.base import Images, Method, full_precision
 from ssl_transfer.methods.correlation import (
@@ -19,7 +19,7 @@ from ssl_transfer.methods.correlation import (
 )
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models import Encoder
-from ssl_transfer.ranges import NotNegative, Positive, checked
+from ssl_transfer.system import distributed
 
 
 class Terms(NamedTuple):

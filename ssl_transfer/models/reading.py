@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ssl_transfer import inputs
-from ssl_transfer.downloads import checksum
 from ssl_transfer.models import checkpoints, haiku
 from ssl_transfer.models.checkpoints import Stored
 from ssl_transfer.models.unpickling import DEEPEST, Budget, Refused, TooMuch
-from ssl_transfer.plain_text import printable
+from ssl_transfer.system import inputs
+from ssl_transfer.system.downloads import checksum
+from ssl_transfer.system.plain_text import printable
 
 State = dict[str, Tensor]
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer.ranges import Range, checked
+from ssl_transfer.config.ranges import Range, checked
 
 Map = Float[Tensor, "batch channels_in height_in width_in"]
 Output = Float[Tensor, "batch channels height width"]

@@ -12,14 +12,14 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ssl_transfer import downloads
-from ssl_transfer.files import replace_atomically, write_atomically
 from ssl_transfer.models.encoder import Encoder, require_finite
 from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.projectors import PROJECTOR_FILE, projector_state
 from ssl_transfer.models.reading import State, further_networks, read_state
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.system import downloads
+from ssl_transfer.system.files import replace_atomically, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_transfer import distributed, metrics
-from ssl_transfer.calibration import ece_by_folds, fit_temperature
+from ssl_transfer import metrics
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.metrics.calibration import ece_by_folds, fit_temperature
 from ssl_transfer.protocols.base import Score
+from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssl_transfer.optim import OPTIMIZERS
-from ssl_transfer.ranges import PositiveRate, fault, hints
+from ssl_transfer.config.ranges import PositiveRate, fault, hints
+from ssl_transfer.training.optim import OPTIMIZERS
 
 
 def check_grid(grid: Mapping[str, Sequence[float] | None], fixed: Mapping[str, Any]) -> None:

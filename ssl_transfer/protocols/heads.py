@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer.files import replace_atomically
+from ssl_transfer.system.files import replace_atomically
 
 HeadKind = Literal["linear", "bn_linear", "bn_affine_linear", "cosine", "l2_linear", "mlp"]
 HeadInit = Literal["torch"]

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
+from ssl_transfer.config.ranges import Count, Positive, Side, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.features import FrozenFeatures
@@ -18,7 +18,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
-from ssl_transfer.ranges import Count, Positive, Side, checked
+from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
 

@@ -13,18 +13,19 @@ from jaxtyping import Float, Int, Int64
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from ssl_transfer import distributed, metrics
-from ssl_transfer.calibration import require_folds
+from ssl_transfer import metrics
+from ssl_transfer.config.ranges import Count, Positive, ProperFraction, Range, Side, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.estimators.softmax_regression import Solution, fit_path
 from ssl_transfer.features import FrozenFeatures
+from ssl_transfer.metrics.calibration import require_folds
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
 from ssl_transfer.protocols.selection import best, edges
-from ssl_transfer.ranges import Count, Positive, ProperFraction, Range, Side, checked
-from ssl_transfer.softmax_regression import Solution, fit_path
+from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from ssl_transfer import datasets, methods, randomness
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Augmentation, Pipeline, ViewDataset
+from ssl_transfer.methods.monitors import Monitor, Monitoring
 from ssl_transfer.models import Encoder
-from ssl_transfer.monitors import Monitor, Monitoring
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.trainer import check, fit
+from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.trainer import check, fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

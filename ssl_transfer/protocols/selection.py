@@ -4,8 +4,8 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 
-from ssl_transfer import distributed
-from ssl_transfer.trainer import NonFiniteLoss
+from ssl_transfer.system import distributed
+from ssl_transfer.training.trainer import NonFiniteLoss
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from ssl_transfer import distributed
 from ssl_transfer.protocols.classification import classification_loss
 from ssl_transfer.protocols.heads import apply_heads
-from ssl_transfer.trainer import Learner, NonFiniteLoss
+from ssl_transfer.system import distributed
+from ssl_transfer.training.trainer import Learner, NonFiniteLoss
 
 ClassWeights = Literal["train_frequency", "test_frequency"] | Sequence[float]
 

@@ -17,13 +17,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssl_transfer import distributed, metrics, randomness
+from ssl_transfer import metrics, randomness
+from ssl_transfer.config.ranges import (
+    Batch,
+    Count,
+    Epochs,
+    Fraction,
+    NotNegative,
+    Positive,
+    PositiveRate,
+    Range,
+    Side,
+    checked,
+)
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, concatenate
+from ssl_transfer.datasets.loading import TrainingData
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
 from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge
-from ssl_transfer.inference import map_samples
-from ssl_transfer.loading import TrainingData
+from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.preprocessing import Preprocessing
@@ -38,20 +50,9 @@ from ssl_transfer.protocols.tuned_classifier import (
     TunedClassifier,
     class_weights,
 )
-from ssl_transfer.ranges import (
-    Batch,
-    Count,
-    Epochs,
-    Fraction,
-    NotNegative,
-    Positive,
-    PositiveRate,
-    Range,
-    Side,
-    checked,
-)
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.trainer import NonFiniteLoss, autocast, fit
+from ssl_transfer.system import distributed
+from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,11 @@ import pytest
 from hydra.errors import HydraException
 
 from ssl_transfer import datasets
-from ssl_transfer.complaints import sentence
-from ssl_transfer.config import CONF, compose, locate, options, plain, problems
+from ssl_transfer.config import CONF, compose, locate, options, plain
+from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.datasets import Options
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.signature import problems
 
 OPTIONS = options("dataset")
 EMBEDDED = ("digits", "photos", "textures")

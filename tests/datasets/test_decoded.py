@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 from tiny_runs import carry_out, tiny
 
-from ssl_transfer import assembly, checking
 from ssl_transfer.datasets import Dataset, decoded
 from ssl_transfer.datasets.base import Split, concatenate
 from ssl_transfer.datasets.decoded import DecodedImages, decode_once
@@ -26,6 +25,7 @@ from ssl_transfer.datasets.folder import image_folder
 from ssl_transfer.datasets.images import CroppedImages, FileImages
 from ssl_transfer.datasets.transforms import CROP_FLIP, Batch, Pipeline, ViewDataset
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.runs import builders, preflight
 
 FORK = multiprocessing.get_context("fork")
 
@@ -344,12 +344,12 @@ def test_a_run_has_the_same_id_and_scores_with_and_without(tmp_path: Path, photo
     for choice in ("never", "auto"):
         keys = [*data, *tuning, f"trainer.decode_once={choice}"]
         run = tiny(tmp_path / choice, *keys, tuned=False, data=False)
-        assert checking.check(run) is None
+        assert preflight.check(run) is None
         assert not (tmp_path / choice / "decoded").exists()  # a submission decodes nothing
         assert carry_out(run).failures == {}
         record = run.record()
         found.append((run.id, record["scores"], record["data"]))
-        assert is_decoded(assembly.dataset_of(run, stage=True)) == (choice == "auto")
+        assert is_decoded(builders.dataset_of(run, stage=True)) == (choice == "auto")
         assert len(stores(tmp_path / choice / "decoded")) == (choice == "auto")
     assert found[0] == found[1]
 
@@ -358,7 +358,7 @@ def test_pixels_lie_on_the_nodes_own_disk_where_the_copy_does(tmp_path: Path, ph
     place = tmp_path / "disk"
     keys = ["dataset=image_folder", f"dataset.root={photos}", f"paths.stage={place}"]
     run = tiny(tmp_path, "protocol=knn", *keys, tuned=False, data=False)
-    dataset = assembly.dataset_of(run, stage=True)
+    dataset = builders.dataset_of(run, stage=True)
     assert stores(tmp_path) == stores(place / "ssl_transfer" / "decoded")
     assert pixels(dataset) == pixels(mine(photos))
     images: Any = dataset["train"].images
@@ -371,7 +371,7 @@ def test_pixels_lie_on_the_nodes_own_disk_where_the_copy_does(tmp_path: Path, ph
 
 
 def test_a_wrong_choice_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    from ssl_transfer.config import problems
+    from ssl_transfer.runs.signature import problems
 
     (found,) = problems(tiny(tmp_path, "trainer.decode_once=maybe").config)
     assert found == (

@@ -8,10 +8,11 @@ import pytest
 import torchvision
 
 from ssl_transfer import datasets
-from ssl_transfer.config import compose, plain, problems
+from ssl_transfer.config import compose, plain
 from ssl_transfer.datasets import Options
 from ssl_transfer.datasets.layout import require
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.signature import problems
 
 TEST_AND_TRAIN = ({"split": "train"}, {"split": "test"})
 # Per option: torchvision's class, and the arguments of its calls beside the folder and `download`.

@@ -4,9 +4,9 @@ import logging
 import numpy as np
 import pytest
 
+from ssl_transfer.config.ranges import Count
 from ssl_transfer.datasets import Dataset, Options, Split, assemble, reader
 from ssl_transfer.datasets.images import ArrayImages
-from ssl_transfer.ranges import Count
 
 
 def split_of(counts: list[int], prefix: str) -> Split:

@@ -9,7 +9,7 @@ from tiny_runs import METHOD, tiny
 from launchers import archive
 from launchers.archive import Archive
 from launchers.sweep import Outcome, SweepRefused
-from ssl_transfer import provenance
+from ssl_transfer.system import provenance
 
 IN_PROCESS = {"name": "in_process"}
 EMPTY = {"runs": [], "folders": [], "launcher": IN_PROCESS}

@@ -14,8 +14,8 @@ from launchers import __main__ as cli
 from launchers import signature
 from launchers.archive import Archive
 from launchers.sweep import SweepRefused
-from ssl_transfer.files import read_json, write_json
 from ssl_transfer.runs import Run
+from ssl_transfer.system.files import read_json, write_json
 
 
 @pytest.fixture

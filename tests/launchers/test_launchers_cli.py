@@ -105,7 +105,7 @@ def test_only_what_waits_or_runs_is_cancelled(launchers, folders, slurm: FakeSlu
 
 
 def cli_owner() -> dict[str, object]:
-    from ssl_transfer import claims
+    from ssl_transfer.system import claims
 
     return claims.owner()
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import odd_runs
 import pytest
 import torch
-from test_stopping import wait_for
 from tiny_runs import METHOD, carry_out
+from waiting import wait_for
 
 from launchers import __main__ as cli
 from launchers import local, status, sweep

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from launchers import pool
-from ssl_transfer import provenance
-from ssl_transfer.stopping import Interrupted
+from ssl_transfer.system import provenance
+from ssl_transfer.system.signals import Interrupted
 
 OBEDIENT = """
 import json, os, signal, sys, time

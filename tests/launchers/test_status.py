@@ -14,7 +14,7 @@ from fake_slurm import FakeSlurm
 from launchers import status
 from launchers.archive import Archive
 from launchers.status import RunStatus
-from ssl_transfer import claims
+from ssl_transfer.system import claims
 
 SCORE = {"metric": "top1", "value": 0.875, "unit": "fraction", "split": "test", "primary": True}
 RECORD = {"status": "finished", "scores": [SCORE], "duration_s": 2.5, "job": None}

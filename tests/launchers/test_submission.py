@@ -11,9 +11,9 @@ from tiny_runs import METHOD, pretend_finished, tiny
 
 from launchers import status, submission
 from launchers.sweep import SweepRefused
-from ssl_transfer import claims, execution
-from ssl_transfer.files import write_atomically
-from ssl_transfer.runs import Run
+from ssl_transfer.runs import Run, execution
+from ssl_transfer.system import claims
+from ssl_transfer.system.files import write_atomically
 
 KNN = ("protocol=knn",)
 

@@ -6,10 +6,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ssl_transfer import methods
-from ssl_transfer.config import compose, plain, problems, resolve
+from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.methods.byol import BYOL, byol, normalised_mse
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.runs.signature import problems
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B, M = (1 + T).sin(), (T / 2).cos(), (0.3 * T).sin()

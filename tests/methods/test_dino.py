@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import distributed, methods
+from ssl_transfer import methods
 from ssl_transfer.methods.dino import DINO, Head, dino, warmed_up
 from ssl_transfer.methods.momentum import target_of
 from ssl_transfer.methods.multi_crop import encode
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.system import distributed
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B, M = (1 + T).sin(), (T / 2).cos(), (0.3 * T).sin()

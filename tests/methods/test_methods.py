@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from ssl_transfer import distributed, methods, optim
-from ssl_transfer.batch_statistics import convert
-from ssl_transfer.config import CONF, signature_problems
+from ssl_transfer import methods
+from ssl_transfer.config import CONF
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.methods.supervised import Supervised
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.runs.signature import signature_problems
+from ssl_transfer.system import distributed
+from ssl_transfer.training import optim
+from ssl_transfer.training.batch_statistics import convert
 
 TRAINED = (
     "barlow_twins",

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import distributed, methods
+from ssl_transfer import methods
 from ssl_transfer.methods.barlow_twins import barlow_twins
 from ssl_transfer.methods.mixed_barlow_twins import MixedBarlowTwins, mixed_barlow_twins
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.system import distributed
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B, M = (1 + T).sin(), (T / 2).cos(), (0.3 * T).sin()

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import distributed, methods
-from ssl_transfer.batch_statistics import convert
-from ssl_transfer.config import compose, plain, problems
+from ssl_transfer import methods
+from ssl_transfer.config import compose, plain
 from ssl_transfer.methods.moco import (
     MoCo,
     build_head,
@@ -19,6 +18,9 @@ from ssl_transfer.methods.moco import (
 )
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.runs.signature import problems
+from ssl_transfer.system import distributed
+from ssl_transfer.training.batch_statistics import convert
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B = (1 + T).sin(), (T / 2).cos()

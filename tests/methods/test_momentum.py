@@ -14,16 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ssl_transfer import distributed, methods, stopping
-from ssl_transfer.config import compose, plain, problems, resolve, signature_problems
+from ssl_transfer import methods
+from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
-from ssl_transfer.methods.collapse import spread
 from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
+from ssl_transfer.metrics.collapse import spread
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.trainer import fit
+from ssl_transfer.runs.signature import problems, signature_problems
+from ssl_transfer.system import distributed, signals
+from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.trainer import fit
 
 METHODS = ("byol", "simsiam", "moco_v1", "moco_v2", "moco_v2_small", "dino")
 # A queue of 40 is no multiple of the batch, and overflows in the third step.
@@ -180,7 +182,7 @@ def test_an_interrupted_training_ends_bit_for_bit_as_an_uninterrupted_one(
 ) -> None:
     config = node(name)
     calm, _, loss = train(tmp_path / "calm", config, 6)
-    with pytest.raises(stopping.Interrupted):
+    with pytest.raises(signals.Interrupted):
         train(tmp_path / "disturbed", config, 6, interrupt_at=3)
     assert (tmp_path / "disturbed" / "checkpoint.pt").exists()
     resumed, _, again = train(tmp_path / "disturbed", config, 6)

@@ -14,7 +14,7 @@ from tiny_runs import carry_out, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import checking, datasets, distributed, methods, models, stopping
+from ssl_transfer import datasets, methods, models
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
@@ -23,9 +23,10 @@ from ssl_transfer.methods.seed import SEED, similarity_distillation
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.pretrain import Pretrain
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.runs import Run
-from ssl_transfer.trainer import fit
+from ssl_transfer.runs import Run, preflight
+from ssl_transfer.system import distributed, signals
+from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.trainer import fit
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 STUDENTS, TEACHERS = (1 + T).sin(), (T / 2).cos()
@@ -208,7 +209,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one_and_saves_no_teach
     tmp_path: Path,
 ) -> None:
     calm = train(tmp_path / "calm")
-    with pytest.raises(stopping.Interrupted):
+    with pytest.raises(signals.Interrupted):
         train(tmp_path / "disturbed", interrupt_at=3)
     saved = torch.load(tmp_path / "disturbed" / "1-0" / "checkpoint.pt", weights_only=True)
     parts = {name.partition(".")[0] for name in saved["learner"]}
@@ -299,7 +300,7 @@ def test_a_pretraining_leaves_the_projector_that_its_students_learn_from(tmp_pat
     teacher = f"method.teacher={{method:moco_v2,overrides:[{inner}]}}"
     run = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
                tuned=False, data=False)  # fmt: skip
-    assert checking.check(run) is None  # with a teacher that is still to be trained
+    assert preflight.check(run) is None  # with a teacher that is still to be trained
     outcome = carry_out(run)
     assert (outcome.failures, outcome.computed) == ({}, 2)
     (source,) = run.requirements
@@ -309,12 +310,12 @@ def test_a_pretraining_leaves_the_projector_that_its_students_learn_from(tmp_pat
     }  # fmt: skip
     assert own["2.weight"].shape == (6, 16)  # the student's head
     (source.folder / "projector.safetensors").unlink()
-    told = checking.check(run)
+    told = preflight.check(run)
     assert told is not None
     assert "but that of `small_resnet` is not beside its weights" in told
     features = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
                     "method.teacher_output=features", tuned=False, data=False)  # fmt: skip
-    assert checking.check(features) is None
+    assert preflight.check(features) is None
     before = copy.deepcopy(features.config)  # as frozen before there was the key
     del before["method"]["teacher_output"]
     assert Run(before).id == features.id != run.id

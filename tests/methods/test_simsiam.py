@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_transfer import methods, optim
+from ssl_transfer import methods
 from ssl_transfer.methods.byol import byol
 from ssl_transfer.methods.simsiam import SimSiam, simsiam
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.training import optim
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B, M = (1 + T).sin(), (T / 2).cos(), (0.3 * T).sin()

@@ -22,8 +22,8 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.recipe import Recipe, Stream
-from ssl_transfer.trainer import fit
+from ssl_transfer.training.options import Recipe, Stream
+from ssl_transfer.training.trainer import fit
 
 BATCH, SAMPLES = 16, 64
 PER_EPOCH = SAMPLES // BATCH

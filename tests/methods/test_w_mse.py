@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_transfer import distributed, methods
+from ssl_transfer import methods
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.methods.byol import normalised_mse
 from ssl_transfer.methods.w_mse import WMSE, agreement, w_mse, whiten
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.trainer import fit
+from ssl_transfer.system import distributed
+from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.trainer import fit
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 A, B = (1 + T).sin(), (T / 2).cos()

@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_transfer import methods, stopping
+from ssl_transfer import methods
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.recipe import Recipe
-from ssl_transfer.trainer import fit
+from ssl_transfer.system import signals
+from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.trainer import fit
 
 BATCH, SAMPLES = 16, 48
 METHODS: dict[str, dict[str, Any]] = {
@@ -96,7 +97,7 @@ def test_an_interrupted_training_ends_bit_for_bit_as_an_uninterrupted_one(
 ) -> None:
     with torch.random.fork_rng():
         calm = train(tmp_path / "calm", name, 6, [8, 8])
-    with pytest.raises(stopping.Interrupted):
+    with pytest.raises(signals.Interrupted):
         train(tmp_path / "disturbed", name, 6, [8, 8], interrupt_at=3)
     assert (tmp_path / "disturbed" / "checkpoint.pt").exists()
     resumed = train(tmp_path / "disturbed", name, 6, [8, 8])

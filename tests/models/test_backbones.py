@@ -8,10 +8,11 @@ import torchvision
 from torch import nn
 
 from ssl_transfer import models
-from ssl_transfer.config import compose, plain, problems, resolve
+from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.models import backbones
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.signature import problems
 
 # Feature dimensions: the inputs of the last layers as the papers (and torchvision's code) have
 # them, smallest model of each family.

@@ -18,8 +18,8 @@ from torchvision import transforms
 from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from ssl_transfer import checking, models
-from ssl_transfer.config import compose, options, plain, problems, resolve
+from ssl_transfer import models
+from ssl_transfer.config import compose, options, plain, resolve
 from ssl_transfer.datasets.transforms import centre_crop
 from ssl_transfer.models import inspect
 from ssl_transfer.models.backbones import torchvision_resnet
@@ -28,7 +28,8 @@ from ssl_transfer.models.layouts import LAYOUTS, recognised
 from ssl_transfer.models.reading import read_state
 from ssl_transfer.models.weights import load_weights
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.runs import Run
+from ssl_transfer.runs import Run, preflight
+from ssl_transfer.runs.signature import problems
 
 
 def _mlp(*sizes: int) -> nn.Sequential:
@@ -395,7 +396,7 @@ def test_the_fifteen_released_encoders_are_options_and_say_how_to_get_them(
         assert problems(config) == []
         run = Run(config)
         assert run.label == name
-        sentence = checking.check(run)
+        sentence = preflight.check(run)
         assert sentence is not None
         weights = run.resolved["model"]["weights"]
         assert weights["path"].startswith("/nowhere/")

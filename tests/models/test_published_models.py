@@ -20,15 +20,16 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ssl_transfer import checking, models
-from ssl_transfer.config import compose, options, plain, problems, resolve
+from ssl_transfer import models
+from ssl_transfer.config import compose, options, plain, resolve
 from ssl_transfer.models import inspect
 from ssl_transfer.models.backbones import timm_backbone, torchvision_resnet
 from ssl_transfer.models.encoder import Encoder
 from ssl_transfer.models.reading import read_state
 from ssl_transfer.models.weights import load_weights
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.runs import Run
+from ssl_transfer.runs import Run, preflight
+from ssl_transfer.runs.signature import problems
 
 RESNETS = (
     "insdis", "moco_v1", "moco_v2", "pcl_v1", "pcl_v2", "pirl", "simclr_v1", "simclr_v2",
@@ -61,7 +62,7 @@ def test_every_option_composes_and_without_weights_says_how_to_get_them(
     label = "moco_v2" if name == "moco" else name
     run = Run(config)
     assert run.label == label
-    sentence = checking.check(run)
+    sentence = preflight.check(run)
     assert sentence is not None
     file = run.resolved["model"]["weights"]["path"]
     assert sentence.startswith(f"The weights of `{label}` must exist, but `{file}` does not; ")

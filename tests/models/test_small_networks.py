@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_transfer import models
-from ssl_transfer.config import compose, options, plain, problems, resolve
+from ssl_transfer.config import compose, options, plain, resolve
 from ssl_transfer.models import inspect
 from ssl_transfer.models.encoder import Encoder
 from ssl_transfer.models.small_networks import small_network
 from ssl_transfer.models.weights import load_weights
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.runs.signature import problems
 
 NAMES = ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "vit_tiny")
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_transfer import distributed
 from ssl_transfer.protocols.classification import classification_loss
 from ssl_transfer.protocols.selection import edges
+from ssl_transfer.system import distributed
 
 
 def batch(heads=3, samples=8, classes=4):

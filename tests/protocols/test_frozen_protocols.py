@@ -12,19 +12,21 @@ from judging import assert_same_classes, clear_decisions
 from sklearn.metrics import f1_score
 from torch import nn
 
-from ssl_transfer import distributed, models
-from ssl_transfer.binding import PROTOCOL_LABELS
-from ssl_transfer.calibration import ece_by_folds, fit_temperature
-from ssl_transfer.config import compose, locate, plain, problems, resolve
+from ssl_transfer import models
+from ssl_transfer.config import compose, locate, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.metrics import ece
+from ssl_transfer.metrics.calibration import ece_by_folds, fit_temperature
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols import classification, knn, logistic_regression
 from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
+from ssl_transfer.runs.config_parts import PROTOCOL_LABELS
+from ssl_transfer.runs.signature import problems
+from ssl_transfer.system import distributed
 
 OPTIONS = ("knn", "logistic_regression")
 FOUR = Preprocessing(size=4, resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

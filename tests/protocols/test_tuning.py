@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_transfer import datasets, distributed, models
+from ssl_transfer import datasets, models
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
@@ -15,7 +15,8 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier
 from ssl_transfer.protocols.tuning import Trial, Tuning
-from ssl_transfer.trainer import NonFiniteLoss
+from ssl_transfer.system import distributed
+from ssl_transfer.training.trainer import NonFiniteLoss
 
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True}
 KINDS = ("head", "batch_norm", "all")

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision import transforms
 
-from ssl_transfer import assembly, datasets, distributed, evaluate, models
-from ssl_transfer.config import compose, plain, problems, resolve
+from ssl_transfer import datasets, evaluate, models
+from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Pipeline, centre_crop
 from ssl_transfer.preprocessing import Preprocessing
@@ -25,8 +25,10 @@ from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier, class_weights
 from ssl_transfer.protocols.tuning import Trial
-from ssl_transfer.recipe import Recipe, Stream
-from ssl_transfer.runs import Run
+from ssl_transfer.runs import Run, builders
+from ssl_transfer.runs.signature import problems
+from ssl_transfer.system import distributed
+from ssl_transfer.training.options import Recipe, Stream
 
 
 @pytest.fixture(scope="module")
@@ -763,7 +765,7 @@ def test_a_value_in_place_of_a_grid_is_one_training_with_that_value():
     lines = (["protocol.grid.lr=null", "protocol.optimizer.lr=0.5"], ["protocol.grid.lr=[0.5]"])
     runs = [Run(plain(compose(["protocol=finetune", *line]))) for line in lines]
     assert all(problems(run.config) == [] for run in runs)
-    built = [assembly.protocol_of(run.resolved["protocol"]) for run in runs]
+    built = [builders.protocol_of(run.resolved["protocol"]) for run in runs]
     one, two = (
         {**built_one.recipe().optimizer, **built_one.group(built_one.points()[0])}
         for built_one in built

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from results import ResultsError, frame, read
-from ssl_transfer.files import write_json
+from ssl_transfer.system.files import write_json
 
 
 def test_the_long_table_has_one_row_per_run_and_metric(write, outputs: Path) -> None:

@@ -2,7 +2,7 @@
 
 from cluster import Cluster
 
-from ssl_transfer import cluster as slurm
+from ssl_transfer.system import slurm
 
 
 def test_sacct_knows_how_a_job_ended(cluster: Cluster) -> None:

@@ -157,7 +157,7 @@ def test_what_waits_is_frozen_and_named_when_sent_again(sweeps: Sweeps) -> None:
 
     option = copy / "conf/protocol/knn.yaml"
     option.write_text(option.read_text().replace("k: 200", "k: 3"))
-    with (copy / "ssl_transfer/metrics.py").open("a") as file:
+    with (copy / "ssl_transfer/metrics/classification.py").open("a") as file:
         file.write("# edited while the job waited\n")
     sweeps.cluster.run("scontrol", "release", job)
     assert sweeps.settled() == ["done"]
@@ -183,7 +183,7 @@ def test_jobs_of_a_snapshot_do_not_see_later_edits(sweeps: Sweeps) -> None:
     theirs.send(SOUND, "protocol=knn", "hydra.launcher.snapshot=true",
                 "hydra.launcher.additional={hold: true}")  # fmt: skip
     (job,) = jobs_of(sweeps)
-    (copy / "ssl_transfer/metrics.py").write_text("raise SystemExit('edited')\n")
+    (copy / "ssl_transfer/metrics/classification.py").write_text("raise SystemExit('edited')\n")
     sweeps.cluster.run("scontrol", "release", job)
     assert sweeps.settled() == ["done"]
     (record,) = sweeps.records()

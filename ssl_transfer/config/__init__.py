@@ -1,0 +1,23 @@
+"""Configurations: their schema, their composition by Hydra, and the names inside them.
+
+A configuration is a plain dictionary with the keys of ``schema.RootOptions``. ``compose`` builds
+one from overrides, ``plain`` expands its encoder references, ``resolve`` settles its
+interpolations, ``locate`` imports what a ``_target_`` names.
+"""
+
+from ssl_transfer.config.composition import compose, options, resolve
+from ssl_transfer.config.references import plain
+from ssl_transfer.config.schema import AXES, CONF, RootOptions, TrainerOptions
+from ssl_transfer.config.targets import locate
+
+__all__ = [
+    "AXES",
+    "CONF",
+    "RootOptions",
+    "TrainerOptions",
+    "compose",
+    "locate",
+    "options",
+    "plain",
+    "resolve",
+]

@@ -1,0 +1,124 @@
+"""From overrides to a configuration, as Hydra composes it, and its interpolations."""
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ssl_transfer.config import places
+from ssl_transfer.config.composer import Composer
+from ssl_transfer.config.schema import CONF
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the configuration that these overrides give on the command line.
+
+    Raises:
+        hydra.errors.HydraException: for an unknown option or key; the message lists the known.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        loader = GlobalHydra.instance().config_loader()
+    else:
+        loader = _loader(_edits())
+    return _composer(loader).compose(overrides)
+
+
+def _edits() -> tuple[int, int]:
+    """Return the number of the files in ``conf/`` and the latest time at which one was written."""
+    times = [
+        Path(folder, name).stat().st_mtime_ns
+        for folder, _, names in os.walk(CONF)
+        for name in names
+    ]
+    return len(times), max(times)
+
+
+@functools.lru_cache(maxsize=1)
+def _loader(edits: tuple[int, int]) -> ConfigLoader:
+    """Return Hydra's loader of ``conf/``; ``edits`` tells versions of the files apart."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return GlobalHydra.instance().config_loader()
+
+
+@functools.lru_cache(maxsize=4)
+def _composer(loader: ConfigLoader) -> Composer:
+    def whole(overrides: Sequence[str]) -> DictConfig:
+        config = loader.load_configuration(
+            "config", list(overrides), run_mode=RunMode.RUN, from_shell=False
+        )
+        with open_dict(config):
+            del config["hydra"]
+        return config
+
+    return Composer(loader, whole)
+
+
+def options(group: str) -> list[str]:
+    """Return the names of a configuration group's options."""
+    names = (path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plain configuration as it is meant here: without interpolations and ``~``."""
+    resolved = OmegaConf.to_container(OmegaConf.create(unsettled(config)), resolve=True)
+    assert isinstance(resolved, dict)
+    return {key: _copied(resolved[key] if key in resolved else config[key]) for key in config}
+
+
+# An interpolation that spells out what it stands for, without another one or a user's resolver.
+_SPELT_OUT = re.compile(r"\$\{(oc\.(env|select):)?[^${}:\\'\"]*\}")
+_SIMPLE = frozenset({str, int, float, bool, type(None)})
+
+
+def unsettled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nodes with interpolations or missing values, and all that these may refer to.
+
+    OmegaConf takes 20 ms for a whole configuration, of which next to nothing needs it.
+    """
+    unsettled: dict[str, str] = {}
+    for key, node in config.items():
+        texts = []
+        for leaf in _leaves(node):
+            if type(leaf) not in _SIMPLE:
+                return dict(config)
+            if isinstance(leaf, str) and ("${" in leaf or "???" in leaf):
+                texts.append(leaf)
+        if any("${" in _SPELT_OUT.sub("", text) for text in texts):
+            return dict(config)
+        if texts:
+            unsettled[key] = " ".join(texts)
+    mentions = " ".join(unsettled.values())
+    return {k: node for k, node in config.items() if k in unsettled or k in mentions}
+
+
+def _leaves(node: Any) -> Iterator[Any]:
+    """Yield everything in a node but lists and dictionaries with textual keys."""
+    if type(node) is dict and all(type(key) is str for key in node):
+        for value in node.values():
+            yield from _leaves(value)
+    elif type(node) in (list, tuple):
+        for value in node:
+            yield from _leaves(value)
+    else:
+        yield node
+
+
+def _copied(node: Any) -> Any:
+    """Return a copy, as OmegaConf would: with lists for tuples; ``~`` is the home folder."""
+    if isinstance(node, dict):
+        return {key: _copied(value) for key, value in node.items()}
+    if isinstance(node, str):
+        return places.at_home(node) if node.startswith("~") else node
+    return [_copied(item) for item in node] if isinstance(node, list | tuple) else node

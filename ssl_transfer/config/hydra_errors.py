@@ -1,0 +1,100 @@
+"""What Hydra finds wrong with a command line, in one sentence each."""
+
+import difflib
+import re
+import shlex
+from collections.abc import Collection
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_transfer.config.arguments import argument as typed
+from ssl_transfer.errors import FORMER_KEYS
+
+_UNREADABLE = ("no viable alternative", "mismatched input", "extraneous input", "missing ",
+               "token recognition error", "LexerNoViableAltException")  # fmt: skip
+"""How the parser of Hydra's grammar begins what it says."""
+
+
+_KEY = re.compile(r"(\+\+?|~)?[\w.@/$-]+")
+
+_MISPLACED = re.compile(r"Could not override '(\w+@(\w+)[\w.]*)'")
+"""How Hydra begins where a group was to fill a key that there is not."""
+
+
+def sentence(error: HydraException) -> str:
+    """Return what is wrong and what would be right, without Hydra's internals."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        known = [name for name in error.options if not name.startswith("_")]
+        hint = did_you_mean(option, known) or "."
+        return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
+    if isinstance(error, OverrideParseException):
+        reason = next((line for line in lines if "Unknown function" in line), lines[0])
+        if reason is not lines[0] or reason.startswith(_UNREADABLE):
+            return _unreadable(error.override, reason.rstrip("."))
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        parent, _, key = str(cause.full_key).rpartition(".")
+        if lines[0].startswith("Could not override"):
+            siblings = _siblings(cause.parent_node)
+            option = f"={siblings['name']}" if "${" not in siblings.get("name", "${") else ""
+            where = f"`{parent}{option}`" if parent else "the configuration"
+            known = [name for name in siblings if name not in ("_target_", "hydra")]
+            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}."
+            if not known:  # an open mapping, or what is null
+                hint = f" as it stands; `+{cause.full_key}=…` adds it."
+            return f"`{cause.full_key}` is not a key of {where}{hint}"
+        reason = str(cause.msg).partition("\n")[0]
+        if reason == "list index out of range":
+            reason = "the list has no such place, counted from 0"
+        return f"`{cause.full_key}` cannot be set: {reason[:1].lower()}{reason[1:]}."
+    if misplaced := _MISPLACED.match(lines[0]):
+        place, owner = misplaced.groups()
+        return (
+            f"`{place}` has no place in the option chosen of `{owner}`, or in one of them; leave "
+            "it out, or send what has no such key in a command of its own."
+        )
+    if lines[0].startswith(("Ambiguous value for argument", "Sweep parameters")):
+        argument = lines[0].partition("'")[2].removesuffix(" requires --multirun")[:-1]
+        key, _, text = argument.partition("=")
+        told = f"`{argument}` names several values; add -m to run every combination, or write "
+        if "." not in key:
+            return f"{told}key=[a,b] for a list."
+        listed = f"{shlex.quote(f'{key}=[{text}]')} for a list, or "
+        return f"{told}{listed * lines[0].startswith('Amb')}{typed(key, text)} for one text."
+    said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
+    text = "; ".join(said)
+    return text if text.endswith("?") else f"{text}."
+
+
+def _unreadable(argument: str, reason: str) -> str:
+    """Return what is wrong with an argument that Hydra's grammar does not take."""
+    told = f"every argument must read as key=value, but `{argument}` does not ({reason}); "
+    key, equals, text = argument.partition("=")
+    if not equals or not _KEY.fullmatch(key):
+        return f"{told}put quotes around text with special characters, such as 'key=\"a b\"'."
+    if text.startswith(("[", "{")):
+        return (
+            f"{told}put quotes around text with special characters, such as "
+            f'overrides:["method.epochs=5"], or type {typed(key, text)} if all of it is one text.'
+        )
+    return f"{told}a text with special characters is typed in quotes: {typed(key, text)}."
+
+
+def _siblings(node: Any) -> dict[str, str]:
+    """Return the keys of a node with their values as text, interpolations unresolved."""
+    values = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_dict(node) else {}
+    assert isinstance(values, dict)
+    return {str(key): str(value) for key, value in values.items()}
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Return the end of a sentence that names the new or nearest name; "" if none is near."""
+    if FORMER_KEYS.get(name) in known:
+        return f"; it is called `{FORMER_KEYS[name]}` now."
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""

@@ -1,0 +1,137 @@
+"""Encoder references: the other encoders that a method's node names, such as a teacher.
+
+A reference is the name of a model, whose weights are taken as they are, or a mapping of ``model``
+(left out: the run's own), ``method`` (left out: ``as_is``), ``seed`` (of the method) and
+``overrides`` (as on the command line). ``expanded`` puts whole nodes in the names' place, so that
+ids and frozen configurations hold what they stood for.
+"""
+
+import copy
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from ssl_transfer.config import places
+from ssl_transfer.config.arguments import quoted
+from ssl_transfer.config.composition import compose
+from ssl_transfer.config.hydra_errors import did_you_mean, sentence
+
+KEYS = ("start_from", "teacher")
+"""Keys of a method's node that hold a reference; all but the first are parameters of its class."""
+
+AXES = ("model", "method")
+"""What an encoder consists of: the keys of an expanded reference."""
+
+_KNOWN = {*AXES, "seed", "overrides"}
+
+Node = dict[str, Any]
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain dictionaries, interpolations unresolved.
+
+    Raises:
+        hydra.errors.HydraException: if an encoder reference in it does not compose.
+    """
+    container = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
+    assert isinstance(container, dict)
+    return expanded({str(k): v for k, v in container.items() if k != "hydra"})
+
+
+def expanded(config: Node) -> Node:
+    """Return a composed configuration with the references of its method expanded.
+
+    What is no reference, or is expanded already, stays: ``config.problems`` has its say on it.
+
+    Args:
+        config: plain, interpolations unresolved.
+
+    Raises:
+        hydra.errors.HydraException: in one sentence, for a name that there is not.
+    """
+    method = config.get("method")
+    if not isinstance(method, Mapping):
+        return config
+    for key in KEYS:
+        _refuse_keys(f"method.{key}", method.get(key))
+    given = {key: method[key] for key in KEYS if _is_short(method.get(key))}
+    if not given:
+        return config
+    nodes = {key: _nodes(f"method.{key}", value, config) for key, value in given.items()}
+    return {**config, "method": {**method, **nodes}}
+
+
+def _is_short(value: Any) -> bool:
+    """Return whether a value is a reference with names in it."""
+    if isinstance(value, str):
+        return value != "???"  # what must be given
+    return isinstance(value, Mapping) and value.keys() <= _KNOWN and not _is_whole(value)
+
+
+def _is_whole(value: Any) -> bool:
+    """Return whether a value is the two nodes of a reference."""
+    return isinstance(value, Mapping) and all(isinstance(value.get(axis), Mapping) for axis in AXES)
+
+
+def whole(method: Mapping[str, Any]) -> dict[str, Node]:
+    """Return key -> nodes ``model`` and ``method`` of the references in an expanded method."""
+    return {key: method[key] for key in KEYS if _is_whole(method.get(key))}
+
+
+def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
+    """Return the nodes ``model`` and ``method`` that a reference names."""
+    named = {"model": value} if isinstance(value, str) else dict(value)
+    for axis in AXES:
+        _refuse_file(path, axis, named.get(axis))
+    overrides = [places.quoted(str(override)) for override in named.get("overrides") or ()]
+    if named.get("seed") is not None:
+        overrides.insert(0, f"method.seed={named['seed']}")
+    axes = {axis: named.get(axis) for axis in AXES}
+    for axis, name in axes.items():
+        # The run's own model, and nodes, are complete.
+        fixed = isinstance(name, Mapping) or (axis == "model" and name is None)
+        if fixed and any(_axis(override) == axis for override in overrides):
+            raise ConfigCompositionException(
+                f"`{path}.seed` and `.overrides` must leave the {axis} alone unless "
+                f"`{path}.{axis}` is a name, but change it by {overrides}; name it"
+            )
+    options = [f"{axis}={name}" for axis, name in axes.items() if isinstance(name, str)]
+    try:
+        found = plain(compose([*options, *overrides]))
+    except HydraException as error:
+        raise ConfigCompositionException(f"`{path}`: {sentence(error)}") from error
+    nodes = {axis: axes[axis] if isinstance(axes[axis], Mapping) else found[axis] for axis in axes}
+    if axes["model"] is None:
+        nodes["model"] = copy.deepcopy(config["model"])
+    return nodes
+
+
+def _refuse_keys(path: str, value: Any) -> None:
+    """Refuse keys that a reference has not, but perhaps its method."""
+    unknown = [] if not isinstance(value, Mapping) else sorted(map(str, value.keys() - _KNOWN))
+    if unknown:
+        elsewhere = f"; keys of its method belong into overrides:[method.{unknown[0]}=…]"
+        raise ConfigCompositionException(
+            f"`{path}` must have no keys but {', '.join(sorted(_KNOWN))}, but has `{unknown[0]}`"
+            f"{did_you_mean(unknown[0], _KNOWN) or elsewhere}"
+        )
+
+
+def _refuse_file(path: str, axis: str, name: Any) -> None:
+    """Refuse the place of a file where the name of an option belongs."""
+    if isinstance(name, str) and ("/" in name or Path(name).suffix):
+        override = quoted(f"model.weights.path={quoted(name)}")
+        remedy = shlex.quote(f"{path}={{model:NAME,overrides:[{override}]}}")
+        raise ConfigCompositionException(
+            f"`{path}` must name an option of `{axis}`, but is the file `{name}`; write {remedy} "
+            "with the option of its architecture"
+        )
+
+
+def _axis(override: str) -> str:
+    """Return the first part of an override's key."""
+    return override.lstrip("+~").partition("=")[0].rpartition("@")[2].partition(".")[0]

@@ -1,0 +1,25 @@
+"""From the dotted name of a ``_target_`` to the function or class."""
+
+import importlib
+import typing
+from collections.abc import Callable
+from typing import Any
+
+
+def locate(target: str) -> Callable[..., Any]:
+    """Return the function or class that ``package.module.name`` names.
+
+    Raises:
+        ValueError: if it cannot be imported; the sentence says which part is missing.
+    """
+    module_name, _, attribute = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"`_target_` must name something that can be imported as package.module.name, "
+            f"but `{target}` cannot ({error})."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"`_target_` must name a function or class, but `{target}` is neither.")
+    return typing.cast("Callable[..., Any]", found)

@@ -1,0 +1,148 @@
+"""From samples to batches: the one place that makes a ``DataLoader``, or hears of its end."""
+
+import contextlib
+import gc
+import re
+import signal
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch.utils.data import DataLoader
+
+from ssl_transfer.context import Context
+from ssl_transfer.datasets.transforms import Batch, collate
+from ssl_transfer.system.signals import shield_worker
+
+Items = list[tuple[int, int]]
+"""(epoch, sample index) pairs."""
+
+
+@runtime_checkable
+class TrainingData(Protocol):
+    """What a loader reads: whole batches by (epoch, index), such as a ``ViewDataset``."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def __getitems__(self, items: Items) -> Batch:
+        """Return the batch of these samples, a pure function of ``items``."""
+        ...
+
+
+def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iterable[Batch]:
+    """Return the batches of these items in order; the loader's processes change nothing."""
+    dataset: Any = data  # torch's stubs know single samples only
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,  # type: ignore[arg-type]
+        num_workers=context.workers,
+        worker_init_fn=shield_worker,
+        generator=torch.Generator(),  # the global one stays untouched
+        pin_memory=context.device.type == "cuda",
+    )
+    return _watched(loader)
+
+
+class LostWorker(RuntimeError):
+    """The system ended a process of the loader; the message says what to do."""
+
+
+def _watched(loader: "DataLoader[Any]") -> Iterator[Batch]:
+    """Yield a loader's batches; whatever error the end of a process causes is told as such."""
+    batches = iter(loader)
+    try:
+        yield from batches
+    except Exception as error:
+        # Reading what a process sends while it ends fails in many ways: a closed connection, half
+        # an object, a file that is gone.
+        sentence = lost_worker(error) or _ended(getattr(batches, "_workers", []), error)
+        if sentence is None:
+            raise
+        raise LostWorker(sentence) from error
+
+
+def _ended(workers: Iterable[Any], error: Exception) -> str | None:
+    """Return what to say if a signal ended one of the loader's processes, None if none did."""
+    if str(error).startswith("Caught "):  # its own error, which it sent
+        return None
+    for worker in workers:
+        worker.join(0.2)  # its end may be heard of a little later than its silence
+        if worker.exitcode is not None and worker.exitcode < 0:
+            return _sentence(signal.strsignal(-worker.exitcode) or "a signal")
+    return None
+
+
+def _sentence(how: str) -> str:
+    if _SHARED_MEMORY.search(how):
+        return (
+            "the loader's processes must have room in shared memory (/dev/shm), but it is full; "
+            "use `trainer.workers=0`, or give it more room (Docker: --shm-size=8g); the same "
+            "command goes on from the last checkpoint."
+        )
+    return (
+        f"every process of the loader must stay alive, but one ended ({how}), perhaps for want of "
+        "memory; use fewer `trainer.workers`, or 0; the same command goes on from the last "
+        "checkpoint."
+    )
+
+
+_LOST = re.compile(
+    r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed by signal: \w[\w ]*|exited)"
+)
+_SHARED_MEMORY = re.compile(
+    r"Bus error|</?torch_|shared memory|received 0 items of ancdata|unable to mmap"
+)
+
+
+def lost_worker(error: BaseException) -> str | None:
+    """Return what happened and what to do where the system ended a loader's process.
+
+    Nothing is wrong with such a run: it can go on from its checkpoint. None for any other error.
+    """
+    if isinstance(error, LostWorker):
+        return str(error)
+    if not isinstance(error, RuntimeError | OSError) or "DataLoader worker" not in str(error):
+        return None
+    said = "\n".join(str(link) for link in reversed(_chain(error)))  # how it ended comes first
+    if _SHARED_MEMORY.search(said):
+        return _sentence("shared memory")
+    lost = _LOST.search(said)
+    return None if lost is None else _sentence(lost[1].removeprefix("is ").strip())
+
+
+@contextlib.contextmanager
+def deaf_to_workers(error: BaseException) -> Iterator[None]:
+    """Let no loader that ``error`` left behind disturb what is done about it inside, nor later.
+
+    torch raises in the main process wherever that is whenever a loader's process was lost, as long
+    as the loader exists: what keeps it are the frames of the error.
+    """
+    try:
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    except ValueError:  # in a thread, where torch raises nothing either
+        before = None
+    try:
+        _forget_frames(error)
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGCHLD, before)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and those that it followed."""
+    links = [error]
+    while (before := links[-1].__cause__ or links[-1].__context__) is not None:
+        links.append(before)
+    return links
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop what the frames of an error, and of those that it followed, keep alive."""
+    for link in _chain(error):
+        traceback.clear_frames(link.__traceback__)
+    gc.collect()

@@ -1,0 +1,94 @@
+"""The two losses of a batch of logistic regressions: one class of several, or each class by itself.
+
+Both are written in margins: by how much a logit speaks against the target. Rounding stays relative
+to the loss however small it gets, so that single precision is enough; and a margin of minus
+infinity is one that does not count. Axes: P problems, K classes, N samples.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_transfer.estimators.lbfgs import PerProblem
+
+Margins = Float[Tensor, "P K N"]
+Doubt = Float[Tensor, "P N"] | Float[Tensor, "P K N"]
+"""Log odds against what is shown."""
+
+
+class Multinomial:
+    """Cross-entropy of the softmax; the label's own margin does not count.
+
+    Args:
+        targets: class numbers in ``[0, classes)``.
+        classes: all of which occur.
+    """
+
+    def __init__(self, targets: Int64[Tensor, " N"], classes: int) -> None:
+        self.targets, self.classes = targets, classes
+        shares = targets.bincount(minlength=classes).double() / len(targets)
+        self.entropy = float(torch.special.entr(shares).sum())
+        """The loss without features."""
+
+    def margins(self, logits: Margins) -> Margins:
+        """Return the logits minus the label's logit, in place."""
+        return logits.sub_(logits.gather(1, self._index(logits)))
+
+    def exclude(self, margins: Margins) -> None:
+        """Set what does not count to minus infinity, in place."""
+        margins.scatter_(1, self._index(margins), -torch.inf)
+
+    def probabilities(self, margins: Margins) -> tuple[Margins, Doubt]:
+        """Return the probabilities (0 for the label) and ``log((1 - p) / p)`` of the label's."""
+        doubt = margins.logsumexp(1)
+        return (margins - F.softplus(doubt)[:, None]).exp_(), doubt
+
+    def mean(self, doubt: Doubt) -> PerProblem:
+        """Return the mean loss: softplus is the label's surprise."""
+        return F.softplus(doubt).double().mean(1)
+
+    def residuals(self, p: Margins, doubt: Doubt) -> Margins:
+        """Return the derivative of each sample's loss by the logits, in place of ``p``."""
+        return p.scatter_(1, self._index(p), doubt.sigmoid().neg_()[:, None])
+
+    def _index(self, like: Margins) -> Int64[Tensor, "P 1 N"]:
+        return self.targets.expand(len(like), 1, -1)
+
+
+class OneVsRest:
+    """The sum over classes of the cross-entropy of "shown or not": they share nothing but features.
+
+    Args:
+        targets: rows of 1 (shown), 0 (not shown) and -1 (does not count).
+    """
+
+    def __init__(self, targets: Int64[Tensor, "N K"]) -> None:
+        self.targets, self.classes = targets.T, targets.shape[1]
+        self._away = (1 - 2 * self.targets).where(self.targets >= 0, 0)  # from what is shown
+        of_all = 1 / len(targets)
+        shares = torch.stack([(self.targets == kind).sum(1) for kind in (0, 1)]).double() * of_all
+        counted = shares.sum(0)
+        entropies = torch.special.entr(shares).sum(0) - torch.special.entr(counted)
+        self.entropy = float(entropies.sum())
+        """The loss without features."""
+
+    def margins(self, logits: Margins) -> Margins:
+        """Return the logits, signed so that larger is worse, in place."""
+        return logits.mul_(self._away)
+
+    def exclude(self, margins: Margins) -> None:
+        """Set what does not count to minus infinity, in place."""
+        margins.masked_fill_(self.targets < 0, -torch.inf)
+
+    def probabilities(self, margins: Margins) -> tuple[Margins, Doubt]:
+        """Return the probabilities of the opposite of what is shown, and their log odds."""
+        return margins.sigmoid(), margins
+
+    def mean(self, doubt: Doubt) -> PerProblem:
+        """Return the mean over samples of the loss, summed over classes."""
+        return F.softplus(doubt).double().mean(2).sum(1)
+
+    def residuals(self, p: Margins, doubt: Doubt) -> Margins:
+        """Return the derivative of each sample's loss by the logits, in place of ``p``."""
+        return p.mul_(self._away)

@@ -1,0 +1,462 @@
+"""Multinomial and one-vs-rest logistic regression with an L2 penalty, for a grid of penalties.
+
+The objective is scikit-learn's, ``C * sum_n CE(W x_n + b, y_n) + |W|^2 / 2`` with a free intercept,
+divided by ``C N``; for several classes per sample CE is the sum of binary cross-entropies, so that
+each class is a problem by itself. A grid of 45 values of C is a path of similar problems on the
+same features; four things make it cheap, none of which changes the objective:
+
+1. *Coordinates.* The features are centred (the free intercept absorbs it), scaled by one number and
+   rotated to their principal axes. With fewer samples than features this also drops the directions
+   in which nothing varies, where the best weight is zero.
+2. *Preconditioning.* There the Hessian is about ``h s_r^2 + penalty`` on axis r, with ``s_r^2`` the
+   variance along it and ``h`` the mean of ``p (1 - p)``. L-BFGS starts from the inverse of that.
+3. *Following the path.* About one problem per decade is solved in ascending order of C, from where
+   the last two point; the others start from an interpolation in log C, a few iterations from their
+   end. A large C alone is reached the same way: from zero it would take thousands of iterations.
+4. *Batches.* Problems of one level share each product with the features. Logits are linear in the
+   step, so a line search costs no product at all: two per iteration, whatever it tries.
+
+Axes: P problems, K classes, N samples, R rotated features and the constant, M remembered pairs.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from ssl_transfer.estimators.lbfgs import Pairs, PerProblem, dot
+from ssl_transfer.estimators.logistic_losses import Doubt, Multinomial, OneVsRest
+
+Labels = Int64[Tensor, " samples"] | Int64[Tensor, "samples classes"]
+Loss = Multinomial | OneVsRest
+Parameters = Float[Tensor, "P K R"]
+
+SUFFICIENT_DECREASE = 1e-4  # Nocedal and Wright 2006, section 3.1
+CURVATURE = 0.9  # likewise
+TRIALS = 25  # of a line search; every one doubles or halves
+STRIDE = 10.0  # factor between the values of C that are solved one after another
+MEMORY_ELEMENTS = 2**27  # of the largest array of a batch: 512 MiB in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """One classifier per value of C, in the order given to ``fit_path``.
+
+    Args:
+        weights: of the features as they came.
+        intercepts: minus infinity for a class without a sample, infinity for one that every sample
+            shows.
+        iterations: of L-BFGS.
+        converged: whether the tolerance was reached.
+        basis: of the space in which the fit took place.
+    """
+
+    weights: Float[Tensor, "P classes dim"]
+    intercepts: Float[Tensor, "P classes"]
+    iterations: Int64[Tensor, " P"]
+    converged: Bool[Tensor, " P"]
+    basis: Float[Tensor, "dim axes"]
+
+    def logits(
+        self, problem: int, features: Float[Tensor, "samples dim"]
+    ) -> Float[Tensor, "samples classes"]:
+        """Return one classifier's class scores."""
+        return torch.addmm(self.intercepts[problem], features, self.weights[problem].T)
+
+    def __getitem__(self, problems: slice) -> "Solution":
+        return Solution(
+            self.weights[problems],
+            self.intercepts[problems],
+            self.iterations[problems],
+            self.converged[problems],
+            self.basis,
+        )
+
+
+def fit_path(
+    features: Float[Tensor, "samples dim"],
+    labels: Labels,
+    *,
+    C: Sequence[float],
+    classes: int,
+    tol: float = 1e-5,
+    max_iter: int = 1000,
+    memory: int = 10,
+    start: Solution | None = None,
+) -> Solution:
+    """Return the classifiers that minimise ``C * sum CE + |W|^2 / 2`` for every C.
+
+    Args:
+        features: floating point; the work is done in their type and on their device.
+        labels: class numbers in ``[0, classes)``; a class without a sample is left out of the
+            fit and never predicted, as in scikit-learn. Or rows of 1 (shown), 0 (not shown) and -1
+            (left out of that class's problem).
+        C: inverse strengths of the penalty, in any order.
+        classes: number of classes.
+        tol: a problem has converged when the next step is expected to lower its loss by less than
+            this share. Unlike scikit-learn's bound on the gradient it means the same for features
+            of any scale and for any C.
+        max_iter: iterations per problem.
+        memory: pairs that L-BFGS remembers.
+        start: classifier of similar features to start from, for a single C (``None``: zero).
+
+    Raises:
+        ValueError: in one sentence, for features or labels that cannot be fitted.
+    """
+    _check(features, labels, C, classes)
+    loss, present, constant = _posed(labels, classes)
+    design = _Design(features, None if start is None else start.basis)
+    solver = _Solver(design, loss, tol=tol, max_iter=max_iter, memory=memory)
+    wanted = np.asarray(C, dtype=np.float64)
+    # The penalty of the mean loss, for weights of the scaled features, is 1 / (C unit).
+    unit = len(features) * design.scale**2
+    if start is None:
+        # Where the penalty outweighs any curvature, zero is a good start.
+        values = _waypoints(wanted, 1 / (unit * features.shape[1]))
+        path = _Path(values, unit, solver)
+        path.follow()
+    else:
+        assert len(wanted) == len(start.intercepts) == 1, "a start belongs to a single C"
+        path = _Path(wanted, unit, solver)
+        intercepts = start.intercepts[:, present]
+        # A class of which the start's samples taught nothing begins at zero like its weights.
+        intercepts = intercepts.where(intercepts.isfinite(), 0)
+        path.solve([0], design.from_features(start.weights[:, present], intercepts))
+    every = torch.from_numpy(np.searchsorted(path.values, wanted))
+    weights, intercepts = design.to_features(path.theta[every])
+    solution = Solution(
+        weights=weights.new_zeros(len(C), classes, features.shape[1]),
+        intercepts=constant.to(weights).repeat(len(C), 1),
+        iterations=path.iterations[every],
+        converged=path.converged[every],
+        basis=design.basis,
+    )
+    solution.weights[:, present] = weights
+    solution.intercepts[:, present] = intercepts
+    return solution
+
+
+def _check(features: Tensor, labels: Tensor, C: Sequence[float], classes: int) -> None:
+    if len(features) == 0 or len(C) == 0:
+        raise ValueError("logistic regression needs at least one sample and one value of C.")
+    if min(C) <= 0 or not np.isfinite(C).all():
+        raise ValueError(f"every C must be a positive number, but they are {list(C)}.")
+    if not bool(features.isfinite().all()):
+        raise ValueError(
+            "the features must be finite numbers, but some are infinite or NaN; check the "
+            "encoder's weights, or use `precision=fp32`."
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if labels.ndim == 2:
+        if low < -1 or high > 1 or labels.shape[1] != classes:
+            raise ValueError(
+                f"labels must be rows of {classes} numbers out of -1, 0 and 1, but are of "
+                f"{labels.shape[1]} that reach from {low} to {high}."
+            )
+    elif low < 0 or high >= classes:
+        raise ValueError(f"labels must lie in [0, {classes}), but reach from {low} to {high}.")
+
+
+def _posed(
+    labels: Labels, classes: int
+) -> tuple[Loss, Int64[Tensor, " present"], Float[Tensor, " classes"]]:
+    """Return the loss, the classes there is something to learn of, and the others' logits."""
+    constant = torch.full((classes,), -torch.inf, device=labels.device)
+    if labels.ndim == 1:
+        present, targets = torch.unique(labels, return_inverse=True)
+        return Multinomial(targets, len(present)), present, constant
+    shown, absent = (labels == 1).any(0), (labels == 0).any(0)
+    constant[shown & ~absent] = torch.inf
+    present = (shown & absent).nonzero()[:, 0]
+    if len(present) == 0:
+        raise ValueError(
+            "logistic regression needs a class that some samples show and others do not, but "
+            "there is none."
+        )
+    return OneVsRest(labels[:, present]), present, constant
+
+
+class _Design:
+    """Features in the coordinates of the fit, with a column of ones for the intercept."""
+
+    def __init__(
+        self, features: Float[Tensor, "N dim"], basis: Float[Tensor, "dim axes"] | None
+    ) -> None:
+        self.mean = features.mean(0)
+        centred = features - self.mean
+        self.scale = float(centred.square().mean().sqrt()) or 1.0
+        centred /= self.scale
+        # A basis of the whole space serves any features.
+        fits = basis is not None and basis.shape == (features.shape[1], features.shape[1])
+        self.basis = basis if basis is not None and fits else _principal_axes(centred)
+        rows = centred @ self.basis
+        self.rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+        self.variances = self.rows.square().mean(0)
+
+    def logits(self, theta: Parameters) -> Float[Tensor, "P K N"]:
+        logits = theta.flatten(0, 1) @ self.rows.T
+        return logits.view(*theta.shape[:2], -1)
+
+    def pull_back(self, residuals: Float[Tensor, "P K N"]) -> Parameters:
+        """Return the mean over samples of residual times features."""
+        product = residuals.flatten(0, 1) @ self.rows
+        return product.div_(len(self.rows)).view(*residuals.shape[:2], -1)
+
+    def to_features(
+        self, theta: Parameters
+    ) -> tuple[Float[Tensor, "P K dim"], Float[Tensor, "P K"]]:
+        """Return weights and intercepts for the features as they came."""
+        weights = theta[..., :-1] @ self.basis.T / self.scale
+        return weights, theta[..., -1] - weights @ self.mean
+
+    def from_features(
+        self, weights: Float[Tensor, "P K dim"], intercepts: Float[Tensor, "P K"]
+    ) -> Parameters:
+        """Return the parameters of the fit; the inverse of ``to_features``."""
+        intercepts = (intercepts + weights @ self.mean).unsqueeze(-1)
+        return torch.cat([weights @ self.basis * self.scale, intercepts], dim=-1)
+
+
+def _principal_axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"]:
+    """Return an orthonormal basis of the space of the rows, up to rounding the principal axes.
+
+    Any orthonormal basis gives the same optimum; how well it fits the axes only decides how good
+    the preconditioner is, so single precision is enough.
+    """
+    span: Tensor | None = None
+    square = centred
+    if len(centred) < centred.shape[1]:
+        span, triangle = torch.linalg.qr(centred.T)
+        square = triangle.T
+    axes: Tensor = torch.linalg.eigh(square.T @ square).eigenvectors
+    return axes if span is None else torch.mm(span, axes)
+
+
+def _waypoints(wanted: Float64[np.ndarray, " C"], lowest: float) -> Float64[np.ndarray, " path"]:
+    """Return the wanted values in ascending order, and more where steps would be too large.
+
+    Args:
+        wanted: values of C.
+        lowest: where a path may begin.
+    """
+    ascending = np.unique(wanted)
+    if lowest < ascending[0]:
+        ascending = np.concatenate([[lowest], ascending])
+    parts = []
+    for low, high in itertools.pairwise(ascending):
+        steps = math.ceil(math.log(high / low, STRIDE) - 1e-6)
+        parts.append(np.geomspace(low, high, max(1, steps), endpoint=False))
+    return np.concatenate([*parts, ascending[-1:]])
+
+
+class _Path:
+    """The problems in ascending order of C, and those that are solved so far."""
+
+    def __init__(
+        self, values: Float64[np.ndarray, " path"], unit: float, solver: "_Solver"
+    ) -> None:
+        self.values, self.log_C, self.solver = values, np.log(values), solver
+        rows = solver.design.rows
+        self.penalties = torch.from_numpy(1 / (values * unit)).to(rows.device)
+        self.theta = rows.new_zeros(len(values), solver.loss.classes, rows.shape[1])
+        self.iterations = torch.zeros(len(values), dtype=torch.int64)
+        self.converged = torch.zeros(len(values), dtype=torch.bool)
+        self.solved: list[int] = []
+
+    def follow(self) -> None:
+        """Solve every problem: long steps one by one, then what lies between in batches."""
+        for problem in self._long_steps():
+            self.solve([problem], self._extrapolate(problem))
+        middles = [(a + b) // 2 for a, b in itertools.pairwise(self.solved) if b - a > 1]
+        for level in (middles, sorted({*range(len(self.values))} - {*middles, *self.solved})):
+            for first in range(0, len(level), self.solver.largest_batch):
+                problems = level[first : first + self.solver.largest_batch]
+                self.solve(problems, self._combine(self._spline(problems), self.solved))
+
+    def solve(self, problems: list[int], start: Parameters) -> None:
+        """Solve some problems together."""
+        found = self.solver.solve(start, self.penalties[problems])
+        self.theta[problems], self.iterations[problems], self.converged[problems] = found
+        self.solved = sorted({*self.solved, *problems})
+
+    def _long_steps(self) -> list[int]:
+        """Return the first and the last problem, and between them as few as may be."""
+        steps = [0]
+        reach = math.log(STRIDE) + 1e-6
+        for problem in range(1, len(self.values)):
+            last = problem + 1 == len(self.values)
+            if last or self.log_C[problem + 1] - self.log_C[steps[-1]] > reach:
+                steps.append(problem)
+        return steps
+
+    def _extrapolate(self, problem: int) -> Parameters:
+        """Return the point to which the last two solutions lead, linearly in log C."""
+        if len(self.solved) < 2:
+            return self.theta[self.solved or [problem]]
+        before, last = self.solved[-2:]
+        ahead = self.log_C[problem] - self.log_C[last]
+        share = ahead / (self.log_C[last] - self.log_C[before])
+        return self._combine(np.array([[-share, 1 + share]]), [before, last])
+
+    def _spline(self, problems: list[int]) -> Float64[np.ndarray, "new solved"]:
+        """Return the coefficients of a cubic spline through the solved problems."""
+        spline = CubicSpline(self.log_C[self.solved], np.eye(len(self.solved)))
+        return np.asarray(spline(self.log_C[problems]))
+
+    def _combine(
+        self, coefficients: Float64[np.ndarray, "new solved"], problems: list[int]
+    ) -> Parameters:
+        matrix = torch.from_numpy(coefficients).to(self.theta)
+        point: Tensor = torch.tensordot(matrix, self.theta[problems], dims=1)
+        return point
+
+
+class _Solver:
+    """Batched L-BFGS on one design."""
+
+    def __init__(
+        self,
+        design: _Design,
+        loss: Loss,
+        *,
+        tol: float,
+        max_iter: int,
+        memory: int,
+    ) -> None:
+        self.design, self.loss = design, loss
+        self.tol, self.max_iter, self.memory = tol, max_iter, memory
+        samples, axes = design.rows.shape
+        largest = max(1, loss.classes) * max(samples, memory * axes)
+        self.largest_batch = max(1, MEMORY_ELEMENTS // largest)
+
+    def solve(
+        self, start: Parameters, penalties: PerProblem
+    ) -> tuple[Parameters, Int64[Tensor, " P"], Bool[Tensor, " P"]]:
+        """Return the minima, the iterations spent, and which problems converged."""
+        theta = start.clone()
+        iterations = torch.zeros(len(start), dtype=torch.int64)
+        converged = torch.zeros(len(start), dtype=torch.bool)
+        numbers = torch.arange(len(start), device=start.device)
+        state = _State(self, start, penalties)
+        for iteration in range(self.max_iter + 1):
+            good, stuck = state.prepare(self.tol)
+            if iteration < 2:  # the curvature is a guess so far
+                good &= state.decrease <= 0
+            over = good | stuck
+            if iteration == self.max_iter:
+                over[:] = True
+            if bool(over.any()):
+                ended = numbers[over]
+                theta[ended] = state.theta[over]
+                iterations[ended.cpu()] = iteration
+                converged[ended.cpu()] = good[over].cpu()
+                if bool(over.all()):
+                    break
+                numbers = numbers[~over]
+                state.keep(~over)
+            state.step()
+        return theta, iterations, converged
+
+
+class _State:
+    """The problems of a batch that still run; every tensor's first axis is the problem."""
+
+    def __init__(self, solver: _Solver, theta: Parameters, penalties: PerProblem) -> None:
+        self._design, self._loss = solver.design, solver.loss
+        self.theta = theta
+        self.penalty = penalties.to(theta.dtype)[:, None, None].repeat(1, 1, theta.shape[2])
+        self.penalty[..., -1] = 0  # the intercept is free
+        self.margins = self._margins(theta)
+        self._loss.exclude(self.margins)
+        p, doubt = self._loss.probabilities(self.margins)
+        self.loss = self._loss.mean(doubt) + self._ridge(theta, theta) / 2
+        # Below 1e-8 rounding, not curvature, would scale the first step.
+        spread = (p * (1 - p)).mean((1, 2)).clamp(min=1e-8)
+        self.scaling = (spread[:, None, None] * self._design.variances + self.penalty).rsqrt()
+        self.gradient = self._gradient(p, doubt)
+        self.direction, self.decrease = self.gradient, self.loss
+        self.stuck = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
+        self._pairs = Pairs(len(theta), solver.memory, theta[0].numel(), theta)
+
+    def keep(self, mask: Bool[Tensor, " P"]) -> None:
+        """Forget the problems outside of ``mask``."""
+        for name, value in vars(self).items():
+            if not name.startswith("_"):
+                setattr(self, name, value[mask])
+        self._pairs.keep(mask)
+
+    def prepare(self, tol: float) -> tuple[Bool[Tensor, " P"], Bool[Tensor, " P"]]:
+        """Choose the direction; return who has converged and who cannot go on."""
+        scaled = (self.gradient * self.scaling).flatten(1)
+        direction = self._pairs.apply_inverse(scaled).neg_().view_as(self.theta)
+        self.direction = direction.mul_(self.scaling)
+        # Half of Newton's squared decrement: by how much the quadratic model falls.
+        self.decrease = -dot(self.gradient, self.direction) / 2
+        # What is left of the loss, or what the features have explained of it, if that is less.
+        entropy = self._loss.entropy
+        explained = (entropy - self.loss).clamp(min=1e-4 * entropy)
+        good = self.decrease.abs() <= tol * torch.minimum(self.loss, explained)
+        return good, (self.stuck | (self.decrease <= 0)) & ~good
+
+    def step(self) -> None:
+        """Move every problem along its direction."""
+        change = self._margins(self.direction)
+        length, p, doubt = self._line_search(change)
+        narrow = length.to(self.theta.dtype)[:, None, None]
+        step = self.direction * narrow
+        self.margins.addcmul_(change, narrow)
+        self.theta = self.theta + step
+        before, self.gradient = self.gradient, self._gradient(p, doubt)
+        difference = (self.gradient - before).mul_(self.scaling).flatten(1)
+        self.stuck |= ~self._pairs.add(step.div_(self.scaling).flatten(1), difference)
+
+    def _line_search(
+        self, change: Float[Tensor, "P K N"]
+    ) -> tuple[PerProblem, Float[Tensor, "P K N"], Doubt]:
+        """Return step lengths that satisfy the Wolfe conditions, and the probabilities there.
+
+        Bisection between a length that is too short and one that is too long (Nocedal and Wright
+        2006, section 3.1); a problem that finds none gets the longest that was too short.
+        """
+        linear = self._ridge(self.theta, self.direction)
+        square = self._ridge(self.direction, self.direction)
+        ridge = self._ridge(self.theta, self.theta) / 2
+        before, slope = self.loss, -2 * self.decrease
+        # A loss is known to rounding only.
+        noise = 4 * torch.finfo(self.theta.dtype).eps * before
+        length = torch.ones_like(before)
+        short, long = torch.zeros_like(before), torch.full_like(before, torch.inf)
+        for trial in range(TRIALS + 1):
+            narrow = length.to(self.theta.dtype)[:, None, None]
+            p, doubt = self._loss.probabilities(torch.addcmul(self.margins, change, narrow))
+            data = self._loss.mean(doubt)
+            self.loss = data + ridge + length * linear + length.square() * square / 2
+            steepness = dot(p, change) / change.shape[2] + linear + length * square
+            fell = self.loss <= before + SUFFICIENT_DECREASE * length * slope + noise
+            flat = steepness >= CURVATURE * slope
+            if trial == TRIALS or bool((fell & flat).all()):
+                break
+            long = torch.where(fell, long, length)
+            short = torch.where(fell & ~flat, length, short)
+            middle = torch.where(long.isinf(), 2 * length, (short + long) / 2)
+            if trial == TRIALS - 1:
+                middle = short
+            length = torch.where(fell & flat, length, middle)
+        return length, p, doubt
+
+    def _margins(self, theta: Parameters) -> Float[Tensor, "P K N"]:
+        return self._loss.margins(self._design.logits(theta))
+
+    def _ridge(self, first: Parameters, second: Parameters) -> PerProblem:
+        return dot(self.penalty * first, second)
+
+    def _gradient(self, p: Float[Tensor, "P K N"], doubt: Doubt) -> Parameters:
+        """Return the gradient of the loss; ``p`` becomes the residuals."""
+        pulled = self._design.pull_back(self._loss.residuals(p, doubt))
+        return pulled.addcmul_(self.penalty, self.theta)

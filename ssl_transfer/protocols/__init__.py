@@ -1,0 +1,1 @@
+"""Measurements of an encoder on a dataset, one file each."""

@@ -1,0 +1,179 @@
+"""What a run's configuration describes, built: its data set, protocol, encoders, surroundings."""
+
+import contextlib
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_transfer import datasets, models
+from ssl_transfer.config import locate
+from ssl_transfer.context import Context
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.decoded import Choice, decode_once
+from ssl_transfer.models import Encoder
+from ssl_transfer.protocols.base import EvaluationProtocol
+from ssl_transfer.runs import products
+from ssl_transfer.runs.config_parts import PROTOCOL_LABELS
+from ssl_transfer.runs.run import Run
+from ssl_transfer.system import inputs, staging
+
+log = logging.getLogger(__name__)
+
+
+def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
+    """Return the dataset that a run trains on, built once per process.
+
+    Args:
+        run: whose dataset it is.
+        stage: whether to bring it near first: copied to ``paths.stage``, if that is set, and
+            decoded once, as ``trainer.decode_once`` says.
+
+    Raises:
+        ValueError: if the data do not fit their description.
+        OSError: if they cannot be copied.
+    """
+    config = run.resolved
+    node = config["method"]["pretrain_on"] if run.is_pretraining else config["dataset"]
+    folder = config["paths"].get("stage") if stage else None
+    bar = bool(config["trainer"]["progress_bar"])
+    # A configuration frozen before there was the key has none.
+    choice = config["trainer"].get("decode_once", "auto")
+    # Pixels lie where the copy lies, on the node's own disk, or else beside the feature store.
+    near = f"{folder}/ssl_transfer" if folder else config["paths"]["outputs"]
+    text = json.dumps(node, sort_keys=True)
+    if not stage:
+        return read(text, folder, bar)
+    # The launcher looked at the contents of the source once; a copy is known on its node alone.
+    with inputs.doubting() if config["force"] and folder else contextlib.nullcontext():
+        read(text, folder, bar)
+    return _decoded(text, folder, bar, str(Path(near).expanduser().absolute() / "decoded"), choice)
+
+
+@functools.lru_cache(maxsize=16)
+def _decoded(
+    node: str, stage: str | None, progress_bar: bool, folder: str, choice: Choice
+) -> Dataset:
+    dataset = read(node, stage, progress_bar)
+    return decode_once(dataset, Path(folder), choice, progress_bar=progress_bar)
+
+
+@functools.lru_cache(maxsize=16)
+def read(node: str, stage: str | None, progress_bar: bool) -> Dataset:
+    """Return the dataset of a node in JSON, read from a copy below ``stage`` if that is given."""
+    source: dict[str, Any] = json.loads(node)
+    if stage is not None:
+        doubt = inputs.is_doubting()
+        copy = staging.staged(source, stage, progress_bar=progress_bar, doubt=doubt)
+        try:
+            return datasets.build(copy)
+        except ValueError as error:
+            if copy == source:
+                raise
+            # Either the source is as wrong, and the sentence should name it, or the data refer to
+            # something outside of their root, like `images: ../photos`.
+            dataset = datasets.build(source)
+            log.warning(
+                "`%s` is read where it lies, for its copy does not do: %s", dataset.name, error
+            )
+            return dataset
+    return datasets.build(source)
+
+
+def protocol_of(node: Mapping[str, Any]) -> EvaluationProtocol:
+    """Return the protocol that a resolved node of the configuration describes."""
+    keys = {key: value for key, value in node.items() if key not in PROTOCOL_LABELS}
+    protocol: EvaluationProtocol = locate(node["_target_"])(**keys)
+    return protocol
+
+
+def referenced(run: Run) -> dict[str, Encoder]:
+    """Return the encoders that a pre-training refers to, with their weights."""
+    found = {}
+    for key, source in run.references.items():
+        found[key] = models.build(source.resolved["model"], seed=source.seed)
+        if source.trains:
+            load_product(found[key], source)
+        if key != "start_from":
+            folder = source.folder if source.trains else None
+            found[key].projector = trained_projector(source.resolved["model"], folder)
+    return found
+
+
+def load_product(encoder: Encoder, source: Run) -> None:
+    """Load the encoder that a finished pre-training left, and compare it with its record.
+
+    Raises:
+        DamagedProduct: if it is not the one that the record names.
+    """
+    record = source.record()
+    products.verify(source.folder, record)
+    models.load_encoder(encoder, source.folder)
+    stated = record["weights_sha256"]  # all there is in records of older code
+    if (loaded := models.fingerprint(encoder)) != stated:
+        raise products.DamagedProduct(
+            f"`{source.folder / products.ENCODER}` must hold the weights that the run's record "
+            f"names (sha256 {stated[:16]}…), but holds {loaded[:16]}…: it was damaged or replaced. "
+            "Restore it, or remove it, and the same command computes it again."
+        )
+
+
+def trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn.Module | None:
+    """Return what an encoder was trained with on top of it, None if that is not at hand.
+
+    Args:
+        model: the encoder's resolved node.
+        folder: that of the pre-training (``None``: the model's weights are taken as they are).
+    """
+    weights = model.get("weights") or {}
+    path = folder or weights.get("path")
+    layout = "auto" if folder else weights.get("layout", "auto")
+    return None if path is None else models.load_projector(path, layout)
+
+
+def make_context(
+    run: Run, device: torch.device, folder: Path | None = None, started_from: str | None = None
+) -> Context:
+    """Return the surroundings that the configuration describes.
+
+    Args:
+        run: with the configuration.
+        device: to compute on.
+        folder: to work in (``None``: the run's own).
+        started_from: identifies the data and weights that the run starts from (``None``: unknown).
+    """
+    config = run.resolved
+    trainer = config["trainer"]
+    require_precision(run, device)
+    return Context(
+        folder=folder or run.folder,
+        run_id=run.id,
+        inputs=started_from,
+        features=Path(config["paths"]["features"]).absolute(),
+        device=device,
+        seed=run.seed,
+        precision=config["precision"],
+        workers=trainer["workers"],
+        batch_size_eval=trainer["batch_size_eval"],
+        checkpoint_every_steps=trainer["checkpoint_every_steps"],
+        checkpoint_every_minutes=trainer["checkpoint_every_minutes"],
+        accumulate=trainer["accumulate"],
+        max_steps=2 if config["debug"] else None,
+        progress_bar=trainer["progress_bar"],
+        # A configuration frozen before there was the key has none.
+        monitor=trainer.get("monitor"),
+        compile=trainer["compile"],
+        channels_last=trainer.get("channels_last", False),
+    )
+
+
+def require_precision(run: Run, device: torch.device) -> None:
+    """Raise ValueError if the device cannot compute in the precision asked for."""
+    if run.config["precision"] == "fp16" and device.type == "cpu":
+        raise ValueError(
+            "`precision=fp16` must have a GPU, but there is none; use `precision=bf16`, or fp32."
+        )

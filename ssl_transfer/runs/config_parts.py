@@ -1,0 +1,202 @@
+"""Which callable each part of an axis's node belongs to, so that its keys can be checked."""
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from ssl_transfer.config import locate
+from ssl_transfer.config.ranges import Seed, Text
+from ssl_transfer.config.references import KEYS
+from ssl_transfer.preprocessing import Preprocessing
+
+PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
+"""Keys of a protocol's node that say what it is called and what it asks of a cluster."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Keys of a node and the callable that will receive them."""
+
+    path: str
+    target: Any  # a callable or its dotted name, unless the user wrote something else
+    keys: Any  # a mapping, likewise
+    supplied: frozenset[str] = frozenset()
+    built: bool = False  # whether calling it with the keys checks their values, and no more
+
+
+def parts(path: str, node: Mapping[str, Any]) -> Iterator[Part]:
+    """Yield the callables that a node's keys belong to."""
+    axis = path.rpartition(".")[2]
+    yield from {
+        "model": _model,
+        "method": _method,
+        "dataset": _dataset,
+        "pretrain_on": _dataset,
+        "protocol": _protocol,
+        "monitor": _monitor,
+    }[axis](path, dict(node))
+
+
+def _without(node: Any, *keys: str) -> Any:
+    if not isinstance(node, Mapping):
+        return node
+    return {key: value for key, value in node.items() if key not in {"_target_", *keys}}
+
+
+def _target(node: Any) -> Any:
+    return node.get("_target_") if isinstance(node, Mapping) else None
+
+
+def _dataset(path: str, node: Any) -> Iterator[Part]:
+    yield Part(path, _target(node), _without(node))
+
+
+def _model(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    from ssl_transfer.models.weights import load_weights
+
+    yield Part(path, _target(node), _without(node, "name", "weights", "preprocessing", "facts"))
+    yield _labels(path, node)
+    if node.get("weights"):
+        yield Part(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
+    if node.get("preprocessing"):
+        yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
+
+
+def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    from ssl_transfer.datasets.transforms import View
+    from ssl_transfer.methods import own_keys
+    from ssl_transfer.methods.projector import Projector
+    from ssl_transfer.training.options import Recipe
+
+    if node.get("_target_") is None:  # as_is: nothing is trained
+        yield Part(path, _untrained, _without(node))
+        return
+    given = {key: node[key] for key in KEYS[1:] if node.get(key) is not None}
+    taken = {key for key in given if _takes(node["_target_"], key)}
+    supplied = frozenset({"encoder", "num_classes", "views", *taken})
+    unknown = {key: value for key, value in given.items() if key not in taken}
+    yield Part(path, node["_target_"], own_keys(node) | unknown, supplied)
+    yield _labels(path, node, "seed")
+    if "projector" in node:
+        yield Part(f"{path}.projector", Projector, node["projector"], frozenset({"in_dim"}))
+    views = node.get("views")
+    if not isinstance(views, list) or not views:
+        yield Part(f"{path}.views", _views, {"found": views}, built=True)
+    else:
+        for number, view in enumerate(views):
+            if isinstance(view, Mapping):  # YAML knows lists only
+                view = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
+            yield Part(f"{path}.views[{number}]", View, view, built=True)
+    recipe = {field.name: node[field.name] for field in dataclasses.fields(Recipe)
+              if field.name in node}  # fmt: skip
+    yield _with_optimizer(path, Recipe, recipe)
+    yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
+    yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
+    for key in KEYS:
+        if node.get(key) is not None:
+            yield from _reference(f"{path}.{key}", node[key])
+
+
+def _labels(path: str, node: Mapping[str, Any], *others: str) -> Part:
+    """Return a part with what a node is called, and keys that no callable receives."""
+    keys = {key: node[key] for key in ("name", *others) if key in node}
+    return Part(path, _labelled, keys)
+
+
+def _labelled(
+    *,
+    name: Text | int | float,
+    seed: Seed = 0,
+    resources: Mapping[str, Any] | None = None,
+) -> None:
+    """Take a node's name, which ``results`` shows, a method's seed, a protocol's resources."""
+
+
+def _takes(target: Any, key: str) -> bool:
+    """Return whether what a method's node names has a parameter for a reference."""
+    try:
+        return key in inspect.signature(locate(target)).parameters
+    except (ValueError, AttributeError):
+        return False  # whoever looks at the target says why
+
+
+def _reference(path: str, node: Any) -> Iterator[Part]:
+    yield Part(path, _encoder, node)
+    if isinstance(node, Mapping):
+        if isinstance(node.get("model"), Mapping):
+            yield from _model(f"{path}.model", dict(node["model"]))
+        if isinstance(node.get("method"), Mapping):
+            yield from _method(f"{path}.method", dict(node["method"]))
+
+
+def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:
+    """Take an encoder reference."""
+
+
+def _untrained(*, name: Text, seed: Seed = 0) -> None:
+    """Take the keys of ``as_is``."""
+
+
+def _protocol(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    yield _with_optimizer(path, _target(node), _without(node, *PROTOCOL_LABELS))
+    yield _labels(path, node, "resources")
+    if node.get("preprocessing"):
+        yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
+    if "optimizer" in node:
+        optimizer = node["optimizer"]
+        yield _optimizer(f"{path}.optimizer", optimizer, grid=node.get("grid"))
+
+
+def _monitor(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    from ssl_transfer.methods.monitors import Monitoring
+
+    yield Part(path, Monitoring, node, built=True)
+    if node.get("dataset") is not None:
+        yield from _dataset(f"{path}.dataset", node["dataset"])
+
+
+def _optimizer(path: str, node: Any, *, grid: Any = None) -> Part:
+    """Return a part that takes an optimizer's keys; it must know those of a grid, too."""
+    from ssl_transfer.training.optim import OPTIMIZERS
+
+    if not isinstance(node, Mapping):
+        return Part(path, _whole_optimizer, {"path": path, "found": node}, built=True)
+    if node.get("name") not in OPTIMIZERS:
+        return Part(path, _known_optimizer, {"name": node.get("name")})
+    function = OPTIMIZERS[node["name"]]
+    # The protocol's own signature says what a grid must be; it checks the values.
+    listed = grid if isinstance(grid, Mapping) else {}
+    swept = {key for key, values in listed.items() if values is not None and key != "encoder_lr"}
+    known = swept & set(inspect.signature(function).parameters)
+    keys = {**_without(node, "name", *known), **dict.fromkeys(swept - known)}
+    return Part(path, function, keys, frozenset({"groups", *known}))
+
+
+def _with_optimizer(path: str, target: Any, keys: dict[str, Any]) -> Part:
+    """Return a part that takes an optimizer's node; ``_optimizer`` tells what is wrong with it."""
+    if isinstance(keys.get("optimizer", {}), Mapping):
+        return Part(path, target, keys, built=True)
+    return Part(path, target, _without(keys, "optimizer"), frozenset({"optimizer"}))
+
+
+def _whole_optimizer(*, path: str, found: Any) -> None:
+    """Refuse what is no optimizer's node."""
+    raise ValueError(
+        f"there must be a mapping of keys, but is {found!r}; an option of `optimizer` is chosen by "
+        f"`optimizer@{path}={found if isinstance(found, str) else 'NAME'}`."
+    )
+
+
+def _known_optimizer(*, name: Literal["sgd", "adam", "adamw", "lars"]) -> None:
+    """Take an optimizer's name."""
+
+
+def _views(*, found: Any) -> None:
+    """Refuse a method's views that are no list of mappings, or an empty one."""
+    from ssl_transfer.config import options
+
+    raise ValueError(
+        f"there must be a list of one mapping or more, but is {found!r}; a list that has a name is "
+        f"chosen by `views@method=NAME`, among {options('views')}."
+    )

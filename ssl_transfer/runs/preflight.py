@@ -1,0 +1,171 @@
+"""What is wrong with a run, found before any run of a sweep starts."""
+
+import contextlib
+import functools
+import json
+import logging
+import re
+import traceback
+from pathlib import Path
+
+import torch
+
+from ssl_transfer import methods, models
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.errors import UserError, last_line
+from ssl_transfer.models import Encoder
+from ssl_transfer.models.encoder import measure_feature_dim
+from ssl_transfer.protocols.base import require
+from ssl_transfer.protocols.pretrain import Pretrain, planned_projector
+from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
+from ssl_transfer.runs.run import Run
+from ssl_transfer.system import inputs
+
+log = logging.getLogger(__name__)
+
+LARGE = 128
+"""Side, in pixels, above which images are none that a ResNet's stem for small ones is made for."""
+
+_AXIS_KEY = re.compile(r"(?<![\w./])dataset\.(?=[a-z_]+\b)")
+"""How a dataset calls its keys in what it tells; where it is not the axis, they lie elsewhere."""
+
+
+def check(run: Run) -> str | None:
+    """Return what is wrong with the run's data, weights or kind of target; None if nothing is.
+
+    This is everything that needs no training, done before any run of a sweep starts.
+    """
+    # Stamps may deceive where clocks or file systems do: `force=true` reads every byte again, once.
+    doubting = inputs.doubting() if run.config["force"] else contextlib.nullcontext()
+    try:
+        with doubting:
+            dataset = dataset_of(run)
+    except UserError as error:
+        place = "method.pretrain_on" if run.is_pretraining else "dataset"
+        return _AXIS_KEY.sub(f"{place}.", str(error))
+    try:
+        model = run.resolved["model"]
+        size = (model.get("preprocessing") or {}).get("size")
+        _warn_of_stem(run.names["model"], model.get("stem"), size)
+        as_they_are = [s.resolved["model"] for s in run.references.values() if not s.trains]
+        if not (run.requirements and not run.is_pretraining):
+            as_they_are.append(model)
+        for node in as_they_are:
+            if (node.get("weights") or {}).get("path"):
+                _try_weights(json.dumps(node, sort_keys=True))
+        if (start := run.references.get("start_from")) is not None:
+            _try_start(*(json.dumps(n, sort_keys=True) for n in (model, start.resolved["model"])))
+        if run.is_pretraining:
+            _try_method(run, dataset)
+        else:
+            require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
+    except UserError as error:
+        return str(error)
+    except Exception as error:  # a bug, perhaps in an encoder of the user's own: others go on
+        log.error("%s", traceback.format_exc())
+        return last_line(error)
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_of_stem(name: str, stem: str | None, size: int | None) -> None:
+    """Say once per process that a stem for small images is to see large ones."""
+    if stem not in (None, "imagenet") and size is not None and size > LARGE:
+        log.warning(
+            "%s: `model.stem=%s` is made for images of 32 to 96 px and costs about %d times as "
+            "much at %d px as at 32; did you mean `model.preprocessing.size=32 "
+            "model.preprocessing.resize=null`?",
+            name, stem, (size / 32) ** 2, size,
+        )  # fmt: skip
+
+
+def _warn_of_enlarging(run: Run, dataset: Dataset) -> None:
+    """Say that an encoder is to be pre-trained on small images as if they were large."""
+    model = run.resolved["model"]
+    size = (model.get("preprocessing") or {}).get("size")
+    side = max(dataset["train"].images[0].size)
+    if model.get("stem", "imagenet") == "imagenet" and size is not None and size > LARGE >= side:
+        stem = "model.stem=cifar " * ("stem" in model)
+        log.warning(
+            "%s: images of %d px are enlarged to %d px; did you mean "
+            "`%smodel.preprocessing.size=%d model.preprocessing.resize=null`?",
+            run.label, side, size, stem, side,
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=64)
+def _try_weights(node: str) -> None:
+    """Load a model's weights once per process, to see whether they fit."""
+    models.build(json.loads(node))
+
+
+@functools.lru_cache(maxsize=64)
+def _try_start(model: str, start: str) -> None:
+    """See once per process whether a model has room for another one's weights."""
+    if model != start:
+        models.copy_weights(
+            *(models.build({**json.loads(node), "weights": None}) for node in (model, start))
+        )
+
+
+def _try_method(run: Run, dataset: Dataset) -> None:
+    """See whether a pre-training's method fits its model, its data and what it refers to."""
+    config = run.resolved
+    trainer = config["trainer"]
+    judged = (trainer.get("monitor") or {}).get("dataset")
+    if judged is not None:
+        read(json.dumps(judged, sort_keys=True), None, bool(trainer["progress_bar"]))
+    for size in {view.size for view in methods.augmentations(config["method"])} - {None}:
+        _try_size(json.dumps(config["model"], sort_keys=True), size)
+    Pretrain().check(
+        _shape(json.dumps(config["model"], sort_keys=True)),
+        dataset,
+        config["method"],
+        accumulate=trainer["accumulate"],
+        **_shapes(run),
+    )
+    _warn_of_enlarging(run, dataset)
+
+
+def _shapes(run: Run) -> dict[str, Encoder]:
+    """Return what takes and gives what the encoders do that a pre-training builds upon."""
+    found = {}
+    for key, source in run.references.items():
+        if key != "start_from":
+            model = source.resolved["model"]
+            shape = _shape(json.dumps(model, sort_keys=True))
+            if source.trains and not source.is_finished:
+                method = source.resolved["method"]
+                projector = planned_projector(shape, method, **_shapes(source))
+            else:
+                projector = _projector(json.dumps(model), source.folder if source.trains else None)
+            found[key] = Encoder(
+                shape.backbone, shape.feature_dim, shape.preprocessing, shape.name, projector
+            )
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _projector(model: str, folder: Path | None) -> torch.nn.Module | None:
+    """Return the layers, without memory, of what an encoder was trained with on top of it."""
+    found = trained_projector(json.loads(model), folder)
+    return None if found is None else found.to("meta")
+
+
+@functools.lru_cache(maxsize=64)
+def _try_size(model: str, size: int) -> None:
+    """See whether a model takes views of a size of their own, as not every transformer does."""
+    whole = models.build({**json.loads(model), "weights": None})
+    try:
+        measure_feature_dim(whole, size, whole.name)
+    except ValueError as error:
+        raise ValueError(
+            f"`method.views` must have sizes that `model` takes, but {size} px is none: {error}"
+        ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _shape(model: str) -> Encoder:
+    """Return an encoder without layers that takes and gives what a model does."""
+    whole = models.build({**json.loads(model), "weights": None})
+    return Encoder(torch.nn.Identity(), whole.feature_dim, whole.preprocessing, whole.name)

@@ -1,0 +1,216 @@
+"""What a run is: its identity, what it requires, and where its folder lies.
+
+A run is its configuration. The same configuration has the same id and the same folder, so a
+finished run is never computed again and an interrupted one goes on where it stopped.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ssl_transfer.config import references, resolve
+from ssl_transfer.runs import products
+from ssl_transfer.runs.identity import digest, essence, settled
+from ssl_transfer.runs.record import SCHEMA, read_failure, read_record
+from ssl_transfer.system.files import Unreadable
+
+PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pretrain"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # compare ids: configurations are large
+class Run:
+    """One cell of the product of the axes.
+
+    Args:
+        config: the whole composed configuration, plain; interpolations stay unresolved where they
+            name places or keys of the same node; frozen by use.
+    """
+
+    config: dict[str, Any] = dataclasses.field(hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "config", settled(self.config))
+
+    @property
+    def is_pretraining(self) -> bool:
+        """Whether the run ends once the method's weights exist."""
+        return bool(self.config["protocol"]["name"] == PRETRAIN["name"])
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method trains the model, rather than taking its weights as they are."""
+        return self.config["method"].get("_target_") is not None
+
+    @functools.cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The configuration with interpolations resolved on this computer."""
+        return resolve(self.config)
+
+    @functools.cached_property
+    def requirements(self) -> tuple["Run", ...]:
+        """The runs whose products this one needs."""
+        if not self.trains:
+            return ()
+        sources = self.references.values() if self.is_pretraining else [pretraining_of(self.config)]
+        return tuple({run.id: run for run in sources if run.trains}.values())
+
+    @functools.cached_property
+    def references(self) -> dict[str, "Run"]:
+        """The encoders that a pre-training refers to, as the runs that pre-train them.
+
+        That of weights as they are trains nothing; it only says what they are.
+        """
+        given = references.whole(self.config["method"]) if self.is_pretraining else {}
+        return {key: pretraining_of({**self.config, **nodes}) for key, nodes in given.items()}
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """What of the configuration the id is a hash of, besides the ids of required runs."""
+        config = self.config
+        identity: dict[str, Any] = {axis: essence(axis, config[axis]) for axis in references.AXES}
+        identity["precision"] = config["precision"]
+        if config.get("debug"):
+            identity["debug"] = True
+        if self.is_pretraining:
+            # The pre-training set and seed stand in the method; no downstream task enters.
+            return identity | {"protocol": {"name": PRETRAIN["name"]}}
+        downstream = {axis: essence(axis, config[axis]) for axis in ("dataset", "protocol")}
+        return identity | downstream | {"seed": config["seed"]}
+
+    @functools.cached_property
+    def id(self) -> str:
+        """16 hex digits: a hash of what the run is, and of what it requires."""
+        return digest(self.identity, [required.id for required in self.requirements])
+
+    @functools.cached_property
+    def names(self) -> dict[str, Any]:
+        """The four names, as tables show them; a pre-training has no dataset."""
+        names: dict[str, Any] = {axis: self._name(axis) for axis in ("model", "method", "protocol")}
+        names["dataset"] = None if self.is_pretraining else self._name("dataset")
+        return names
+
+    def _name(self, axis: str) -> str:
+        name = str(self.config[axis]["name"])
+        # Resolving a whole configuration costs 20 ms, too much for each of 10,000 finished runs.
+        return str(self.resolved[axis]["name"]) if "${" in name else name
+
+    @property
+    def seed(self) -> int:
+        """The evaluation's seed, or the method's for a pre-training."""
+        owner = self.config["method"] if self.is_pretraining else self.config
+        return int(owner["seed"])
+
+    @property
+    def label(self) -> str:
+        """The encoder's short name; ``results`` tells apart encoders that share one."""
+        model, method = self.names["model"], self.names["method"]
+        return model if method == "as_is" else f"{model}-{method}"
+
+    @functools.cached_property
+    def place(self) -> str:
+        """The folder's path below ``paths.outputs``."""
+        parts = [self.label, self.names["dataset"], self.id[:8]]
+        name = "_".join(_filename(part) for part in parts if part)
+        return f"{_filename(self.names['protocol'])}/{name}"
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """The folder that holds everything the run leaves."""
+        return outputs_folder(json.dumps(self.config["paths"])) / self.place
+
+    def describe(self) -> str:
+        """Return one line for logs."""
+        dataset = self.names["dataset"]
+        target = f" on {dataset}" if dataset else ""
+        return f"{self.names['protocol']} of {self.label}{target}, seed {self.seed} [{self.id[:8]}]"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the record stands (it is written last, whole), with the encoder if one is kept.
+
+        A run whose encoder is asked for only now is computed again, under the same id.
+        """
+        record = self.readable_record()
+        if record is None or products.is_half_replaced(self.folder):
+            return False
+        keeps = self.is_pretraining or bool(self.config["protocol"].get("keep_encoder"))
+        leaves_encoder = keeps and record["status"] == "finished"
+        return not leaves_encoder or (self.folder / products.ENCODER).is_file()
+
+    def readable_record(self) -> dict[str, Any] | None:
+        """Return the record, None where there is none; one that is of no use is said."""
+        record = read_record(self.folder / products.RECORD, self.id)
+        # Of 10,000 records the part that the launchers compare is kept, and nothing is read twice.
+        vars(self)["recorded_inputs"] = (record or {}).get("inputs")
+        return record
+
+    @functools.cached_property
+    def recorded_inputs(self) -> Any:
+        """The lists of files that the record names, as of the last time that it was read."""
+        return (self.readable_record() or {}).get("inputs")
+
+    def record(self) -> dict[str, Any]:
+        """Return a finished run's record.
+
+        Raises:
+            Unreadable: if there is none that can be read.
+        """
+        record = self.readable_record()
+        if record is None:
+            raise Unreadable(f"`{self.folder / products.RECORD}` must be the run's record")
+        return record
+
+    def failure(self) -> dict[str, Any] | None:
+        """Return what ``fail`` wrote, None where there is nothing; what is of no use is said."""
+        return read_failure(self.folder / "failure.json", self.id)
+
+    def identify(self) -> dict[str, Any]:
+        """Return the head that records and failures share."""
+        return {
+            "schema": SCHEMA,
+            "run_id": self.id,
+            **self.names,
+            "seed": self.seed,
+            "precision": self.config["precision"],
+            "identity": self.identity,
+        }
+
+
+@functools.lru_cache(maxsize=16)
+def outputs_folder(paths: str) -> Path:
+    """Return the absolute folder of all runs, from the node ``paths`` as JSON."""
+    return Path(resolve({"paths": json.loads(paths)})["paths"]["outputs"]).absolute()
+
+
+def pretraining_of(config: Mapping[str, Any]) -> Run:
+    """Return the run that pre-trains what ``config`` evaluates.
+
+    It is built from the model and the method alone, so that every dataset, protocol and seed
+    shares it.
+    """
+    kept = {key: value for key, value in config.items() if key != "dataset"}
+    return Run({**kept, "dataset": None, "protocol": dict(PRETRAIN)})
+
+
+def graph(runs: Iterable[Run]) -> list[Run]:
+    """Return every distinct run, with what it requires before it, otherwise in the given order."""
+    ordered: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.id not in ordered:
+            for required in run.requirements:
+                visit(required)
+            ordered[run.id] = run
+
+    for run in runs:
+        visit(run)
+    return list(ordered.values())
+
+
+def _filename(text: str) -> str:
+    """Return ``text`` with everything that file systems dislike replaced."""
+    return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")[:60] or "unnamed"

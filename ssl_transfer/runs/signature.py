@@ -1,0 +1,235 @@
+"""Everything that is wrong with a configuration, before anything is read: keys, types, ranges."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_transfer.config import AXES, locate, options, places, resolve
+from ssl_transfer.config.arguments import argument
+from ssl_transfer.config.composition import unsettled
+from ssl_transfer.config.hydra_errors import did_you_mean
+from ssl_transfer.config.ranges import faults, shown
+from ssl_transfer.config.schema import (
+    NEEDED,
+    LoggerOptions,
+    PathOptions,
+    RootOptions,
+    TrainerOptions,
+)
+from ssl_transfer.runs import config_parts
+
+
+def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
+    """Return one sentence for everything that is wrong with a composed configuration.
+
+    Nothing is read but the code that the configuration names: missing data or weights are the
+    business of ``runs.check``.
+
+    Args:
+        config: the whole configuration, plain, interpolations unresolved.
+        processes: number of processes that will share a batch.
+    """
+    try:
+        missing = sorted(OmegaConf.missing_keys(OmegaConf.create(unsettled(config))))
+        if missing:
+            return [f"`{key}` must be given; add `{key}=…` to the command line." for key in missing]
+        resolved = resolve(config)
+    except OmegaConfBaseException as error:
+        return [f"every interpolation must resolve, but {str(error).splitlines()[0]}."]
+    found = shared_problems(resolved)
+    found += places.problems(resolved)
+    for axis in AXES:
+        if (
+            axis == "dataset"
+            and resolved[axis] is None
+            and _name(resolved["protocol"]) == "pretrain"
+        ):
+            continue  # the pre-training set stands in the method
+        found += _node_problems(axis, resolved[axis])
+    if not found:
+        found += _pretraining_problems(resolved)
+        found += _batch_problems(resolved, processes)
+        found += _start_problems(resolved)
+    return found
+
+
+def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> list[str]:
+    """Return what is wrong with everything but the axes; quick enough for finished runs, too.
+
+    Args:
+        config: the whole configuration.
+        with_monitor: whether to look into ``trainer.monitor``, too, which takes torch.
+    """
+    if missing := list(_missing(config)):
+        return [f"`{key}` must be given, but is removed; leave out `~{key}`." for key in missing]
+    own = {key: value for key, value in config.items() if key not in (*AXES, "hydra")}
+    seed = own.get("seed")
+    # The runs of a sweep differ in their seeds; a plain one is fine.
+    plain_seed = type(seed) is int and 0 <= seed < 1 << 31
+    told_apart = {key: value for key, value in own.items() if key != "seed" or not plain_seed}
+    seen: tuple[str, str] | None = ("" if with_monitor else "light", repr(told_apart))
+    if seen in _FINE:
+        return []
+    try:
+        resolved = resolve(own)
+    except OmegaConfBaseException:  # a value may refer to one of an axis
+        seen = None
+        resolved = {key: resolve(config)[key] for key in own}
+    found = signature_problems("", RootOptions, resolved, supplied=frozenset(AXES))
+    groups = {"trainer": TrainerOptions, "paths": PathOptions, "logger": LoggerOptions}
+    for group, options_of in groups.items():
+        node = resolved.get(group, {"name": "none"} if group == "logger" else {})
+        if not isinstance(node, Mapping):
+            found.append(f"`{group}` must be an option of its group, but is {shown(node)}.")
+            continue
+        found += signature_problems(group, options_of, node, supplied=frozenset())
+        if with_monitor and (monitor := node.get("monitor")) is not None:
+            found += _node_problems("trainer.monitor", monitor)
+    if not found and seen is not None:
+        _FINE.add(seen)
+    return found
+
+
+def _missing(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the keys that a run needs and a configuration lacks."""
+    yield from (key for key in NEEDED if key not in config)
+    for axis in AXES:
+        node = config.get(axis)
+        needed = ("name", "seed") if axis == "method" else ("name",)
+        if isinstance(node, Mapping):
+            yield from (f"{axis}.{key}" for key in needed if key not in node)
+
+
+def _name(node: Any) -> Any:
+    return node.get("name") if isinstance(node, Mapping) else None
+
+
+# Nodes with nothing wrong, as (path, text): the runs of a sweep share them. A wrong one is looked
+# at again, for the code that it names may have been put right.
+_FINE: set[tuple[str, str]] = set()
+
+
+def _node_problems(path: str, node: Any) -> list[str]:
+    """Return what is wrong with one axis's node."""
+    seen = (path, repr(node))
+    if seen in _FINE:
+        return []
+    found = _bind(path, node)
+    if not found:
+        _FINE.add(seen)
+    return found
+
+
+def _bind(path: str, node: Any) -> list[str]:
+    """Bind one axis's node to what it names: its target, its recipe, its optimizer."""
+    if not isinstance(node, Mapping):
+        return [f"`{path}` must be an option of its group, but is {node!r}."]
+    found: list[str] = []
+    checkable: list[Callable[[], list[str]]] = []
+    for part in config_parts.parts(path, node):
+        if not isinstance(part.keys, Mapping):
+            found.append(f"`{part.path}` must be a mapping of keys, but is {part.keys!r}.")
+            continue
+        if not (isinstance(part.target, str) or callable(part.target)):
+            found.append(
+                f"`{part.path}._target_` must name a function or class, but is {part.target!r}."
+            )
+            continue
+        try:
+            target = locate(part.target) if isinstance(part.target, str) else part.target
+        except ValueError as error:
+            found.append(f"`{part.path}`: {error}")
+            continue
+        found += signature_problems(part.path, target, part.keys, supplied=part.supplied)
+        if part.built:
+            checkable.append(functools.partial(_value_problems, part.path, target, part.keys))
+    return found or [problem for check in checkable for problem in check()]
+
+
+def _value_problems(path: str, target: Callable[..., Any], keys: Mapping[str, Any]) -> list[str]:
+    """Return what an object that checks its own values has to say of them."""
+    try:
+        target(**keys)
+    except ValueError as error:
+        return [f"`{path}`: {error}"]
+    return []
+
+
+def signature_problems(
+    path: str, target: Callable[..., Any], keys: Mapping[str, Any], *, supplied: frozenset[str]
+) -> list[str]:
+    """Return what is wrong with calling ``target(**keys)``, without calling it.
+
+    Args:
+        path: where the keys stand in the configuration.
+        target: function or class.
+        keys: the keyword arguments.
+        supplied: parameters that the caller adds by itself.
+    """
+    parameters = inspect.signature(target).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    named = [
+        name
+        for name, p in parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in supplied
+    ]
+    place, whole = (f"{path}.", f"`{path}`") if path else ("", "the configuration")
+    found = []
+    for key in keys:
+        if key not in named and not open_ended:
+            hint = did_you_mean(str(key), named) or f"; known keys: {', '.join(named)}."
+            found.append(f"`{place}{key}` is not a key of {whole}{hint}")
+    for name in named:
+        if parameters[name].default is inspect.Parameter.empty and name not in keys:
+            found.append(f"`{place}{name}` must be given.")
+    for key, fault in faults(target, keys).items():
+        remedy = ""
+        if fault.must == "be str" and type(keys[key]) in (int, float):
+            typed = argument(f"{place}{key}", str(keys[key]))
+            remedy = f"; a text that looks like a number stands in quotes, as in {typed}"
+        found.append(fault.sentence(f"{place}{key}", remedy))
+    return found
+
+
+def _pretraining_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    method = config["method"]
+    if config["protocol"]["name"] == "pretrain" and method.get("_target_") is None:
+        known = ", ".join(name for name in options("method") if name != "as_is")
+        yield (
+            f"`method` must pre-train for `protocol=pretrain`, but is {method['name']!r}, "
+            f"which takes weights as they are; known methods: {known}."
+        )
+
+
+def _start_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    start, model = config["method"].get("start_from"), config["model"]
+    path = (model.get("weights") or {}).get("path")
+    if start is not None and path is not None and start["model"] != model:
+        yield (
+            "`model.weights.path` must be null where `method.start_from` names another model's "
+            f"weights, but is {path!r}; remove either."
+        )
+
+
+def _batch_problems(config: Mapping[str, Any], processes: int) -> Iterator[str]:
+    accumulate = config["trainer"]["accumulate"]
+    for owner in ("method", "protocol"):
+        node = config[owner]
+        size = node.get("batch_size")
+        if size is None or (owner == "protocol" and config["protocol"]["name"] == "pretrain"):
+            continue
+        if size % (processes * accumulate):
+            yield (
+                f"`{owner}.batch_size` must be a multiple of processes × trainer.accumulate "
+                f"({processes} × {accumulate}), but is {size}."
+            )
+        groups = node.get("bn_groups", 1)
+        if size % groups or (groups % processes and processes % groups):
+            yield (
+                f"`{owner}.bn_groups` must divide the batch ({size}), and divide or be a multiple "
+                f"of the processes ({processes}), but is {groups}."
+            )

@@ -1,0 +1,1 @@
+"""The training loop, with its options, optimizers, checkpoints and grouped batch norm."""

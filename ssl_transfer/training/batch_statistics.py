@@ -1,0 +1,292 @@
+"""BatchNorm whose statistics run over groups of the GLOBAL batch, however it is distributed.
+
+``convert`` switches the BatchNorm layers of a module, in place, to statistics over
+``bn_groups`` consecutive parts of the global batch: 1 is synchronised over everything, 8 is
+published MoCo on 8 GPUs. Process r of W must hold the r-th of W consecutive parts of the batch;
+then the result does not depend on W: one process = two processes, in value, gradient and running
+statistics. (torch's own SyncBatchNorm refuses CPUs and knows no groups.)
+
+Running statistics move towards the mean over the groups of the group's mean and unbiased
+variance, once per forward pass, and are identical on all processes. With one group that is what
+``torch.nn.BatchNorm2d`` does. In eval mode a converted layer is the layer it was.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ssl_transfer.system import distributed
+
+Channels = Float[Tensor, " channels"]
+
+
+def check_groups(groups: int, micro_batches: int) -> None:
+    """Refuse groups that do not fit the processes, or that micro-batches would cut.
+
+    Args:
+        groups: see ``convert``.
+        micro_batches: see ``convert``.
+
+    Raises:
+        ValueError: in one sentence.
+    """
+    processes = distributed.world_size()
+    if groups < 1 or (groups % processes and processes % groups):
+        raise ValueError(
+            "`bn_groups` must divide the number of processes or be a multiple of it, but "
+            f"`bn_groups` is {groups} and there are {processes} processes; change either."
+        )
+    if micro_batches > 1 and groups % (processes * micro_batches):
+        # A micro-batch is a part of every process's share, so a group must lie in one process.
+        raise ValueError(
+            "`bn_groups` must be a multiple of processes × `trainer.accumulate` "
+            f"({processes} × {micro_batches}), since batch statistics cannot span micro-batches, "
+            f"but is {groups}; change either."
+        )
+
+
+def convert(module: nn.Module, groups: int, *, micro_batches: int = 1) -> None:
+    """Make the BatchNorm layers of ``module`` use statistics over groups of the global batch.
+
+    Names of parameters and buffers stay. Nothing changes where the native layer does the same
+    already (one process, one group). Calling it again replaces an earlier number of groups.
+
+    Args:
+        module: changed in place, itself included.
+        groups: number of groups of the global batch.
+        micro_batches: forward passes that make up one batch (gradient accumulation): each holds
+            its share of the groups, and running statistics move once after the last.
+
+    Raises:
+        ValueError: if neither of ``groups`` and the number of processes divides the other, if a
+            group would span micro-batches, or for a kind of BatchNorm whose forward pass is not
+            known here.
+    """
+    check_groups(groups, micro_batches)
+    revert(module)
+    processes = distributed.world_size()
+    if groups == processes == 1:
+        return
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}
+    for name, layer in layers.items():
+        _refuse_unknown(name, layer)
+    if processes > groups:
+        distributed.subgroup(processes // groups)  # made here, where all processes come by
+    for layer in layers.values():
+        layer.__class__ = _grouped(type(layer))
+        layer.bn_groups = groups // micro_batches  # type: ignore[assignment]
+        layer.micro_batches = micro_batches  # type: ignore[assignment]
+        layer.pending = []  # type: ignore[assignment]
+
+
+def revert(module: nn.Module) -> None:
+    """Undo ``convert``."""
+    for layer in module.modules():
+        if isinstance(layer, _GroupedBatchNorm):
+            native = type(layer).native
+            layer.__class__ = native  # type: ignore[assignment]
+            del layer.bn_groups, layer.micro_batches, layer.pending
+
+
+def _refuse_unknown(name: str, layer: nn.Module) -> None:
+    forward = type(layer).forward
+    if forward is _BatchNorm.forward:
+        return
+    if type(layer).__module__.startswith("timm."):
+        from timm.layers.norm_act import BatchNormAct2d
+
+        if forward is BatchNormAct2d.forward:
+            return
+    raise ValueError(
+        "Batch statistics over groups are known for torch's BatchNorm1d, 2d, 3d and timm's "
+        f"BatchNormAct2d, but `{name}` is a {type(layer).__name__}; replace the layer, or use "
+        "one process and `bn_groups` 1."
+    )
+
+
+def _grouped(native: type[_BatchNorm]) -> type["_GroupedBatchNorm"]:
+    # A class of its own per kind keeps `isinstance(layer, nn.BatchNorm2d)` and the native
+    # forward pass, which eval mode goes on using.
+    if native not in _kinds:
+        bases = (_GroupedBatchNorm, native)
+        _kinds[native] = type(f"Grouped{native.__name__}", bases, {"native": native})
+    return _kinds[native]
+
+
+class _GroupedBatchNorm(_BatchNorm):
+    """What ``convert`` puts in front of a layer's class."""
+
+    native: type[_BatchNorm]
+    bn_groups: int  # of a forward pass
+    micro_batches: int
+    pending: list[tuple[Tensor, Tensor]]  # statistics of a batch that is not complete yet
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
+        output, mean, variance = group_batch_norm(
+            input, self.weight, self.bias, groups=self.bn_groups, eps=self.eps
+        )
+        self._track(mean, variance)
+        for name in ("drop", "act"):  # timm's BatchNormAct2d
+            if name in self._modules:
+                output = self.get_submodule(name)(output)
+        return output
+
+    @torch.no_grad()
+    def _track(self, mean: Channels, variance: Channels) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        self.pending.append((mean, variance))
+        if len(self.pending) < self.micro_batches:
+            return
+        mean, variance = (torch.stack(part).mean(0) for part in zip(*self.pending, strict=True))
+        self.pending.clear()
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        momentum = self.momentum
+        if momentum is None:  # torch's convention: the average over all batches
+            momentum = 1.0 / float(self.num_batches_tracked)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+
+
+_kinds: dict[type[_BatchNorm], type[_GroupedBatchNorm]] = {}
+
+
+def group_batch_norm(
+    x: Float[Tensor, "batch channels *positions"],
+    weight: Channels | None,
+    bias: Channels | None,
+    *,
+    groups: int,
+    eps: float = 1e-5,
+) -> tuple[Float[Tensor, "batch channels *positions"], Channels, Channels]:
+    """Standardise each group of the global batch by its own statistics.
+
+    Args:
+        x: this process's part of the batch.
+        weight: factor per channel (``None``: 1).
+        bias: summand per channel (``None``: 0).
+        groups: number of groups of the global batch.
+        eps: added to the (biased) variance.
+
+    Returns:
+        The output, and the mean over all groups of their means and of their unbiased variances
+        (detached, float32 at least, the same on all processes).
+
+    Raises:
+        ValueError: if the groups do not divide the batch, or have one value per channel only.
+    """
+    processes = distributed.world_size()
+    span = max(1, processes // groups)  # processes per group
+    local = max(1, groups // processes)  # groups per process
+    if len(x) % local:
+        raise ValueError(
+            f"The batch must divide into `bn_groups` ({groups}) equal groups, but a process "
+            f"holds {len(x)} samples and {local} groups; change `batch_size` or `bn_groups`."
+        )
+    if x.numel() // x.shape[1] * span // local < 2:
+        raise ValueError(
+            "Batch statistics need at least two values per channel, but a group has one; raise "
+            "`batch_size` or lower `bn_groups`."
+        )
+    if span == 1:
+        y, mean, variance = _local_groups(x, weight, bias, eps, local)
+    else:
+        members = distributed.subgroup(span)
+        y, mean, variance = _SpanningGroup.apply(x, weight, bias, eps, members)
+    if processes > span:
+        # Every process's value counts once, so that every group's counts `span` times.
+        total = distributed.all_reduce_sum(torch.stack([mean, variance]).detach())
+        mean, variance = total / processes
+    return y, mean, variance
+
+
+def _local_groups(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Groups that lie in this process whole: the native kernel, group by group."""
+    means, variances = x.new_zeros(2, groups, x.shape[1], dtype=_wide(x)).unbind(0)
+    # With momentum 1 the native kernel's running statistics are the batch's own.
+    outputs = [
+        F.batch_norm(part, means[i], variances[i], weight, bias, True, 1.0, eps)
+        for i, part in enumerate(x.chunk(groups))
+    ]
+    return torch.cat(outputs), means.mean(0), variances.mean(0)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Statistics of half-precision activations are computed in float32."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+class _SpanningGroup(torch.autograd.Function):
+    """One group that several processes hold a part of, all of the same size.
+
+    One collective in each direction: the parts' means and variances are combined by the formula
+    of Chan, Golub and LeVeque 1983 (https://doi.org/10.2307/2683386), which has no cancellation;
+    the backward pass sums the two averages that BatchNorm's gradient contains.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        members: dist.ProcessGroup,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dims, shape = _axes(x)
+        parts = torch.stack(torch.var_mean(x.to(_wide(x)), dims, correction=0))
+        variances, means = distributed.gather(parts[None], members).unbind(1)
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        count = len(means) * math.prod(x.shape[d] for d in dims)
+
+        scale = (variance + eps).rsqrt()
+        y = (x.to(_wide(x)) - mean.view(shape)) * scale.view(shape)
+        if weight is not None:
+            y = y * weight.view(shape)
+        if bias is not None:
+            y = y + bias.view(shape)
+        ctx.save_for_backward(x, weight, bias, mean, scale)
+        ctx.members, ctx.count = members, count
+        unbiased = variance * (count / (count - 1))
+        ctx.mark_non_differentiable(mean, unbiased)
+        return y.to(x.dtype), mean, unbiased
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor, _mean: Tensor, _variance: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight, bias, mean, scale = ctx.saved_tensors
+        dims, shape = _axes(x)
+        grad = grad.to(_wide(x))
+        standardised = (x.to(_wide(x)) - mean.view(shape)) * scale.view(shape)
+        # This process's own sums are the gradients of weight and bias: DDP averages those.
+        sums = torch.stack([grad.sum(dims), (grad * standardised).sum(dims)])
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            averages = distributed.all_reduce_sum(sums, ctx.members) / ctx.count
+            grad_x = grad - averages[0].view(shape) - standardised * averages[1].view(shape)
+            factor = scale if weight is None else scale * weight
+            grad_x = (grad_x * factor.view(shape)).to(x.dtype)
+        grad_weight = None if weight is None else sums[1].to(weight.dtype)
+        grad_bias = None if bias is None else sums[0].to(bias.dtype)
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def _axes(x: Tensor) -> tuple[list[int], list[int]]:
+    """Return the axes of the statistics, and the shape that broadcasts them over ``x``."""
+    return [0, *range(2, x.ndim)], [1, -1, *([1] * (x.ndim - 2))]

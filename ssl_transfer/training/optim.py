@@ -1,0 +1,289 @@
+"""Optimizers from a mapping, LARS, and schedules that are functions of the step."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from ssl_transfer.config.ranges import Decay, LearningRate, Length, NotNegative, Positive, faults
+
+Groups = list[dict[str, Any]]
+
+SCHEDULES = ("cosine", "constant", "step", "exponential")
+# He et al. 2020 (MoCo, https://arxiv.org/abs/1911.05722, section 4.1): a tenth at epochs 120 and
+# 160 of 200.
+_MILESTONES, _STEP_FACTOR = (0.6, 0.8), 0.1
+
+
+class LARS(torch.optim.Optimizer):
+    """SGD whose step on each weight tensor is scaled to the tensor's norm.
+
+    You et al. 2017, https://arxiv.org/abs/1708.03888, in the form of Barlow Twins' released code:
+    the gradient, weight decay included, is multiplied by ``trust · ‖p‖ / ‖g‖`` (by 1 if either
+    norm is 0) before it enters the momentum; the learning rate applies to the momentum.
+
+    Args:
+        params: parameters or groups; a group with ``adapt=False`` is trained by plain SGD.
+        lr: learning rate.
+        momentum: of the averaged gradient.
+        weight_decay: coupled (L2) decay.
+        trust: length of a step relative to the weights' norm at learning rate 1.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+    ) -> None:
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust": trust,
+                "adapt": True,
+            },
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update the parameters that have a gradient."""
+        assert closure is None, "LARS evaluates the loss once per step"
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group)
+
+    def _update(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        if group["adapt"]:
+            norms = parameter.norm(), gradient.norm()
+            ratio = group["trust"] * norms[0] / norms[1]
+            gradient *= torch.where((norms[0] > 0) & (norms[1] > 0), ratio, 1.0)
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].mul_(group["momentum"]).add_(gradient)
+        parameter.sub_(group["lr"] * state["momentum"])
+
+
+def sgd(
+    groups: Groups,
+    *,
+    lr: LearningRate,
+    momentum: Decay = 0.9,
+    nesterov: bool = False,
+    weight_decay: NotNegative = 0.0,
+    exclude_bias_and_norm: bool = False,
+) -> torch.optim.Optimizer:
+    """Return stochastic gradient descent with momentum and coupled (L2) weight decay."""
+    return torch.optim.SGD(
+        _split(groups, exclude_bias_and_norm),
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+    )
+
+
+def adam(
+    groups: Groups,
+    *,
+    lr: LearningRate,
+    betas: Annotated[Sequence[Decay], Length(2)] = (0.9, 0.999),
+    eps: NotNegative = 1e-8,
+    weight_decay: NotNegative = 0.0,
+    exclude_bias_and_norm: bool = False,
+) -> torch.optim.Optimizer:
+    """Return Adam, weight decay being part of the gradient (L2)."""
+    first, second = betas
+    return torch.optim.Adam(
+        _split(groups, exclude_bias_and_norm),
+        lr=lr,
+        betas=(first, second),
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+
+
+def adamw(
+    groups: Groups,
+    *,
+    lr: LearningRate,
+    betas: Annotated[Sequence[Decay], Length(2)] = (0.9, 0.999),
+    eps: NotNegative = 1e-8,
+    weight_decay: NotNegative = 0.01,
+    exclude_bias_and_norm: bool = False,
+) -> torch.optim.Optimizer:
+    """Return Adam with decoupled weight decay (multiplied by the learning rate)."""
+    first, second = betas
+    return torch.optim.AdamW(
+        _split(groups, exclude_bias_and_norm),
+        lr=lr,
+        betas=(first, second),
+        eps=eps,
+        weight_decay=weight_decay,
+    )
+
+
+def lars(
+    groups: Groups,
+    *,
+    lr: LearningRate,
+    momentum: Decay = 0.9,
+    weight_decay: NotNegative = 0.0,
+    trust: Positive = 1e-3,
+    exclude_bias_and_norm: bool = True,
+    bias_lr: LearningRate | None = None,
+) -> torch.optim.Optimizer:
+    """Return LARS; excluded parameters are neither decayed nor scaled.
+
+    ``bias_lr`` is their learning rate (``None``: that of the others).
+    """
+    excluded = {"adapt": False} | ({} if bias_lr is None else {"lr": bias_lr})
+    split = _split(groups, exclude_bias_and_norm, **excluded)
+    return LARS(split, lr=lr, momentum=momentum, weight_decay=weight_decay, trust=trust)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+    "lars": lars,
+}
+
+
+def _split(groups: Groups, exclude: bool, **excluded: Any) -> Groups:
+    """Part biases and norms (at most one axis) from each group and take their decay away."""
+    parts = []
+    for group in groups:
+        if not group.pop("exclude_bias_and_norm", exclude):
+            parts.append(group)
+            continue
+        weights = [p for p in group["params"] if p.ndim > 1]
+        others = [p for p in group["params"] if p.ndim <= 1]
+        parts.append({**group, "params": weights})
+        parts.append({**group, "params": others, "weight_decay": 0.0, **excluded})
+    return [part for part in parts if part["params"]]
+
+
+def problems(config: Mapping[str, Any]) -> list[str]:
+    """Return one sentence for everything that is wrong with an optimizer's mapping."""
+    name = config.get("name")
+    if name not in OPTIMIZERS:
+        return [f"`optimizer.name` must be one of {list(OPTIMIZERS)}, but is {name!r}."]
+    known = list(inspect.signature(OPTIMIZERS[name]).parameters)[1:]
+    found = [
+        f"`optimizer.{key}` is not a key of {name}; known keys: {', '.join(known)}."
+        for key in config
+        if key not in ("name", *known)
+    ]
+    if "lr" not in config:
+        found.append("`optimizer.lr` must be given.")
+    return found + value_problems(config)
+
+
+def value_problems(config: Mapping[str, Any]) -> list[str]:
+    """Return one sentence for every value of an optimizer's mapping that is out of its range.
+
+    A null is left out, since a grid gives the value.
+    """
+    given = {key: value for key, value in config.items() if value is not None}
+    function = OPTIMIZERS.get(given.pop("name", ""))
+    found = {} if function is None else faults(function, given)
+    return [fault.sentence(f"optimizer.{name}") for name, fault in found.items()]
+
+
+def build(config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimizer that a mapping such as ``conf/optimizer/sgd.yaml`` describes.
+
+    Args:
+        config: ``name``, ``lr`` and the optimizer's other keys.
+        groups: ``params`` of each group, and whatever keys it sets differently, for example its
+            own ``lr`` and ``weight_decay``, or ``constant_lr=True``: no schedule changes its
+            learning rate. Frozen parameters are left out.
+
+    Raises:
+        ValueError: for an unknown name or key, here or in a group, or if nothing is trainable.
+    """
+    own = [key for group in groups for key in group if key not in ("params", "constant_lr")]
+    found = problems(config) or problems({**config, **dict.fromkeys(own, None)})
+    if found:
+        raise ValueError(" ".join(found))
+    copies = [{**group, "params": _trainable(group["params"])} for group in groups]
+    copies = [group for group in copies if group["params"]]
+    if not copies:
+        raise ValueError("An optimizer needs at least one trainable parameter, but all are frozen.")
+    keys = {key: value for key, value in config.items() if key != "name"}
+    optimizer = OPTIMIZERS[config["name"]](copies, **keys)
+    for group in optimizer.param_groups:
+        group["base_lr"] = group["lr"]
+    return optimizer
+
+
+def _trainable(parameters: Sequence[nn.Parameter]) -> list[nn.Parameter]:
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def scale_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set each group's learning rate to ``factor`` times the one it was built with."""
+    for group in optimizer.param_groups:
+        if not group.get("constant_lr", False):
+            group["lr"] = group["base_lr"] * factor
+
+
+def learning_rate(
+    step: int,
+    *,
+    steps: float,
+    base: float = 1.0,
+    schedule: str = "cosine",
+    warmup_steps: float = 0,
+    final: float = 0.0,
+    milestones: Sequence[float] | None = None,
+    step_factor: float = _STEP_FACTOR,
+) -> float:
+    """Return the learning rate of a step, a pure function of it.
+
+    The warm-up is linear and reaches ``base`` in its last step (its first step is not wasted on
+    a learning rate of 0); the schedule covers the steps after it. With epochs for steps, the
+    learning rate is one that changes at the start of an epoch only.
+
+    Args:
+        step: from 0.
+        steps: length of the training.
+        base: the highest learning rate.
+        schedule: ``cosine``, ``constant``, ``step`` or ``exponential``.
+        warmup_steps: length of the warm-up.
+        final: fraction of ``base`` that ``cosine`` and ``exponential`` end at; positive for the
+            latter, which multiplies by the same factor after every step.
+        milestones: steps of the whole training from which on ``step`` multiplies by its factor
+            once more (``None``: after 60 % and 80 % of what follows the warm-up).
+        step_factor: of ``step``.
+
+    Raises:
+        ValueError: for an unknown schedule.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"`schedule` must be one of {list(SCHEDULES)}, but is {schedule!r}.")
+    if step < warmup_steps:
+        return base * min(1.0, (step + 1) / warmup_steps)
+    progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
+    if schedule == "cosine":
+        share = 0.5 * (1.0 + math.cos(math.pi * progress))
+        return base * (final + (1.0 - final) * share)
+    if schedule == "exponential":
+        return base * float(final**progress)
+    if schedule == "step":
+        time, borders = (progress, _MILESTONES) if milestones is None else (step, milestones)
+        return base * step_factor ** sum(time >= border for border in borders)
+    return base

@@ -1,0 +1,200 @@
+"""How long a training is, what it sees in which order, and how its learning rate runs."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from ssl_transfer import randomness
+from ssl_transfer.config.ranges import (
+    Batch,
+    Count,
+    Epochs,
+    Fraction,
+    NotNegative,
+    Positive,
+    Range,
+    checked,
+)
+from ssl_transfer.training import optim
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The endless order of samples: one shuffled epoch after another, cut into global batches.
+
+    Position p of the stream is a pure function of (seed, p), so a training resumes in mid-epoch
+    by asking for a later step, and every process takes its own slice of each batch.
+    """
+
+    samples: int
+    batch_size: int
+    drop_last: bool
+    seed: int
+
+    @property
+    def usable(self) -> int:
+        """Samples of an epoch that take part."""
+        return self.samples - self.samples % self.batch_size if self.drop_last else self.samples
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps that an epoch takes."""
+        return self.usable / self.batch_size
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch in which a step begins: that of its first sample."""
+        return step * self.batch_size // self.usable
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """Return the (epoch, index) pairs of a global batch."""
+        first = step * self.batch_size
+        positions = range(first, first + self.batch_size)
+        places = [divmod(position, self.usable) for position in positions]
+        return [(epoch, int(self._order(epoch)[place])) for epoch, place in places]
+
+    def _order(self, epoch: int) -> Int64[np.ndarray, " samples"]:
+        return _order(self.seed, epoch, self.samples)
+
+
+MOST_PASSES_PER_BATCH = 100
+"""How often a batch may show each image; more can only be a mistake."""
+
+
+@functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
+def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]:
+    return randomness.permutation(seed, "order", epoch, samples)
+
+
+@checked()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The budget and the optimisation of one training.
+
+    Args:
+        epochs: passes over the training samples, above 0; a fraction is allowed.
+        batch_size: images per step over all processes, at least 1.
+        optimizer: keys of an option of ``conf/optimizer``.
+        steps: optimizer steps instead of ``epochs``.
+        schedule: of the learning rate.
+        schedule_per: whether the learning rate changes with every step, or is for all steps that
+            begin in an epoch what the schedule gives for the epoch's number.
+        milestones: epochs at which the schedule ``step`` multiplies by ``step_factor``
+            (``None``: after 60 % and 80 % of the training).
+        step_factor: of the schedule ``step``.
+        final_factor: share of the learning rate that ``cosine`` and ``exponential`` end at.
+        warmup_epochs: linear warm-up.
+        clip_grad_norm: largest gradient norm, above 0 (``None``: no clipping).
+        bn_groups: groups of the global batch that share batch statistics (1: all of it).
+        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
+            the next epoch follows in the same batch, so that every batch is full.
+
+    Raises:
+        ValueError: if a value is out of its range, or belongs to another schedule.
+    """
+
+    epochs: Epochs
+    batch_size: Batch
+    optimizer: Mapping[str, Any]
+    steps: Count | None = None
+    schedule: Literal["cosine", "constant", "step", "exponential"] = "cosine"
+    schedule_per: Literal["step", "epoch"] = "step"
+    milestones: Sequence[Positive] | None = None
+    step_factor: Annotated[float, Range(0, 1, open_low=True)] = 0.1
+    final_factor: Fraction = 0.0
+    warmup_epochs: NotNegative = 0.0
+    clip_grad_norm: Positive | None = None
+    bn_groups: Batch = 1
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if wrong := optim.value_problems(self.optimizer):
+            raise ValueError(" ".join(wrong))
+        if self.steps is None and self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"`warmup_epochs` must be at most `epochs` ({self.epochs:g}), without which the "
+                f"learning rate never reaches `optimizer.lr`, but is {self.warmup_epochs:g}; lower "
+                "it, or raise `epochs`."
+            )
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        if self.schedule != "step" and (self.milestones is not None or self.step_factor != 0.1):
+            raise ValueError(
+                "`milestones` and `step_factor` must be left alone unless `schedule` is step, but "
+                f"`schedule` is {self.schedule}; set `schedule=step`, or remove them."
+            )
+        if self.final_factor and self.schedule not in ("cosine", "exponential"):
+            raise ValueError(
+                "`final_factor` must be left alone unless `schedule` is cosine or exponential, but "
+                f"`schedule` is {self.schedule}; set another schedule, or remove it."
+            )
+        if self.schedule == "exponential" and self.final_factor == 0:
+            raise ValueError("`final_factor` must be above 0 for `schedule=exponential`, but is 0.")
+        if list(self.milestones or ()) != sorted(self.milestones or ()):
+            raise ValueError(f"`milestones` must be in ascending order, but are {self.milestones}.")
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any], **own: Any) -> "Recipe":
+        """Return the recipe that stands in ``keys``, among others; ``own`` replaces its values."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{**{key: value for key, value in keys.items() if key in known}, **own})
+
+    def check_samples(self, samples: int) -> None:
+        """Refuse a batch, or a warm-up of a training in steps, that does not fit the samples.
+
+        Raises:
+            ValueError: in one sentence.
+        """
+        if samples and self.batch_size > MOST_PASSES_PER_BATCH * samples:
+            raise ValueError(
+                f"`batch_size` must be at most {MOST_PASSES_PER_BATCH} times the training images "
+                f"({samples}), but is {self.batch_size}; lower it."
+            )
+        if self.steps is not None and self.warmup_epochs * samples > self.steps * self.batch_size:
+            epochs = self.steps * self.batch_size / samples
+            raise ValueError(
+                f"`warmup_epochs` must be at most the {epochs:g} epochs that `steps` "
+                f"({self.steps}) make, but is {self.warmup_epochs:g}; lower it, or raise `steps`."
+            )
+
+    def length(self, stream: Stream) -> int:
+        """Return the number of optimizer steps of a training on a stream."""
+        if self.steps is not None:
+            return self.steps
+        return math.ceil(self.epochs * stream.steps_per_epoch)
+
+    def factor(self, step: int, steps: int, stream: Stream) -> float:
+        """Return what the learning rates are multiplied by in a step.
+
+        Args:
+            step: from 0.
+            steps: length of the training.
+            stream: says where epochs begin.
+        """
+        rate = functools.partial(
+            optim.learning_rate,
+            schedule=self.schedule,
+            step_factor=self.step_factor,
+            final=self.final_factor,
+        )
+        if self.schedule_per == "step":
+            warmup = round(self.warmup_epochs * stream.steps_per_epoch)
+            # Multiplied first, so that a whole number of steps is one exactly.
+            borders = self.milestones and [
+                epoch * stream.usable / stream.batch_size for epoch in self.milestones
+            ]
+            return rate(step, steps=steps, warmup_steps=warmup, milestones=borders)
+        epochs = steps / stream.steps_per_epoch
+        if self.steps is None:
+            epochs = min(epochs, self.epochs)  # the last step may reach into another epoch
+        return rate(
+            stream.epoch(step),
+            steps=epochs,
+            warmup_steps=self.warmup_epochs,
+            milestones=self.milestones,
+        )

@@ -1,0 +1,121 @@
+"""What happens where the system ends a loader's process."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import carry_out, tiny
+
+from ssl_transfer.context import Context
+from ssl_transfer.datasets.loading import Items, deaf_to_workers, load, lost_worker
+from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.runs import execution
+
+KILLED = "DataLoader worker (pid 17) is killed by signal: Killed. "
+FULL = (
+    "DataLoader worker (pid 17) is killed by signal: Bus error. It is possible that dataloader's "
+    "workers are out of shared memory. Please try to raise your shared memory limit."
+)
+NO_SPACE = (
+    "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback …\nRuntimeError: "
+    "unable to write to file </torch_17_3_0>: No space left on device (28)"
+)
+
+
+class Ends:
+    """Samples whose third batch ends the process that reads it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitems__(self, items: Items) -> Batch:
+        if items[0][1] >= 4:
+            os.kill(os.getpid(), self.number)
+        return Batch((torch.zeros(2, 3, 4, 4),), torch.zeros(2), torch.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGKILL, "Killed), perhaps for want of memory; use fewer `trainer.workers`"),
+        (
+            signal.SIGBUS,
+            "room in shared memory (/dev/shm), but it is full; use `trainer.workers=0`",
+        ),
+    ],
+)
+def test_a_process_that_the_system_ends_is_told_with_what_to_do(
+    tmp_path: Path, number: int, told: str
+) -> None:
+    context = Context(tmp_path, tmp_path, workers=1)
+    batches = [[(0, i), (0, i + 1)] for i in range(0, 8, 2)]
+    with pytest.raises(RuntimeError) as caught:
+        list(load(Ends(number), batches, context))  # type: ignore[arg-type]
+    sentence = lost_worker(caught.value)
+    assert sentence is not None
+    assert told in sentence
+    with deaf_to_workers(caught.value):
+        os.kill(os.getpid(), signal.SIGCHLD)
+    os.kill(os.getpid(), signal.SIGCHLD)  # torch looks, and finds no loader any more
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError(KILLED), "killed by signal: Killed"),
+        (RuntimeError(FULL), "shared memory"),
+        (RuntimeError(NO_SPACE), "shared memory"),
+        (RuntimeError("DataLoader worker (pid(s) 17, 18) exited unexpectedly"), "ended (exited)"),
+        (RuntimeError("Caught KeyError in DataLoader worker process 0."), None),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (ValueError(KILLED), None),
+    ],
+)
+def test_only_the_systems_doing_is_told_so(error: Exception, told: str | None) -> None:
+    sentence = lost_worker(error)
+    assert sentence is None if told is None else told in str(sentence)
+
+
+def test_a_run_that_lost_a_process_is_interrupted_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [tiny(tmp_path, "protocol=knn", f"seed={n}", tuned=False) for n in (0, 1, 2)]
+    work, calls = execution._work, []
+
+    def loses(run: Any, *arguments: Any) -> Any:
+        calls.append(run.id)
+        if len(calls) <= 2:
+            raise RuntimeError(KILLED)
+        return work(run, *arguments)
+
+    monkeypatch.setattr(execution, "_work", loses)
+    outcome = carry_out(*asked)
+    assert list(outcome.failures) == [run.id for run in asked[:2]]
+    assert all("goes on from the last checkpoint" in told for told in outcome.failures.values())
+    assert outcome.computed == 1
+    assert carry_out(*asked).failures == {}  # the same command, without retry=true
+    assert calls == [run.id for run in (*asked, *asked[:2])]
+
+
+def test_a_second_process_that_is_lost_on_the_way_out_ends_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [tiny(tmp_path, "protocol=knn", f"seed={n}", tuned=False) for n in (0, 1)]
+    settle = execution._settle_failure
+
+    def loses(run: Any, *arguments: Any) -> Any:
+        raise RuntimeError(KILLED)
+
+    monkeypatch.setattr(execution, "_work", loses)
+    monkeypatch.setattr(execution, "_settle_failure", loses)
+    assert len(carry_out(*asked).failures) == 2
+    assert not list(tmp_path.glob("*/*/claim.json"))
+    monkeypatch.setattr(execution, "_settle_failure", settle)
+    monkeypatch.undo()
+    assert carry_out(*asked).failures == {}

@@ -1,0 +1,304 @@
+import errno
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ssl_transfer import models
+from ssl_transfer.context import Context
+from ssl_transfer.datasets import Dataset, Split
+from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.features import FeatureStore, FrozenFeatures, extract, judge
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.system import files
+
+EIGHT = Preprocessing(size=8, resize=None, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+class Network(nn.Module):
+    """Convolution, BatchNorm and pooling; counts the images it sees."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.ReLU())
+        self.seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        return self.layers(images).mean((2, 3))
+
+
+def encoder(preprocessing=EIGHT):
+    wrapped = models.wrap(Network(), preprocessing)
+    wrapped.backbone.seen = 0
+    return wrapped
+
+
+def split(samples, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (samples, 8, 8, 3), dtype=np.uint8)
+    targets = np.arange(samples, dtype=np.int64) % 3
+    return Split(ArrayImages(pixels), targets, [f"{seed}/{i}" for i in range(samples)])
+
+
+def dataset(fingerprint="a" * 64):
+    splits = {"train": split(9, 1), "val": split(4, 2), "test": split(7, 3)}
+    return Dataset("toy", ("a", "b", "c"), "class", "top1", splits, True, fingerprint, {})
+
+
+def context(folder, **options):
+    return Context(folder, folder / "features", progress_bar=False, **options)
+
+
+def test_row_i_is_the_encoders_output_for_sample_i_in_eval_mode(tmp_path):
+    judged, samples = encoder(), split(11)
+    judged.backbone.layers[1].running_mean.fill_(0.3)
+    before = {k: v.clone() for k, v in judged.state_dict().items()}
+    judged.train()
+    rows = extract(judged, samples, EIGHT, context(tmp_path, batch_size_eval=4))
+    assert judged.training
+    assert all(torch.equal(before[k], v) for k, v in judged.state_dict().items())
+    assert rows.dtype == np.float32
+    judged.eval()
+    for i, image in enumerate(samples.images):
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+        np.testing.assert_allclose(rows[i], judged(pixels)[0].detach().numpy(), atol=1e-6)
+
+
+def test_workers_and_batch_size_change_no_row(tmp_path):
+    one = extract(encoder(), split(11), EIGHT, context(tmp_path, batch_size_eval=11))
+    many = extract(encoder(), split(11), EIGHT, context(tmp_path, batch_size_eval=2, workers=2))
+    np.testing.assert_allclose(one, many, atol=1e-6)
+
+
+def _rows_of_one_process(folder, store):
+    found = FrozenFeatures(encoder(), dataset(), context(folder, batch_size_eval=2))
+    return np.array(found.rows(store)), found.encoder.backbone.seen
+
+
+def test_two_processes_share_the_work_and_get_the_same_rows(tmp_path, gloo_pool):
+    alone, _ = _rows_of_one_process(tmp_path / "one", "test")
+    (first, seen), (second, also_seen) = gloo_pool.run(_rows_of_one_process, tmp_path, "test")
+    np.testing.assert_allclose(first, alone, atol=1e-6)
+    assert np.array_equal(first, second)
+    assert seen + also_seen == 7  # each sample once
+    assert [seen for _, seen in gloo_pool.run(_rows_of_one_process, tmp_path, "test")] == [0, 0]
+
+
+def test_bf16_and_fp64_have_their_type_and_their_own_rows(tmp_path):
+    rows = {
+        p: FrozenFeatures(encoder(), dataset(), context(tmp_path, precision=p)).rows("test")
+        for p in ("fp32", "bf16", "fp64")
+    }
+    assert [rows[p].dtype for p in rows] == [np.float32, np.float32, np.float64]
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 3
+    np.testing.assert_allclose(rows["fp32"], rows["fp64"], atol=1e-6)
+    assert 1e-6 < np.abs(rows["bf16"] - rows["fp32"]).max() < 0.05
+
+
+def test_stored_features_equal_recomputed_ones_and_cost_no_pass(tmp_path):
+    first = encoder()
+    computed = np.array(FrozenFeatures(first, dataset(), context(tmp_path)).rows("train"))
+    second = encoder()
+    stored = FrozenFeatures(second, dataset(), context(tmp_path)).rows("train")
+    assert (first.backbone.seen, second.backbone.seen) == (9, 0)
+    assert np.array_equal(computed, stored)
+    assert isinstance(stored, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        stored[0] = 0
+
+
+def _other_weights():
+    judged = encoder()
+    judged.backbone.layers[0].bias.data[0] += 1e-3
+    return judged
+
+
+def _other_activation():
+    judged = encoder()
+    judged.backbone.layers[2] = nn.GELU()
+    return judged
+
+
+@pytest.mark.parametrize(
+    ("judged", "data", "options"),
+    [
+        (_other_weights, dataset(), {}),
+        (_other_activation, dataset(), {}),
+        (lambda: encoder(Preprocessing(8, None, "bicubic", (0, 0, 0), (1, 1, 1))), dataset(), {}),
+        (encoder, dataset("b" * 64), {}),
+        (encoder, dataset(), {"image_size": 12}),
+    ],
+    ids=["weights", "activation", "interpolation", "data", "size"],
+)
+def test_whatever_changes_the_features_changes_their_key(tmp_path, judged, data, options):
+    FrozenFeatures(encoder(), dataset(), context(tmp_path)).rows("test")
+    other = judged()
+    FrozenFeatures(other, data, context(tmp_path), **options).rows("test")
+    assert other.backbone.seen == 7
+
+
+def test_load_joins_splits_in_the_order_asked(tmp_path):
+    features = FrozenFeatures(encoder(), dataset(), context(tmp_path))
+    rows, targets = features.load("train", "val")
+    assert np.array_equal(rows[9:].numpy(), features.rows("val"))
+    assert targets.tolist() == [0, 1, 2] * 3 + [0, 1, 2, 0]
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one image"):
+        extract(encoder(), split(0), EIGHT, context(tmp_path))
+
+
+ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+def test_a_file_says_what_it_holds_and_numpy_reads_it(tmp_path):
+    store = FeatureStore(tmp_path)
+    store.get({"weights": "w"}, lambda: ROWS)
+    path = store.path({"weights": "w"})
+    assert np.array_equal(np.load(path), ROWS)
+    assert json.loads(path.read_bytes().splitlines()[-1])["weights"] == "w"
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "no header", "empty"])
+def test_a_damaged_file_is_computed_again(tmp_path, harm, caplog):
+    store = FeatureStore(tmp_path)
+    store.get({"k": 1}, lambda: ROWS)
+    path = store.path({"k": 1})
+    content = bytearray(path.read_bytes())
+    content[130] ^= 1  # in the data, behind the header of 128 bytes
+    damaged = {
+        "truncated": content[:150],
+        "flipped": content,
+        "no header": b"?" * 300,
+        "empty": b"",
+    }
+    path.write_bytes(bytes(damaged[harm]))
+    assert np.array_equal(store.get({"k": 1}, lambda: ROWS + 1), ROWS + 1)
+    assert "is damaged" in caplog.text
+    assert np.array_equal(store.get({"k": 1}, lambda: pytest.fail("intact again")), ROWS + 1)
+
+
+def test_a_full_disk_is_one_sentence_and_features_are_computed_without_it(
+    tmp_path, monkeypatch, caplog
+):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    rows = FeatureStore(tmp_path).get({"k": 1}, ROWS.copy)
+    assert np.array_equal(rows, ROWS)
+    assert not rows.flags.writeable
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "features are not kept" in told
+    assert "No space left on device" in told
+    assert "\n" not in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_to_is_done_without(tmp_path, caplog):
+    (tmp_path / "features").write_text("no folder")  # holds for root, too
+    found = FrozenFeatures(encoder(), dataset(), context(tmp_path)).rows("train")
+    assert found.shape == (9, 5)
+    assert "features are not kept" in caplog.text
+
+
+def test_two_files_that_were_swapped_are_found_out(tmp_path, caplog):
+    identities = [{"k": number, "samples": 4} for number in (1, 2)]
+    store = FeatureStore(tmp_path)
+    for identity in identities:
+        store.get(identity, lambda number=identity["k"]: ROWS * number)
+    first, second = (store.path(identity) for identity in identities)
+    first.rename(tmp_path / "away")
+    second.rename(first)
+    (tmp_path / "away").rename(second)
+    for identity in identities:
+        rows = store.get(identity, lambda number=identity["k"]: ROWS * number)
+        assert np.array_equal(rows, ROWS * identity["k"])
+    assert caplog.text.count("it holds other features (k)") == 2
+
+
+def test_a_file_with_too_few_rows_is_computed_again(tmp_path, caplog):
+    store = FeatureStore(tmp_path)
+    store.get({"k": 1, "samples": 4}, lambda: ROWS[:3])
+    assert np.array_equal(store.get({"k": 1, "samples": 4}, lambda: ROWS), ROWS)
+    assert "it has 3 rows for 4 images" in caplog.text
+
+
+def _write_together(folder, barrier, queue):
+    def compute():
+        barrier.wait(20)  # both have found nothing
+        return ROWS
+
+    queue.put(np.array_equal(FeatureStore(folder).get({"k": 1}, compute), ROWS))
+
+
+def test_two_processes_that_write_the_same_key_both_end_well(tmp_path):
+    spawn = multiprocessing.get_context("fork")
+    barrier, queue = spawn.Barrier(2), spawn.Queue()
+    writers = [
+        spawn.Process(target=_write_together, args=(tmp_path, barrier, queue)) for _ in range(2)
+    ]
+    for writer in writers:
+        writer.start()
+    assert [queue.get(timeout=30) for _ in writers] == [True, True]
+    for writer in writers:
+        writer.join(10)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def _judged(rows, tmp_path, caplog):
+    caplog.clear()
+    surroundings = context(tmp_path)
+    judge(np.array(rows, dtype=np.float32), "`mine` on the train split", surroundings)
+    return surroundings.facts.get("constant_features"), caplog.text
+
+
+def test_features_that_are_the_same_for_every_image_are_said(tmp_path, caplog):
+    constant, said = _judged([[0.0, 0.0]] * 5, tmp_path, caplog)
+    assert constant
+    assert "the features of `mine` on the train split are all zero" in said
+    constant, said = _judged([[3.0, -1e6]] * 4 + [[3.0, -1e6 + 0.1]], tmp_path, caplog)
+    assert constant
+    assert "are the same for every image" in said
+
+
+def test_a_constant_dimension_a_single_image_or_small_features_are_nothing_unusual(
+    tmp_path, caplog
+):
+    for rows in ([[0.0, 1.0], [0.0, 2.0]], [[5.0, 5.0]], [[1e-9, 0.0], [2e-9, 0.0]]):
+        assert _judged(rows, tmp_path, caplog) == (None, "")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_features_that_are_not_finite_are_refused_with_their_share(tmp_path, caplog, bad):
+    rows = np.ones((40, 3))
+    rows[[3, 17], 1] = bad
+    with pytest.raises(ValueError, match=r"`mine` on the train split .* 2 of 40 images \(5.00%\)"):
+        _judged(rows, tmp_path, caplog)
+
+
+def test_half_precision_is_named_where_it_may_be_the_cause(tmp_path):
+    surroundings = context(tmp_path, precision="bf16")
+    with pytest.raises(ValueError, match="or use precision=fp32"):
+        judge(np.full((2, 2), np.inf, dtype=np.float32), "`mine`", surroundings)
+
+
+def test_stored_features_are_judged_as_new_ones_are(tmp_path, caplog):
+    class Silent(Network):
+        def forward(self, images):
+            return 0 * super().forward(images)
+
+    for _ in range(2):  # the second time from the store
+        caplog.clear()
+        found = FrozenFeatures(models.wrap(Silent(), EIGHT), dataset(), context(tmp_path))
+        found.rows("train")
+        assert "`Silent` on the train split are all zero" in caplog.text
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 1
