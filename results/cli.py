@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from results import comparison, rendering, tables
 from results.errors import ResultsError, unknown
 from results.plain_text import printable
-from results.records import Gap, Results, Row, read
+from results.printing import describe, save, show, show_correlations, warn
+from results.records import Results, Row, read
 from results.rendering import Table
 
 if TYPE_CHECKING:
-    from results.correlations import Correlation
-
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -145,20 +144,12 @@ def _results(options: argparse.Namespace) -> Results:
     )
 
 
-def warn(results: Results) -> None:
-    """Name the files that could not be used."""
-    for problem in results.problems[:10]:
-        print(f"warning: {printable(problem)}", file=sys.stderr)
-    if len(results.problems) > 10:
-        print(f"warning: … and {len(results.problems) - 10} more files.", file=sys.stderr)
-
-
 def _table(options: argparse.Namespace) -> int:
     results = _results(options)
     wide, numbers = tables.wide(results, options.metric), tables.wide_csv(results, options.metric)
     if not wide:
         raise ResultsError("a table needs a run that judges an encoder, but there is none yet.")
-    _show(wide, numbers, options.format)
+    show(wide, numbers, options.format)
     if options.save:
         print(f"saved: {save(options.save, 'table', wide, numbers)}", file=sys.stderr)
     return 0
@@ -175,7 +166,7 @@ def _correlate(options: argparse.Namespace) -> int:
     if options.format == "terminal":
         show_correlations(found)
     else:
-        _show([one], numbers, options.format)
+        show([one], numbers, options.format)
     if options.save:
         print(f"saved: {save(options.save, 'correlations', [one], numbers)}", file=sys.stderr)
     if options.plot:
@@ -198,37 +189,10 @@ def _compare(options: argparse.Namespace) -> int:
     if options.unmatched:
         shown += comparison.unmatched(found)
     numbers = comparison.to_csv_pairs(found)
-    _show(shown, numbers, options.format)
+    show(shown, numbers, options.format)
     if options.save:
         print(f"saved: {save(options.save, 'comparison', shown, numbers)}", file=sys.stderr)
     return 0
-
-
-def show_correlations(found: Sequence["Correlation"]) -> None:
-    """Print one table per dataset, then what the numbers mean."""
-    from results import correlations
-
-    for table in correlations.to_tables(found):
-        print(rendering.to_terminal(table), end="\n\n")
-    print(rendering.notes(correlations.legend(found)))
-
-
-def _show(shown: Sequence[Table], numbers: str, form: str) -> None:
-    if form == "csv":
-        print(numbers, end="")
-    else:
-        render = rendering.to_markdown if form == "markdown" else rendering.to_terminal
-        print("\n\n".join(render(table) for table in shown))
-
-
-def save(folder: Path, name: str, shown: Sequence[Table], numbers: str) -> str:
-    """Write a table as CSV and Markdown and return the paths as a text."""
-    folder.mkdir(parents=True, exist_ok=True)
-    csv, markdown = folder / f"{name}.csv", folder / f"{name}.md"
-    csv.write_text(numbers, encoding="utf-8")
-    text = "\n\n".join(rendering.to_markdown(table) for table in shown)
-    markdown.write_text(text + "\n", encoding="utf-8")
-    return f"{csv}, {markdown}"
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -239,7 +203,7 @@ def _list(options: argparse.Namespace) -> int:
         short = ["encoder", "protocol", "dataset", "seed", "metric", "split", "value", "unit"]
         cells = [[_plain(getattr(row, name)) for name in short] for row in rows]
         table = Table(table.title, short, cells, left=3)
-    _show([table], rendering.to_csv(Row._fields, rows), options.format)
+    show([table], rendering.to_csv(Row._fields, rows), options.format)
     return 0
 
 
@@ -250,32 +214,6 @@ def _plain(value: object) -> str:
 def _failures(options: argparse.Namespace) -> int:
     print("\n".join(describe(_results(options).gaps)) or "No run failed.")
     return 0
-
-
-def describe(gaps: Sequence[Gap]) -> list[str]:
-    """Return why runs have no scores, those of one encoder with the same reason together."""
-    groups: dict[tuple[str, ...], list[Gap]] = {}
-    for gap in gaps:
-        alone = gap.run_id if not gap.encoder else ""
-        key = (gap.kind, gap.protocol, gap.encoder, gap.reason, alone)
-        groups.setdefault(key, []).append(gap)
-    return [printable(_describe(group)) for group in groups.values()]
-
-
-def _describe(group: Sequence[Gap]) -> str:
-    first = group[0]
-    kinds = {"not_applicable": "not applicable", "required": "failed", "invalid": "invalid score"}
-    kind = kinds.get(first.kind, first.kind)
-    what = first.folder or f"{first.protocol} {first.run_id}"
-    if first.encoder:
-        datasets = ", ".join(dict.fromkeys(gap.dataset for gap in group if gap.dataset))
-        seeds = ", ".join(str(n) for n in sorted({g.seed for g in group if g.seed is not None}))
-        what = f"{first.protocol} of {first.encoder}" + (f" on {datasets}" if datasets else "")
-        what += f", seed {seeds}" if seeds else ""
-    lines = [f"{kind}: {what}", f"  {first.reason}"]
-    files = {"failed": "failure.json", "invalid": "record.json"}
-    lines += [f"  {gap.folder}/{files[gap.kind]}" for gap in group if gap.kind in files]
-    return "\n".join(lines)
 
 
 def _summary(options: argparse.Namespace) -> int:

@@ -4,10 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 from results import rendering, tables
-from results.cli import describe, save, show_correlations, warn
 from results.errors import ResultsError
 from results.intervals import FEWEST
 from results.plain_text import printable
+from results.printing import describe, save, show_correlations, warn
 from results.records import Results, read
 
 TARGET = "finetune"

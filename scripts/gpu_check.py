@@ -381,9 +381,9 @@ def check_frozen(settings: Settings) -> Iterator[Row]:
     import torch
 
     from ssl_transfer import models
+    from ssl_transfer.estimators.neighbours import vote
     from ssl_transfer.estimators.softmax_regression import fit_path
     from ssl_transfer.features import extract
-    from ssl_transfer.protocols.knn import vote
 
     config = node_of("simclr")
     split = drawn_split(200 if settings.small else 2000, 32)

@@ -7,10 +7,11 @@ ids and frozen configurations hold what they stood for.
 """
 
 import copy
+import enum
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,8 +21,30 @@ from ssl_transfer.config.arguments import quoted
 from ssl_transfer.config.composition import compose
 from ssl_transfer.config.hydra_errors import did_you_mean, sentence
 
-KEYS = ("start_from", "teacher")
-"""Keys of a method's node that hold a reference; all but the first are parameters of its class."""
+T = TypeVar("T")
+
+
+class Role(enum.Enum):
+    """What a method does with the encoder that a reference names."""
+
+    INITIAL_WEIGHTS = "its weights are those that the trained encoder starts from"
+    ARGUMENT = "the method's constructor receives it under the key's name"
+
+
+class Reference(NamedTuple):
+    """What a key of a method's node refers to."""
+
+    role: Role
+    several: bool = False
+    """Whether the key holds a list of references."""
+
+
+REFERENCES = {
+    "start_from": Reference(Role.INITIAL_WEIGHTS),
+    "teacher": Reference(Role.ARGUMENT),
+    "teachers": Reference(Role.ARGUMENT, several=True),
+}
+"""The keys of a method's node that hold references."""
 
 AXES = ("model", "method")
 """What an encoder consists of: the keys of an expanded reference."""
@@ -56,13 +79,50 @@ def expanded(config: Node) -> Node:
     method = config.get("method")
     if not isinstance(method, Mapping):
         return config
-    for key in KEYS:
-        _refuse_keys(f"method.{key}", method.get(key))
-    given = {key: method[key] for key in KEYS if _is_short(method.get(key))}
-    if not given:
+    references = items(method)
+    for path, value in references.items():
+        _refuse_keys(f"method.{path}", value)
+    if not any(_is_short(value) for value in references.values()):
         return config
-    nodes = {key: _nodes(f"method.{key}", value, config) for key, value in given.items()}
-    return {**config, "method": {**method, **nodes}}
+    nodes = {
+        path: _nodes(f"method.{path}", value, config) if _is_short(value) else value
+        for path, value in references.items()
+    }
+    return {**config, "method": {**method, **by_key(nodes)}}
+
+
+def items(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the references of a method's node by their paths, e.g. ``teacher``, ``teachers[0]``.
+
+    A key that must hold a list and does not, or the other way round, is one item.
+    """
+    references: dict[str, Any] = {}
+    for key, reference in REFERENCES.items():
+        value = method.get(key)
+        if reference.several and isinstance(value, list):
+            references |= {f"{key}[{number}]": item for number, item in enumerate(value)}
+        elif value is not None:
+            references[key] = value
+    return references
+
+
+def role(path: str) -> Role:
+    """Return the role of the reference at a path."""
+    return REFERENCES[path.partition("[")[0]].role
+
+
+def by_key(values: Mapping[str, T]) -> dict[str, T | list[T]]:
+    """Return values by path (see ``items``) as the keys of a node hold them: alone or in lists."""
+    grouped: dict[str, T | list[T]] = {}
+    for path, value in values.items():
+        key, bracket, _ = path.partition("[")
+        if bracket:
+            several = grouped.setdefault(key, [])
+            assert isinstance(several, list)
+            several.append(value)
+        else:
+            grouped[key] = value
+    return grouped
 
 
 def _is_short(value: Any) -> bool:
@@ -78,8 +138,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def whole(method: Mapping[str, Any]) -> dict[str, Node]:
-    """Return key -> nodes ``model`` and ``method`` of the references in an expanded method."""
-    return {key: method[key] for key in KEYS if _is_whole(method.get(key))}
+    """Return path -> nodes ``model`` and ``method`` of the references in an expanded method."""
+    return {path: value for path, value in items(method).items() if _is_whole(value)}
 
 
 def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:

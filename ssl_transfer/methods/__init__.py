@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_transfer.config import locate
-from ssl_transfer.config.references import KEYS
+from ssl_transfer.config.references import REFERENCES
 from ssl_transfer.datasets.transforms import View, views
 from ssl_transfer.methods.base import Method
 from ssl_transfer.models import Encoder
@@ -36,7 +36,7 @@ def own_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a method's node that its constructor receives, but for ``views``."""
     # Some fields of a recipe stand in no option, but may be added, e.g. +method.schedule_per=epoch.
     recipe = {field.name for field in dataclasses.fields(Recipe)}
-    others = {"name", "_target_", "views", *KEYS, *RECIPE_KEYS, *recipe}
+    others = {"name", "_target_", "views", *REFERENCES, *RECIPE_KEYS, *recipe}
     return {key: value for key, value in config.items() if key not in others}
 
 
@@ -50,7 +50,10 @@ def augmentations(config: Mapping[str, Any]) -> tuple[View, ...]:
 
 
 def build(
-    config: Mapping[str, Any], encoder: Encoder, num_classes: int | None, **referenced: Encoder
+    config: Mapping[str, Any],
+    encoder: Encoder,
+    num_classes: int | None,
+    **referenced: Encoder | list[Encoder],
 ) -> Method:
     """Return the method that a resolved, plain node of ``conf/method`` describes.
 

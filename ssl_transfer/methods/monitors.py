@@ -23,11 +23,11 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.estimators.neighbours import Metric, Weighting, vote
 from ssl_transfer.features import extract
 from ssl_transfer.methods import Method
 from ssl_transfer.metrics.collapse import spread
 from ssl_transfer.models import Encoder
-from ssl_transfer.protocols.knn import Metric, Weighting, vote
 from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,9 @@ from ssl_transfer.models import Encoder
 
 log = logging.getLogger(__name__)
 
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+"""The splits that protocols read, with what messages call their images."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -46,6 +49,8 @@ class EvaluationProtocol(Protocol):
 
     targets: ClassVar[frozenset[str]]
     """Kinds of target it accepts, e.g. ``{"class"}``."""
+    splits: ClassVar[tuple[str, ...]]
+    """Splits that it needs; a dataset without images in one of them is refused."""
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the scores of ``encoder`` on ``dataset``."""
@@ -69,11 +74,15 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
             f"but `{dataset.name}` has `{dataset.target}`"
             f"{' (it is for pre-training alone)' * (dataset.target == 'none')}."
         )
-    if len(dataset["val"]) == 0:
-        raise ValueError(
-            f"{name} must be given a dataset with validation images, but `{dataset.name}` has none "
-            "(that is for pre-training alone); set `dataset.val_fraction` above 0."
-        )
+    for split, images in SPLITS.items():
+        # A protocol of the user's own may say nothing of splits: it may read all of them.
+        if split in getattr(protocol, "splits", SPLITS) and len(dataset[split]) == 0:
+            fraction = {"val": "val_fraction", "test": "test_fraction"}.get(split)
+            remedy = f"set `dataset.{fraction}` above 0" if fraction else "choose another dataset"
+            raise ValueError(
+                f"{name} must be given a dataset with {images} images, but `{dataset.name}` has "
+                f"none; {remedy}."
+            )
     _require_targets(dataset)
     check = getattr(protocol, "check", None)
     if check is not None:
@@ -86,7 +95,7 @@ def _require_targets(dataset: Dataset) -> None:
     Readers of files have looked at both already; a set of one's own may come from anywhere.
     """
     low, high = (0, len(dataset.classes) - 1) if dataset.target == "class" else (-1, 1)
-    for key in ("train", "val", "test"):
+    for key in SPLITS:
         targets = dataset[key].targets
         wrong = (targets < low) | (targets > high)
         if wrong.any():

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import numpy as np
 import sklearn.linear_model
@@ -14,16 +14,15 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from ssl_transfer import metrics
-from ssl_transfer.config.ranges import Count, Positive, ProperFraction, Range, Side, checked
+from ssl_transfer.config.ranges import Count, Positive, ProperFraction, Range, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.estimators.softmax_regression import Solution, fit_path
-from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.metrics.calibration import require_folds
 from ssl_transfer.models import Encoder
-from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
+from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.protocols.selection import best, edges
 from ssl_transfer.system import distributed
 
@@ -39,7 +38,7 @@ PUBLISHED_TOL = 1e-4  # likewise, then a bound on the gradient of the summed los
 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogisticRegression:
+class LogisticRegression(FrozenProtocol):
     """Choose C on the validation split, refit on train + validation, test once.
 
     Multinomial, L2 penalty, free intercept, features as they come (Ericsson et al. 2021, App. A.1,
@@ -61,15 +60,12 @@ class LogisticRegression:
             scaling: ``val`` fits the temperature to the validation scores of the classifier that
             was trained without that split, ``test_folds`` to fifths of the test split, as published
             (null: do not).
-        image_size: in pixels (null: what the encoder's weights expect).
-        preprocessing: keys of ``Preprocessing`` that replace the encoder's own.
+        image_size: see ``FrozenProtocol``.
+        preprocessing: see ``FrozenProtocol``.
 
     Raises:
         ValueError: if a value is out of its range.
     """
-
-    targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
-    needs: ClassVar[str] = "features"
 
     wd_values: Annotated[int, Range(1, cap=10**4)] = 45
     wd_log10: Sequence[float] = (-6.0, 5.0)
@@ -78,10 +74,9 @@ class LogisticRegression:
     max_iter: Count = 1000
     published: bool = False
     calibration: Calibration | None = None
-    image_size: Side | None = None
-    preprocessing: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ends = list(self.wd_log10)
         # Beyond 1e300 a weight decay or its inverse is no number any more.
         if len(ends) != 2 or not -300 <= ends[0] <= ends[1] <= 300:
@@ -89,8 +84,6 @@ class LogisticRegression:
                 "`wd_log10` must be two numbers in ascending order, the decimal logarithms of the "
                 f"smallest and the largest weight decay, within [-300, 300], but is {ends}."
             )
-        # Whether its sizes fit those of the encoder only the run knows.
-        Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
 
     def check(self, dataset: Dataset) -> None:
         """Refuse a dataset that cannot be scored by its metrics.
@@ -112,13 +105,7 @@ class LogisticRegression:
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
         self.check(dataset)
-        features = FrozenFeatures(
-            encoder,
-            dataset,
-            context,
-            image_size=self.image_size,
-            preprocessing=self.preprocessing,
-        )
+        features = self.features(encoder, dataset, context)
         train, val, test = (features.load(split) for split in ("train", "val", "test"))
         search = Search(self, train, val, dataset)
         # One process decides, so that rounding cannot make two of them choose differently.

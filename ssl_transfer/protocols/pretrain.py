@@ -28,7 +28,7 @@ class Pretrain:
         dataset: Dataset,
         context: Context,
         method: Mapping[str, Any],
-        **referenced: Encoder,
+        **referenced: Encoder | list[Encoder],
     ) -> Encoder:
         """Return the encoder, trained in place on the training split, with its projector.
 
@@ -69,7 +69,7 @@ class Pretrain:
         method: Mapping[str, Any],
         *,
         accumulate: int,
-        **referenced: Encoder,
+        **referenced: Encoder | list[Encoder],
     ) -> None:
         """Refuse a method that does not fit, without training anything.
 
@@ -101,7 +101,7 @@ def recipe_of(method: Mapping[str, Any]) -> Recipe:
 
 
 def planned_projector(
-    encoder: Encoder, method: Mapping[str, Any], **referenced: Encoder
+    encoder: Encoder, method: Mapping[str, Any], **referenced: Encoder | list[Encoder]
 ) -> torch.nn.Module | None:
     """Return a projector like the one with which ``run`` will return the encoder, untrained.
 
@@ -123,7 +123,7 @@ def _learner(
     dataset: Dataset,
     method: Mapping[str, Any],
     seed: int,
-    **referenced: Encoder,
+    **referenced: Encoder | list[Encoder],
 ) -> methods.Method:
     with randomness.seeded(randomness.derive(seed, "projector")):
         return methods.build(method, encoder, len(dataset.classes), **referenced)

@@ -39,7 +39,7 @@ from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.base import Score
+from ssl_transfer.protocols.base import SPLITS, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.grid import check_grid
 from ssl_transfer.protocols.heads import HeadInit, HeadKind, build_head, save_head
@@ -120,6 +120,7 @@ class Tuning:
     """
 
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
+    splits: ClassVar[tuple[str, ...]] = tuple(SPLITS)
 
     trainable: Trainable
     epochs: Epochs

@@ -12,6 +12,7 @@ import torch
 
 from ssl_transfer import datasets, models
 from ssl_transfer.config import locate
+from ssl_transfer.config.references import Role, by_key, role
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.decoded import Choice, decode_once
@@ -91,17 +92,39 @@ def protocol_of(node: Mapping[str, Any]) -> EvaluationProtocol:
     return protocol
 
 
-def referenced(run: Run) -> dict[str, Encoder]:
-    """Return the encoders that a pre-training refers to, with their weights."""
-    found = {}
-    for key, source in run.references.items():
-        found[key] = models.build(source.resolved["model"], seed=source.seed)
-        if source.trains:
-            load_product(found[key], source)
-        if key != "start_from":
+def arguments_of(run: Run) -> dict[str, Encoder | list[Encoder]]:
+    """Return the encoders that the constructor of a pre-training's method receives, by key."""
+    encoders = {}
+    for path, source in run.sources.items():
+        if role(path) is Role.ARGUMENT:
+            encoders[path] = _built(source)
             folder = source.folder if source.trains else None
-            found[key].projector = trained_projector(source.resolved["model"], folder)
-    return found
+            encoders[path].projector = trained_projector(source.resolved["model"], folder)
+    return by_key(encoders)
+
+
+def initial_encoder(run: Run) -> Encoder:
+    """Return the encoder with the weights that the run's work starts from.
+
+    An evaluation judges what its pre-training left; a pre-training starts from what its method
+    says, else from the model's own weights.
+    """
+    config = run.resolved
+    encoder = models.build(config["model"], seed=config["method"]["seed"])
+    for path, source in run.sources.items():
+        if path == "encoder":
+            load_product(encoder, source)
+        elif role(path) is Role.INITIAL_WEIGHTS:
+            models.copy_weights(encoder, _built(source))
+    return encoder
+
+
+def _built(source: Run) -> Encoder:
+    """Return the encoder of a pre-training: what it left, or its model's weights as they are."""
+    encoder = models.build(source.resolved["model"], seed=source.seed)
+    if source.trains:
+        load_product(encoder, source)
+    return encoder
 
 
 def load_product(encoder: Encoder, source: Run) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from ssl_transfer.config import locate
 from ssl_transfer.config.ranges import Seed, Text
-from ssl_transfer.config.references import KEYS
+from ssl_transfer.config.references import REFERENCES, Role, items
 from ssl_transfer.preprocessing import Preprocessing
 
 PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
@@ -72,7 +72,8 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
     if node.get("_target_") is None:  # as_is: nothing is trained
         yield Part(path, _untrained, _without(node))
         return
-    given = {key: node[key] for key in KEYS[1:] if node.get(key) is not None}
+    arguments = [key for key, (role, _) in REFERENCES.items() if role is Role.ARGUMENT]
+    given = {key: node[key] for key in arguments if node.get(key) is not None}
     taken = {key for key in given if _takes(node["_target_"], key)}
     supplied = frozenset({"encoder", "num_classes", "views", *taken})
     unknown = {key: value for key, value in given.items() if key not in taken}
@@ -93,9 +94,11 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
     yield _with_optimizer(path, Recipe, recipe)
     yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
-    for key in KEYS:
-        if node.get(key) is not None:
-            yield from _reference(f"{path}.{key}", node[key])
+    for place, value in items(node).items():
+        if place in REFERENCES and REFERENCES[place].several:
+            yield Part(f"{path}.{place}", _several, {"found": value}, built=True)
+        else:
+            yield from _reference(f"{path}.{place}", value)
 
 
 def _labels(path: str, node: Mapping[str, Any], *others: str) -> Part:
@@ -128,6 +131,11 @@ def _reference(path: str, node: Any) -> Iterator[Part]:
             yield from _model(f"{path}.model", dict(node["model"]))
         if isinstance(node.get("method"), Mapping):
             yield from _method(f"{path}.method", dict(node["method"]))
+
+
+def _several(*, found: Any) -> None:
+    """Refuse a value that must be a list of encoder references."""
+    raise ValueError(f"there must be a list of encoders, but is {found!r}; write [A,B].")
 
 
 def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:

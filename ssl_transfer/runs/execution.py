@@ -20,11 +20,11 @@ from ssl_transfer.models import Encoder, sources
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.pretrain import Pretrain
 from ssl_transfer.runs.builders import (
+    arguments_of,
     dataset_of,
-    load_product,
+    initial_encoder,
     make_context,
     protocol_of,
-    referenced,
     require_precision,
 )
 from ssl_transfer.runs.folder import begin, finish
@@ -192,17 +192,13 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     config = run.resolved
     dataset = dataset_of(run, stage=True)
     with inputs.collected() as weights_files:
-        encoder = models.build(config["model"], seed=config["method"]["seed"])
-        others = referenced(run) if run.is_pretraining else {}
-        for required in () if run.is_pretraining else run.requirements:
-            load_product(encoder, required)
+        encoder = initial_encoder(run)
+        arguments = arguments_of(run) if run.is_pretraining else {}
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
-            if (start := others.pop("start_from", None)) is not None:
-                models.copy_weights(encoder, start)
             scores: list[Score] = []
-            Pretrain().run(encoder, dataset, context, config["method"], **others)
+            Pretrain().run(encoder, dataset, context, config["method"], **arguments)
             _require_finite(encoder)
             _leave_encoder(run, encoder, folder)
         else:

@@ -21,10 +21,9 @@ from typing import Any, NamedTuple
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config import AXES, resolve
-from ssl_transfer.config.references import KEYS
+from ssl_transfer.config.references import REFERENCES
 
 _TUNING = "ssl_transfer.protocols.tuning.Tuning"
-_LOGISTIC_REGRESSION = "ssl_transfer.protocols.logistic_regression.LogisticRegression"
 _KNN = "ssl_transfer.protocols.knn.KNN"
 _BACKBONES = "ssl_transfer.models.backbones"
 _PROJECT = "ssl_transfer."
@@ -34,7 +33,16 @@ _READ_HERE: dict[str, frozenset[str]] = {
     "model": frozenset({"_target_", "name", "weights", "preprocessing", "facts"}),
     "method": frozenset(
         {
-            *("_target_", "name", "seed", "resources", "pretrain_on", "views", "projector", *KEYS),
+            *(
+                "_target_",
+                "name",
+                "seed",
+                "resources",
+                "pretrain_on",
+                "views",
+                "projector",
+                *REFERENCES,
+            ),
             *("epochs", "steps", "batch_size", "bn_groups", "drop_last", "clip_grad_norm"),
             *("optimizer", "warmup_epochs", "schedule", "schedule_per"),
             *("milestones", "step_factor", "final_factor"),
@@ -47,7 +55,11 @@ _READ_HERE: dict[str, frozenset[str]] = {
 # Nodes of an axis inside a node of an axis.
 _AXES_INSIDE: dict[tuple[str, str], str] = {
     ("method", "pretrain_on"): "dataset",
-    **{("method", f"{key}.{axis}"): axis for key in KEYS for axis in ("model", "method")},
+    **{
+        ("method", f"{key}.*.{axis}" if reference.several else f"{key}.{axis}"): axis
+        for key, reference in REFERENCES.items()
+        for axis in ("model", "method")
+    },
 }
 
 # The tables: owner -> paths. An owner is an axis, a `_target_`, or the package of several.
@@ -113,9 +125,8 @@ _NULL_COUNTS: dict[str, frozenset[str]] = {
     f"{_BACKBONES}.timm_backbone": frozenset({"options"}),
     f"{_BACKBONES}.torchvision_backbone": frozenset({"options"}),
     "ssl_transfer.models.small_networks.small_network": frozenset({"options"}),
-    _TUNING: frozenset({"augmentation", "preprocessing"}),
-    _KNN: frozenset({"preprocessing"}),
-    _LOGISTIC_REGRESSION: frozenset({"preprocessing"}),
+    "ssl_transfer.protocols": frozenset({"preprocessing"}),
+    _TUNING: frozenset({"augmentation"}),
 }
 
 

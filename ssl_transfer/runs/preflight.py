@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from ssl_transfer import methods, models
+from ssl_transfer.config.references import Role, by_key, role
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import UserError, last_line
 from ssl_transfer.models import Encoder
@@ -47,15 +48,14 @@ def check(run: Run) -> str | None:
         model = run.resolved["model"]
         size = (model.get("preprocessing") or {}).get("size")
         _warn_of_stem(run.names["model"], model.get("stem"), size)
-        as_they_are = [s.resolved["model"] for s in run.references.values() if not s.trains]
-        if not (run.requirements and not run.is_pretraining):
+        as_they_are = [s.resolved["model"] for s in run.sources.values() if not s.trains]
+        if "encoder" not in run.sources:
             as_they_are.append(model)
         for node in as_they_are:
             if (node.get("weights") or {}).get("path"):
                 _try_weights(json.dumps(node, sort_keys=True))
-        if (start := run.references.get("start_from")) is not None:
-            _try_start(*(json.dumps(n, sort_keys=True) for n in (model, start.resolved["model"])))
         if run.is_pretraining:
+            _try_starts(run)
             _try_method(run, dataset)
         else:
             require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
@@ -127,11 +127,19 @@ def _try_method(run: Run, dataset: Dataset) -> None:
     _warn_of_enlarging(run, dataset)
 
 
-def _shapes(run: Run) -> dict[str, Encoder]:
-    """Return what takes and gives what the encoders do that a pre-training builds upon."""
-    found = {}
-    for key, source in run.references.items():
-        if key != "start_from":
+def _try_starts(run: Run) -> None:
+    """See whether the model of a pre-training has room for the weights that it starts from."""
+    for path, source in run.sources.items():
+        if role(path) is Role.INITIAL_WEIGHTS:
+            nodes = (run.resolved["model"], source.resolved["model"])
+            _try_start(*(json.dumps(node, sort_keys=True) for node in nodes))
+
+
+def _shapes(run: Run) -> dict[str, Encoder | list[Encoder]]:
+    """Return, without layers, the encoders that the constructor of a method receives, by key."""
+    shapes = {}
+    for path, source in run.sources.items():
+        if role(path) is Role.ARGUMENT:
             model = source.resolved["model"]
             shape = _shape(json.dumps(model, sort_keys=True))
             if source.trains and not source.is_finished:
@@ -139,10 +147,10 @@ def _shapes(run: Run) -> dict[str, Encoder]:
                 projector = planned_projector(shape, method, **_shapes(source))
             else:
                 projector = _projector(json.dumps(model), source.folder if source.trains else None)
-            found[key] = Encoder(
+            shapes[path] = Encoder(
                 shape.backbone, shape.feature_dim, shape.preprocessing, shape.name, projector
             )
-    return found
+    return by_key(shapes)
 
 
 @functools.lru_cache(maxsize=64)

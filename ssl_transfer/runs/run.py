@@ -52,20 +52,22 @@ class Run:
 
     @functools.cached_property
     def requirements(self) -> tuple["Run", ...]:
-        """The runs whose products this one needs."""
-        if not self.trains:
-            return ()
-        sources = self.references.values() if self.is_pretraining else [pretraining_of(self.config)]
-        return tuple({run.id: run for run in sources if run.trains}.values())
+        """The distinct runs whose products this one needs; ``sources`` says what each serves."""
+        return tuple({run.id: run for run in self.sources.values() if run.trains}.values())
 
     @functools.cached_property
-    def references(self) -> dict[str, "Run"]:
-        """The encoders that a pre-training refers to, as the runs that pre-train them.
+    def sources(self) -> dict[str, "Run"]:
+        """The pre-training behind each encoder that this run does not make itself.
 
-        That of weights as they are trains nothing; it only says what they are.
+        The key is the encoder's role: ``encoder`` is the one that an evaluation judges; a
+        pre-training has the paths of its method's references (``teacher``, ``teachers[0]``). A
+        pre-training of ``as_is`` is never executed: it stands for weights that are taken as they
+        are.
         """
-        given = references.whole(self.config["method"]) if self.is_pretraining else {}
-        return {key: pretraining_of({**self.config, **nodes}) for key, nodes in given.items()}
+        if not self.is_pretraining:
+            return {"encoder": pretraining_of(self.config)} if self.trains else {}
+        nodes_of = references.whole(self.config["method"])
+        return {path: pretraining_of({**self.config, **nodes}) for path, nodes in nodes_of.items()}
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:

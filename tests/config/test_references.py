@@ -1,5 +1,6 @@
 """Encoder references: what they expand to, which runs they require, what is wrong with them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,15 @@ import torch
 from hydra.errors import HydraException
 from safetensors.torch import load_file
 from tiny_runs import METHOD, carry_out, tiny
+from torch import nn
 
 import launchers
 from ssl_transfer import models, runs
 from ssl_transfer.config import compose, plain
 from ssl_transfer.config.hydra_errors import sentence
+from ssl_transfer.datasets.transforms import Augmentation
+from ssl_transfer.methods import Method
+from ssl_transfer.models import Encoder
 from ssl_transfer.runs import Run, preflight
 from ssl_transfer.runs.signature import problems
 
@@ -61,7 +66,7 @@ def test_references_may_hold_references() -> None:
     (student,) = own.requirements
     assert [r.names["method"] for r in (own, student)] == ["byol", "seed"]
     assert student.requirements == ()
-    assert student.references["teacher"].names["model"] == "swav"
+    assert student.sources["teacher"].names["model"] == "swav"
     assert problems(run.config) == []
 
 
@@ -236,3 +241,54 @@ def test_weights_trained_on_other_colours_are_no_start() -> None:
     assert models.fingerprint(ours) != models.fingerprint(same)
     models.copy_weights(ours, same)
     assert models.fingerprint(ours) == models.fingerprint(same)
+
+
+class MeanOfTeachers(Method):
+    """Lets the encoder give the mean of its teachers' features."""
+
+    separable = True
+    minimum_batch = 1
+    num_views = 1
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int | None,
+        views: Sequence[Augmentation],
+        *,
+        teachers: list[Encoder],
+    ) -> None:
+        super().__init__(encoder, num_classes, views)
+        self.teachers = nn.ModuleList(teachers).requires_grad_(False)
+
+    def forward(self, views: tuple[torch.Tensor, ...], targets: torch.Tensor) -> dict[str, Any]:
+        wanted = torch.stack([teacher(views[0]) for teacher in self.teachers]).mean(0)
+        return {"loss": (self.encoder(views[0]) - wanted).pow(2).mean()}
+
+
+def test_a_method_may_have_several_teachers_of_which_each_is_trained_once(tmp_path: Path) -> None:
+    line = ["method=supervised", *METHOD[1:], "protocol=pretrain"]
+    config = tiny(tmp_path, *line, tuned=False, data=False).config
+    other = "{model:small_resnet,method:supervised,seed:%d,overrides:[{}]}".replace(
+        "{}", ",".join(f"'{o}'" for o in (*METHOD[1:], "model.width=4"))
+    )
+    asked = composed("method=seed", f"+method.teachers=[{other % 1},{other % 2},small_resnet]")
+    teachers = asked["method"]["teachers"]
+    assert [t["method"]["name"] for t in teachers] == ["supervised", "supervised", "as_is"]
+    node = {**config["method"], "_target_": f"{__name__}.MeanOfTeachers", "name": "mean"}
+    del node["label_smoothing"]
+    for teacher in teachers:
+        teacher["model"] = config["model"]
+    run = Run({**config, "method": {**node, "teachers": teachers}})
+    assert problems(run.config) == []
+    assert [*run.sources] == ["teachers[0]", "teachers[1]", "teachers[2]"]
+    assert [r.seed for r in run.requirements] == [1, 2]
+    outcome = carry_out(run)
+    assert (outcome.failures, outcome.computed) == ({}, 3)
+    assert run.record()["requires"] == [r.id for r in run.requirements]
+    # The order of teachers is part of the run, and each of them is needed.
+    assert Run({**config, "method": {**node, "teachers": teachers[::-1]}}).id != run.id
+    alone = problems({**config, "method": {**node, "teachers": teachers[0]}})
+    assert "`method.teachers`: there must be a list of encoders" in alone[0]
+    several = problems({**config, "method": {**node, "teachers": teachers, "teacher": teachers}})
+    assert any("`method.teacher`" in problem for problem in several)

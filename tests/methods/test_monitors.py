@@ -16,6 +16,7 @@ from ssl_transfer.config import compose, options, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.estimators.neighbours import vote
 from ssl_transfer.features import extract
 from ssl_transfer.methods.monitors import (
     Monitor,
@@ -26,7 +27,6 @@ from ssl_transfer.methods.monitors import (
     rankme,
 )
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.knn import vote
 from ssl_transfer.protocols.pretrain import Pretrain, monitored
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems

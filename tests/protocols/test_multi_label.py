@@ -12,9 +12,10 @@ from ssl_transfer import evaluate, models
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.estimators.neighbours import vote
 from ssl_transfer.metrics import map_11_point
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.knn import KNN, vote
+from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
 
 FOUR = Preprocessing(size=4, resize=None, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))

@@ -355,7 +355,7 @@ def test_what_does_not_resolve_is_left_for_the_checks() -> None:
 
 
 def test_the_tables_name_what_there_is() -> None:
-    owners = {*AXES, "ssl_transfer.datasets", *called()}
+    owners = {*AXES, "ssl_transfer.datasets", "ssl_transfer.protocols", *called()}
     tables = (identity._OUTSIDE, identity._SAME, identity._NEUTRAL, identity._NULL_COUNTS)
     assert not {owner for table in tables for owner in table} - owners
     assert {field.name for field in dataclasses.fields(Recipe)} < identity._READ_HERE["method"]

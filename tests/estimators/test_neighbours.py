@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from ssl_transfer.protocols import knn
-from ssl_transfer.protocols.knn import vote
+from ssl_transfer.estimators import neighbours
+from ssl_transfer.estimators.neighbours import vote
 
 
 def random_features(samples, seed, dim=6, classes=5):
@@ -43,7 +43,7 @@ def test_a_tiny_temperature_does_not_overflow():
 def test_chunks_change_nothing(monkeypatch):
     bank, labels = random_features(30, 0)
     whole = vote(bank, bank, labels, k=7, temperature=0.1, classes=5)
-    monkeypatch.setattr(knn, "CHUNK_ELEMENTS", 64)
+    monkeypatch.setattr(neighbours, "CHUNK_ELEMENTS", 64)
     torch.testing.assert_close(vote(bank, bank, labels, k=7, temperature=0.1, classes=5), whole)
 
 

@@ -1,0 +1,76 @@
+"""What the commands print and save: tables, correlations, warnings, and why runs have no scores."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from results import rendering
+from results.plain_text import printable
+from results.records import Gap, Results
+from results.rendering import Table
+
+if TYPE_CHECKING:
+    from results.correlations import Correlation
+
+
+def warn(results: Results) -> None:
+    """Name the files that could not be used."""
+    for problem in results.problems[:10]:
+        print(f"warning: {printable(problem)}", file=sys.stderr)
+    if len(results.problems) > 10:
+        print(f"warning: … and {len(results.problems) - 10} more files.", file=sys.stderr)
+
+
+def show_correlations(found: Sequence["Correlation"]) -> None:
+    """Print one table per dataset, then what the numbers mean."""
+    from results import correlations
+
+    for table in correlations.to_tables(found):
+        print(rendering.to_terminal(table), end="\n\n")
+    print(rendering.notes(correlations.legend(found)))
+
+
+def show(shown: Sequence[Table], numbers: str, form: str) -> None:
+    """Print tables in a form, or their numbers as CSV."""
+    if form == "csv":
+        print(numbers, end="")
+    else:
+        render = rendering.to_markdown if form == "markdown" else rendering.to_terminal
+        print("\n\n".join(render(table) for table in shown))
+
+
+def save(folder: Path, name: str, shown: Sequence[Table], numbers: str) -> str:
+    """Write a table as CSV and Markdown and return the paths as a text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    csv, markdown = folder / f"{name}.csv", folder / f"{name}.md"
+    csv.write_text(numbers, encoding="utf-8")
+    text = "\n\n".join(rendering.to_markdown(table) for table in shown)
+    markdown.write_text(text + "\n", encoding="utf-8")
+    return f"{csv}, {markdown}"
+
+
+def describe(gaps: Sequence[Gap]) -> list[str]:
+    """Return why runs have no scores, those of one encoder with the same reason together."""
+    groups: dict[tuple[str, ...], list[Gap]] = {}
+    for gap in gaps:
+        alone = gap.run_id if not gap.encoder else ""
+        key = (gap.kind, gap.protocol, gap.encoder, gap.reason, alone)
+        groups.setdefault(key, []).append(gap)
+    return [printable(_describe(group)) for group in groups.values()]
+
+
+def _describe(group: Sequence[Gap]) -> str:
+    first = group[0]
+    kinds = {"not_applicable": "not applicable", "required": "failed", "invalid": "invalid score"}
+    kind = kinds.get(first.kind, first.kind)
+    what = first.folder or f"{first.protocol} {first.run_id}"
+    if first.encoder:
+        datasets = ", ".join(dict.fromkeys(gap.dataset for gap in group if gap.dataset))
+        seeds = ", ".join(str(n) for n in sorted({g.seed for g in group if g.seed is not None}))
+        what = f"{first.protocol} of {first.encoder}" + (f" on {datasets}" if datasets else "")
+        what += f", seed {seeds}" if seeds else ""
+    lines = [f"{kind}: {what}", f"  {first.reason}"]
+    files = {"failed": "failure.json", "invalid": "record.json"}
+    lines += [f"  {gap.folder}/{files[gap.kind]}" for gap in group if gap.kind in files]
+    return "\n".join(lines)
