@@ -13,7 +13,7 @@ help: ## this list
 
 install: $(READY) ## virtual environment in .venv with everything, tests' tools included
 
-$(READY): setup.cfg pyproject.toml scripts/install.sh
+$(READY): setup.cfg setup.py pyproject.toml scripts/install.sh
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh scripts/install.sh
 	@touch $(READY)
 

@@ -70,7 +70,7 @@ class Archive:
         name = f"{now:%Y-%m-%d_%H-%M-%S}_{digest(sorted(ids))[:6]}"
         every = graph(asked)
         about: dict[str, Any] = {
-            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "command": _command_line(),
             "directory": str(Path.cwd()),
             "user": slurm.user(),
             "host": socket.gethostname(),
@@ -201,6 +201,14 @@ class Archive:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, copy)
         return self.folder / "code"
+
+
+def _command_line() -> str:
+    """Return what the user typed, as near as the process can tell."""
+    program, *arguments = sys.orig_argv[1:] or [""]
+    if Path(program).name == "ssl-transfer":  # pip's script, which Python is given as a file
+        return shlex.join(["ssl-transfer", *arguments])
+    return shlex.join(["python", program, *arguments])
 
 
 def _new_folder(folder: Path) -> Path:

@@ -209,12 +209,12 @@ class _Worker(threading.Thread):
 
     def _start(self) -> subprocess.Popen[str]:
         self.slot.log.parent.mkdir(parents=True, exist_ok=True)
-        path = os.pathsep.join(filter(None, [str(provenance.ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, **self.slot.environment, claims.LOG: str(self.slot.log)}
+        environment["PYTHONPATH"] = provenance.search_path()
         with self.slot.log.open("a") as log:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "launchers.worker"],
-                env={**environment, "PYTHONPATH": path},
+                env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

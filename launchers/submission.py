@@ -215,9 +215,8 @@ def submit(found: Plan, archive: Archive, options: Mapping[str, Any]) -> list[st
     """
     submission = secrets.token_hex(8)
     code = archive.snapshot() if options["snapshot"] else provenance.ROOT
-    old = os.environ.get("PYTHONPATH")
     environment = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(code), old])),
+        "PYTHONPATH": provenance.search_path(code),
         "PYTHONSAFEPATH": "1",  # the directory of submission may hold other code of that name
         claims.SUBMISSION: submission,
         provenance.SUBMITTED: json.dumps(provenance.code()),

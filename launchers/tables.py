@@ -1,5 +1,6 @@
 """What follows every multirun: the tables of that sweep, and the exit code."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from ssl_transfer.system import provenance
 from ssl_transfer.system.plain_text import printable
 
 
@@ -30,8 +32,8 @@ class TablesAfterSweep(Callback):
             raise SystemExit(outcome.exit_code)
 
     def _print(self, folder: Path) -> None:
-        root = Path(__file__).resolve().parent.parent
         sys.stdout.flush()
-        command = [sys.executable, "-m", "results", "summary", "--sweep", str(folder)]
+        command = [sys.executable, "-P", "-m", "results", "summary", "--sweep", str(folder)]
         command += ["--outputs", str(folder.parent.parent)]
-        subprocess.run(command, cwd=root, check=False)
+        environment = {**os.environ, "PYTHONPATH": provenance.search_path()}
+        subprocess.run(command, env=environment, check=False)

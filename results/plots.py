@@ -3,12 +3,14 @@
 matplotlib is imported only when a picture is drawn.
 """
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from results.correlations import Correlation, Scores
+from results.errors import ResultsError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +29,15 @@ def scatter(
         target: scores on the vertical axis.
         proxies: scores on the horizontal axis; several have one column of panels each.
         correlations: their coefficients, for the titles.
+
+    Raises:
+        ResultsError: if matplotlib is not installed.
     """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ResultsError(
+            "pictures need the package matplotlib, but it is not installed; install it (pip "
+            "install 'ssl_transfer[report]'), or leave `--plot` out."
+        )
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

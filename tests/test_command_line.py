@@ -14,7 +14,7 @@ from PIL import Image
 from tiny_runs import carry_out, tiny
 
 import launchers
-from launchers import sweep
+from launchers import main, sweep
 from ssl_transfer import config
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.protocols.knn import KNN
@@ -128,15 +128,13 @@ def test_a_misspelt_command_line_is_one_sentence_and_starts_nothing(
 def test_a_current_folder_that_was_deleted_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import run
-
     def gone() -> str:
         raise FileNotFoundError(2, "No such file or directory")
 
     with monkeypatch.context() as patched:
-        patched.setattr(run.os, "getcwd", gone)
+        patched.setattr(os, "getcwd", gone)
         with pytest.raises(SystemExit):
-            run._refuse_deleted_folder()
+            main._refuse_deleted_folder()
     assert "the current folder must exist" in capsys.readouterr().err
 
 

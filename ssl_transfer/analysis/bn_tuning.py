@@ -10,6 +10,7 @@ import argparse
 import copy
 import csv
 import dataclasses
+import importlib.util
 import io
 import json
 import sys
@@ -351,6 +352,15 @@ _PANELS = {  # label -> key of a change -> name
 _COLOURS = ("#1f6fb4", "#d9822b")
 
 
+def _require_matplotlib() -> None:
+    """Raise ``ValueError`` where no picture can be drawn, before anything is computed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(
+            "the picture needs the package matplotlib, but it is not installed; install it (pip "
+            "install 'ssl_transfer[report]')."
+        )
+
+
 def draw(changes: Sequence[Change], title: str) -> bytes:
     """Return a picture (PNG): layers from the input to the output, one panel per kind of change."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -432,6 +442,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         _require_enough(asked.images)
+        _require_matplotlib()
         run = read_run(asked.run, trust_targets=asked.trust_targets)
         images, picked = images_to_see(run, asked.images)
         changes = compare(run, images, picked)

@@ -10,7 +10,11 @@ from omegaconf import MISSING
 
 from ssl_transfer.config.ranges import Count, Matching, Range, Seed, Text
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+_PACKAGE = Path(__file__).resolve().parents[1]
+# A wheel holds the files inside the package; a clone has them beside it.
+_PLACES = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
+CONF = next((place for place in _PLACES if (place / "config.yaml").is_file()), _PLACES[-1])
+"""The folder of the configuration files."""
 AXES = ("model", "method", "dataset", "protocol")
 DEVICE = Matching("auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", "auto, cpu or cuda")
 

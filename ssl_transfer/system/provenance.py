@@ -5,20 +5,31 @@ import hashlib
 import json
 import os
 import platform
+import site
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder that the code runs from: the clone, or a snapshot of it."""
+"""The folder that the code runs from: the clone, a snapshot of it, or ``site-packages``."""
 
 SUBMITTED = "SSL_TRANSFER_CODE"
 """Environment variable in a job: what ``code`` said when it was submitted, as JSON."""
 
 
 def git(*arguments: str) -> str | None:
-    """Return what git says about the folder of the code, or None where there is none to ask."""
+    """Return what git says about the code, or None where no repository tracks the code.
+
+    A virtual environment or a snapshot often lies inside the repository of another project, whose
+    commit says nothing about this code.
+    """
+    if _git("ls-files", "--error-unmatch", ".") is None:
+        return None
+    return _git(*arguments)
+
+
+def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
@@ -26,6 +37,34 @@ def git(*arguments: str) -> str | None:
     except OSError:
         return None  # no git on this machine
     return done.stdout if done.returncode == 0 else None
+
+
+def is_installed() -> bool:
+    """Return whether the code lies where Python looks for packages without being told to."""
+    folders = (*site.getsitepackages(), site.getusersitepackages())
+    return ROOT in {Path(folder).resolve() for folder in folders}
+
+
+def search_path(code: Path | None = None) -> str:
+    """Return the ``PYTHONPATH`` with which another process finds the code.
+
+    Args:
+        code: the folder of the code that the process is to run (None: that of this process).
+    """
+    # Site-packages in front of everything would hide modules of the standard library.
+    own = [] if code in (None, ROOT) and is_installed() else [str(code or ROOT)]
+    return os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))
+
+
+def _installed_revision() -> str | None:
+    """Return the commit that pip installed from a repository, else the release's version."""
+    try:
+        package = distribution("ssl_transfer")
+    except PackageNotFoundError:
+        return None
+    origin = json.loads(package.read_text("direct_url.json") or "{}")  # PEP 610
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    return str(commit) if commit else f"v{package.version}"
 
 
 @functools.cache
@@ -44,11 +83,19 @@ def fingerprint() -> str:
     return hasher.hexdigest()[:16]
 
 
+def _commit() -> str | None:
+    return (git("rev-parse", "HEAD") or "").strip() or None
+
+
 @functools.cache
 def code() -> dict[str, Any]:
-    """Return commit, whether files were changed since, and whether they were since submission."""
+    """Return commit, whether files were changed since, and whether they were since submission.
+
+    The revision is the commit; of an installed package, the commit that it was installed from or
+    its version (``v0.1.0``); None where neither is known.
+    """
     state: dict[str, Any] = {
-        "revision": (git("rev-parse", "HEAD") or "").strip() or None,
+        "revision": _installed_revision() if is_installed() else _commit(),
         "dirty": bool((git("status", "--porcelain") or "").strip()),
         "fingerprint": fingerprint(),
     }

@@ -1,6 +1,7 @@
 """The folder of a sweep: found again by name, holding the runs as they were asked for."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_snapshot_holds_the_tracked_files_as_they_are_now(
         made.snapshot()
     assert "needs the code in a git repository" in capsys.readouterr().err
     for command in (["init", "-q"], ["add", "-A"]):
-        provenance.git(*command)
+        subprocess.run(["git", "-C", str(code), *command], check=True)
     (code / "package" / "a.py").write_text("edited")
     (code / "gone.py").unlink()
     (code / "untracked.py").touch()
@@ -117,7 +118,7 @@ def test_a_user_without_a_name_has_a_sweep_all_the_same(
     def unknown() -> str:
         raise KeyError("getpwuid(): uid not found: 4242")
 
-    monkeypatch.setattr(archive.cluster.getpass, "getuser", unknown)
+    monkeypatch.setattr(archive.slurm.getpass, "getuser", unknown)
     made = Archive.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, IN_PROCESS)
     assert made.about["user"].isdigit()
 

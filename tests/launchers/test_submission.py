@@ -154,7 +154,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
 def test_the_batch_file_says_what_was_asked_for(tmp_path: Path, slurm: FakeSlurm) -> None:
     for command in ("srun", "scontrol"):
         slurm.says(command, "MaxArraySize = 1001\n")
-    submission.cluster.configuration.cache_clear()
+    submission.slurm.configuration.cache_clear()
     runs = [knn(tmp_path / "outputs", f"seed={seed}") for seed in range(3)]
     given = options(
         mem_gb=1.5, cpus_per_task=3, partition="gpu", setup=["module load cuda"],
@@ -170,4 +170,4 @@ def test_the_batch_file_says_what_was_asked_for(tmp_path: Path, slurm: FakeSlurm
         assert line in lines, line
     assert any("--kill-on-bad-exit=1" in line for line in lines)
     assert not (tmp_path / "jobs").exists()
-    submission.cluster.configuration.cache_clear()
+    submission.slurm.configuration.cache_clear()

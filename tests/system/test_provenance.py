@@ -2,8 +2,11 @@
 
 import json
 import platform
+import site
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +38,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def commit(folder: Path) -> None:
     who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "first"]):
-        assert provenance.git(*command) is not None
+        subprocess.run(["git", "-C", str(folder), *command], check=True)
 
 
 def test_the_fingerprint_is_of_names_and_contents_of_the_source_files(copy: Path) -> None:
@@ -71,6 +74,52 @@ def test_a_commit_and_what_it_does_not_have_are_told(copy: Path) -> None:
     provenance.code.cache_clear()
     assert provenance.code()["revision"] == clean["revision"]
     assert provenance.code()["dirty"]
+
+
+def test_code_that_lies_untracked_in_another_repository_has_none_of_its_commits(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / ".gitignore").write_text("environment\n")
+    commit(copy)
+    inside = copy / "environment"
+    (inside / "ssl_transfer").mkdir(parents=True)
+    monkeypatch.setattr(provenance, "ROOT", inside)
+    assert provenance.git("status") is None
+    assert provenance.code()["revision"] is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "revision"),
+    [
+        (None, "v1.2.3"),
+        ({"url": "file:///code", "dir_info": {}}, "v1.2.3"),
+        ({"url": "https://host/code", "vcs_info": {"vcs": "git", "commit_id": "abc"}}, "abc"),
+    ],
+)
+def test_an_installed_package_names_the_commit_that_pip_noted_or_its_version(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, origin: dict[str, Any] | None, revision: str
+) -> None:
+    facts = copy / "ssl_transfer-1.2.3.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: ssl_transfer\nVersion: 1.2.3\n")
+    if origin is not None:
+        (facts / "direct_url.json").write_text(json.dumps(origin))
+    monkeypatch.syspath_prepend(copy)
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(copy)])
+    assert provenance.code()["revision"] == revision
+    assert not provenance.code()["dirty"]
+
+
+def test_other_processes_are_told_where_the_code_lies_unless_it_is_installed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "own")
+    assert provenance.search_path() == f"{copy}:own"
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(copy)])
+    assert provenance.search_path() == "own"
+    assert provenance.search_path(copy / "snapshot") == f"{copy / 'snapshot'}:own"
+    monkeypatch.delenv("PYTHONPATH")
+    assert provenance.search_path() == ""
 
 
 @pytest.mark.parametrize("edited", [False, True])

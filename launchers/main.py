@@ -1,0 +1,130 @@
+"""The command ``ssl-transfer`` (in a clone: ``python run.py``).
+
+It composes, checks and runs one run; with ``-m`` it hands the product of the axes to the launcher.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import launchers
+from ssl_transfer import config as configuration
+from ssl_transfer.config import places
+
+HELP = """\
+Which pre-trained model is best for my task, and which cheap score tells me so?
+
+usage: {command} [-m] [axis=option …] [key=value …]
+
+{axes}
+
+examples:
+  {command}
+  {command} -m method=simclr,barlow_twins dataset=digits protocol=linear_probe,bn_tune,finetune
+  {command} dataset=image_folder dataset.root=photos/flowers model=timm model.arch=resnet50
+
+`-m` runs every combination of comma-separated values and ends with tables. Add `--cfg job` to see
+a composed configuration, `--hydra-help` for Hydra's own options. Groups besides the axes:
+{groups}.
+Afterwards: python -m results table
+            python -m results correlate --proxy linear_probe,bn_tune --target finetune
+"""
+
+
+def command() -> str:
+    """Return how the user started this program, for examples."""
+    if (name := Path(sys.argv[0]).name) == "run.py":
+        return "python run.py"
+    return "python -m launchers.main" if name == "main.py" else "ssl-transfer"
+
+
+def help_text() -> str:
+    """Return what ``--help`` prints: the axes with their options."""
+    axes = "\n".join(f"  {axis:<9} {', '.join(configuration.options(axis))}"
+                     for axis in configuration.AXES)  # fmt: skip
+    others = ("views", "optimizer", "trainer", "logger", "paths", "experiment")
+    groups = ", ".join(f"{g} ({', '.join(configuration.options(g)) or 'none yet'})" for g in others)
+    return HELP.format(command=command(), axes=axes, groups=groups)
+
+
+@hydra.main(version_base="1.3", config_path=str(configuration.CONF), config_name="config")
+def run(config: DictConfig) -> None:
+    """Run one run and what it requires."""
+    from launchers import sweep
+    from ssl_transfer.config.hydra_errors import sentence
+    from ssl_transfer.runs import Run
+    from ssl_transfer.system.files import let_group_write
+
+    let_group_write(config.paths)
+    try:
+        sweep.refuse_paths(configuration.resolve({"paths": OmegaConf.to_container(config.paths)}))
+        asked = Run(configuration.plain(config))
+    except HydraException as error:  # of an encoder reference
+        raise sweep.SweepRefused([sentence(error)]) from error
+    outcome = sweep.execute_all([asked])
+    sweep.conclude(outcome)
+
+
+def _refuse_deleted_folder() -> None:
+    """Refuse to work where relative paths lead nowhere.
+
+    Raises:
+        SweepRefused: if the current folder does not exist any more.
+    """
+    from launchers.sweep import SweepRefused
+
+    try:
+        os.getcwd()  # noqa: PTH109 - Path.cwd says no more
+    except OSError as error:
+        reason = "the current folder must exist, but it was deleted or replaced; `cd` into another."
+        raise SweepRefused([reason]) from error
+
+
+def main() -> None:
+    """Start Hydra with this project's launchers."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text())
+        return
+    _refuse_deleted_folder()
+    launchers.register()
+    arguments = [places.quoted(argument) for argument in launchers.flags_first(sys.argv[1:])]
+    sys.argv[1:] = launchers.defer_axis_keys(arguments)
+    if "HYDRA_FULL_ERROR" in os.environ:
+        run()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    try:
+        run()
+    except HydraException as error:
+        from launchers.sweep import SweepRefused
+        from ssl_transfer.config.hydra_errors import sentence
+
+        raise SweepRefused([sentence(error)]) from error
+    except OmegaConfBaseException as error:  # a variable that a path names is not set here
+        from launchers.sweep import SweepRefused
+
+        said = str(error).splitlines()[0]
+        raise SweepRefused([f"every interpolation must resolve, but {said}."]) from error
+    except ValueError as error:
+        from launchers.sweep import SweepRefused
+
+        if str(error).startswith("Exceeds the limit"):
+            message = "every number must have fewer than 4300 digits, but one has more."
+            raise SweepRefused([message]) from None
+        if not str(error).startswith("Config group override"):
+            raise
+        kind = str(error).rpartition(" ")[2]
+        message = f"every axis must be the name of an option, but one is a value of type {kind}"
+        raise SweepRefused([f"{message}; `{command()} --help` lists the names."]) from error
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None  # 128 + SIGINT, as shells report it
+
+
+if __name__ == "__main__":
+    main()
