@@ -65,6 +65,7 @@ def swept(
     )
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failure_and_ends_with_1(
     swept: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

@@ -47,6 +47,79 @@ def test_no_file_imports_what_depends_on_it(package: str, foreign: set[str]) -> 
         assert not foreign & set(imported(path)), path
 
 
+# Rooms of ssl_transfer, lowest first; those of one line do not import each other.
+ORDER = (
+    ("randomness", "errors"),
+    ("system",),
+    ("config",),
+    ("preprocessing", "context"),
+    ("metrics",),
+    ("estimators",),
+    ("models", "datasets"),
+    ("training",),
+    ("features",),
+    ("methods",),
+    ("protocols",),
+    ("runs",),
+    ("analysis",),
+    ("evaluation", "preview"),
+)
+LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): path for path in CODE}
+
+
+def imports(name: str) -> set[str]:
+    """Return the project's modules that a module imports, also in functions and for types alone.
+
+    What a package's ``__init__`` takes from its own modules is left out: it exports them.
+    """
+    path = MODULES[name]
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules |= {one if one in MODULES else str(node.module) for one in names}
+    if path.name == "__init__.py":
+        modules = {module for module in modules if not module.startswith(f"{name}.")}
+    return (modules & MODULES.keys()) - {name}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
+
+
+def test_rooms_import_only_what_comes_before_them() -> None:
+    inside = {name for name in MODULES if name.startswith("ssl_transfer.")}
+    assert {room(name) for name in inside} == LEVELS.keys()
+    upwards = {
+        f"{name} imports {imported}"
+        for name in inside
+        for imported in imports(name) & inside
+        if room(imported) != room(name) and LEVELS[room(imported)] >= LEVELS[room(name)]
+    }
+    assert upwards == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    remaining = {name: imports(name) for name in MODULES}
+    while free := {name for name, needed in remaining.items() if not needed & remaining.keys()}:
+        for name in free:
+            del remaining[name]
+    assert remaining == {}
+
+
+def test_few_modules_lie_loose() -> None:
+    assert len(list((ROOT / "ssl_transfer").glob("*.py"))) <= 9
+
+
 def test_the_command_that_analyses_results_loads_neither_torch_nor_the_library() -> None:
     assert not {"torch", "ssl_transfer", "launchers", "hydra"} & loaded_by("import results.cli")
 

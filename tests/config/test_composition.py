@@ -68,7 +68,7 @@ def test_compositions_remembered_or_not_equal_hydras_own_on_random_command_lines
 ):
     by_hydra, composer = composed_by_hydra
     chance = random.Random(0)
-    lines = [command_line(chance) for _ in range(40)]
+    lines = [command_line(chance) for _ in range(16)]
     path = tmp_path / "compositions.jsonl"
     cache = CompositionCache(path)
     for line in lines:

@@ -95,6 +95,7 @@ def models(sweeps: dict[str, Sweep]) -> dict[tuple[str, str], Config]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", PUBLISHED)
 def test_every_cell_of_an_experiment_composes_and_binds(
     sweeps: dict[str, Sweep], models: dict[tuple[str, str], Config], experiment: str

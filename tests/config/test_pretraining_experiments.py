@@ -50,6 +50,7 @@ def test_every_published_row_has_a_command_of_its_own() -> None:
     assert set(EVERY) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EVERY)
 def test_an_experiment_binds_trains_on_all_images_and_is_judged_on_its_own_set(
     configs: dict[str, Config], experiment: str

@@ -72,6 +72,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return Swept(folder / "out", notes, given, fault, pretraining, good, bad[1], bad[0], outcome)
 
 
+@pytest.mark.slow
 def test_what_can_be_done_ends_as_in_a_single_process(
     swept: Swept, tmp_path: Path, one_thread: None
 ) -> None:
@@ -157,6 +158,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_all_processes_where_they_can_go_on(tmp_path: Path, one_thread: None) -> None:
     training = ["protocol=finetune", "protocol.epochs=12"]
     command = odd_runs.overrides(tmp_path / "out", "Smooth", *training)

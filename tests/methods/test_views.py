@@ -101,6 +101,7 @@ def test_values_of_views_are_checked_before_any_work() -> None:
     assert problem == "`method.views[0].hue` must lie in [0, 0.5], but is 0.7."
 
 
+@pytest.mark.slow
 def test_dorsal_views_show_the_same_pixels_and_ventral_views_the_same_colours() -> None:
     ramp = np.linspace(60, 200, 48, dtype=np.uint8)
     image = Image.fromarray(np.stack([np.tile(ramp, (48, 1))] * 3, axis=2))

@@ -127,6 +127,7 @@ def test_weights_do_not_enter_and_equal_networks_are_equal() -> None:
     assert sources.network(relu) != sources.network(nets[0])
 
 
+@pytest.mark.slow
 def test_every_process_finds_the_same(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FORWARD)
     code = (

@@ -50,6 +50,7 @@ def run_py(folder: Path, *arguments: str) -> dict[str, int]:
     return modes(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [[], ["-m", "seed=0"], ["-m", "seed=0", "hydra/launcher=local", "hydra.launcher.n_jobs=1"]],
@@ -65,6 +66,7 @@ def test_everything_that_a_command_leaves_may_be_changed_by_the_group(
     assert not any(mode & stat.S_IWOTH for mode in found.values())
 
 
+@pytest.mark.slow
 def test_by_default_only_their_owner_changes_them(tmp_path: Path) -> None:
     found = run_py(tmp_path)
     assert found

@@ -128,6 +128,7 @@ def test_threads_leave_the_signals_to_the_program() -> None:
     assert inside == [(before, False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_to_all_processes_of_a_run_loses_no_step_and_no_worker(
     tmp_path: Path, number: signal.Signals, code: int

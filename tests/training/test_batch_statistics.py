@@ -65,6 +65,7 @@ def _train(groups: int | None) -> dict[str, Tensor]:
     return found  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_one_group_is_native_batch_norm_on_the_whole_batch(gloo_pool: Any, processes: int) -> None:
     native = _train(None)

@@ -190,6 +190,7 @@ def checkpointed(folder, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
 def test_killed_and_started_again_ends_as_if_left_alone(tmp_path, number):
     undisturbed, _ = train(tmp_path / "calm", steps=60)

@@ -159,6 +159,7 @@ CASES = [(pretrain, name) for name in METHODS] + [(tune, kind) for kind in KINDS
 SEED = (pretrain, pretrain_on_small_views)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "steps", "tolerance"), LENGTHS)
 @pytest.mark.parametrize(("train", "what"), CASES)
 def test_two_processes_end_with_the_weights_of_one(
@@ -170,6 +171,7 @@ def test_two_processes_end_with_the_weights_of_one(
     assert difference(first, second) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", SEED)
 def test_four_processes_end_with_the_student_of_one(gloo_pool, tmp_path, train):
     alone, _ = train(tmp_path, "seed", "fp64", 12)
