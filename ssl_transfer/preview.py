@@ -23,8 +23,8 @@ from ssl_transfer import datasets, methods, models, randomness
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.datasets.transforms import ViewDataset
+from ssl_transfer.methods.pretraining import pipelines
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.pretrain import pipelines
 from ssl_transfer.runs.signature import problems
 
 CELL = 96

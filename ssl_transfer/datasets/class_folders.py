@@ -85,14 +85,7 @@ def cropdiseases(
     """
     source = "https://www.kaggle.com/datasets/saroz014/plant-disease"
     base = require(options, root, ["dataset/train"], download=download, source=source)
-    classes, everything = _class_folders(base / "dataset" / "train")
-    return published(
-        options,
-        classes,
-        {"train": everything},
-        expected={"all": 43_456, "classes": 38},
-        test_fraction=test_fraction,
-    )
+    return _untested(options, base / "dataset/train", {"all": 43_456, "classes": 38}, test_fraction)
 
 
 @reader
@@ -116,14 +109,7 @@ def plantvillage(
     """
     source = "https://github.com/spMohanty/PlantVillage-Dataset"
     base = require(options, root, ["raw/color"], download=download, source=source)
-    classes, everything = _class_folders(base / "raw" / "color")
-    return published(
-        options,
-        classes,
-        {"train": everything},
-        expected={"classes": 38},
-        test_fraction=test_fraction,
-    )
+    return _untested(options, base / "raw/color", {"classes": 38}, test_fraction)
 
 
 @reader
@@ -283,6 +269,15 @@ def _named(options: Options, train: Listing, path: Path) -> Listing:
             f"{'is' if len(unknown) == 1 else 'are'} none; correct dataset.subset."
         )
     return keep_named(train, full)
+
+
+def _untested(
+    options: Options, folder: Path, expected: Mapping[str, int], test_fraction: float
+) -> Dataset:
+    """Return a set of class folders, of which a seeded, stratified share is tested."""
+    classes, everything = _class_folders(folder)
+    splits = {"train": everything}
+    return published(options, classes, splits, expected=expected, test_fraction=test_fraction)
 
 
 def _class_folders(folder: Path) -> tuple[tuple[str, ...], Listing]:

@@ -45,12 +45,12 @@ class EvaluationProtocol(Protocol):
 
     A method ``check(dataset)``, if there is one, raises a ``ValueError`` for a dataset that the
     hyper-parameters do not fit; it is called before anything is computed.
+    A class attribute ``splits`` names the splits that it needs (without one: train, val and test);
+    a dataset without images in one of them is refused.
     """
 
     targets: ClassVar[frozenset[str]]
     """Kinds of target it accepts, e.g. ``{"class"}``."""
-    splits: ClassVar[tuple[str, ...]]
-    """Splits that it needs; a dataset without images in one of them is refused."""
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the scores of ``encoder`` on ``dataset``."""
@@ -75,7 +75,6 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
             f"{' (it is for pre-training alone)' * (dataset.target == 'none')}."
         )
     for split, images in SPLITS.items():
-        # A protocol of the user's own may say nothing of splits: it may read all of them.
         if split in getattr(protocol, "splits", SPLITS) and len(dataset[split]) == 0:
             fraction = {"val": "val_fraction", "test": "test_fraction"}.get(split)
             remedy = f"set `dataset.{fraction}` above 0" if fraction else "choose another dataset"

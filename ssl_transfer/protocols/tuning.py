@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,14 +19,7 @@ from torch import Tensor, nn
 
 from ssl_transfer import metrics, randomness
 from ssl_transfer.config.ranges import (
-    Batch,
-    Count,
-    Epochs,
-    Fraction,
-    NotNegative,
-    Positive,
     PositiveRate,
-    Range,
     Side,
     checked,
 )
@@ -51,7 +44,7 @@ from ssl_transfer.protocols.tuned_classifier import (
     class_weights,
 )
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import Recipe, TrainingKeys
 from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
@@ -68,7 +61,7 @@ REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tuning:
+class Tuning(TrainingKeys):
     """Train a classifier on an encoder and score it on the test split.
 
     One grid point trains on train + validation at once. Several are selected by the validation
@@ -79,6 +72,8 @@ class Tuning:
     a grid it repeats the best point's training: what a grid leaves are scores, so that a run that
     was interrupted goes on from them.
 
+    ``TrainingKeys`` says what the keys of the training are; gradients are clipped per head.
+
     Args:
         trainable: of the encoder: nothing (``head``), its BatchNorm layers, or all.
         encoder_mode: of an encoder of which nothing is trained (``head``): ``eval``, or ``train``
@@ -88,21 +83,10 @@ class Tuning:
             and every block's but ``bn1`` and the shortcuts').
         head: kind of classifier.
         head_init: of its linear layers: W ~ N(0, 0.01), b = 0, or ``torch``'s own.
-        epochs: passes over the training images.
-        steps: optimizer steps instead of ``epochs``.
-        batch_size: images per step over all processes.
-        optimizer: keys of an option of ``conf/optimizer``; null for those that the grid sets.
+        optimizer: see ``TrainingKeys``; null for the keys that the grid sets.
         encoder_lr: learning rate of the encoder's parameters (null: that of the head).
         grid: optimizer key or ``encoder_lr`` -> values to choose among (null: the one above).
         divide_weight_decay: whether weight decays are nominal, to be divided by the learning rate.
-        schedule: of the learning rates.
-        schedule_per: whether they change with every step or only at the start of an epoch.
-        milestones: epochs at which ``step`` multiplies by ``step_factor`` (null: 60 % and 80 %).
-        step_factor: of the schedule ``step``.
-        final_factor: share of the learning rate that ``cosine`` and ``exponential`` end at.
-        warmup_epochs: linear warm-up.
-        clip_grad_norm: largest gradient norm, per head.
-        bn_groups: groups of the global batch that share batch statistics.
         class_weights: factors of the classes' losses, in proportion: given, or 1 - n_c / n of the
             images trained on (``train_frequency``) or of the test split (``test_frequency``, as
             published). They are scaled to a mean of 1 over the images trained on.
@@ -123,25 +107,14 @@ class Tuning:
     splits: ClassVar[tuple[str, ...]] = tuple(SPLITS)
 
     trainable: Trainable
-    epochs: Epochs
-    batch_size: Batch
     optimizer: dict[str, Any]
     grid: dict[str, list[float] | None] = dataclasses.field(default_factory=dict)
     encoder_mode: Literal["eval", "train"] = "eval"
     bn_scope: Literal["all", "published"] = "all"
     head: HeadKind = "linear"
     head_init: HeadInit | None = None
-    steps: Count | None = None
     encoder_lr: PositiveRate | None = None
     divide_weight_decay: bool = False
-    schedule: Literal["cosine", "constant", "step", "exponential"] = "cosine"
-    schedule_per: Literal["step", "epoch"] = "step"
-    milestones: Sequence[Positive] | None = None
-    step_factor: Annotated[float, Range(0, 1, open_low=True)] = 0.1
-    final_factor: Fraction = 0.0
-    warmup_epochs: NotNegative = 0.0
-    clip_grad_norm: Positive | None = None
-    bn_groups: Batch = 1
     class_weights: ClassWeights | None = None
     augmentation: str | dict[str, Any] = "crop_flip"
     image_size: Side | None = None

@@ -147,6 +147,9 @@ def _untrained(*, name: Text, seed: Seed = 0) -> None:
 
 
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[Part]:
+    if node.get("name") == "pretrain" and node.get("_target_") is None:  # it judges nothing
+        yield Part(path, _labelled, _without(node))
+        return
     yield _with_optimizer(path, _target(node), _without(node, *PROTOCOL_LABELS))
     yield _labels(path, node, "resources")
     if node.get("preprocessing"):

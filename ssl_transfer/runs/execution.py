@@ -16,9 +16,9 @@ import torch
 from ssl_transfer import models, randomness
 from ssl_transfer.datasets import Dataset, loading
 from ssl_transfer.errors import NotApplicable, UserError, last_line
+from ssl_transfer.methods import pretraining
 from ssl_transfer.models import Encoder, sources
 from ssl_transfer.protocols.base import Score
-from ssl_transfer.protocols.pretrain import Pretrain
 from ssl_transfer.runs.builders import (
     arguments_of,
     dataset_of,
@@ -198,7 +198,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
             scores: list[Score] = []
-            Pretrain().run(encoder, dataset, context, config["method"], **arguments)
+            pretraining.train(encoder, dataset, context, config["method"], **arguments)
             _require_finite(encoder)
             _leave_encoder(run, encoder, folder)
         else:
@@ -209,25 +209,19 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
                 _leave_encoder(run, encoder, folder)
         facts = context.facts
         weights = facts.pop("weights_sha256", None) or models.fingerprint(encoder)
-        record = {
-            **run.identify(),
-            "status": "finished",
-            "reason": None,
-            "encoder": {"id": encoder_id(run) or weights[:16], "label": run.label},
-            "scores": [vars(score) for score in scores],
+        record = _record(
+            run,
+            began,
+            encoder_id=encoder_id(run) or weights[:16],
+            scores=[vars(score) for score in scores],
             **facts,
-            "config": run.config,
-            "weights_sha256": weights,
-            "data": {"fingerprint": dataset.fingerprint, **dataset.facts},
-            "requires": [required.id for required in run.requirements],
-            "started": began,
-            "duration_s": round(time.monotonic() - clock, 3),
-            "device": device.type,
-            "job": slurm.current_job(),
-            "processes": distributed.world_size(),
-            "versions": provenance.versions(),
-            "code": provenance.code(),
-        }
+            weights_sha256=weights,
+            data={"fingerprint": dataset.fingerprint, **dataset.facts},
+            duration_s=round(time.monotonic() - clock, 3),
+            device=device.type,
+            job=slurm.current_job(),
+            processes=distributed.world_size(),
+        )
         context.logger.finish(scores)
         if distributed.is_main():  # before the logger ends, which may wait for a server
             read = {"data": dataset.inputs, "weights": weights_files, "code": _code_of(config)}
@@ -309,22 +303,51 @@ def _require_finite(encoder: Encoder) -> None:
 
 
 def _finish_not_applicable(run: Run, reason: str, folder: Path) -> dict[str, Any]:
-    record = {
-        **run.identify(),
-        "status": "not_applicable",
-        "reason": reason,
-        "encoder": {"id": encoder_id(run), "label": run.label},
-        "scores": [],
-        "config": run.config,
-        "requires": [required.id for required in run.requirements],
-        "started": _now(),
-        "duration_s": 0.0,
-        "versions": provenance.versions(),
-        "code": provenance.code(),
-    }
+    record = _record(
+        run,
+        _now(),
+        status="not_applicable",
+        reason=reason,
+        encoder_id=encoder_id(run),
+        scores=[],
+        duration_s=0.0,
+    )
     if distributed.is_main():
         finish(run, record, folder)
     return record
+
+
+def _record(
+    run: Run,
+    began: str,
+    *,
+    status: str = "finished",
+    reason: str | None = None,
+    encoder_id: str | None,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Return the record of a run: its head, what ``facts`` says of its work, and its code.
+
+    Args:
+        run: that ended.
+        began: when, as ISO 8601.
+        status: ``finished`` or ``not_applicable``.
+        reason: why it is not applicable.
+        encoder_id: of the encoder that it judged or made.
+        **facts: at least ``scores`` and ``duration_s``.
+    """
+    return {
+        **run.identify(),
+        "status": status,
+        "reason": reason,
+        "encoder": {"id": encoder_id, "label": run.label},
+        **facts,
+        "config": run.config,
+        "requires": [required.id for required in run.requirements],
+        "started": began,
+        "versions": provenance.versions(),
+        "code": provenance.code(),
+    }
 
 
 def _leave_encoder(run: Run, encoder: Encoder, folder: Path) -> None:

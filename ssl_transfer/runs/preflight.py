@@ -14,10 +14,10 @@ from ssl_transfer import methods, models
 from ssl_transfer.config.references import Role, by_key, role
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import UserError, last_line
+from ssl_transfer.methods import pretraining
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.protocols.base import require
-from ssl_transfer.protocols.pretrain import Pretrain, planned_projector
 from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import inputs
@@ -117,7 +117,7 @@ def _try_method(run: Run, dataset: Dataset) -> None:
         read(json.dumps(judged, sort_keys=True), None, bool(trainer["progress_bar"]))
     for size in {view.size for view in methods.augmentations(config["method"])} - {None}:
         _try_size(json.dumps(config["model"], sort_keys=True), size)
-    Pretrain().check(
+    pretraining.check(
         _shape(json.dumps(config["model"], sort_keys=True)),
         dataset,
         config["method"],
@@ -144,7 +144,7 @@ def _shapes(run: Run) -> dict[str, Encoder | list[Encoder]]:
             shape = _shape(json.dumps(model, sort_keys=True))
             if source.trains and not source.is_finished:
                 method = source.resolved["method"]
-                projector = planned_projector(shape, method, **_shapes(source))
+                projector = pretraining.planned_projector(shape, method, **_shapes(source))
             else:
                 projector = _projector(json.dumps(model), source.folder if source.trains else None)
             shapes[path] = Encoder(

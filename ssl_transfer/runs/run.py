@@ -18,7 +18,7 @@ from ssl_transfer.runs.identity import digest, essence, settled
 from ssl_transfer.runs.record import SCHEMA, read_failure, read_record
 from ssl_transfer.system.files import Unreadable
 
-PRETRAIN = {"name": "pretrain", "_target_": "ssl_transfer.protocols.pretrain.Pretrain"}
+PRETRAIN = {"name": "pretrain", "_target_": None}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # compare ids: configurations are large

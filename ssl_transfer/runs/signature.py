@@ -21,6 +21,7 @@ from ssl_transfer.config.schema import (
     TrainerOptions,
 )
 from ssl_transfer.runs import config_parts
+from ssl_transfer.training.batch_rules import group_problem, share_problem
 
 
 def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
@@ -222,14 +223,9 @@ def _batch_problems(config: Mapping[str, Any], processes: int) -> Iterator[str]:
         size = node.get("batch_size")
         if size is None or (owner == "protocol" and config["protocol"]["name"] == "pretrain"):
             continue
-        if size % (processes * accumulate):
-            yield (
-                f"`{owner}.batch_size` must be a multiple of processes × trainer.accumulate "
-                f"({processes} × {accumulate}), but is {size}."
-            )
-        groups = node.get("bn_groups", 1)
-        if size % groups or (groups % processes and processes % groups):
-            yield (
-                f"`{owner}.bn_groups` must divide the batch ({size}), and divide or be a multiple "
-                f"of the processes ({processes}), but is {groups}."
-            )
+        where, groups = f"{owner}.", node.get("bn_groups", 1)
+        rules = (
+            share_problem(size, processes, accumulate, owner=where),
+            group_problem(groups, processes, batch_size=size, owner=where),
+        )
+        yield from filter(None, rules)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_transfer.system import distributed
+from ssl_transfer.training.batch_rules import group_problem, micro_batch_problem
 
 Channels = Float[Tensor, " channels"]
 
@@ -38,18 +39,11 @@ def check_groups(groups: int, micro_batches: int) -> None:
         ValueError: in one sentence.
     """
     processes = distributed.world_size()
-    if groups < 1 or (groups % processes and processes % groups):
-        raise ValueError(
-            "`bn_groups` must divide the number of processes or be a multiple of it, but "
-            f"`bn_groups` is {groups} and there are {processes} processes; change either."
-        )
-    if micro_batches > 1 and groups % (processes * micro_batches):
-        # A micro-batch is a part of every process's share, so a group must lie in one process.
-        raise ValueError(
-            "`bn_groups` must be a multiple of processes × `trainer.accumulate` "
-            f"({processes} × {micro_batches}), since batch statistics cannot span micro-batches, "
-            f"but is {groups}; change either."
-        )
+    problem = group_problem(groups, processes) or micro_batch_problem(
+        groups, processes, micro_batches
+    )
+    if problem:
+        raise ValueError(problem)
 
 
 def convert(module: nn.Module, groups: int, *, micro_batches: int = 1) -> None:

@@ -105,14 +105,8 @@ def adam(
     exclude_bias_and_norm: bool = False,
 ) -> torch.optim.Optimizer:
     """Return Adam, weight decay being part of the gradient (L2)."""
-    first, second = betas
-    return torch.optim.Adam(
-        _split(groups, exclude_bias_and_norm),
-        lr=lr,
-        betas=(first, second),
-        eps=eps,
-        weight_decay=weight_decay,
-    )
+    split = _split(groups, exclude_bias_and_norm)
+    return _adaptive(torch.optim.Adam, split, lr, betas, eps, weight_decay)
 
 
 def adamw(
@@ -125,14 +119,20 @@ def adamw(
     exclude_bias_and_norm: bool = False,
 ) -> torch.optim.Optimizer:
     """Return Adam with decoupled weight decay (multiplied by the learning rate)."""
+    split = _split(groups, exclude_bias_and_norm)
+    return _adaptive(torch.optim.AdamW, split, lr, betas, eps, weight_decay)
+
+
+def _adaptive(
+    kind: type[torch.optim.Adam],
+    groups: Groups,
+    lr: float,
+    betas: Sequence[float],
+    eps: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
     first, second = betas
-    return torch.optim.AdamW(
-        _split(groups, exclude_bias_and_norm),
-        lr=lr,
-        betas=(first, second),
-        eps=eps,
-        weight_decay=weight_decay,
-    )
+    return kind(groups, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay)
 
 
 def lars(

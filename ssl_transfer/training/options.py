@@ -70,10 +70,9 @@ def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]
     return randomness.permutation(seed, "order", epoch, samples)
 
 
-@checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The budget and the optimisation of one training.
+class TrainingKeys:
+    """What a user sets about one training: its budget and its optimisation.
 
     Args:
         epochs: passes over the training samples, above 0; a fraction is allowed.
@@ -90,11 +89,6 @@ class Recipe:
         warmup_epochs: linear warm-up.
         clip_grad_norm: largest gradient norm, above 0 (``None``: no clipping).
         bn_groups: groups of the global batch that share batch statistics (1: all of it).
-        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
-            the next epoch follows in the same batch, so that every batch is full.
-
-    Raises:
-        ValueError: if a value is out of its range, or belongs to another schedule.
     """
 
     epochs: Epochs
@@ -109,6 +103,21 @@ class Recipe:
     warmup_epochs: NotNegative = 0.0
     clip_grad_norm: Positive | None = None
     bn_groups: Batch = 1
+
+
+@checked()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(TrainingKeys):
+    """The budget and the optimisation of one training.
+
+    Args:
+        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
+            the next epoch follows in the same batch, so that every batch is full.
+
+    Raises:
+        ValueError: if a value is out of its range, or belongs to another schedule.
+    """
+
     drop_last: bool = False
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from ssl_transfer.datasets.loading import Items, TrainingData, load
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.system import distributed, signals
 from ssl_transfer.training import checkpoint, optim
+from ssl_transfer.training.batch_rules import share_problem
 from ssl_transfer.training.batch_statistics import check_groups, convert
 from ssl_transfer.training.options import Recipe, Stream
 
@@ -208,11 +209,8 @@ def check(learner: Learner, samples: int, recipe: Recipe, accumulate: int) -> No
             processes.
     """
     processes = distributed.world_size()
-    if recipe.batch_size % (processes * accumulate):
-        raise ValueError(
-            f"`batch_size` must be a multiple of processes × trainer.accumulate ({processes} × "
-            f"{accumulate}), but is {recipe.batch_size}."
-        )
+    if problem := share_problem(recipe.batch_size, processes, accumulate):
+        raise ValueError(problem)
     if recipe.batch_size < learner.minimum_batch:
         raise ValueError(
             f"`batch_size` must be at least {learner.minimum_batch} for "

@@ -241,7 +241,9 @@ def test_wrong_nodes_are_told_again_and_good_ones_are_bound_once(
     assert first == second != []
     good = configuration("model.name=never_seen_before")
     assert problems(good) == []
-    monkeypatch.setattr("ssl_transfer.config.locate", lambda target: pytest.fail("bound again"))
+    monkeypatch.setattr(
+        "ssl_transfer.runs.signature.locate", lambda target: pytest.fail("bound again")
+    )
     assert problems({**good, "seed": 5}) == []
     with pytest.raises(pytest.fail.Exception):
         problems({**good, "model": {**good["model"], "name": "yet_another"}})

@@ -45,7 +45,7 @@ def test_models_of_the_two_libraries_are_known(target: str) -> None:
      "torchvision.datasets.utils.os.system", "timm.models.torch.hub.load",
      "timm.models._helpers.torch.load", "torchvision.models._api.import_module",
      "torchvision.models.resnet.partial", "ssl_transfer.models.factory.locate",
-     "ssl_transfer.datasets.decoded.Path", "ssl_transfer.protocols.pretrain.Path",
+     "ssl_transfer.datasets.decoded.Path", "ssl_transfer.runs.run.Path",
      # Functions of the packages themselves that write, download or unpickle.
      "torchvision.datasets.utils.download_url", "timm.models.load_state_dict",
      "timm.models.save_for_hf", "ssl_transfer.system.files.write_atomically",

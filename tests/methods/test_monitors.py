@@ -26,8 +26,8 @@ from ssl_transfer.methods.monitors import (
     correlation,
     rankme,
 )
+from ssl_transfer.methods.pretraining import monitored, train
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.pretrain import Pretrain, monitored
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
 from ssl_transfer.system import distributed
@@ -157,7 +157,7 @@ def pretrain(
                       **surroundings)  # fmt: skip
     trained = encoder(dropout=0.5 if surroundings.get("precision") != "fp64" else 0.0)
     trained = trained.to(context.dtype)
-    Pretrain().run(trained, small_set(), context, node(name, *overrides))
+    train(trained, small_set(), context, node(name, *overrides))
     return {key: value.clone() for key, value in trained.state_dict().items()}, logger.lines
 
 

@@ -18,11 +18,11 @@ from ssl_transfer import datasets, methods, models
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.methods import pretraining
 from ssl_transfer.methods.moco import info_nce
 from ssl_transfer.methods.seed import SEED, similarity_distillation
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.pretrain import Pretrain
 from ssl_transfer.runs import Run, preflight
 from ssl_transfer.system import distributed, signals
 from ssl_transfer.training.options import Recipe
@@ -434,7 +434,7 @@ def test_the_teacher_sees_the_students_crop_prepared_as_it_wants(tmp_path: Path,
     shown: list[Tensor] = []
     student.register_forward_pre_hook(lambda _, inputs: shown.append(inputs[0]))
     context = Context(tmp_path, tmp_path, progress_bar=False)
-    Pretrain().run(student, dataset, context, node, teacher=Encoder(seen, 7, colours))
+    pretraining.train(student, dataset, context, node, teacher=Encoder(seen, 7, colours))
 
     def pixels(images: Tensor, prepared: Preprocessing) -> Tensor:
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (prepared.mean, prepared.std))

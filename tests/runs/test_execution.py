@@ -16,8 +16,8 @@ from launchers import sweep
 from ssl_transfer import models, runs
 from ssl_transfer.config import compose, plain
 from ssl_transfer.errors import NotApplicable
+from ssl_transfer.methods.pretraining import check
 from ssl_transfer.protocols.base import Score
-from ssl_transfer.protocols.pretrain import Pretrain
 from ssl_transfer.runs import builders, execution, preflight
 from ssl_transfer.system.files import write_json
 from ssl_transfer.training import trainer
@@ -321,11 +321,11 @@ def test_a_loss_of_classes_is_refused_images_without_one(tmp_path: Path) -> None
     run = pretraining(tmp_path, "method=supervised")
     dataset, method = builders.dataset_of(run), run.resolved["method"]
     shape = models.build(run.resolved["model"])
-    Pretrain().check(shape, dataset, method, accumulate=1)
+    check(shape, dataset, method, accumulate=1)
     for target, told in (("none", "images without labels"), ("classes", "several classes")):
         other = dataclasses.replace(dataset, target=target)
         with pytest.raises(ValueError, match=f"one class per image for Supervised, but.*{told}"):
-            Pretrain().check(shape, other, method, accumulate=1)
+            check(shape, other, method, accumulate=1)
 
 
 def test_what_will_hardly_be_meant_is_warned_of(
