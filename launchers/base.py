@@ -80,7 +80,31 @@ class ProjectLauncher(Launcher):
                 problems.append(sentence(error))
         if problems:
             raise sweep.SweepRefused(problems)
+        refuse_default_datasets(runs, job_overrides)
         return runs
+
+
+def refuse_default_datasets(runs: Sequence[Run], overrides: Sequence[Sequence[str]]) -> None:
+    """Refuse a sweep that would compare protocols on different sets because none was chosen.
+
+    Args:
+        runs: of the sweep.
+        overrides: of each run.
+
+    Raises:
+        SweepRefused: with the line to add.
+    """
+    protocol_of: dict[str, str] = {}  # by the dataset that it takes by default
+    for run, line in zip(runs, overrides, strict=True):
+        chosen = any(override.startswith("dataset=") for override in line)
+        if not (chosen or run.is_pretraining):
+            protocol_of.setdefault(run.names["dataset"], run.names["protocol"])
+    if len(protocol_of) > 1:
+        each = " and ".join(f"`{name}` has `{dataset}`" for dataset, name in protocol_of.items())
+        raise sweep.SweepRefused([
+            "a sweep over protocols with different default datasets must name its datasets, but "
+            f"{each}; add `dataset={','.join(protocol_of)}`, or the sets that you mean."
+        ])  # fmt: skip
 
 
 @functools.lru_cache(maxsize=16)

@@ -328,3 +328,33 @@ def test_what_was_refused_by_a_check_is_tried_again_once_it_is_put_right(
     (tmp_path / "moved").rename(photos)
     assert carry_out(run).failures == {}
     assert run.failure() is None
+
+
+# ---- default datasets ---------------------------------------------------------------------------
+
+SEEN_ELSEWHERE = """
+defaults:
+  - knn
+  - _self_
+  - override /dataset@_global_.dataset: textures
+name: seen_elsewhere
+"""
+
+
+def test_protocols_may_have_a_dataset_of_their_own_unless_they_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "conf" / "protocol").mkdir(parents=True)
+    (tmp_path / "conf" / "protocol" / "seen_elsewhere.yaml").write_text(SEEN_ELSEWHERE)
+    own = f"--config-dir={tmp_path / 'conf'}"
+    shown = run_py(tmp_path, own, "protocol=seen_elsewhere", "--cfg", "job", "--package", "dataset")
+    assert "name: textures" in shown.stdout
+    chosen = ["dataset=photos", "protocol=seen_elsewhere"]  # the command line wins
+    shown = run_py(tmp_path, own, *chosen, "--cfg", "job", "--package", "dataset")
+    assert "name: photos" in shown.stdout
+    done = run_py(tmp_path, own, "-m", "protocol=knn,seen_elsewhere")
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        "error: a sweep over protocols with different default datasets must name its datasets, but "
+        "`knn` has `digits` and `seen_elsewhere` has `textures`; add `dataset=digits,textures`, or "
+        "the sets that you mean."
+    )
+    assert not (tmp_path / "out" / "knn").exists()
