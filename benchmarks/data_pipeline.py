@@ -31,7 +31,7 @@ from ssl_transfer.datasets.folder import image_folder
 from ssl_transfer.datasets.loading import load
 from ssl_transfer.datasets.transforms import CROP_FLIP, Pipeline, ViewDataset
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.training.options import Stream
+from ssl_transfer.training.options import SampleOrder
 
 Epoch = Callable[[int], Iterable[Any]]
 
@@ -40,7 +40,7 @@ def ours(dataset: Dataset, picked: list[int], options: argparse.Namespace, worke
     """Return what yields the batches of an epoch, as training does."""
     pipeline = Pipeline(Preprocessing(size=options.size, resize=None), CROP_FLIP)
     data = ViewDataset(dataset["train"].subset(picked), [pipeline], seed=0)
-    stream = Stream(len(data), options.batch_size, drop_last=True, seed=0)
+    stream = SampleOrder(len(data), options.batch_size, drop_last=True, seed=0)
     context = Context(Path(), Path(), workers=workers)
     steps = len(data) // options.batch_size
     return lambda epoch: load(

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ssl_transfer import datasets, models
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
-from ssl_transfer.protocols.tuning import Trial, Tuning
+from ssl_transfer.protocols.tuning import Tuning, TuningRun
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
         for bank in (points, points[:1]):
             with tempfile.TemporaryDirectory() as name:
                 context = Context(Path(name), Path(name), progress_bar=False)
-                trial = Trial(protocol, encoder, dataset, context)
+                trial = TuningRun(protocol, encoder, dataset, context)
                 began = time.perf_counter()
                 trial.train(bank, ["train"], "bank")
                 taken = time.perf_counter() - began

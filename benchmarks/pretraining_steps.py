@@ -39,7 +39,7 @@ from ssl_transfer.datasets.loading import Items
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.models import Encoder
 from ssl_transfer.training import optim
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 try:
@@ -85,7 +85,13 @@ def ours(config: Config, data: SameViews, steps: int, device: torch.device) -> l
     data.asked.clear()
     with tempfile.TemporaryDirectory() as folder:
         context = Context(Path(folder), Path(folder), device=device, progress_bar=False)
-        fit(learner, data, Recipe.of(node, steps=steps, drop_last=True), context, name="pretrain")
+        fit(
+            learner,
+            data,
+            TrainingOptions.of(node, steps=steps, drop_last=True),
+            context,
+            name="pretrain",
+        )
         ended = data.clock()
     return [after - at for at, after in zip(data.asked, [*data.asked[1:], ended], strict=True)]
 

@@ -33,7 +33,7 @@ from ssl_transfer.datasets.folder import image_folder
 from ssl_transfer.datasets.loading import Items, TrainingData
 from ssl_transfer.datasets.transforms import CROP_FLIP, Batch, Pipeline, ViewDataset
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.tuning import Trial
+from ssl_transfer.protocols.tuning import TuningRun
 from ssl_transfer.runs.execution import protocol_of
 
 PROTOCOLS = ("linear_probe", "bn_tune", "finetune")
@@ -55,7 +55,7 @@ class SameBatch:
         return Batch((self.images,), self.targets, torch.arange(len(items)))
 
 
-class InMemory(Trial):
+class InMemory(TuningRun):
     """A trial whose every step gets the same batch."""
 
     data: SameBatch

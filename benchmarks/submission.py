@@ -105,9 +105,9 @@ def theirs(folder: Path, overrides: list[str], environment: dict[str, str]) -> f
 def finish(folder: Path) -> None:
     """Put a record in every run's place, as if it had been computed."""
     sys.path.insert(0, str(ROOT))
-    from launchers.archive import Archive
+    from launchers.sweep_folder import SweepFolder
 
-    for run in Archive.find(folder / "outputs").runs():
+    for run in SweepFolder.find(folder / "outputs").runs():
         place = folder / "outputs" / run.place
         (place / "claim.json").unlink(missing_ok=True)
         record = {**run.identify(), "status": "finished", "reason": None, "scores": [],

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TextIO
 
 from launchers import status
-from launchers.archive import Archive
 from launchers.status import RunStatus
 from launchers.sweep import SweepRefused, count
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.config.trust import FLAG
 from ssl_transfer.system.files import let_group_write
 from ssl_transfer.system.plain_text import printable
@@ -92,19 +92,19 @@ def _chosen(found: Sequence[RunStatus], names: Sequence[str]) -> list[RunStatus]
     ]
 
 
-def _status(archive: Archive, options: argparse.Namespace) -> int:
+def _status(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
     if options.watch:
-        status.watch(archive, every_seconds=options.every)
-    found = status.survey(archive)
+        status.watch(sweep_folder, every_seconds=options.every)
+    found = status.survey(sweep_folder)
     if not any(run.state in status.UNFINISHED for run in found):
-        archive.tidy()
-    show(f"{archive.folder}: {archive.about['command']}")
+        sweep_folder.tidy()
+    show(f"{sweep_folder.folder}: {sweep_folder.about['command']}")
     show(*status.table(found, rows=None if options.all else 40))
     return 0
 
 
-def _logs(archive: Archive, options: argparse.Namespace) -> int:
-    found = _chosen(status.survey(archive), options.runs)
+def _logs(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
+    found = _chosen(status.survey(sweep_folder), options.runs)
     if options.failed or not options.runs:
         wanted = ("failed", "lost") if options.failed else ("failed", "lost", "running")
         found = [run for run in found if run.state in wanted]
@@ -112,21 +112,21 @@ def _logs(archive: Archive, options: argparse.Namespace) -> int:
         os.execvp("tail", ["tail", "-n", str(options.lines), "-F", found[0].log])
     for run in found:
         show(f"== {run.state}: {run.place}  {run.owner}\n   {run.detail}")
-        failure = status.read_failure(archive.outputs / run.place)
+        failure = status.read_failure(sweep_folder.outputs / run.place)
         if failure and failure.get("traceback"):
             show(failure["traceback"].rstrip())
-        log = run.log or status.find_log(archive, run)
+        log = run.log or status.find_log(sweep_folder, run)
         if log:
             show(f"-- {log}", *status.last_lines(log, options.lines))
     if not found:
-        show(f"nothing to show; logs lie in {archive.jobs}")
+        show(f"nothing to show; logs lie in {sweep_folder.jobs}")
     return 0
 
 
-def _cancel(archive: Archive, options: argparse.Namespace) -> int:
+def _cancel(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
     from ssl_transfer.system import slurm
 
-    found = status.survey(archive)
+    found = status.survey(sweep_folder)
     every = [run for run in found if run.state in status.UNFINISHED]
     found = [run for run in _chosen(found, options.runs) if run in every]
     jobs = sorted({run.owner.split()[1] for run in found if run.owner.startswith("job ")})
@@ -144,28 +144,28 @@ def _cancel(archive: Archive, options: argparse.Namespace) -> int:
     return 1 if complaint else 0
 
 
-def _retry(archive: Archive, options: argparse.Namespace) -> int:
+def _retry(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
     from launchers import foreign, local, slurm, sweep
 
-    found = _chosen(status.survey(archive), options.runs)
+    found = _chosen(status.survey(sweep_folder), options.runs)
     wanted = {run.id for run in found if run.state in ("failed", "lost", "new")}
-    runs = archive.runs()
+    runs = sweep_folder.runs()
     for run in runs:  # before anything is derived from the configuration
         run.config.update(retry=True, force=False)
     runs = [run for run in runs if run.id in wanted]
     if not runs:
         show(f"nothing to send again: {status.counts(found)}")
         return 0
-    trusted = options.trust_targets or archive.is_own
-    if not trusted and (problems := foreign.problems(archive, runs)):
+    trusted = options.trust_targets or sweep_folder.is_own
+    if not trusted and (problems := foreign.problems(sweep_folder, runs)):
         raise SweepRefused(problems)
     let_group_write(runs[0].config["paths"])
-    launcher = dict(archive.about["launcher"])
+    launcher = dict(sweep_folder.about["launcher"])
     name = launcher.pop("name")
     if name == "slurm":
-        outcome = slurm.send(runs, archive.outputs, {**launcher, "dry_run": False})
+        outcome = slurm.send(runs, sweep_folder.outputs, {**launcher, "dry_run": False})
     elif name == "local":
-        outcome = local.send(runs, archive.outputs, launcher)
+        outcome = local.send(runs, sweep_folder.outputs, launcher)
     else:
         outcome = sweep.execute_all(runs)
     for identifier, reason in outcome.failures.items():
@@ -176,10 +176,10 @@ def _retry(archive: Archive, options: argparse.Namespace) -> int:
 def main() -> int:
     """Do what the command line says and return the exit code."""
     options = _parser().parse_args()
-    archive = Archive.find(options.outputs, options.sweep)
+    sweep_folder = SweepFolder.find(options.outputs, options.sweep)
     verbs = {"status": _status, "logs": _logs, "cancel": _cancel, "retry": _retry}
     try:
-        return verbs[options.verb](archive, options)
+        return verbs[options.verb](sweep_folder, options)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `… | head`

@@ -21,7 +21,7 @@ from ssl_transfer.system.files import let_group_write
 
 
 class ProjectLauncher(Launcher):
-    """Composes every run of a sweep, once, and carries them out in ``carry_out``."""
+    """Composes every run of a sweep, once, and carries them out in ``run_all``."""
 
     last_outcome: sweep.Outcome | None = None
     """How the sweep of this process went, for the tables that follow it."""
@@ -45,16 +45,16 @@ class ProjectLauncher(Launcher):
         let_group_write(self.config.paths)
         runs = self._compose(job_overrides)
         sweep.refuse_misspelt(runs)  # before anybody asks for their names
-        outcome = self.carry_out(runs, runs[0].folder.parent.parent)
+        outcome = self.run_all(runs, runs[0].folder.parent.parent)
         ProjectLauncher.last_outcome = outcome
         return [
             _job_return(run, overrides, outcome)
             for run, overrides in zip(runs, job_overrides, strict=True)
         ]
 
-    def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+    def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Carry out, or submit, what is left of the runs."""
-        raise TypeError(f"{type(self).__name__} must define `carry_out`.")
+        raise TypeError(f"{type(self).__name__} must define `run_all`.")
 
     def _compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
         loader = self.hydra_context.config_loader

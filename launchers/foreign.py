@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launchers.archive import Archive
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.config.trust import FLAG, foreign_targets, is_inside, strangers
 from ssl_transfer.runs import Run, graph
@@ -19,17 +19,18 @@ _SHELL = ("setup", "additional")
 """Keys of ``Resources`` that become lines of a batch file as they are."""
 
 
-def problems(archive: Archive, runs: Sequence[Run]) -> list[str]:
+def problems(sweep_folder: SweepFolder, runs: Sequence[Run]) -> list[str]:
     """Return one sentence for everything that needs the user's word; empty if nothing does.
 
     Args:
-        archive: of the sweep.
+        sweep_folder: of the sweep.
         runs: the sweep's, as its file configures them.
 
     """
-    source = str(archive.folder / "runs.jsonl.gz")
-    found = list(_shell_lines(archive.about.get("launcher"), str(archive.folder / "sweep.json")))
-    allowed = _own_folders(archive)
+    source = str(sweep_folder.folder / "runs.jsonl.gz")
+    about = str(sweep_folder.folder / "sweep.json")
+    found = list(_shell_lines(sweep_folder.about.get("launcher"), about))
+    allowed = _own_folders(sweep_folder)
     for run in graph(runs):
         try:
             found += foreign_targets(run.config, source)
@@ -42,11 +43,11 @@ def problems(archive: Archive, runs: Sequence[Run]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _own_folders(archive: Archive) -> set[Path]:
+def _own_folders(sweep_folder: SweepFolder) -> set[Path]:
     """Return the outputs folder, and those that the user's own configuration names here."""
     paths = resolve(plain(compose()))["paths"]
     own = [Path(value) for value in paths.values() if isinstance(value, str)]
-    return {path.expanduser().resolve() for path in (archive.outputs, *own)}
+    return {path.expanduser().resolve() for path in (sweep_folder.outputs, *own)}
 
 
 def _outside(run: Run, allowed: set[Path], source: str) -> Iterator[str]:

@@ -10,13 +10,13 @@ from ssl_transfer.runs import Run
 class InProcessLauncher(base.ProjectLauncher):
     """Executes the runs of a sweep one after another in this process."""
 
-    def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+    def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Execute what is left of the runs and remember how it went."""
-        from launchers.archive import Archive
+        from launchers.sweep_folder import SweepFolder
 
         outcome, todo = sweep.prepare(runs)
         if not sweep.is_main_process():
             return sweep.execute_prepared(outcome, todo)
-        archive = Archive.create(runs, outputs, {"name": "in_process"})
-        archive.note(sweep.execute_prepared(outcome, todo))
+        sweep_folder = SweepFolder.create(runs, outputs, {"name": "in_process"})
+        sweep_folder.note(sweep.execute_prepared(outcome, todo))
         return outcome

@@ -22,7 +22,7 @@ import submitit
 
 from launchers import pool, sweep
 from launchers.naming import descriptions
-from launchers.one_run import carry_out, wait_for_the_end
+from launchers.run_in_job import run_one, wait_for_the_end
 from ssl_transfer.runs import Run
 from ssl_transfer.system import claims, provenance, signals, slurm
 from ssl_transfer.system.files import let_group_write
@@ -93,7 +93,7 @@ def _one_by_one(runs: Sequence[Run]) -> list[str]:
     described = descriptions(runs)
     for number, run in enumerate(runs, 1):
         sweep.say(f"[{number}/{len(runs)}] {described[run.id]}")
-        if (reason := carry_out(run, packed=len(runs) > 1)) is not None:
+        if (reason := run_one(run, packed=len(runs) > 1)) is not None:
             failures.append(f"{described[run.id]}: {reason}")
     return failures
 

@@ -46,31 +46,31 @@ class LocalLauncher(base.ProjectLauncher):
             raise sweep.SweepRefused(problems)
         self.options = dataclasses.asdict(Slots(**options))
 
-    def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+    def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Carry out what is left, show each run as it ends, remember how the sweep went."""
         return send(runs, outputs, self.options)
 
 
 def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
     """Carry out runs in the slots of this computer, and return how it went."""
-    from launchers.archive import Archive
+    from launchers.sweep_folder import SweepFolder
 
     outcome, todo = sweep.prepare(asked)
     todo = [run for run in todo if run.id not in outcome.failures]
-    archive = Archive.create(asked, outputs, {"name": "local", **options})
+    sweep_folder = SweepFolder.create(asked, outputs, {"name": "local", **options})
     if not todo:
-        archive.note(outcome)
+        sweep_folder.note(outcome)
         return outcome
     gpus = pool.visible_gpus()
     if gpus and options["n_jobs"] is None:
         wanted = len(gpus) * options["runs_per_gpu"]
     else:
         wanted = options["n_jobs"] or len(os.sched_getaffinity(0))
-    logs = [archive.jobs / f"slot{n}_log.out" for n in range(min(wanted, len(todo)))]
+    logs = [sweep_folder.jobs / f"slot{n}_log.out" for n in range(min(wanted, len(todo)))]
     slots = pool.slots_for(logs, gpus=gpus, threads=options["threads"])
     sweep.say(
         f"{sweep.count(len(todo), 'run')} in {sweep.count(len(slots), 'slot')}; "
-        f"logs: {archive.jobs}"
+        f"logs: {sweep_folder.jobs}"
     )
     ended = 0
     described = descriptions(todo)
@@ -84,9 +84,9 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
     try:
         failures = pool.serve(todo, slots, done=show)
     except BaseException:
-        archive.note(outcome)
+        sweep_folder.note(outcome)
         raise
     outcome.failures |= failures
     outcome.computed = len(todo) - len(failures)
-    archive.note(outcome)
+    sweep_folder.note(outcome)
     return outcome

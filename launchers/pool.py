@@ -174,7 +174,7 @@ class _Worker(threading.Thread):
         """Serve runs until there are none; an error here ends the whole queue and is kept."""
         try:
             while (run := self.queue.next()) is not None:
-                answer = self._carry_out(run)
+                answer = self._run_one(run)
                 self.queue.settle(run, answer.get("failure"))
                 self.done(run, answer)
         except Exception as error:  # no log file, no process, nobody who reads what `done` prints
@@ -183,7 +183,7 @@ class _Worker(threading.Thread):
         if self.process is not None:
             _part(self.process)
 
-    def _carry_out(self, run: Run) -> dict[str, Any]:
+    def _run_one(self, run: Run) -> dict[str, Any]:
         if self.process is None:
             self.process = self._start()
             if self.queue.closed:  # while it started: the signal to stop did not reach it

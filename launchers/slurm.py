@@ -63,7 +63,7 @@ class SlurmLauncher(base.ProjectLauncher):
         if problems:
             raise sweep.SweepRefused(problems)
 
-    def carry_out(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+    def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Submit what is left of the runs; with ``dry_run`` only say what that would be."""
         return send(runs, outputs, self.options)
 
@@ -83,7 +83,7 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
              "load the cluster's module, or use hydra/launcher=local."]
         )  # fmt: skip
     from launchers import status, submission
-    from launchers.archive import Archive
+    from launchers.sweep_folder import SweepFolder
 
     try:
         found = submission.plan(asked, options)
@@ -91,21 +91,21 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
             status.show_plan(found, outputs, options)
             return found.outcome
         submission.refuse_impossible(found, options)
-        archive = Archive.create(asked, outputs, {"name": "slurm", **options})
+        sweep_folder = SweepFolder.create(asked, outputs, {"name": "slurm", **options})
         began = found.outcome
         try:
-            jobs = submission.submit(found, archive, options)
+            jobs = submission.submit(found, sweep_folder, options)
         finally:
             began.pending = len(found.live) + sum(len(group.runs) for group in found.groups)
-            archive.note(began)
+            sweep_folder.note(began)
     except OSError as error:  # no answer, or a folder that cannot be written
         raise sweep.SweepRefused([str(error)]) from error
-    status.tell_submission(found, archive, jobs)
+    status.tell_submission(found, sweep_folder, jobs)
     if options["wait"]:
-        status.watch(archive)
-        archive.tidy()
+        status.watch(sweep_folder)
+        sweep_folder.tidy()
         began.pending = 0
-        ended = {run.id: run for run in status.survey(archive)}
+        ended = {run.id: run for run in status.survey(sweep_folder)}
         began.failures |= {i: run.detail for i, run in ended.items() if run.state != "done"}
-        archive.note(began)
+        sweep_folder.note(began)
     return began

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from launchers.archive import Archive
 from launchers.sweep import count, describe_scores, say
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.system import claims, slurm
 from ssl_transfer.system.files import Unreadable, read_json
 from ssl_transfer.system.plain_text import printable
@@ -45,10 +45,10 @@ class RunStatus:
     log: str | None = None
 
 
-def survey(archive: Archive) -> list[RunStatus]:
+def survey(sweep_folder: SweepFolder) -> list[RunStatus]:
     """Return how every run of a sweep stands, in the sweep's order, requirements first."""
-    outputs = archive.outputs
-    places = archive.places()
+    outputs = sweep_folder.outputs
+    places = sweep_folder.places()
     held = {}
     for identifier, place in places.items():
         if (claim := claims.read(outputs / place)) is not None:
@@ -188,12 +188,12 @@ def read_failure(folder: Path) -> dict[str, Any] | None:
     return _read(folder / "failure.json")
 
 
-def find_log(archive: Archive, run: RunStatus) -> str | None:
+def find_log(sweep_folder: SweepFolder, run: RunStatus) -> str | None:
     """Return the log of a finished run's job, the newest if SLURM counted from 1 again."""
     if not run.owner.startswith("job "):
         return None
     job = run.owner.split()[1]
-    logs = archive.outputs.glob(f"sweeps/*/jobs/{job}_*_log.out")
+    logs = sweep_folder.outputs.glob(f"sweeps/*/jobs/{job}_*_log.out")
     return max(map(str, logs), default=None)
 
 
@@ -227,16 +227,16 @@ def table(found: Sequence[RunStatus], *, rows: int | None = None) -> list[str]:
     return [*lines, counts(found) or "no runs"]
 
 
-def watch(archive: Archive, *, every_seconds: float = 10.0) -> None:
+def watch(sweep_folder: SweepFolder, *, every_seconds: float = 10.0) -> None:
     """Show the table until no run waits or runs; Ctrl-C leaves the jobs alone."""
     before: list[str] = []
     try:
         while True:
-            found = survey(archive)
+            found = survey(sweep_folder)
             room = shutil.get_terminal_size().lines - 3
             if sys.stdout.isatty():
                 lines = table(found, rows=room)
-                head = printable(str(archive.folder))
+                head = printable(str(sweep_folder.folder))
                 print(f"\x1b[H\x1b[2J{head}", *lines, sep="\n", flush=True)
             elif (lines := [counts(found)]) != before:
                 print(*lines, sep="\n", flush=True)
@@ -245,21 +245,21 @@ def watch(archive: Archive, *, every_seconds: float = 10.0) -> None:
                 return
             time.sleep(every_seconds)
     except KeyboardInterrupt:
-        print(f"\nthe jobs go on; see them again with: {command('status', archive)} --watch")
+        print(f"\nthe jobs go on; see them again with: {command('status', sweep_folder)} --watch")
         raise
 
 
-def command(verb: str, archive: Archive) -> str:
+def command(verb: str, sweep_folder: SweepFolder) -> str:
     """Return the command that does ``verb`` on a sweep, as a user types it."""
-    return f"python -m launchers {verb} --sweep {archive.folder}"
+    return f"python -m launchers {verb} --sweep {sweep_folder.folder}"
 
 
-def tell_submission(found: Any, archive: Archive, jobs: Sequence[str]) -> None:
+def tell_submission(found: Any, sweep_folder: SweepFolder, jobs: Sequence[str]) -> None:
     """Print what was submitted, what was not and why, and the next commands.
 
     Args:
         found: the ``Plan`` that was carried out.
-        archive: of the sweep.
+        sweep_folder: of the sweep.
         jobs: ids of the arrays and jobs.
     """
     submitted = sum(len(group.runs) for group in found.groups)
@@ -273,10 +273,10 @@ def tell_submission(found: Any, archive: Archive, jobs: Sequence[str]) -> None:
         + f"; {finished} were finished, {len(found.live)} are on their way already, "
         f"{len(found.outcome.failures)} cannot be done."
     )
-    say(f"logs: {archive.jobs}")
-    say(f"next: {command('status', archive)}")
-    say(f"      {command('logs', archive)} RUN")
-    say(f"      {command('cancel', archive)}")
+    say(f"logs: {sweep_folder.jobs}")
+    say(f"next: {command('status', sweep_folder)}")
+    say(f"      {command('logs', sweep_folder)} RUN")
+    say(f"      {command('cancel', sweep_folder)}")
 
 
 def _named(found: Any) -> list[tuple[Any, dict[str, Any]]]:

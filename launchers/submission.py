@@ -18,9 +18,9 @@ from typing import Any
 import submitit
 
 from launchers import resources, sweep
-from launchers.archive import Archive
 from launchers.job import Job
 from launchers.resources import Resources
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.runs import Run
 from ssl_transfer.system import claims, provenance, slurm
 
@@ -203,7 +203,7 @@ def batch_file(group: Group, folder: Path, options: Mapping[str, Any]) -> str:
     return text
 
 
-def submit(found: Plan, archive: Archive, options: Mapping[str, Any]) -> list[str]:
+def submit(found: Plan, sweep_folder: SweepFolder, options: Mapping[str, Any]) -> list[str]:
     """Submit the plan's groups, parents first; return the ids of the arrays and jobs.
 
     Every run is claimed for its job before the job exists, so that two submissions never take the
@@ -214,7 +214,7 @@ def submit(found: Plan, archive: Archive, options: Mapping[str, Any]) -> list[st
         SweepRefused: with SLURM's sentence, if it refuses.
     """
     submission = secrets.token_hex(8)
-    code = archive.snapshot() if options["snapshot"] else provenance.ROOT
+    code = sweep_folder.snapshot() if options["snapshot"] else provenance.ROOT
     environment = {
         "PYTHONPATH": provenance.search_path(code),
         "PYTHONSAFEPATH": "1",  # the directory of submission may hold other code of that name
@@ -226,7 +226,7 @@ def submit(found: Plan, archive: Archive, options: Mapping[str, Any]) -> list[st
     largest = _largest(options)
     for group in found.groups:
         group.runs = [run for run in group.runs if _reserve(run, submission, found)]
-        executor = executor_for(group, archive.jobs, options, environment)
+        executor = executor_for(group, sweep_folder.jobs, options, environment)
         behind = sorted({jobs[parent] for parent in group.parents if parent in jobs})
         if behind:
             executor.update_parameters(dependency="afterany:" + ":".join(behind))

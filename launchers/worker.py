@@ -33,11 +33,11 @@ def main() -> None:
 
 def _serve(run: Run) -> dict[str, Any]:
     from launchers import sweep
-    from launchers.one_run import carry_out
+    from launchers.run_in_job import run_one
 
     let_group_write(run.config["paths"])
     sweep.say(run.describe())
-    failure = carry_out(run, packed=True)
+    failure = run_one(run, packed=True)
     said = None if failure else sweep.describe_scores(run.record())
     return {"failure": failure, "said": said}
 

@@ -7,6 +7,6 @@ On the command line it is ``python -m results``; in a notebook start with
 """
 
 from results.errors import ResultsError
-from results.records import Gap, Results, Row, frame, read
+from results.records import MissingRun, Results, Row, frame, read
 
-__all__ = ["Gap", "Results", "ResultsError", "Row", "frame", "read"]
+__all__ = ["MissingRun", "Results", "ResultsError", "Row", "frame", "read"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from results import rendering
 from results.plain_text import printable
-from results.records import Gap, Results
+from results.records import MissingRun, Results
 from results.rendering import Table
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def save(folder: Path, name: str, shown: Sequence[Table], numbers: str) -> str:
     return f"{csv}, {markdown}"
 
 
-def describe(gaps: Sequence[Gap]) -> list[str]:
+def describe(gaps: Sequence[MissingRun]) -> list[str]:
     """Return why runs have no scores, those of one encoder with the same reason together."""
-    groups: dict[tuple[str, ...], list[Gap]] = {}
+    groups: dict[tuple[str, ...], list[MissingRun]] = {}
     for gap in gaps:
         alone = gap.run_id if not gap.encoder else ""
         key = (gap.kind, gap.protocol, gap.encoder, gap.reason, alone)
@@ -60,7 +60,7 @@ def describe(gaps: Sequence[Gap]) -> list[str]:
     return [printable(_describe(group)) for group in groups.values()]
 
 
-def _describe(group: Sequence[Gap]) -> str:
+def _describe(group: Sequence[MissingRun]) -> str:
     first = group[0]
     kinds = {"not_applicable": "not applicable", "required": "failed", "invalid": "invalid score"}
     kind = kinds.get(first.kind, first.kind)

@@ -37,7 +37,7 @@ class Row(NamedTuple):
     run_id: str
 
 
-class Gap(NamedTuple):
+class MissingRun(NamedTuple):
     """A run without scores: ``kind`` is ``failed``, ``not_applicable`` or ``missing``.
 
     Or a single score that cannot be (``invalid``), whose ``metric`` and ``primary`` are given.
@@ -70,7 +70,7 @@ class Results:
     """
 
     rows: list[Row]
-    gaps: list[Gap] = dataclasses.field(default_factory=list)
+    gaps: list[MissingRun] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
     finished: int = 0
     sweep: Path | None = None
@@ -97,7 +97,7 @@ class Results:
         }
         dropped = self._named("encoder", without)
 
-        def kept(one: Row | Gap) -> bool:
+        def kept(one: Row | MissingRun) -> bool:
             inside = all(
                 not names or getattr(one, axis) in names | {""} for axis, names in chosen.items()
             )
@@ -269,7 +269,9 @@ def _tabulate(
             if not document["scores"] and document["protocol"] != "pretrain":
                 reason = "the record holds no score"
                 results.gaps.append(
-                    Gap(label, protocol, dataset, seed, "invalid", reason, place, run_id, "", True)
+                    MissingRun(
+                        label, protocol, dataset, seed, "invalid", reason, place, run_id, "", True
+                    )
                 )
             for score in document["scores"]:
                 if (fault := impossible(score)) is None:
@@ -277,13 +279,13 @@ def _tabulate(
                     results.rows.append(row)
                 else:
                     results.gaps.append(
-                        Gap(label, protocol, dataset, seed, "invalid", fault, place, run_id,
+                        MissingRun(label, protocol, dataset, seed, "invalid", fault, place, run_id,
                             score["metric"], score["primary"])
                     )  # fmt: skip
             continue
         kind = "failed" if "error" in document else "not_applicable"
         reason = document.get("error") or document.get("reason") or "no reason was recorded"
-        results.gaps.append(Gap(label, protocol, dataset, seed, kind, reason, place, run_id))
+        results.gaps.append(MissingRun(label, protocol, dataset, seed, kind, reason, place, run_id))
     _part_mixed_units(results)
     _tell_invalid(results)
     return results
@@ -300,15 +302,15 @@ def _part_mixed_units(results: Results) -> None:
             continue
         reason = f"`{row.metric}` has another unit or direction than in run {one.run_id}"
         results.gaps.append(
-            Gap(row.encoder, row.protocol, row.dataset, row.seed, "invalid", reason, "", row.run_id,
-                row.metric, row.primary)
+            MissingRun(row.encoder, row.protocol, row.dataset, row.seed, "invalid", reason, "",
+                       row.run_id, row.metric, row.primary)
         )  # fmt: skip
     results.rows = kept
 
 
 def _tell_invalid(results: Results) -> None:
     """Add one problem per run with scores that cannot be."""
-    reasons: dict[str, list[Gap]] = {}
+    reasons: dict[str, list[MissingRun]] = {}
     for gap in results.gaps:
         if gap.kind == "invalid":
             reasons.setdefault(gap.run_id, []).append(gap)
@@ -337,8 +339,10 @@ def _explain_missing(results: Results, sweep: Mapping[str, Any], found: set[str]
         if run_id not in found:
             reason = why.get(run_id, "there is no record: it was not started, or was interrupted")
             protocol = place.split("/")[0]
-            results.gaps.append(Gap("", protocol, "", None, "missing", reason, place, run_id))
+            results.gaps.append(
+                MissingRun("", protocol, "", None, "missing", reason, place, run_id)
+            )
     for run_id in why:
         if run_id not in found and run_id not in sweep["runs"]:
-            gap = Gap("", "pretrain", "", None, "required", why[run_id], "", run_id)
+            gap = MissingRun("", "pretrain", "", None, "required", why[run_id], "", run_id)
             results.gaps.append(gap)

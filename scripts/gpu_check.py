@@ -215,7 +215,7 @@ def gradient_of(config: dict[str, Any], settings: Settings, device: Any, **optio
     """Return the encoder's gradient in the first step of a training, as one float64 vector."""
     import torch
 
-    from ssl_transfer.training.options import Recipe
+    from ssl_transfer.training.options import TrainingOptions
     from ssl_transfer.training.trainer import fit
 
     learner = learner_of(config, device)
@@ -231,7 +231,7 @@ def gradient_of(config: dict[str, Any], settings: Settings, device: Any, **optio
 
     learner.before_step = keep_gradients
     keys = {**config["method"], "batch_size": settings.batch_size}
-    recipe = Recipe.of(keys, steps=1, epochs=1.0, drop_last=True, warmup_epochs=0.0)
+    recipe = TrainingOptions.of(keys, steps=1, epochs=1.0, drop_last=True, warmup_epochs=0.0)
     # A training finds the largest scale without overflow within its first steps; this has one step.
     scaler = functools.partial(torch.amp.GradScaler, init_scale=2.0**8)
     with (
@@ -312,7 +312,7 @@ def train_to_the_end(folder: Path, device: Any) -> None:
     import torch
 
     from ssl_transfer.system.files import replace_atomically
-    from ssl_transfer.training.options import Recipe
+    from ssl_transfer.training.options import TrainingOptions
     from ssl_transfer.training.trainer import fit
 
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -320,7 +320,9 @@ def train_to_the_end(folder: Path, device: Any) -> None:
     learner = learner_of(node_of("moco_v2"), device)
     data = DrawnViews(learner, 96, 32)
     keys = {**node_of("moco_v2")["method"], "batch_size": 32}
-    recipe = Recipe.of(keys, steps=STEPS_TO_RESUME, epochs=1.0, drop_last=True, warmup_epochs=0.0)
+    recipe = TrainingOptions.of(
+        keys, steps=STEPS_TO_RESUME, epochs=1.0, drop_last=True, warmup_epochs=0.0
+    )
     context = context_of(folder, device, checkpoint_every_steps=5)
     fit(learner, data, recipe, context, name="pretrain")
     state = {key: value.cpu() for key, value in learner.state_dict().items()}
@@ -543,7 +545,7 @@ def _trainer_rate(
     """Return images per second of our trainer in bf16, and the peak memory in GiB."""
     import torch
 
-    from ssl_transfer.training.options import Recipe
+    from ssl_transfer.training.options import TrainingOptions
     from ssl_transfer.training.trainer import fit
 
     learner = learner_of(config, settings.device)
@@ -573,7 +575,7 @@ def _trainer_rate(
             """Nothing was kept."""
 
     keys = {**config["method"], "batch_size": batch_size}
-    recipe = Recipe.of(keys, steps=steps, drop_last=True, epochs=1.0, warmup_epochs=0.0)
+    recipe = TrainingOptions.of(keys, steps=steps, drop_last=True, epochs=1.0, warmup_epochs=0.0)
     options = {"workers": _workers(settings) if from_images else 0, "channels_last": True}
     with tempfile.TemporaryDirectory() as folder:
         context = context_of(folder, settings.device, "bf16", **options)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 
 import launchers
 from launchers import main, sweep
@@ -162,7 +162,7 @@ def test_a_wrong_sweep_is_refused_as_a_whole(
 ) -> None:
     right, wrong = tiny(tmp_path, "protocol=knn", tuned=False), tiny(tmp_path, "+protocol.kk=3")
     with pytest.raises(SystemExit) as caught:
-        carry_out(right, wrong, tiny(tmp_path, "+dataset.rot=3"))
+        run_all(right, wrong, tiny(tmp_path, "+dataset.rot=3"))
     assert caught.value.code == 2
     told = capsys.readouterr().err
     assert "error: `protocol.kk` is not a key" in told
@@ -181,7 +181,7 @@ def no_work(*arguments: object) -> None:
 def refused(run: sweep.Run, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the sentence of a run that must not start."""
     monkeypatch.setattr(execution, "_work", no_work)
-    outcome = carry_out(run)
+    outcome = run_all(run)
     assert outcome.exit_code == 1
     with pytest.raises(SystemExit) as caught:
         sweep.conclude(outcome)
@@ -231,7 +231,7 @@ def test_corrupt_images_are_skipped_and_counted_where_asked(photos: Path, tmp_pa
         tmp_path, "dataset=image_folder", "protocol=knn", f"dataset.root={photos}",
         "dataset.on_corrupt=skip", data=False, tuned=False,
     )  # fmt: skip
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     assert run.record()["data"]["corrupt"] == 1
     assert run.record()["data"]["corrupt_names"] == ["cat/3.png"]
 
@@ -326,7 +326,7 @@ def test_what_was_refused_by_a_check_is_tried_again_once_it_is_put_right(
     with monkeypatch.context() as patch:
         refused(run, patch)
     (tmp_path / "moved").rename(photos)
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     assert run.failure() is None
 
 

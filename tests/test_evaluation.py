@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_runs import DATA, TUNING, carry_out, tiny
+from tiny_runs import DATA, TUNING, run_all, tiny
 from torch import nn
 
 import ssl_transfer
@@ -53,7 +53,7 @@ def test_the_score_is_that_of_the_command_line_with_the_same_weights(
     run = tiny(
         tmp_path, f"protocol={protocol}", f"model.weights.path={path}", "seed=2", tuned=tuned
     )
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     overrides = [*DATA, *HERE, *(TUNING if tuned else [])]
     scores = ssl_transfer.evaluate(
         network, "digits", protocol, overrides=overrides, preprocessing=PREPROCESSING, seed=2

@@ -14,7 +14,7 @@ from ssl_transfer.datasets.base import Dataset, Split, concatenate
 from ssl_transfer.datasets.reader import Options, assemble, reader
 from ssl_transfer.datasets.tracing import traced
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 __all__ = ["Dataset", "Options", "Split", "assemble", "build", "concatenate", "reader"]
 
@@ -37,5 +37,5 @@ def build(config: Mapping[str, Any]) -> Dataset:
     is_reader = getattr(target, "is_reader", False)
     dataset = target(**keys) if is_reader else traced(lambda: target(**keys), keys)
     assert isinstance(dataset, Dataset), f"{config['_target_']} must return a Dataset"
-    logger.info("%s", dataset.summary())
+    log.info("%s", dataset.summary())
     return dataset

@@ -12,7 +12,7 @@ import numpy as np
 from ssl_transfer.datasets.base import Split
 from ssl_transfer.datasets.files import Files
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 OnDuplicates = Literal["error", "warn", "drop"]
 """What happens to images of one split whose bytes another split has, too."""
@@ -50,7 +50,7 @@ def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
             "stay) or dataset.on_duplicates=warn."
         )
     if across:
-        logger.warning("`%s`: copies: %s", name, _told_across(files.splits, across))
+        log.warning("`%s`: copies: %s", name, _told_across(files.splits, across))
     _tell_within(name, files.splits, copies)
     if rule != "drop" or not copies:
         return files
@@ -100,7 +100,7 @@ def _tell_within(name: str, splits: Mapping[str, Split], copies: Sequence[Sequen
                 example = f"`{names[positions[1]]}` and `{names[positions[0]]}`"
     if repeated:
         odd = f", {conflicts} of these under different labels" if conflicts else ""
-        logger.log(
+        log.log(
             logging.WARNING if conflicts else logging.INFO,
             "`%s`: %d images have the same bytes as others that they are read with (%s%s)%s",
             name, repeated, example, ", …" * (repeated > 1), odd,
@@ -121,7 +121,7 @@ def _dropped(name: str, files: Files, copies: Sequence[Sequence[Place]]) -> File
         splits[key] = splits[key].subset(stay)
         digests[key] = [digests[key][position] for position in stay]
     counts = {key: len(positions) for key, positions in sorted(drop.items())}
-    logger.warning("`%s`: copies are left out: %s", name, counts)
+    log.warning("`%s`: copies are left out: %s", name, counts)
     return dataclasses.replace(
         files, splits=splits, digests=digests, facts={**files.facts, "copies_left_out": counts}
     )

@@ -22,7 +22,7 @@ from ssl_transfer.datasets.peculiarities import Summary, sentences, summarised
 from ssl_transfer.datasets.reader import Options, some
 from ssl_transfer.system import inputs, stamps
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ def inspect_files(
         splits[key] = Split(FileImages(kept.paths, decoding), kept.targets, kept.names)
         start = end
     if skipped:
-        logger.warning("`%s`: skipping %d corrupt images: %s", options.name, len(skipped), skipped)
+        log.warning("`%s`: skipping %d corrupt images: %s", options.name, len(skipped), skipped)
     facts: dict[str, object] = {"corrupt": len(skipped), "corrupt_names": sorted(skipped)[:100]}
     return Files(splits, digest.hexdigest(), facts, digests)
 
@@ -138,7 +138,7 @@ def _refuse_shared(
 @functools.lru_cache(maxsize=256)
 def _warn_once(sentence: str) -> None:
     """Say what holds for a dataset once, however many runs of this process read it."""
-    logger.warning(sentence)
+    log.warning(sentence)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +183,7 @@ def look_at(paths: Sequence[str], decoding: Decoding) -> Looked:
         corrupt = {int(key): str(why) for key, why in known["corrupt"].items()}
         looked = Looked(corrupt, known["digests"], known["summary"])
     else:
-        logger.info("looking at %d images; the verdict is kept until they change", len(paths))
+        log.info("looking at %d images; the verdict is kept until they change", len(paths))
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             looks = list(pool.map(functools.partial(_look, decoding=decoding), paths, chunksize=64))
         corrupt = {i: look.reason for i, look in enumerate(looks) if look.reason is not None}
@@ -192,7 +192,7 @@ def look_at(paths: Sequence[str], decoding: Decoding) -> Looked:
         looked = Looked(corrupt, [look.digest for look in looks], summary)
         settled = [inputs.stamp_of(path) for path in paths] == about
         if not settled:
-            logger.warning("images changed while they were looked at; the next run looks again")
+            log.warning("images changed while they were looked at; the next run looks again")
         elif not any(look.passing for look in looks):
             remembered.keep(vars(looked))
     noted = looked.digests if settled else [inputs.UNSETTLED] * len(paths)

@@ -22,7 +22,7 @@ from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.walk import EXTENSIONS, LeftOut, has_images, images_below, subfolders
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ClassFolders = dict[str, Path]
 """Folder of each class by its name, in the order of the class numbers."""
@@ -275,7 +275,7 @@ def _warn_of_deeper_classes(
         inside[names[target]].add(below[0])
     if 2 * sum(len(folders) > 1 for folders in inside.values()) > len(names):
         deeper = [f"{name}/{folder}" for name in names for folder in sorted(inside[name])]
-        logger.warning(
+        log.warning(
             "`%s`: the folders %s are classes, and the %d folders inside of them (%s) are not; if "
             "they should be, set dataset.class_depth=%d",
             options.name, some(names, 3), len(deeper), some(deeper, 2),

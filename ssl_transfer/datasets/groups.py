@@ -18,7 +18,7 @@ from ssl_transfer.datasets.files import Files
 from ssl_transfer.datasets.nearest import nearest
 from ssl_transfer.datasets.reader import some
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _TABLES = (".txt", ".csv", ".tsv")
 
@@ -150,9 +150,9 @@ def _tell_groups(name: str, groups: Int64[np.ndarray, " samples"]) -> None:
     """Say how many groups there are, and of how many images."""
     sizes = np.bincount(groups)
     if sizes.max() > 1:
-        logger.info("`%s`: %d groups of %d to %d images", name, len(sizes), min(sizes), max(sizes))
+        log.info("`%s`: %d groups of %d to %d images", name, len(sizes), min(sizes), max(sizes))
     else:
-        logger.warning(
+        log.warning(
             "`%s`: `dataset.groups` gives each of the %d images a group of its own, so that "
             "nothing is kept together; correct it, or leave it out",
             name, len(groups),
@@ -168,7 +168,7 @@ def _tell_shared(name: str, splits: Mapping[str, Split], labels: Sequence[str]) 
     for first, second in itertools.combinations(members, 2):
         both = [label.replace("\0", " ") for label in sorted(members[first] & members[second])]
         if both:
-            logger.warning(
+            log.warning(
                 "`%s`: %d groups are in %s and in %s (%s), so that scores are too good; these "
                 "splits are given, and stay as they are",
                 name, len(both), first, second, some(both, 3),
@@ -192,7 +192,7 @@ def _tell_single(
             "each class one, so that nothing can be held out; correct it."
         )
     if single:
-        logger.warning(
+        log.warning(
             "`%s`: %s %s one group only, which trains; nothing of it is held out",
             name, some(single), "has" if len(single) == 1 else "have",
         )  # fmt: skip

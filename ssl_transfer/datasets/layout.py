@@ -20,7 +20,7 @@ from ssl_transfer.datasets.reader import Options, assemble, check_sizes, some
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.system import inputs
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 Boxes = Mapping[str, Sequence[int]]
 """Left, top, right and bottom in pixels, by a sample's name."""
@@ -70,7 +70,7 @@ def run_download(options: Options, fetch: Callable[[], object]) -> None:
     Raises:
         ValueError: in one sentence, if that fails.
     """
-    logger.info("downloading `%s`", options.name)
+    log.info("downloading `%s`", options.name)
     try:
         fetch()
     except (OSError, RuntimeError, ValueError, ImportError) as error:

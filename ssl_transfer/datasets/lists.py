@@ -20,7 +20,7 @@ from ssl_transfer.datasets.groups import group
 from ssl_transfer.datasets.nearest import existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PROBLEMS_SHOWN = 5
 _DIGITS = 9  # of a class number, at most
@@ -187,7 +187,7 @@ def _tell_outside(options: Options, folder: Path, lines: dict[str, list[Line]]) 
         if os.path.isabs(line.name) or os.path.normpath(line.name).startswith("..")  # noqa: PTH117
     ]
     if outside:
-        logger.warning(
+        log.warning(
             "`%s`: %d names lead out of `%s` (%s: `%s`), so that a copy of this folder lacks these "
             "images; set dataset.images to a folder that holds all",
             options.name, len(outside), folder, outside[0].place, outside[0].name,

@@ -22,7 +22,7 @@ from ssl_transfer.datasets.splitting import (
 from ssl_transfer.datasets.tracing import traced
 from ssl_transfer.errors import refuse_former_keys
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ValRule = Literal["ericsson2021"]
 """Published choices of validation images that differ from the seeded, stratified one."""
@@ -265,7 +265,7 @@ def check_sizes(options: Options, found: Mapping[str, int], expected: Mapping[st
     message = f"`{options.name}` must have its published sizes {dict(expected)}, but has {found}"
     if options.sizes == "strict":
         raise ValueError(f"{message}; complete the data, or set dataset.sizes=warn.")
-    logger.warning(message)
+    log.warning(message)
 
 
 def _check_classes(options: Options, splits: Mapping[str, Split], classes: Sequence[str]) -> None:
@@ -289,7 +289,7 @@ def _check_classes(options: Options, splits: Mapping[str, Split], classes: Seque
                 f"every class of `{options.name}` must have an image in {key}, but "
                 f"{some(empty)} {have} none; add images or remove the class."
             )
-        logger.warning(
+        log.warning(
             "`%s`: %s %s no image in %s, so that scores say nothing of %s; add images, or leave "
             "classes out of the task (image_folder: %s)",
             options.name, some(empty), have, key, "it" if len(empty) == 1 else "them",

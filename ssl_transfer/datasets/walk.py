@@ -13,7 +13,7 @@ from PIL import features
 from ssl_transfer.system import inputs
 from ssl_transfer.system.stamps import FOLDERS_ONLY, JUNK, is_junk
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def _extensions() -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class LeftOut:
         """Say once what was passed over: a warning if samples may be missing."""
         if self.names:
             level = logging.WARNING if self.lost else logging.INFO
-            logger.log(level, "`%s`: not read: %s", name, self)
+            log.log(level, "`%s`: not read: %s", name, self)
 
 
 def _first(names: list[str], limit: int = 2) -> str:

@@ -1,8 +1,8 @@
 """Pre-training objectives, one file each, the loss a pure function at its top.
 
 An option of ``conf/method`` names a ``Method`` by ``_target_``. It is called as
-``_target_(encoder, num_classes, views, **own keys)``; the node's remaining keys are the recipe
-of the training (``RECIPE_KEYS``), which the trainer reads.
+``_target_(encoder, num_classes, views, **own keys)``; the node's remaining keys are the options
+of the training (``TRAINING_KEYS``), which the trainer reads.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from ssl_transfer.config.references import REFERENCES
 from ssl_transfer.datasets.transforms import View, views
 from ssl_transfer.methods.base import Method
 from ssl_transfer.models import Encoder
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 
-__all__ = ["RECIPE_KEYS", "Method", "augmentations", "build", "own_keys"]
+__all__ = ["TRAINING_KEYS", "Method", "augmentations", "build", "own_keys"]
 
-RECIPE_KEYS = (
+TRAINING_KEYS = (
     "optimizer",
     "pretrain_on",
     "seed",
@@ -34,9 +34,9 @@ RECIPE_KEYS = (
 
 def own_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys of a method's node that its constructor receives, but for ``views``."""
-    # Some fields of a recipe stand in no option, but may be added, e.g. +method.schedule_per=epoch.
-    recipe = {field.name for field in dataclasses.fields(Recipe)}
-    others = {"name", "_target_", "views", *REFERENCES, *RECIPE_KEYS, *recipe}
+    # Some of the training's keys stand in no file, but may be added: +method.schedule_per=epoch.
+    training = {field.name for field in dataclasses.fields(TrainingOptions)}
+    others = {"name", "_target_", "views", *REFERENCES, *TRAINING_KEYS, *training}
     return {key: value for key, value in config.items() if key not in others}
 
 

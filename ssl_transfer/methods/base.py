@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.training.trainer import Learner
+from ssl_transfer.training.learner import Learner
 
 Images = Float[Tensor, "batch 3 height width"]
 

@@ -14,7 +14,7 @@ from ssl_transfer.methods.monitors import Monitor, Monitoring
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.training import trainer
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 
 
 def train(
@@ -37,10 +37,10 @@ def train(
     learner = learner.to(context.device, context.dtype)
     prepared = (encoder.preprocessing, *learner.other_preprocessing)
     drawn = [pipe for p in prepared for pipe in pipelines(learner.views, dataset, p)]
-    recipe = recipe_of(method)
+    options = options_of(method)
     data = ViewDataset(dataset["train"], drawn, context.seed)
     with monitored(learner, dataset, context) as monitor:
-        trainer.fit(learner, data, recipe, context, name="pretrain", observer=monitor)
+        trainer.fit(learner, data, options, context, name="pretrain", observer=monitor)
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     total = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     context.note(
@@ -85,13 +85,13 @@ def check(
             f"`method.pretrain_on` must have one class per image for {type(learner).__name__}, "
             f"but `{dataset.name}` has {found[dataset.target]}; choose another set or method."
         )
-    trainer.check(learner, len(dataset["train"]), recipe_of(method), accumulate)
+    trainer.check(learner, len(dataset["train"]), options_of(method), accumulate)
 
 
-def recipe_of(method: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a pre-training."""
+def options_of(method: Mapping[str, Any]) -> TrainingOptions:
+    """Return the options of a pre-training."""
     # An image must not meet itself as a negative at the seam of two epochs.
-    return Recipe.of(method, drop_last=True)
+    return TrainingOptions.of(method, drop_last=True)
 
 
 def planned_projector(

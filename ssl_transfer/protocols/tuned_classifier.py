@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ssl_transfer.protocols.classification import classification_loss
 from ssl_transfer.protocols.heads import apply_heads
 from ssl_transfer.system import distributed
-from ssl_transfer.training.trainer import Learner, NonFiniteLoss
+from ssl_transfer.training.learner import Learner
+from ssl_transfer.training.trainer import NonFiniteLoss
 
 ClassWeights = Literal["train_frequency", "test_frequency"] | Sequence[float]
 

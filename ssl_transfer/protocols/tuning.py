@@ -44,7 +44,7 @@ from ssl_transfer.protocols.tuned_classifier import (
     class_weights,
 )
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import Recipe, TrainingKeys
+from ssl_transfer.training.options import TrainingKeys, TrainingOptions
 from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Tuning(TrainingKeys):
 
     def __post_init__(self) -> None:
         check_grid(self.grid, {**self.optimizer, "encoder_lr": self.encoder_lr})
-        self.recipe()
+        self.options()
         augmentation(self.augmentation, flip=True)
         # Whether its sizes fit those of the encoder only the run knows.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
@@ -173,7 +173,7 @@ class Tuning(TrainingKeys):
         """
         chooses = len(self.points()) > 1 or self.epoch_selection == "best"
         require_metrics(dataset, selects_on=self.selection if chooses else None)
-        self.recipe().check_samples(len(dataset["train"]))
+        self.options().check_samples(len(dataset["train"]))
         if self.class_weights is None:
             return
         if dataset.target != "class":
@@ -208,13 +208,13 @@ class Tuning(TrainingKeys):
         )
         return torch.from_numpy(class_weights(self.class_weights, taught, tested))
 
-    def recipe(self) -> Recipe:
+    def options(self) -> TrainingOptions:
         """Return the budget and the optimisation of every training.
 
         The optimizer's keys that the grid sets have its first values; ``group`` has each point's.
         """
         first = {key: value for key, value in self.points()[0].items() if key != "encoder_lr"}
-        return Recipe.of(vars(self), optimizer={**self.optimizer, **first})
+        return TrainingOptions.of(vars(self), optimizer={**self.optimizer, **first})
 
     def points(self) -> list[Point]:
         """Return the grid's points, at least one."""
@@ -237,7 +237,7 @@ class Tuning(TrainingKeys):
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
         self.check(dataset)
-        trial = Trial(self, encoder, dataset, context)
+        trial = TuningRun(self, encoder, dataset, context)
         context.note(trainable=trial.count_parameters())
         trial.judge_features()
         points = self.points()
@@ -276,7 +276,7 @@ class Tuning(TrainingKeys):
         }
 
 
-class Trial:
+class TuningRun:
     """One encoder on one dataset: what every training of a run starts from."""
 
     def __init__(
@@ -393,7 +393,7 @@ class Trial:
         fit(
             learner,
             self.view(splits, self.training_view),
-            self.protocol.recipe(),
+            self.protocol.options(),
             self.context,
             name=name,
             groups=groups,

@@ -15,7 +15,7 @@ PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ConfigPart:
     """Keys of a node and the callable that will receive them."""
 
     path: str
@@ -25,7 +25,7 @@ class Part:
     built: bool = False  # whether calling it with the keys checks their values, and no more
 
 
-def parts(path: str, node: Mapping[str, Any]) -> Iterator[Part]:
+def parts(path: str, node: Mapping[str, Any]) -> Iterator[ConfigPart]:
     """Yield the callables that a node's keys belong to."""
     axis = path.rpartition(".")[2]
     yield from {
@@ -48,63 +48,65 @@ def _target(node: Any) -> Any:
     return node.get("_target_") if isinstance(node, Mapping) else None
 
 
-def _dataset(path: str, node: Any) -> Iterator[Part]:
-    yield Part(path, _target(node), _without(node))
+def _dataset(path: str, node: Any) -> Iterator[ConfigPart]:
+    yield ConfigPart(path, _target(node), _without(node))
 
 
-def _model(path: str, node: dict[str, Any]) -> Iterator[Part]:
+def _model(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     from ssl_transfer.models.weights import load_weights
 
-    yield Part(path, _target(node), _without(node, "name", "weights", "preprocessing", "facts"))
+    yield ConfigPart(
+        path, _target(node), _without(node, "name", "weights", "preprocessing", "facts")
+    )
     yield _labels(path, node)
     if node.get("weights"):
-        yield Part(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
+        yield ConfigPart(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
     if node.get("preprocessing"):
-        yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
+        yield ConfigPart(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
 
 
-def _method(path: str, node: dict[str, Any]) -> Iterator[Part]:
+def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     from ssl_transfer.datasets.transforms import View
     from ssl_transfer.methods import own_keys
     from ssl_transfer.methods.projector import Projector
-    from ssl_transfer.training.options import Recipe
+    from ssl_transfer.training.options import TrainingOptions
 
     if node.get("_target_") is None:  # as_is: nothing is trained
-        yield Part(path, _untrained, _without(node))
+        yield ConfigPart(path, _untrained, _without(node))
         return
     arguments = [key for key, (role, _) in REFERENCES.items() if role is Role.ARGUMENT]
     given = {key: node[key] for key in arguments if node.get(key) is not None}
     taken = {key for key in given if _takes(node["_target_"], key)}
     supplied = frozenset({"encoder", "num_classes", "views", *taken})
     unknown = {key: value for key, value in given.items() if key not in taken}
-    yield Part(path, node["_target_"], own_keys(node) | unknown, supplied)
+    yield ConfigPart(path, node["_target_"], own_keys(node) | unknown, supplied)
     yield _labels(path, node, "seed")
     if "projector" in node:
-        yield Part(f"{path}.projector", Projector, node["projector"], frozenset({"in_dim"}))
+        yield ConfigPart(f"{path}.projector", Projector, node["projector"], frozenset({"in_dim"}))
     views = node.get("views")
     if not isinstance(views, list) or not views:
-        yield Part(f"{path}.views", _views, {"found": views}, built=True)
+        yield ConfigPart(f"{path}.views", _views, {"found": views}, built=True)
     else:
         for number, view in enumerate(views):
             if isinstance(view, Mapping):  # YAML knows lists only
                 view = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
-            yield Part(f"{path}.views[{number}]", View, view, built=True)
-    recipe = {field.name: node[field.name] for field in dataclasses.fields(Recipe)
+            yield ConfigPart(f"{path}.views[{number}]", View, view, built=True)
+    options = {field.name: node[field.name] for field in dataclasses.fields(TrainingOptions)
               if field.name in node}  # fmt: skip
-    yield _with_optimizer(path, Recipe, recipe)
+    yield _with_optimizer(path, TrainingOptions, options)
     yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
     for place, value in items(node).items():
         if place in REFERENCES and REFERENCES[place].several:
-            yield Part(f"{path}.{place}", _several, {"found": value}, built=True)
+            yield ConfigPart(f"{path}.{place}", _several, {"found": value}, built=True)
         else:
             yield from _reference(f"{path}.{place}", value)
 
 
-def _labels(path: str, node: Mapping[str, Any], *others: str) -> Part:
+def _labels(path: str, node: Mapping[str, Any], *others: str) -> ConfigPart:
     """Return a part with what a node is called, and keys that no callable receives."""
     keys = {key: node[key] for key in ("name", *others) if key in node}
-    return Part(path, _labelled, keys)
+    return ConfigPart(path, _labelled, keys)
 
 
 def _labelled(
@@ -124,8 +126,8 @@ def _takes(target: Any, key: str) -> bool:
         return False  # whoever looks at the target says why
 
 
-def _reference(path: str, node: Any) -> Iterator[Part]:
-    yield Part(path, _encoder, node)
+def _reference(path: str, node: Any) -> Iterator[ConfigPart]:
+    yield ConfigPart(path, _encoder, node)
     if isinstance(node, Mapping):
         if isinstance(node.get("model"), Mapping):
             yield from _model(f"{path}.model", dict(node["model"]))
@@ -146,49 +148,49 @@ def _untrained(*, name: Text, seed: Seed = 0) -> None:
     """Take the keys of ``as_is``."""
 
 
-def _protocol(path: str, node: dict[str, Any]) -> Iterator[Part]:
+def _protocol(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     if node.get("name") == "pretrain" and node.get("_target_") is None:  # it judges nothing
-        yield Part(path, _labelled, _without(node))
+        yield ConfigPart(path, _labelled, _without(node))
         return
     yield _with_optimizer(path, _target(node), _without(node, *PROTOCOL_LABELS))
     yield _labels(path, node, "resources")
     if node.get("preprocessing"):
-        yield Part(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
+        yield ConfigPart(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
     if "optimizer" in node:
         optimizer = node["optimizer"]
         yield _optimizer(f"{path}.optimizer", optimizer, grid=node.get("grid"))
 
 
-def _monitor(path: str, node: dict[str, Any]) -> Iterator[Part]:
+def _monitor(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     from ssl_transfer.methods.monitors import Monitoring
 
-    yield Part(path, Monitoring, node, built=True)
+    yield ConfigPart(path, Monitoring, node, built=True)
     if node.get("dataset") is not None:
         yield from _dataset(f"{path}.dataset", node["dataset"])
 
 
-def _optimizer(path: str, node: Any, *, grid: Any = None) -> Part:
+def _optimizer(path: str, node: Any, *, grid: Any = None) -> ConfigPart:
     """Return a part that takes an optimizer's keys; it must know those of a grid, too."""
     from ssl_transfer.training.optim import OPTIMIZERS
 
     if not isinstance(node, Mapping):
-        return Part(path, _whole_optimizer, {"path": path, "found": node}, built=True)
+        return ConfigPart(path, _whole_optimizer, {"path": path, "found": node}, built=True)
     if node.get("name") not in OPTIMIZERS:
-        return Part(path, _known_optimizer, {"name": node.get("name")})
+        return ConfigPart(path, _known_optimizer, {"name": node.get("name")})
     function = OPTIMIZERS[node["name"]]
     # The protocol's own signature says what a grid must be; it checks the values.
     listed = grid if isinstance(grid, Mapping) else {}
     swept = {key for key, values in listed.items() if values is not None and key != "encoder_lr"}
     known = swept & set(inspect.signature(function).parameters)
     keys = {**_without(node, "name", *known), **dict.fromkeys(swept - known)}
-    return Part(path, function, keys, frozenset({"groups", *known}))
+    return ConfigPart(path, function, keys, frozenset({"groups", *known}))
 
 
-def _with_optimizer(path: str, target: Any, keys: dict[str, Any]) -> Part:
+def _with_optimizer(path: str, target: Any, keys: dict[str, Any]) -> ConfigPart:
     """Return a part that takes an optimizer's node; ``_optimizer`` tells what is wrong with it."""
     if isinstance(keys.get("optimizer", {}), Mapping):
-        return Part(path, target, keys, built=True)
-    return Part(path, target, _without(keys, "optimizer"), frozenset({"optimizer"}))
+        return ConfigPart(path, target, keys, built=True)
+    return ConfigPart(path, target, _without(keys, "optimizer"), frozenset({"optimizer"}))
 
 
 def _whole_optimizer(*, path: str, found: Any) -> None:

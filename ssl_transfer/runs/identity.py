@@ -160,7 +160,7 @@ def _rules(axis: str, target: str | None) -> _Rules:
     )
 
 
-def essence(axis: str, node: Any) -> Any:
+def identity_of(axis: str, node: Any) -> Any:
     """Return what of an axis's node identifies it: without outside, neutral and default keys.
 
     Args:
@@ -204,7 +204,7 @@ def _inside(value: Any, axis: str, rules: _Rules, path: str, *, null_counts: boo
     null_counts = null_counts or path in rules.null_counts
     if type(value) is dict:
         if (axis, path) in _AXES_INSIDE:
-            return essence(_AXES_INSIDE[axis, path], value)
+            return identity_of(_AXES_INSIDE[axis, path], value)
         return _entering(value, axis, rules, f"{path}.", null_counts=null_counts)
     if all(type(item) not in (dict, list, tuple) for item in value):
         return value

@@ -14,7 +14,7 @@ from typing import Any
 
 from ssl_transfer.config import references, resolve
 from ssl_transfer.runs import products
-from ssl_transfer.runs.identity import digest, essence, settled
+from ssl_transfer.runs.identity import digest, identity_of, settled
 from ssl_transfer.runs.record import SCHEMA, read_failure, read_record
 from ssl_transfer.system.files import Unreadable
 
@@ -73,14 +73,16 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What of the configuration the id is a hash of, besides the ids of required runs."""
         config = self.config
-        identity: dict[str, Any] = {axis: essence(axis, config[axis]) for axis in references.AXES}
+        identity: dict[str, Any] = {
+            axis: identity_of(axis, config[axis]) for axis in references.AXES
+        }
         identity["precision"] = config["precision"]
         if config.get("debug"):
             identity["debug"] = True
         if self.is_pretraining:
             # The pre-training set and seed stand in the method; no downstream task enters.
             return identity | {"protocol": {"name": PRETRAIN["name"]}}
-        downstream = {axis: essence(axis, config[axis]) for axis in ("dataset", "protocol")}
+        downstream = {axis: identity_of(axis, config[axis]) for axis in ("dataset", "protocol")}
         return identity | downstream | {"seed": config["seed"]}
 
     @functools.cached_property

@@ -126,7 +126,7 @@ def _node_problems(path: str, node: Any) -> list[str]:
 
 
 def _bind(path: str, node: Any) -> list[str]:
-    """Bind one axis's node to what it names: its target, its recipe, its optimizer."""
+    """Bind one axis's node to what it names: its target, its options, its optimizer."""
     if not isinstance(node, Mapping):
         return [f"`{path}` must be an option of its group, but is {node!r}."]
     found: list[str] = []

@@ -24,7 +24,7 @@ from ssl_transfer.training import optim
 
 
 @dataclasses.dataclass(frozen=True)
-class Stream:
+class SampleOrder:
     """The endless order of samples: one shuffled epoch after another, cut into global batches.
 
     Position p of the stream is a pure function of (seed, p), so a training resumes in mid-epoch
@@ -107,7 +107,7 @@ class TrainingKeys:
 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe(TrainingKeys):
+class TrainingOptions(TrainingKeys):
     """The budget and the optimisation of one training.
 
     Args:
@@ -148,8 +148,8 @@ class Recipe(TrainingKeys):
             raise ValueError(f"`milestones` must be in ascending order, but are {self.milestones}.")
 
     @classmethod
-    def of(cls, keys: Mapping[str, Any], **own: Any) -> "Recipe":
-        """Return the recipe that stands in ``keys``, among others; ``own`` replaces its values."""
+    def of(cls, keys: Mapping[str, Any], **own: Any) -> "TrainingOptions":
+        """Return the options that stand in ``keys``, among others; ``own`` replaces its values."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{**{key: value for key, value in keys.items() if key in known}, **own})
 
@@ -171,13 +171,13 @@ class Recipe(TrainingKeys):
                 f"({self.steps}) make, but is {self.warmup_epochs:g}; lower it, or raise `steps`."
             )
 
-    def length(self, stream: Stream) -> int:
+    def length(self, stream: SampleOrder) -> int:
         """Return the number of optimizer steps of a training on a stream."""
         if self.steps is not None:
             return self.steps
         return math.ceil(self.epochs * stream.steps_per_epoch)
 
-    def factor(self, step: int, steps: int, stream: Stream) -> float:
+    def factor(self, step: int, steps: int, stream: SampleOrder) -> float:
         """Return what the learning rates are multiplied by in a step.
 
         Args:

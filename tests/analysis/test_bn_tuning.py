@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import METHOD, carry_out, tiny
+from tiny_runs import METHOD, run_all, tiny
 from torch import nn
 
 from ssl_transfer import models
@@ -69,7 +69,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Return a run on pre-trained weights that tuned some layers and left its encoder."""
     keys = ["protocol.bn_scope=published", "protocol.keep_encoder=true", "protocol.image_size=24"]
     run = tiny(tmp_path_factory.mktemp("kept"), BN, *METHOD, *keys, "dataset.test_per_class=6")
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     return run
 
 
@@ -174,13 +174,13 @@ def test_a_run_that_did_not_keep_its_encoder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tiny(tmp_path, BN)
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     assert "protocol.keep_encoder=true" in refused(run.folder, capsys)
 
 
 def test_a_run_of_another_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tiny(tmp_path, "protocol=linear_probe")
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     assert "is of `linear_probe`" in refused(run.folder, capsys)
 
 

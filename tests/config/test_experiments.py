@@ -26,7 +26,7 @@ from ssl_transfer.datasets.transforms import augmentation
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
-from ssl_transfer.training.options import Stream
+from ssl_transfer.training.options import SampleOrder
 
 Config = dict[str, Any]
 
@@ -265,7 +265,7 @@ def test_the_bn_tuning_recipes_have_the_published_numbers(
     if protocol == "bn_tune":
         assert node["bn_scope"] == "published"
     if published.steps is not None:
-        stream = Stream(published.images, node["batch_size"], drop_last=False, seed=0)
+        stream = SampleOrder(published.images, node["batch_size"], drop_last=False, seed=0)
         assert math.ceil(stream.steps_per_epoch) == published.steps
 
 

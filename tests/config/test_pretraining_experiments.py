@@ -19,7 +19,7 @@ from launchers import sweep
 from ssl_transfer.config import CONF, compose, options, plain
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
-from ssl_transfer.training.options import Recipe, Stream
+from ssl_transfer.training.options import SampleOrder, TrainingOptions
 
 __all__ = ["hydra"]  # a fixture
 
@@ -101,8 +101,8 @@ def test_the_recipe_of_the_evaluation_changes_no_pretraining(
 def steps_of(config: Config) -> tuple[int, float]:
     """Return the number of steps of a pre-training, and the first epoch after its warm-up."""
     method = config["method"]
-    recipe = Recipe.of(method, drop_last=True)
-    stream = Stream(IMAGES[method["pretrain_on"]["name"]], method["batch_size"], True, seed=0)
+    recipe = TrainingOptions.of(method, drop_last=True)
+    stream = SampleOrder(IMAGES[method["pretrain_on"]["name"]], method["batch_size"], True, seed=0)
     return recipe.length(stream), method["warmup_epochs"] * stream.steps_per_epoch
 
 

@@ -36,9 +36,10 @@ from ssl_transfer.protocols.tuning import Tuning
 from ssl_transfer.runs import config_parts
 from ssl_transfer.runs.signature import problems, shared_problems, signature_problems
 from ssl_transfer.training import optim
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 
 SGD = {"name": "sgd", "lr": 0.1}
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 8}
 
 
 @functools.cache
@@ -152,7 +153,7 @@ def test_a_value_outside_of_the_axes_may_refer_to_one_inside() -> None:
     ],
 )
 def test_what_does_not_fit_the_data_is_refused(recipe: Any, samples: int, must: str) -> None:
-    whole = Recipe(**{"epochs": 10, "optimizer": SGD} | recipe)
+    whole = TrainingOptions(**{"epochs": 10, "optimizer": SGD} | recipe)
     whole.check_samples(50)
     with pytest.raises(ValueError, match=must):
         whole.check_samples(samples)
@@ -235,8 +236,8 @@ def ranges_folder() -> Any:
 def test_every_number_that_a_user_sets_has_a_range() -> None:
     targets = _targets()
     assert len(targets) > 50
-    others = [*optim.OPTIMIZERS.values(), Recipe, Monitoring, View, Preprocessing, TrainerOptions,
-              RootOptions, Slots, Options]  # fmt: skip
+    others = [*optim.OPTIMIZERS.values(), TrainingOptions, Monitoring, View, Preprocessing,
+              TrainerOptions, RootOptions, Slots, Options]  # fmt: skip
     # The decimal logarithms of the weight decays have a check of their own; a name may be a number;
     # `grid` is checked by the ranges of the optimizer's keys, class weights against each other.
     exempt = {"wd_log10", "name", "grid", "class_weights", "additional", "num_classes", "in_dim"}
@@ -262,8 +263,8 @@ def test_every_number_that_a_user_sets_has_a_range() -> None:
         (lambda: View(count=0), "`count` must be at least 1"),
         (lambda: Monitoring(every_epochs=0.0), "`every_epochs` must be positive"),
         (lambda: small_resnet(blocks=-1), "`model.blocks` must be at least 1"),
-        (lambda: Recipe(epochs=1, batch_size=8, optimizer={**SGD, "momentum": 1.0}), "momentum` m"),
-        (lambda: Recipe(epochs=1, batch_size=8, optimizer=SGD, warmup_epochs=2), "`warmup_epochs`"),
+        (lambda: TrainingOptions(**SHORT, optimizer={**SGD, "momentum": 1.0}), "momentum` m"),
+        (lambda: TrainingOptions(**SHORT, optimizer=SGD, warmup_epochs=2), "`warmup_epochs`"),
         (lambda: Tuning(trainable="all", epochs=1, batch_size=8, optimizer=SGD,
                         grid={"lr": [0.1, 0.1]}), "`grid.lr` must list one value or more"),
         (lambda: Tuning(trainable="all", epochs=1, batch_size=8, optimizer=SGD,

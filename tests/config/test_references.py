@@ -8,7 +8,7 @@ import pytest
 import torch
 from hydra.errors import HydraException
 from safetensors.torch import load_file
-from tiny_runs import METHOD, carry_out, tiny
+from tiny_runs import METHOD, run_all, tiny
 from torch import nn
 
 import launchers
@@ -192,7 +192,7 @@ def test_a_student_and_what_starts_from_it_are_trained_after_their_requirements(
     started = tiny(
         tmp_path, "method=byol", *TINY, still, start, "protocol=pretrain", tuned=False, data=False
     )
-    outcome = carry_out(student, started)
+    outcome = run_all(student, started)
     assert (outcome.failures, outcome.computed) == ({}, 4)
     (distillation,) = student.requirements
     assert [r.id for r in started.requirements] == [distillation.id]
@@ -283,7 +283,7 @@ def test_a_method_may_have_several_teachers_of_which_each_is_trained_once(tmp_pa
     assert problems(run.config) == []
     assert [*run.sources] == ["teachers[0]", "teachers[1]", "teachers[2]"]
     assert [r.seed for r in run.requirements] == [1, 2]
-    outcome = carry_out(run)
+    outcome = run_all(run)
     assert (outcome.failures, outcome.computed) == ({}, 3)
     assert run.record()["requires"] == [r.id for r in run.requirements]
     # The order of teachers is part of the run, and each of them is needed.

@@ -15,7 +15,7 @@ import jaxtyping
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 
 from ssl_transfer.datasets import Dataset, decoded
 from ssl_transfer.datasets.base import Split, concatenate
@@ -346,7 +346,7 @@ def test_a_run_has_the_same_id_and_scores_with_and_without(tmp_path: Path, photo
         run = tiny(tmp_path / choice, *keys, tuned=False, data=False)
         assert preflight.check(run) is None
         assert not (tmp_path / choice / "decoded").exists()  # a submission decodes nothing
-        assert carry_out(run).failures == {}
+        assert run_all(run).failures == {}
         record = run.record()
         found.append((run.id, record["scores"], record["data"]))
         assert is_decoded(builders.dataset_of(run, stage=True)) == (choice == "auto")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.loading import Items, deaf_to_workers, load, lost_worker
@@ -95,11 +95,11 @@ def test_a_run_that_lost_a_process_is_interrupted_and_the_others_go_on(
         return work(run, *arguments)
 
     monkeypatch.setattr(execution, "_work", loses)
-    outcome = carry_out(*asked)
+    outcome = run_all(*asked)
     assert list(outcome.failures) == [run.id for run in asked[:2]]
     assert all("goes on from the last checkpoint" in told for told in outcome.failures.values())
     assert outcome.computed == 1
-    assert carry_out(*asked).failures == {}  # the same command, without retry=true
+    assert run_all(*asked).failures == {}  # the same command, without retry=true
     assert calls == [run.id for run in (*asked, *asked[:2])]
 
 
@@ -114,8 +114,8 @@ def test_a_second_process_that_is_lost_on_the_way_out_ends_no_sweep(
 
     monkeypatch.setattr(execution, "_work", loses)
     monkeypatch.setattr(execution, "_settle_failure", loses)
-    assert len(carry_out(*asked).failures) == 2
+    assert len(run_all(*asked).failures) == 2
     assert not list(tmp_path.glob("*/*/claim.json"))
     monkeypatch.setattr(execution, "_settle_failure", settle)
     monkeypatch.undo()
-    assert carry_out(*asked).failures == {}
+    assert run_all(*asked).failures == {}

@@ -25,7 +25,7 @@ def tiny(outputs: Path, *overrides: str, tuned: bool = True, data: bool = True) 
     return Run(plain(compose([*axes, *fixed, *keys])))
 
 
-def carry_out(*asked: Run) -> sweep.Outcome:
+def run_all(*asked: Run) -> sweep.Outcome:
     """Execute runs as every launcher does."""
     return sweep.execute_all(asked)
 

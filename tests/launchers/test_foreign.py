@@ -12,8 +12,8 @@ from tiny_runs import tiny
 
 from launchers import __main__ as cli
 from launchers import signature
-from launchers.archive import Archive
 from launchers.sweep import SweepRefused
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.runs import Run
 from ssl_transfer.system.files import read_json, write_json
 
@@ -56,21 +56,24 @@ def refused(outputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, state: Path) -> Archive:
+def sweep(tmp_path: Path, state: Path) -> SweepFolder:
     """Return the sweep of a run on own code that has not begun."""
     run = odd_runs.odd(tmp_path / "out", "Smooth", "protocol=knn")
-    return Archive.create([run], tmp_path / "out", {"name": "in_process"})
+    return SweepFolder.create([run], tmp_path / "out", {"name": "in_process"})
 
 
 def test_own_code_of_an_own_sweep_is_called(
-    sweep: Archive, monkeypatch: pytest.MonkeyPatch
+    sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert retry(sweep.outputs, monkeypatch) == 0
     assert sweep.runs()[0].is_finished
 
 
 def test_own_code_of_a_foreign_sweep_needs_the_users_word(
-    sweep: Archive, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sweep: SweepFolder,
+    state: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (state / "ssl_transfer" / "key").unlink()  # the user's own is another one
     said = refused(sweep.outputs, monkeypatch, capsys)
@@ -80,26 +83,26 @@ def test_own_code_of_a_foreign_sweep_needs_the_users_word(
     assert sweep.runs()[0].is_finished
 
 
-def rewrite(archive: Archive, change: Any) -> None:
+def rewrite(sweep_folder: SweepFolder, change: Any) -> None:
     """Change the configuration of a sweep's only run, as its signature does not allow."""
-    config = archive.runs()[0].config
+    config = sweep_folder.runs()[0].config
     change(config)
     run = Run(config)
-    (archive.folder / "runs.jsonl.gz").write_bytes(gzip.compress(json.dumps(config).encode()))
-    about = read_json(archive.folder / "sweep.json") or {}
+    (sweep_folder.folder / "runs.jsonl.gz").write_bytes(gzip.compress(json.dumps(config).encode()))
+    about = read_json(sweep_folder.folder / "sweep.json") or {}
     about |= {"runs": [run.id], "folders": [run.place]}
-    write_json(archive.folder / "sweep.json", about)  # with a checksum that fits
+    write_json(sweep_folder.folder / "sweep.json", about)  # with a checksum that fits
 
 
 @pytest.fixture
-def known(tmp_path: Path, state: Path) -> Archive:
+def known(tmp_path: Path, state: Path) -> SweepFolder:
     """Return the sweep of a run that calls nothing but this project."""
     run = tiny(tmp_path / "out", "protocol=knn", tuned=False)
-    return Archive.create([run], tmp_path / "out", {"name": "in_process"})
+    return SweepFolder.create([run], tmp_path / "out", {"name": "in_process"})
 
 
 def test_a_foreign_sweep_of_this_projects_code_is_sent_again(
-    known: Archive, state: Path, monkeypatch: pytest.MonkeyPatch
+    known: SweepFolder, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (state / "ssl_transfer" / "key").unlink()
     assert retry(known.outputs, monkeypatch) == 0
@@ -107,7 +110,7 @@ def test_a_foreign_sweep_of_this_projects_code_is_sent_again(
 
 @pytest.mark.parametrize("key", ["outputs", "features", "stage"])
 def test_a_foreign_sweep_writes_nowhere_else(
-    known: Archive, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch,
+    known: SweepFolder, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     rewrite(known, lambda config: config["paths"].update({key: str(tmp_path / "elsewhere")}))
@@ -116,7 +119,7 @@ def test_a_foreign_sweep_writes_nowhere_else(
 
 
 def test_a_run_folder_that_leads_elsewhere_is_refused(
-    known: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    known: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (folder := known.runs()[0].folder).parent.mkdir()
@@ -127,7 +130,7 @@ def test_a_run_folder_that_leads_elsewhere_is_refused(
 
 
 def test_a_foreign_sweep_downloads_to_nowhere_else(
-    known: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    known: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     weights = {"path": str(tmp_path / ".profile"), "url": "http://127.0.0.1:9/x", "download": True}
@@ -144,7 +147,7 @@ def test_a_foreign_sweep_downloads_to_nowhere_else(
      ({"name": "slurm"}, {"setup": ["touch evil"]}, "setup")],
 )  # fmt: skip
 def test_a_foreign_sweep_adds_no_shell_commands(
-    known: Archive, launcher: dict[str, Any], resources: dict[str, Any], key: str,
+    known: SweepFolder, launcher: dict[str, Any], resources: dict[str, Any], key: str,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     about = {**known.about, "launcher": launcher}

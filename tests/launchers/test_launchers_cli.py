@@ -9,11 +9,11 @@ import odd_runs
 import pytest
 from fake_slurm import FakeSlurm
 from test_status import RECORD, Folders
-from tiny_runs import carry_out
+from tiny_runs import run_all
 
 from launchers import __main__ as cli
-from launchers.archive import Archive
 from launchers.sweep import SweepRefused
+from launchers.sweep_folder import SweepFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +45,7 @@ def folders(tmp_path: Path, slurm: FakeSlurm) -> Folders:
     found.add("waits", claim={"job": "12_1", "log": str(log)})
     found.add("runs", claim={"job": "12_0", "log": str(log)})
     slurm.queue("12_0|RUNNING|None|n1", "12_1|PENDING|Resources|")
-    found.archive()
+    found.sweep_folder()
     return found
 
 
@@ -64,7 +64,7 @@ def test_status_is_a_table_below_the_command(launchers, folders) -> None:
 def test_a_long_table_is_cut_unless_all_is_wanted(launchers, folders) -> None:
     for number in range(50):
         folders.add(f"more{number}", record=RECORD)
-    folders.archive()
+    folders.sweep_folder()
     assert "… and 14 more (--all)" in launchers("status")[1]
     assert len(launchers("status", "--all")[1].splitlines()) == 1 + 54 + 1
 
@@ -91,7 +91,7 @@ def test_nothing_to_show_is_said(launchers, folders) -> None:
 def test_only_what_waits_or_runs_is_cancelled(launchers, folders, slurm: FakeSlurm) -> None:
     slurm.says("scancel")
     folders.add("here", claim={**cli_owner(), "log": "x"})
-    folders.archive()
+    folders.sweep_folder()
     code, printed, _ = launchers("cancel")
     assert code == 0
     assert slurm.calls("scancel") == ["12_0 12_1"]
@@ -130,8 +130,8 @@ def test_a_failed_run_is_sent_again_as_it_was_configured_then(
     fault.touch()
     bad = odd_runs.odd(outputs, "Broken", f"+model.file={fault}", "protocol=knn")
     good = odd_runs.odd(outputs, "Smooth", "protocol=knn")
-    made = Archive.create([bad, good], outputs, {"name": "in_process"})
-    made.note(carry_out(bad, good))
+    made = SweepFolder.create([bad, good], outputs, {"name": "in_process"})
+    made.note(run_all(bad, good))
     assert launchers("status")[1].splitlines()[-1] == "1 failed, 1 done"
     code, _, told = launchers("retry")
     assert code == 1

@@ -11,12 +11,12 @@ from pathlib import Path
 import odd_runs
 import pytest
 import torch
-from tiny_runs import METHOD, carry_out
+from tiny_runs import METHOD, run_all
 from waiting import wait_for
 
 from launchers import __main__ as cli
 from launchers import local, status, sweep
-from launchers.archive import Archive
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.runs import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +81,7 @@ def test_what_can_be_done_ends_as_in_a_single_process(
         odd_runs.odd(tmp_path, "Smooth", *smooth, "protocol=knn"),
         odd_runs.odd(tmp_path, "Smooth", *smooth, "protocol=linear_probe"),
     ]
-    assert carry_out(*alone).failures == {}
+    assert run_all(*alone).failures == {}
     pairs = [*zip(swept.good, alone, strict=True), (swept.pretraining, alone[0].requirements[0])]
     for mine, theirs in pairs:
         assert mine.id == theirs.id
@@ -101,7 +101,7 @@ def test_what_fails_or_dies_is_told_and_stops_nothing(swept: Swept) -> None:
         "its process was lost (signal 9, perhaps for want of memory); see `"
     )
     assert (outcome.computed, outcome.exit_code) == (3, 1)
-    kept = Archive.find(swept.outputs).about
+    kept = SweepFolder.find(swept.outputs).about
     assert (kept["failures"], kept["computed"]) == (outcome.failures, 3)
     assert kept["launcher"] == {"name": "local", "n_jobs": None, "runs_per_gpu": 1, "threads": 1}
 
@@ -112,7 +112,7 @@ def test_every_slot_was_given_one_of_the_gpus_and_one_thread(swept: Swept) -> No
 
 
 def test_the_folder_tells_afterwards_how_each_run_stands(swept: Swept) -> None:
-    found = {run.id: run for run in status.survey(Archive.find(swept.outputs))}
+    found = {run.id: run for run in status.survey(SweepFolder.find(swept.outputs))}
     assert [found[run.id].state for run in (swept.pretraining, *swept.good)] == ["done"] * 3
     lost, failed = found[swept.dies.id], found[swept.broken.id]
     assert (lost.state, failed.state) == ("lost", "failed")
@@ -120,7 +120,7 @@ def test_the_folder_tells_afterwards_how_each_run_stands(swept: Swept) -> None:
     assert lost.owner.startswith("process ")
     assert f"{lost.owner} is gone; " in lost.detail
     assert {lost.log, failed.log} <= {
-        str(path) for path in Archive.find(swept.outputs).jobs.iterdir()
+        str(path) for path in SweepFolder.find(swept.outputs).jobs.iterdir()
     }
 
 
@@ -191,15 +191,15 @@ def test_ctrl_c_stops_all_processes_where_they_can_go_on(tmp_path: Path, one_thr
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
     assert (run.folder / "checkpoint.pt").exists()
     assert not (run.folder / "claim.json").exists()
-    archive = Archive.find(tmp_path / "out")
-    (stands,) = status.survey(archive)
+    sweep_folder = SweepFolder.find(tmp_path / "out")
+    (stands,) = status.survey(sweep_folder)
     assert (stands.state, stands.detail) == ("new", "has a checkpoint")
 
-    assert carry_out(*archive.runs()).failures == {}  # what the same command would carry out
+    assert run_all(*sweep_folder.runs()).failures == {}  # what the same command would carry out
     ((_, resumed),) = run.record()["resumed_at"]
     assert resumed > 0
     calm = odd_runs.odd(tmp_path / "calm", "Smooth", *training)
-    carry_out(calm)
+    run_all(calm)
     assert calm.record()["weights_sha256"] == run.record()["weights_sha256"]
     assert calm.record()["scores"] == run.record()["scores"]
 

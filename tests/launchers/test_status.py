@@ -12,8 +12,8 @@ import pytest
 from fake_slurm import FakeSlurm
 
 from launchers import status
-from launchers.archive import Archive
 from launchers.status import RunStatus
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.system import claims
 
 SCORE = {"metric": "top1", "value": 0.875, "unit": "fraction", "split": "test", "primary": True}
@@ -48,7 +48,7 @@ class Folders:
             (folder / file).write_text(text)
         return folder
 
-    def archive(self, **about: Any) -> Archive:
+    def sweep_folder(self, **about: Any) -> SweepFolder:
         folder = self.outputs / "sweeps" / "2026-01-01_00-00-00_abcdef"
         folder.mkdir(parents=True, exist_ok=True)
         text = {
@@ -56,10 +56,10 @@ class Folders:
             "runs": list(self.places), "folders": list(self.places.values()), **about,
         }  # fmt: skip
         (folder / "sweep.json").write_text(json.dumps(text))
-        return Archive(folder)
+        return SweepFolder(folder)
 
     def survey(self) -> dict[str, RunStatus]:
-        return {run.place.removeprefix("knn/"): run for run in status.survey(self.archive())}
+        return {run.place.removeprefix("knn/"): run for run in status.survey(self.sweep_folder())}
 
 
 @pytest.fixture
@@ -201,8 +201,8 @@ def test_what_nobody_has_is_new_even_without_a_folder(folders: Folders) -> None:
 
 def test_requirements_are_shown_before_what_was_asked_for(folders: Folders) -> None:
     folders.add("asked", record=RECORD)
-    archive = folders.archive(required={"ffff": "pretrain/parent"})
-    assert [run.place for run in status.survey(archive)] == ["pretrain/parent", "knn/asked"]
+    sweep_folder = folders.sweep_folder(required={"ffff": "pretrain/parent"})
+    assert [run.place for run in status.survey(sweep_folder)] == ["pretrain/parent", "knn/asked"]
 
 
 def test_ten_thousand_runs_take_one_question(folders: Folders, slurm: FakeSlurm) -> None:
@@ -216,7 +216,7 @@ def test_ten_thousand_runs_take_one_question(folders: Folders, slurm: FakeSlurm)
         else:
             (folder / "claim.json").write_text(json.dumps({"job": f"12_{number}"}))
     slurm.queue(*(f"12_{number}|PENDING|Priority|" for number in range(2000, 3000)))
-    found = status.survey(folders.archive())
+    found = status.survey(folders.sweep_folder())
     assert status.counts(found) == "1000 waiting, 7000 new, 2000 done"
     assert [run.place for run in found[:2]] == ["knn/run_0", "knn/run_1"]
     assert len(slurm.calls("squeue")) == 1
@@ -262,7 +262,7 @@ def test_watching_ends_with_the_last_run_that_waits_or_runs(
     slurm.queue("12|PENDING|None|")
     clock = types.SimpleNamespace(sleep=lambda seconds: scenes.pop(0)())
     monkeypatch.setattr(status, "time", clock)
-    status.watch(folders.archive(), every_seconds=3)
+    status.watch(folders.sweep_folder(), every_seconds=3)
     assert capsys.readouterr().out.splitlines() == ["1 waiting", "1 running", "1 lost"]
     assert scenes == []
 
@@ -278,7 +278,7 @@ def test_leaving_the_watch_leaves_the_jobs(
     slurm.queue("12|PENDING|None|")
     monkeypatch.setattr(status, "time", types.SimpleNamespace(sleep=leave))
     with pytest.raises(KeyboardInterrupt):
-        status.watch(folders.archive())
+        status.watch(folders.sweep_folder())
     assert "the jobs go on; see them again with: python -m launchers status --sweep" in (
         capsys.readouterr().out
     )
@@ -286,7 +286,7 @@ def test_leaving_the_watch_leaves_the_jobs(
 
 def test_what_files_say_is_shown_as_text_on_one_line(folders: Folders) -> None:
     folders.add("bad", failure={"error": "\x1b[2J\u202eevil\nrunning knn/forged"})
-    lines = status.table(status.survey(folders.archive()))
+    lines = status.table(status.survey(folders.sweep_folder()))
     assert all(line.isprintable() for line in lines)
     assert len(lines) == 2
 
@@ -295,7 +295,7 @@ def test_what_files_say_is_shown_as_text_on_one_line(folders: Folders) -> None:
 def test_a_sweep_names_no_folder_outside_of_the_outputs(folders: Folders, place: str) -> None:
     folders.add("here")
     with pytest.raises(SystemExit):
-        folders.archive(folders=[place])
+        folders.sweep_folder(folders=[place])
 
 
 def test_a_claim_shows_no_file_that_is_no_log(folders: Folders, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_node_is_its_names_file_and_binds_to_its_target(name: str) -> None:
     groups = [next(iter(m)).partition("@")[2] for m in mounted[:-1]]
     assert groups[:2] == ["optimizer", "pretrain_on"]
     assert groups[2:] in ([], ["_here_"])  # views
-    assert set(methods.RECIPE_KEYS) - {"pretrain_on"} <= set(node)
+    assert set(methods.TRAINING_KEYS) - {"pretrain_on"} <= set(node)
     target = type(methods.build(node, _encoder(), 4))
     supplied = frozenset({"encoder", "num_classes", "views"})
     keys = methods.own_keys(node)

@@ -24,7 +24,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs.signature import problems, signature_problems
 from ssl_transfer.system import distributed, signals
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 METHODS = ("byol", "simsiam", "moco_v1", "moco_v2", "moco_v2_small", "dino")
@@ -112,7 +112,7 @@ def train(
         folder, folder / "features", precision="fp64", progress_bar=False, logger=lines
     )
     keys = ("optimizer", "schedule", "clip_grad_norm", "bn_groups")
-    recipe = Recipe(
+    recipe = TrainingOptions(
         epochs=steps * BATCH / SAMPLES,
         batch_size=BATCH,
         drop_last=True,
@@ -243,7 +243,7 @@ def test_losses_are_computed_in_float32_inside_autocast(name: str) -> None:
 def test_an_option_is_its_names_file_and_binds_to_its_class(name: str) -> None:
     config = node(name)
     assert config["name"] == name
-    assert set(methods.RECIPE_KEYS) <= set(config)
+    assert set(methods.TRAINING_KEYS) <= set(config)
     supplied = frozenset({"encoder", "num_classes", "views"})
     keys = methods.own_keys(config)
     assert signature_problems("method", type(build(config)), keys, supplied=supplied) == []
@@ -260,7 +260,7 @@ def test_published_schedules_by_epoch_may_be_asked_for() -> None:
 def test_a_batch_of_one_is_refused_before_the_first_step(tmp_path: Path, name: str) -> None:
     config = node(name)
     context = Context(tmp_path, tmp_path, progress_bar=False)
-    recipe = Recipe(epochs=1, batch_size=1, optimizer=config["optimizer"])
+    recipe = TrainingOptions(epochs=1, batch_size=1, optimizer=config["optimizer"])
     with pytest.raises(ValueError, match="`batch_size` must be at least 2 for"):
         fit(build(config, torch.float32), Views(), recipe, context, name="pretrain")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +25,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run, preflight
 from ssl_transfer.system import distributed, signals
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
@@ -146,7 +146,7 @@ def train(
     place = folder / f"{distributed.world_size()}-{distributed.rank()}"
     place.mkdir(parents=True, exist_ok=True)
     context = Context(place, place, precision="fp64", progress_bar=False, **options)
-    recipe = Recipe(
+    recipe = TrainingOptions(
         epochs=2,
         batch_size=BATCH,
         optimizer={"name": "sgd", "lr": 0.1},
@@ -301,7 +301,7 @@ def test_a_pretraining_leaves_the_projector_that_its_students_learn_from(tmp_pat
     run = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
                tuned=False, data=False)  # fmt: skip
     assert preflight.check(run) is None  # with a teacher that is still to be trained
-    outcome = carry_out(run)
+    outcome = run_all(run)
     assert (outcome.failures, outcome.computed) == ({}, 2)
     (source,) = run.requirements
     kept, own = (load_file(r.folder / "projector.safetensors") for r in (source, run))
@@ -333,7 +333,7 @@ def test_a_published_files_projector_teaches(tmp_path: Path) -> None:
     teacher = f"method.teacher={{model:small_resnet,overrides:[{inner}]}}"
     run = tiny(tmp_path, "method=seed", "protocol=pretrain", *SHARED, teacher,
                tuned=False, data=False)  # fmt: skip
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     left = load_file(run.folder / "projector.safetensors")
     assert left["2.weight"].shape == (5, 16)
 

@@ -22,7 +22,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.training.options import Recipe, Stream
+from ssl_transfer.training.options import SampleOrder, TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 BATCH, SAMPLES = 16, 64
@@ -53,7 +53,7 @@ class Views:
 
     def batches(self, steps: int) -> Batches:
         """Every step's number (from 0) and views, the generator seeded as the loop does."""
-        stream = Stream(SAMPLES, BATCH, drop_last=True, seed=0)
+        stream = SampleOrder(SAMPLES, BATCH, drop_last=True, seed=0)
         for step in range(steps):
             torch.manual_seed(randomness.derive(0, "pretrain", step, 0))
             yield step, tuple(v.double() for v in self.__getitems__(stream.batch(step)).views)
@@ -305,7 +305,7 @@ def test_losses_and_weights_are_those_of_the_published_loop(tmp_path: Path, name
     keys = {"epochs": steps / PER_EPOCH, "batch_size": BATCH, "drop_last": True, **recipe}
     context = Context(tmp_path, tmp_path / "features", precision="fp64", progress_bar=False)
     with torch.random.fork_rng():
-        fit(method, Views(sizes), Recipe.of({**config, **keys}), context, name="pretrain")
+        fit(method, Views(sizes), TrainingOptions.of({**config, **keys}), context, name="pretrain")
         batches = Views(sizes).batches(steps)
         published = [loss.item() for loss in by_hand(expected, batches, steps)]
     assert losses == pytest.approx(published, rel=1e-6)

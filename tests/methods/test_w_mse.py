@@ -15,7 +15,7 @@ from ssl_transfer.methods.w_mse import WMSE, agreement, w_mse, whiten
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
@@ -181,7 +181,7 @@ class Samples:
 
 def test_a_batch_smaller_than_a_sub_batch_is_refused(tmp_path: Any) -> None:
     context = Context(tmp_path, tmp_path, progress_bar=False)
-    recipe = Recipe(epochs=1, batch_size=4, optimizer={"name": "adam"})
+    recipe = TrainingOptions(epochs=1, batch_size=4, optimizer={"name": "adam"})
     with pytest.raises(ValueError, match="`batch_size` must be at least 8 for WMSE, but is 4"):
         fit(_method(), Samples(), recipe, context, name="pretrain")
 

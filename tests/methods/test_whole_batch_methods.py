@@ -18,7 +18,7 @@ from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import signals
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 BATCH, SAMPLES = 16, 48
@@ -87,7 +87,13 @@ def train(
         "drop_last": True,
         "warmup_epochs": 0,
     }
-    fit(learner, Views(sizes, interrupt_at), Recipe.of({**config, **keys}), context, name="p")
+    fit(
+        learner,
+        Views(sizes, interrupt_at),
+        TrainingOptions.of({**config, **keys}),
+        context,
+        name="p",
+    )
     return learner
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 
 from ssl_transfer import datasets
 from ssl_transfer.config import compose, plain, resolve
@@ -38,7 +38,7 @@ def test_a_measure_of_ten_lines_is_checked_computed_and_recorded(tmp_path):
     run = tiny(tmp_path, "protocol=knn", tuned=False)
     measured = Run({**run.config, "protocol": {**NODE, "image_size": 8}})
     assert problems(measured.config) == []
-    outcome = carry_out(measured, Run({**run.config, "protocol": NODE}))
+    outcome = run_all(measured, Run({**run.config, "protocol": NODE}))
     assert outcome.failures == {}
     (score,) = measured.record()["scores"]
     assert score["metric"] == "feature_norm"

@@ -14,7 +14,7 @@ from ssl_transfer.errors import NotApplicable
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier
-from ssl_transfer.protocols.tuning import Trial, Tuning
+from ssl_transfer.protocols.tuning import Tuning, TuningRun
 from ssl_transfer.system import distributed
 from ssl_transfer.training.trainer import NonFiniteLoss
 
@@ -114,7 +114,7 @@ POINTS = [{"lr": lr, "weight_decay": decay} for lr in (0.3, 0.03) for decay in (
 @pytest.mark.parametrize("clip", [None, 0.5])
 def test_each_head_of_a_bank_is_that_head_trained_alone(tmp_path, digits, clip):
     protocol = tuning("head", clip_grad_norm=clip)
-    trial = Trial(protocol, encoder(), digits, context(tmp_path))
+    trial = TuningRun(protocol, encoder(), digits, context(tmp_path))
     bank = copy.deepcopy(trial.train(POINTS, ["train"], "bank").heads)
     for head, point in zip(bank, POINTS, strict=True):
         alone = trial.train([point], ["train"], "alone").heads[0]
@@ -191,7 +191,7 @@ class Counting(nn.Module):
 
 
 def test_a_buffer_outside_of_the_state_starts_again_with_every_training(tmp_path, digits):
-    trial = Trial(
+    trial = TuningRun(
         tuning("all", epochs=1),
         models.wrap(Counting(), Preprocessing(size=16, resize=None)),
         digits,
@@ -279,7 +279,7 @@ def logits_of(folder, trainable):
     node = resolve(plain(compose(["dataset=digits"])))["dataset"]
     dataset = datasets.build({**node, "labels_per_class": 5, "test_per_class": 3})
     surroundings = context(folder / str(distributed.rank()), precision="fp64")
-    trial = Trial(tuning(trainable, epochs=2), encoder(), dataset, surroundings)
+    trial = TuningRun(tuning(trainable, epochs=2), encoder(), dataset, surroundings)
     learner = trial.train([{}], ["train"], "both")
     return trial.predict(learner, "test")[0]
 

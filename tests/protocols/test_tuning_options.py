@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from test_tuning import SGD, context, encoder, tuning
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 from torch import nn
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -24,11 +24,11 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import require
 from ssl_transfer.protocols.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier, class_weights
-from ssl_transfer.protocols.tuning import Trial
+from ssl_transfer.protocols.tuning import TuningRun
 from ssl_transfer.runs import Run, builders
 from ssl_transfer.runs.signature import problems
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import Recipe, Stream
+from ssl_transfer.training.options import SampleOrder, TrainingOptions
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def small_digits() -> Dataset:
 def trained(folder, dataset, point=None, name="x", splits=("train",), **options):
     """Return a classifier trained by a protocol with these options."""
     folder.mkdir(exist_ok=True, parents=True)
-    trial = Trial(tuning(**options), encoder(), dataset, context(folder, precision="fp64"))
+    trial = TuningRun(tuning(**options), encoder(), dataset, context(folder, precision="fp64"))
     return trial.train([point or {}], list(splits), name)
 
 
@@ -73,13 +73,13 @@ def same(a, b):
 
 
 def rates(recipe, samples):
-    stream = Stream(samples, recipe.batch_size, recipe.drop_last, seed=0)
+    stream = SampleOrder(samples, recipe.batch_size, recipe.drop_last, seed=0)
     steps = recipe.length(stream)
     return [recipe.factor(step, steps, stream) for step in range(steps)]
 
 
 def recipe(**options):
-    return Recipe(**{"epochs": 7, "batch_size": 4, "optimizer": SGD, **options})
+    return TrainingOptions(**{"epochs": 7, "batch_size": 4, "optimizer": SGD, **options})
 
 
 def test_cosine_per_epoch_is_the_formula_of_mmcv():
@@ -270,13 +270,13 @@ BEST = {"epoch_selection": "best", "schedule": "constant", "augmentation": "none
 
 def looks(monkeypatch, planned):
     """Let the epochs' scores be these, for every head, though they are really measured."""
-    measure, left = Trial.scores, list(planned)
+    measure, left = TuningRun.scores, list(planned)
 
     def scores(trial, learner):
         assert len(measure(trial, learner)) == len(learner.heads)
         return [left.pop(0)] * len(learner.heads)
 
-    monkeypatch.setattr(Trial, "scores", scores)
+    monkeypatch.setattr(TuningRun, "scores", scores)
 
 
 @pytest.mark.parametrize("trainable", ["head", "batch_norm", "all"])
@@ -295,8 +295,8 @@ def test_the_best_epoch_is_kept_and_looking_changes_nothing(
 def test_heads_of_a_bank_have_their_own_best_epochs(tmp_path, digits, monkeypatch):
     planned = [[0.1, 0.9, None], [0.2, 0.8, None], [0.3, 0.7, 0.1], [0.3, 0.7, None]]
     left = list(planned)
-    monkeypatch.setattr(Trial, "scores", lambda *_: left.pop(0))
-    trial = Trial(
+    monkeypatch.setattr(TuningRun, "scores", lambda *_: left.pop(0))
+    trial = TuningRun(
         tuning("head", epochs=4, batch_size=10, **BEST), encoder(), digits, context(tmp_path)
     )
     points = [{"lr": 0.1}, {"lr": 0.01}, {"lr": 0.02}]
@@ -308,7 +308,7 @@ def test_heads_of_a_bank_have_their_own_best_epochs(tmp_path, digits, monkeypatc
         options = {**BEST, "epoch_selection": "last", "batch_size": 10, "epochs": epochs}
         folder = tmp_path / str(point["lr"])
         folder.mkdir()
-        alone = Trial(tuning("head", **options), encoder(), digits, context(folder))
+        alone = TuningRun(tuning("head", **options), encoder(), digits, context(folder))
         torch.testing.assert_close(
             alone.train([point], ["train"], "alone").heads[0].weight, head.weight
         )
@@ -324,7 +324,7 @@ def test_an_interruption_between_epochs_forgets_no_best_one(
 
     def run(folder, stop_at):
         surroundings = context(tmp_path / folder, precision="fp64", checkpoint_every_steps=1)
-        trial = Trial(tuning(**options), encoder(), digits, surroundings)
+        trial = TuningRun(tuning(**options), encoder(), digits, surroundings)
         planned = iter([0.1, 0.6, 0.2, 0.3, 0.4] if stop_at or folder == "calm" else [0.3, 0.4])
 
         def scores(_, learner):
@@ -333,7 +333,7 @@ def test_an_interruption_between_epochs_forgets_no_best_one(
                 raise KeyboardInterrupt
             return [score, 1 - score][: len(learner.heads)]
 
-        monkeypatch.setattr(Trial, "scores", scores)
+        monkeypatch.setattr(TuningRun, "scores", scores)
         points = [{"lr": 0.1}, {"lr": 0.05}] if trainable == "head" else [{}]
         return trial.train(points, ["train"], "x"), surroundings.facts
 
@@ -354,14 +354,14 @@ def test_the_record_says_on_what_the_epoch_was_selected(tmp_path, digits, select
     surroundings = context(tmp_path)
     protocol = tuning("head", **BEST, epochs=6, batch_size=10, selection=selection)
     scored = []
-    trial_scores = Trial.scores
+    trial_scores = TuningRun.scores
 
     def scores(self, learner):
         scored.append(trial_scores(self, learner)[0])
         return [scored[-1]]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trial, "scores", scores)
+        patch.setattr(TuningRun, "scores", scores)
         (score,) = (s for s in protocol.run(encoder(), digits, surroundings) if s.primary)
     found = surroundings.facts["selection"]
     assert found["split"] == selection
@@ -426,7 +426,7 @@ def test_running_statistics_of_a_resnet50_move_where_the_protocol_trains(
     stem = judged.backbone.conv1.weight.clone()
     surroundings = context(tmp_path)
     protocol = tuning(trainable, bn_scope=scope, steps=1, batch_size=2)
-    trial = Trial(protocol, judged, digits, surroundings)
+    trial = TuningRun(protocol, judged, digits, surroundings)
     assert trial.count_parameters()["encoder_trained"] == parameters
     trial.train([{}], ["train"], "x")
     moved = [name for name, m in layers.items() if not torch.equal(before[name], m.running_mean)]
@@ -447,7 +447,7 @@ def test_statistics_of_a_frozen_encoder_in_train_mode_are_those_of_the_batches(t
     head = nn.Linear(judge.feature_dim, 10).double()
     head.load_state_dict(learner_at_start(tmp_path / "start", digits).heads[0].state_dict())
     optimizer = torch.optim.SGD(head.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    stream = Stream(len(digits["train"]), 10, drop_last=False, seed=0)
+    stream = SampleOrder(len(digits["train"]), 10, drop_last=False, seed=0)
     view = Pipeline(judge.preprocessing)
     judge.train()
     for step in range(4):
@@ -468,7 +468,7 @@ def test_statistics_of_a_frozen_encoder_in_train_mode_are_those_of_the_batches(t
 
 def learner_at_start(folder, dataset):
     folder.mkdir()
-    trial = Trial(tuning(**STATISTICS), encoder(), dataset, context(folder, precision="fp64"))
+    trial = TuningRun(tuning(**STATISTICS), encoder(), dataset, context(folder, precision="fp64"))
     return trial.learner(1)
 
 
@@ -496,7 +496,7 @@ def test_an_interruption_forgets_no_statistics(tmp_path, digits, monkeypatch):
 
     def run(folder, stop_at):
         surroundings = context(tmp_path / folder, precision="fp64", checkpoint_every_steps=1)
-        trial = Trial(tuning(**options), encoder(), digits, surroundings)
+        trial = TuningRun(tuning(**options), encoder(), digits, surroundings)
         calls = []
 
         def scores(_, learner):
@@ -505,7 +505,7 @@ def test_an_interruption_forgets_no_statistics(tmp_path, digits, monkeypatch):
                 raise KeyboardInterrupt
             return [float(learner.heads[0].weight.detach().norm())]
 
-        monkeypatch.setattr(Trial, "scores", scores)
+        monkeypatch.setattr(TuningRun, "scores", scores)
         return trial.train([{}], ["train"], "x"), surroundings.facts
 
     calm, _ = run("calm", None)
@@ -574,7 +574,7 @@ def test_preprocessing_replaces_that_of_the_encoder(tmp_path, digits, augmentati
     )
     surroundings = context(tmp_path, precision="fp64")
     protocol = tuning("head", augmentation=augmentation)
-    theirs = Trial(protocol, judged, digits, surroundings).train([{}], ["train"], "x")
+    theirs = TuningRun(protocol, judged, digits, surroundings).train([{}], ["train"], "x")
     assert same(ours, theirs.state_dict())
     other = trained(tmp_path / "b", digits, trainable="head", augmentation=augmentation)
     assert not same(ours, other.state_dict())
@@ -635,7 +635,7 @@ def test_class_weights_that_teach_nothing_are_refused_before_any_work(digits):
 
 def test_too_few_class_weights_are_refused_before_any_run(tmp_path):
     run = tiny(tmp_path, "protocol=linear_probe", "protocol.class_weights=[1,2]")
-    outcome = carry_out(run)
+    outcome = run_all(run)
     ((said, *_),) = [
         value if isinstance(value, tuple | list) else (value,)
         for value in outcome.failures.values()
@@ -650,7 +650,7 @@ def test_too_few_class_weights_are_refused_before_any_run(tmp_path):
 @pytest.mark.parametrize("protocol", ["bn_tune", "linear_probe"])
 def test_the_kept_encoder_and_head_give_the_predictions_of_the_run(tmp_path, protocol):
     run = tiny(tmp_path, f"protocol={protocol}", "protocol.keep_encoder=true", "protocol.epochs=3")
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     weights = run.folder / "encoder.safetensors"
     node = copy.deepcopy(run.resolved["model"])
     node["weights"] = {"path": str(weights)}
@@ -670,14 +670,14 @@ def test_the_kept_encoder_and_head_give_the_predictions_of_the_run(tmp_path, pro
 
 def test_nothing_is_kept_unless_asked_for(tmp_path):
     run = tiny(tmp_path, "protocol=bn_tune")
-    carry_out(run)
+    run_all(run)
     assert not list(run.folder.glob("*.safetensors"))
 
 
 def test_an_encoder_tuned_on_other_pixels_says_so_when_it_is_loaded(tmp_path):
     replaced = "protocol.preprocessing={channel_order:bgr}"
     run = tiny(tmp_path, "protocol=bn_tune", "protocol.keep_encoder=true", replaced)
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     node = copy.deepcopy(run.resolved["model"])
     node["weights"] = {"path": str(run.folder)}
     with pytest.raises(ValueError, match=r"model\.preprocessing\.channel_order=bgr"):
@@ -767,7 +767,7 @@ def test_a_value_in_place_of_a_grid_is_one_training_with_that_value():
     assert all(problems(run.config) == [] for run in runs)
     built = [builders.protocol_of(run.resolved["protocol"]) for run in runs]
     one, two = (
-        {**built_one.recipe().optimizer, **built_one.group(built_one.points()[0])}
+        {**built_one.options().optimizer, **built_one.group(built_one.points()[0])}
         for built_one in built
     )
     assert one == two

@@ -10,7 +10,7 @@ import odd_runs
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import METHOD, carry_out, tiny
+from tiny_runs import METHOD, run_all, tiny
 
 from launchers import sweep
 from ssl_transfer import models, runs
@@ -20,7 +20,7 @@ from ssl_transfer.methods.pretraining import check
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.runs import builders, execution, preflight
 from ssl_transfer.system.files import write_json
-from ssl_transfer.training import trainer
+from ssl_transfer.training.state import Checkpointer
 
 RECORD = {
     "schema", "run_id", "status", "reason", "model", "method", "dataset", "protocol", "seed",
@@ -66,7 +66,7 @@ def no_work(*arguments: Any) -> Any:
 
 def test_a_record_says_what_was_done_on_what_by_what(tmp_path: Path) -> None:
     run = tiny(tmp_path, "protocol=finetune", "seed=3")
-    outcome = carry_out(run)
+    outcome = run_all(run)
     assert (outcome.failures, outcome.computed, outcome.exit_code) == ({}, 1, 0)
     record = json.loads((tmp_path / run.place / "record.json").read_text())
     assert record.keys() >= RECORD | {"selection", "trainable"}
@@ -92,7 +92,7 @@ def test_a_record_says_what_was_done_on_what_by_what(tmp_path: Path) -> None:
 def test_weights_as_they_are_are_identified_by_their_bytes(tmp_path: Path) -> None:
     run = tiny(tmp_path, "protocol=knn", tuned=False)
     assert execution.encoder_id(run) is None
-    carry_out(run)
+    run_all(run)
     encoder = models.build(run.resolved["model"], seed=0)
     assert run.record()["weights_sha256"] == models.fingerprint(encoder)
     assert run.record()["encoder"] == {
@@ -105,15 +105,15 @@ def test_nothing_is_computed_twice_unless_forced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny(tmp_path, "protocol=knn", tuned=False)
-    assert carry_out(run).computed == 1
+    assert run_all(run).computed == 1
     first = run.record()
     monkeypatch.setattr(execution, "_work", no_work)
-    assert carry_out(run).computed == 0
+    assert run_all(run).computed == 0
     assert execution.execute(run) == first
     monkeypatch.undo()
     forced = tiny(tmp_path, "protocol=knn", "force=true", tuned=False)
     assert forced.id == run.id
-    assert carry_out(forced).computed == 1
+    assert run_all(forced).computed == 1
     assert run.record()["scores"] == first["scores"]
 
 
@@ -123,7 +123,7 @@ def test_every_protocol_judges_the_weights_that_one_pretraining_left(tmp_path: P
         tiny(tmp_path, *METHOD, "protocol=knn", tuned=False),
         tiny(tmp_path, *METHOD, "protocol=knn", "seed=1", tuned=False),
     ]
-    outcome = carry_out(*asked)
+    outcome = run_all(*asked)
     assert (outcome.failures, outcome.computed) == ({}, 4)
     (pretraining,) = asked[0].requirements
     record = pretraining.record()
@@ -143,7 +143,7 @@ def test_every_protocol_judges_the_weights_that_one_pretraining_left(tmp_path: P
 
 def test_a_failure_is_a_sentence_and_a_trace_and_sticks_until_retried(tmp_path: Path) -> None:
     run = raising(tmp_path, "ValueError")
-    outcome = carry_out(run)
+    outcome = run_all(run)
     assert outcome.failures == {run.id: "ValueError was asked for; ask for another."}
     assert outcome.exit_code == 1
     failure = json.loads((run.folder / "failure.json").read_text())
@@ -151,11 +151,11 @@ def test_a_failure_is_a_sentence_and_a_trace_and_sticks_until_retried(tmp_path: 
     assert failure["error"] == "ValueError was asked for; ask for another."
     assert "in run\n" in failure["traceback"]
     assert not run.is_finished
-    assert "`retry=true` runs it again" in carry_out(run).failures[run.id]
+    assert "`retry=true` runs it again" in run_all(run).failures[run.id]
     assert Raises.calls == 1
     again = raising(tmp_path, "ValueError", "retry=true")
     assert again.id == run.id
-    carry_out(again)
+    run_all(again)
     assert Raises.calls == 2
 
 
@@ -163,8 +163,8 @@ def test_a_run_that_succeeds_at_last_leaves_no_failure(tmp_path: Path) -> None:
     run = raising(tmp_path, "none")
     failure = {"run_id": run.id, "error": "the disk was full", "traceback": "", "stage": "work"}
     write_json(run.folder / "failure.json", failure)
-    assert carry_out(run).failures[run.id].startswith("the disk was full (failed earlier")
-    assert carry_out(raising(tmp_path, "none", "retry=true")).failures == {}
+    assert run_all(run).failures[run.id].startswith("the disk was full (failed earlier")
+    assert run_all(raising(tmp_path, "none", "retry=true")).failures == {}
     assert sorted(p.name for p in run.folder.iterdir()) == ["metrics.jsonl", "record.json"]
 
 
@@ -172,7 +172,7 @@ def test_a_bug_in_a_protocol_is_named_with_its_kind(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = raising(tmp_path, "KeyError")
-    assert carry_out(run).failures[run.id].startswith("KeyError: ")
+    assert run_all(run).failures[run.id].startswith("KeyError: ")
     assert "Traceback" in caplog.text
 
 
@@ -180,17 +180,17 @@ def test_what_makes_no_sense_is_recorded_and_no_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = raising(tmp_path, "NotApplicable")
-    assert carry_out(run).exit_code == 0
+    assert run_all(run).exit_code == 0
     assert run.record()["status"] == "not_applicable"
     assert run.record()["reason"] == "NotApplicable was asked for; ask for another."
     assert run.record()["scores"] == []
     assert "not applicable: NotApplicable was asked for" in capsys.readouterr().out
-    assert carry_out(run).computed == 0
+    assert run_all(run).computed == 0
 
 
 def test_one_failure_stops_neither_the_others_nor_goes_unnoticed(tmp_path: Path) -> None:
     asked = [raising(tmp_path, "ValueError"), tiny(tmp_path, "protocol=knn", tuned=False)]
-    outcome = carry_out(*asked)
+    outcome = run_all(*asked)
     assert (list(outcome.failures), outcome.computed) == ([asked[0].id], 1)
     assert asked[1].is_finished
 
@@ -205,7 +205,7 @@ def test_what_requires_a_failed_pretraining_is_not_started(
 
     monkeypatch.setattr(execution, "_leave_encoder", full)
     (pretraining,) = run.requirements
-    assert carry_out(run).failures == {
+    assert run_all(run).failures == {
         pretraining.id: "the disk is full; free some space.",
         run.id: (
             f"requires {pretraining.describe()}, which failed: the disk is full; free some space."
@@ -217,7 +217,7 @@ def test_what_requires_a_failed_pretraining_is_not_started(
 def test_a_debug_run_takes_two_steps_in_a_folder_of_its_own(tmp_path: Path) -> None:
     run = tiny(tmp_path, "protocol=finetune", "debug=true", "protocol.batch_size=2")
     assert run.id != tiny(tmp_path, "protocol=finetune", "protocol.batch_size=2").id
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert max(line.get("step", 0) for line in lines) <= 2
 
@@ -230,7 +230,7 @@ def test_wandb_gets_the_numbers_offline_under_the_runs_own_id(
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = tiny(tmp_path, "protocol=knn", "logger=wandb", "logger.mode=offline", tuned=False)
     assert run.id == tiny(tmp_path, "protocol=knn", tuned=False).id
-    outcome = carry_out(run)
+    outcome = run_all(run)
     assert outcome.failures == {}
     (kept,) = (run.folder / "wandb").glob("offline-run-*")
     assert kept.name.endswith(run.id)
@@ -239,14 +239,14 @@ def test_wandb_gets_the_numbers_offline_under_the_runs_own_id(
 def test_a_template_of_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     run = tiny(tmp_path, "protocol=knn", "logger=wandb", "logger.mode=offline",
                "logger.group='{modell}'", tuned=False)  # fmt: skip
-    (told,) = carry_out(run).failures.values()
+    (told,) = run_all(run).failures.values()
     assert told.startswith("`logger` templates must use names among ['dataset', 'label', 'method'")
 
 
 def test_left_to_do_is_what_has_no_record(tmp_path: Path) -> None:
     run = tiny(tmp_path, "protocol=knn", tuned=False)
     assert sweep.left_to_do(run)
-    carry_out(run)
+    run_all(run)
     assert not sweep.left_to_do(run)
 
 
@@ -312,7 +312,7 @@ def test_a_method_that_does_not_fit_is_told_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr(execution, "execute", no_work)
     run = pretraining(tmp_path, *line, f"paths.data={tmp_path}")
-    (reason,) = carry_out(run).failures.values()
+    (reason,) = run_all(run).failures.values()
     assert told in reason
     assert run.failure()["stage"] == "check"  # tried again once it is put right
 
@@ -359,7 +359,7 @@ def test_a_bug_in_an_encoder_that_a_check_meets_stops_no_other_run(tmp_path: Pat
     small = ["method.epochs=1", "method.warmup_epochs=0", "method.batch_size=16"]
     bad = odd_runs.odd(tmp_path, "Broken", f"+model.file={fault}", "method=simclr", *small,
                        "protocol=pretrain")  # fmt: skip
-    outcome = carry_out(bad, good := tiny(tmp_path, "protocol=knn", tuned=False))
+    outcome = run_all(bad, good := tiny(tmp_path, "protocol=knn", tuned=False))
     assert outcome.failures == {bad.id: "ArithmeticError: the encoder is broken"}
     assert good.is_finished
 
@@ -372,7 +372,7 @@ def test_what_this_computer_cannot_do_is_a_sentence_and_no_mark_on_the_run(
     option: str, told: str, tmp_path: Path
 ) -> None:
     run = pretraining(tmp_path, "method=simclr", option)
-    (reason,) = carry_out(run).failures.values()
+    (reason,) = run_all(run).failures.values()
     assert reason.startswith(told)
     assert sweep.sticky_failure(run) is None
 
@@ -380,14 +380,14 @@ def test_what_this_computer_cannot_do_is_a_sentence_and_no_mark_on_the_run(
 def test_an_encoder_that_the_last_step_broke_is_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(watch: trainer.Watch, step: int, steps: int, parts: Any) -> None:
+    def breaks(checkpointer: Checkpointer, step: int, steps: int, *, stopping: bool) -> None:
         if step + 1 == steps:
             with torch.no_grad():
-                next(watch.changing.learner.encoder.parameters())[0] = torch.nan
+                next(checkpointer.state.learner.encoder.parameters())[0] = torch.nan
 
-    monkeypatch.setattr(trainer.Watch, "after", breaks)
+    monkeypatch.setattr(Checkpointer, "after", breaks)
     run = tiny(tmp_path, *METHOD, "protocol=pretrain", tuned=False, data=False)
-    (reason,) = carry_out(run).failures.values()
+    (reason,) = run_all(run).failures.values()
     assert reason.startswith("the weights that a pre-training leaves must be finite, but `backbone")
     assert not (run.folder / "encoder.safetensors").exists()
 
@@ -397,7 +397,7 @@ def test_outputs_that_have_nowhere_to_go_are_refused_at_once(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(sweep.SweepRefused):
-        carry_out(pretraining(tmp_path / "file", "method=simclr"))
+        run_all(pretraining(tmp_path / "file", "method=simclr"))
     told = capsys.readouterr().err
     assert told.startswith("error: `paths.outputs` must be a folder that can be written to")
 
@@ -405,23 +405,23 @@ def test_outputs_that_have_nowhere_to_go_are_refused_at_once(
 def test_an_encoder_asked_for_later_is_computed_under_the_same_id(tmp_path, caplog):
     line = ["protocol=linear_probe", "protocol.grid.lr=[0.1]", "protocol.augmentation=none"]
     plainly = tiny(tmp_path, *line)
-    assert carry_out(plainly).computed == 1
+    assert run_all(plainly).computed == 1
     record = plainly.record()
     keeping = tiny(tmp_path, *line, "protocol.keep_encoder=true")
     assert (keeping.id, keeping.folder) == (plainly.id, plainly.folder)
     assert plainly.is_finished
     assert not keeping.is_finished
-    assert carry_out(keeping).computed == 1
+    assert run_all(keeping).computed == 1
     assert keeping.is_finished
     assert (keeping.folder / "head.safetensors").is_file()
     assert keeping.record()["scores"] == record["scores"]
     assert "must have the scores of its record" not in caplog.text
     # Both commands find it finished, and the encoder stays.
-    assert carry_out(plainly, keeping).computed == 0
+    assert run_all(plainly, keeping).computed == 0
     # What the record says was measured otherwise is told.
     record = keeping.record()
     record["scores"][0]["value"] += 0.25
     write_json(keeping.folder / "record.json", record)
     (keeping.folder / "encoder.safetensors").unlink()
-    assert carry_out(keeping).computed == 1
+    assert run_all(keeping).computed == 1
     assert "`top1` on test was" in caplog.text

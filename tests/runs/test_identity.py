@@ -19,7 +19,7 @@ from ssl_transfer.datasets.transforms import View
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models.weights import load_weights
 from ssl_transfer.runs import Run, identity
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 
 HOW = re.compile(
     r"(trainer|logger|paths)\..*|retry|force|tables"
@@ -209,7 +209,7 @@ def test_a_key_with_its_neutral_value_is_as_good_as_none() -> None:
 
 def test_neutral_values_are_what_a_missing_key_means() -> None:
     for owner, neutral in identity._NEUTRAL.items():
-        target = Recipe if owner == "method" else locate(owner)
+        target = TrainingOptions if owner == "method" else locate(owner)
         defaults = inspect.signature(target).parameters
         for path, value in neutral.items():
             assert defaults[path].default == value, (owner, path)
@@ -228,7 +228,7 @@ def called() -> dict[str, Any]:
 
     for config in every_option():
         collect(config)
-    return targets | {t.__name__: t for t in (load_weights, Projector, Recipe)}
+    return targets | {t.__name__: t for t in (load_weights, Projector, TrainingOptions)}
 
 
 def test_null_is_the_default_wherever_it_is_left_out() -> None:
@@ -358,4 +358,6 @@ def test_the_tables_name_what_there_is() -> None:
     owners = {*AXES, "ssl_transfer.datasets", "ssl_transfer.protocols", *called()}
     tables = (identity._OUTSIDE, identity._SAME, identity._NEUTRAL, identity._NULL_COUNTS)
     assert not {owner for table in tables for owner in table} - owners
-    assert {field.name for field in dataclasses.fields(Recipe)} < identity._READ_HERE["method"]
+    assert {field.name for field in dataclasses.fields(TrainingOptions)} < identity._READ_HERE[
+        "method"
+    ]

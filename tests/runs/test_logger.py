@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 
 from ssl_transfer.runs import Run, logger
 
@@ -50,7 +50,7 @@ def test_a_run_goes_on_without_wandb_where_it_does_not_start(
 
     fake(monkeypatch, init)
     run = knn(tmp_path)
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     said = [r.message for r in caplog.records if r.message.startswith("wandb is switched off")]
     assert len(said) == 1
     assert (str(error) or "SyntaxError") in said[0]
@@ -67,7 +67,7 @@ def test_a_run_goes_on_without_wandb_where_it_fails_later(
     started = FakeRun(method)
     fake(monkeypatch, lambda **keys: started)
     run = knn(tmp_path)
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     assert caplog.text.count("wandb is switched off") == 1
     assert "(the server is gone); its numbers are in metrics.jsonl" in caplog.text
     assert started.calls[-1] == method
@@ -79,16 +79,16 @@ def test_wandb_that_is_not_installed_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert carry_out(knn(tmp_path)).failures == {}
+    assert run_all(knn(tmp_path)).failures == {}
     assert caplog.text.count("wandb is switched off") == 1
 
 
 def test_a_wrong_template_does_not_mark_the_run(tmp_path: Path) -> None:
     run = knn(tmp_path, "logger.group='{modell}'")
-    (told,) = carry_out(run).failures.values()
+    (told,) = run_all(run).failures.values()
     assert told.startswith("`logger` templates must use names among ['dataset', 'label', 'method'")
     assert run.failure()["stage"] == "check"  # type: ignore[index]
-    assert carry_out(tiny(tmp_path, "protocol=knn", tuned=False)).failures == {}
+    assert run_all(tiny(tmp_path, "protocol=knn", tuned=False)).failures == {}
 
 
 def test_half_a_line_is_ended_and_what_is_in_the_way_is_set_aside(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_full_disk_is_a_sentence_and_no_mark_on_the_run(tmp_path: Path) -> Non
     run = tiny(tmp_path, "protocol=knn", tuned=False)
     run.folder.mkdir(parents=True)
     (run.folder / "metrics.jsonl").symlink_to("/dev/full")
-    (told,) = carry_out(run).failures.values()
+    (told,) = run_all(run).failures.values()
     assert told.startswith(f"`{run.folder / 'metrics.jsonl'}` must be writable with space left on")
     (run.folder / "metrics.jsonl").unlink()
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import METHOD, carry_out, tiny
+from tiny_runs import METHOD, run_all, tiny
 
 from ssl_transfer import models, runs
 from ssl_transfer.runs import execution, products
@@ -39,7 +39,7 @@ def test_the_old_record_and_its_encoder_stay_until_the_new_ones_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = pretraining(tmp_path)
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     before = contents(run.folder)
     forced = pretraining(tmp_path, "force=true")
     assert forced.id == run.id
@@ -50,19 +50,19 @@ def test_the_old_record_and_its_encoder_stay_until_the_new_ones_stand(
 
     monkeypatch.setattr(execution.models, "save_encoder", interrupted)
     with pytest.raises(Interrupted):
-        carry_out(forced)
+        run_all(forced)
     assert contents(run.folder) == before
 
     def fails(*arguments: Any, **keys: Any) -> None:
         raise ValueError("the new set must be saved, but is not.")
 
     monkeypatch.setattr(execution.models, "save_encoder", fails)
-    assert list(carry_out(forced).failures) == [run.id]
+    assert list(run_all(forced).failures) == [run.id]
     assert contents(run.folder) == before
     monkeypatch.undo()
-    assert carry_out(run).computed == 0  # sent again without force: the old result counts
+    assert run_all(run).computed == 0  # sent again without force: the old result counts
 
-    again = carry_out(pretraining(tmp_path, "force=true", "retry=true"))
+    again = run_all(pretraining(tmp_path, "force=true", "retry=true"))
     assert (again.failures, again.computed) == ({}, 1)
     assert sorted(path.name for path in run.folder.iterdir()) == sorted(FILES)
     assert run.record()["started"] >= json.loads(before["record.json"])["started"]
@@ -135,12 +135,12 @@ def test_a_pretraining_without_its_encoder_is_computed_again_and_keeps_its_recor
     tmp_path: Path,
 ) -> None:
     run = pretraining(tmp_path)
-    carry_out(run)
+    run_all(run)
     first = run.record()
     (run.folder / "encoder.safetensors").unlink()
     assert not run.is_finished
     evaluation = tiny(tmp_path, *METHOD, "protocol=knn", tuned=False)
-    outcome = carry_out(evaluation)
+    outcome = run_all(evaluation)
     assert (outcome.failures, outcome.computed) == ({}, 2)
     assert run.record()["weights_sha256"] == first["weights_sha256"]
 
@@ -151,7 +151,7 @@ def test_an_encoder_that_is_not_its_records_is_refused_until_it_is_removed(
 ) -> None:
     evaluation = tiny(tmp_path, *METHOD, "protocol=knn", tuned=False)
     (run,) = evaluation.requirements
-    carry_out(run)
+    run_all(run)
     path = run.folder / name
     if not path.exists():  # supervised training leaves no projector
         leave(run.folder, "projector", name)
@@ -159,23 +159,23 @@ def test_an_encoder_that_is_not_its_records_is_refused_until_it_is_removed(
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(bytes(content))
-    (told,) = carry_out(evaluation).failures.values()
+    (told,) = run_all(evaluation).failures.values()
     assert told.startswith(f"`{path}` must be the file that the run's record names (sha256 ")
     assert "it was damaged or replaced" in told
     assert evaluation.failure()["stage"] == "check"  # type: ignore[index]
     (run.folder / "encoder.safetensors").unlink()
-    assert carry_out(evaluation).failures == {}
+    assert run_all(evaluation).failures == {}
 
 
 def test_weights_are_compared_with_records_that_name_no_files(tmp_path: Path) -> None:
     evaluation = tiny(tmp_path, *METHOD, "protocol=knn", tuned=False)
     (run,) = evaluation.requirements
-    carry_out(run)
+    run_all(run)
     record = {key: value for key, value in run.record().items() if key != "files"}
     (run.folder / "record.json").write_text(json.dumps(record))
     other = models.build(run.resolved["model"], seed=1)
     models.save_encoder(other, run.folder, config=run.config["model"], parents=[])
-    (told,) = carry_out(evaluation).failures.values()
+    (told,) = run_all(evaluation).failures.values()
     assert f"(sha256 {record['weights_sha256'][:16]}…), but holds " in told
 
 
@@ -191,7 +191,7 @@ def test_a_folder_that_is_removed_meanwhile_gets_its_record_all_the_same(
 
     monkeypatch.setattr(execution, "dataset_of", removes)
     run = tiny(tmp_path, "protocol=knn", tuned=False)
-    assert carry_out(run).failures == {}
+    assert run_all(run).failures == {}
     assert run.is_finished
     tmp_path.mkdir(exist_ok=True)
 

@@ -15,7 +15,7 @@ import pytest
 from cluster import Cluster
 
 from launchers import status
-from launchers.archive import Archive
+from launchers.sweep_folder import SweepFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -72,7 +72,7 @@ class Sweeps:
         }
 
     def stand(self) -> list[status.RunStatus]:
-        return status.survey(Archive.find(self.outputs))
+        return status.survey(SweepFolder.find(self.outputs))
 
     def states(self) -> list[str]:
         return sorted(run.state for run in self.stand())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 
 from launchers import currency
 from ssl_transfer import datasets
@@ -278,14 +278,14 @@ def test_a_finished_run_on_changed_data_is_said_and_force_computes_it_again(
     def asked(*more: str):
         return tiny(tmp_path / "out", *keys, *more, tuned=False, data=False)
 
-    assert not carry_out(asked()).failures
+    assert not run_all(asked()).failures
     record = asked().record()
     assert set(record["inputs"]) == {"data"}
     assert record["inputs"]["data"]["files"] >= 12
     assert not currency.complaints([asked()])
     capsys.readouterr()
     swap(photos / "ant" / "0.bmp", photos / "bee" / "0.bmp")
-    assert carry_out(asked()).computed == 0
+    assert run_all(asked()).computed == 0
     told = capsys.readouterr().err
     assert told.startswith(
         "warning: data changed since knn of small_resnet on image_folder, seed 0"
@@ -294,11 +294,11 @@ def test_a_finished_run_on_changed_data_is_said_and_force_computes_it_again(
     assert told.count("\n") == 1
     builders.read.cache_clear()  # as in another process
     builders._decoded.cache_clear()
-    assert carry_out(asked("force=true")).computed == 1
+    assert run_all(asked("force=true")).computed == 1
     again = asked().record()
     assert again["data"]["fingerprint"] != record["data"]["fingerprint"]
     capsys.readouterr()
-    carry_out(asked())
+    run_all(asked())
     assert capsys.readouterr().err == ""
 
 
@@ -311,7 +311,7 @@ def test_a_reused_pre_training_on_changed_data_is_said(photos: Path, tmp_path: P
     keys = ["protocol=knn", "method=supervised", "method.epochs=1", "method.warmup_epochs=0"]
     keys += ["dataset@method.pretrain_on=image_folder", f"method.pretrain_on.root={photos}"]
     run = tiny(tmp_path / "out", *keys, "method.batch_size=16", "model.width=8", tuned=False)
-    assert not carry_out(run).failures
+    assert not run_all(run).failures
     (pretraining,) = run.requirements
     assert set(run.record()["inputs"]) == {"weights"}
     assert not currency.complaints([pretraining, run])

@@ -11,7 +11,7 @@ from typing import Any
 import odd_runs
 import pytest
 import torch
-from tiny_runs import carry_out
+from tiny_runs import run_all
 from waiting import wait_for
 
 from ssl_transfer.system import signals
@@ -164,7 +164,7 @@ def test_a_signal_to_all_processes_of_a_run_loses_no_step_and_no_worker(
     try:
         calm = odd_runs.odd(tmp_path / "calm", "Smooth", *training)
         assert calm.id == run.id
-        assert carry_out(run).failures == carry_out(calm).failures == {}
+        assert run_all(run).failures == run_all(calm).failures == {}
     finally:
         torch.set_num_threads(threads)
     ((_, resumed),) = run.record()["resumed_at"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tiny_runs import carry_out, tiny
+from tiny_runs import run_all, tiny
 
 from ssl_transfer import datasets, runs
 from ssl_transfer.datasets import files
@@ -107,7 +107,7 @@ def test_a_record_is_the_same_wherever_its_images_were_read(
         assert set(roots) == {str(photos)}
         assert not place.exists()  # a submission looks at the source
         roots.clear()
-        assert carry_out(run).failures == {}
+        assert run_all(run).failures == {}
         read[key], (pretraining,) = set(roots), run.requirements
         records[key] = [what_counts(pretraining), what_counts(run)]
     assert records["copy"] == records["source"]
@@ -133,7 +133,7 @@ def test_the_images_that_a_run_trains_on_lie_in_the_copy(tmp_path: Path, photos:
 def test_a_configuration_from_before_there_was_a_stage_is_carried_out(tmp_path: Path) -> None:
     config = tiny(tmp_path, "protocol=knn", tuned=False).config
     del config["paths"]["stage"], config["paths"]["group_writable"]
-    assert carry_out(runs.Run(config)).failures == {}
+    assert run_all(runs.Run(config)).failures == {}
 
 
 def test_neither_key_enters_a_runs_identity(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_too_little_space_is_told_before_anything_is_copied_and_sticks_to_nothin
         patch.setattr(staging, "_fill", lambda *a, **k: pytest.fail("copied"))
         usage = types.SimpleNamespace(free=50_000)
         patch.setattr(staging.shutil, "disk_usage", lambda folder: usage)
-        (told,) = carry_out(run).failures.values()
+        (told,) = run_all(run).failures.values()
     # 20 files and 3 folders, at least 4 KiB each.
     assert told == (
         f"`paths.stage` must have room for `{photos}` (94.2kB), but the disk of "
@@ -360,7 +360,7 @@ def test_too_little_space_is_told_before_anything_is_copied_and_sticks_to_nothin
         "choose a larger disk, or set paths.stage=null."
     )
     assert json.loads((run.folder / "failure.json").read_text())["stage"] == "check"
-    assert carry_out(run).failures == {}  # without retry=true
+    assert run_all(run).failures == {}  # without retry=true
 
 
 def test_a_stage_inside_of_the_data_is_refused(tmp_path: Path, photos: Path) -> None:

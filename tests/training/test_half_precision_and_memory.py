@@ -11,7 +11,7 @@ from torch import nn
 from ssl_transfer.config import compose, plain
 from ssl_transfer.context import Context
 from ssl_transfer.runs import Run, builders
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 # fp16
@@ -31,7 +31,7 @@ def overflowing(folder: Path, **options: Any) -> tuple[dict[str, torch.Tensor], 
     context = Context(folder, folder, precision="fp16", progress_bar=False, **options)
     torch.manual_seed(0)
     learner = Overflowing()
-    recipe = Recipe(epochs=12 * 16 / 40, batch_size=16, optimizer=SGD, clip_grad_norm=1.0)
+    recipe = TrainingOptions(epochs=12 * 16 / 40, batch_size=16, optimizer=SGD, clip_grad_norm=1.0)
     fit(learner, Images(), recipe, context, name="test")
     return learner.state_dict(), context
 
@@ -93,4 +93,10 @@ def test_channels_last_trains_the_same_and_leaves_weights_as_they_were(
     learner = Formats().double()
     learner.load_state_dict(net().state_dict())
     context = Context(tmp_path, tmp_path, precision="fp64", progress_bar=False, channels_last=True)
-    fit(learner, Images(), Recipe(epochs=1, batch_size=16, optimizer=SGD), context, name="formats")
+    fit(
+        learner,
+        Images(),
+        TrainingOptions(epochs=1, batch_size=16, optimizer=SGD),
+        context,
+        name="formats",
+    )

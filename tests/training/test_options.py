@@ -4,7 +4,7 @@ import pytest
 
 from ssl_transfer.config import compose, plain
 from ssl_transfer.runs.signature import problems
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 
 GOOD = {"epochs": 1, "batch_size": 4, "optimizer": {"name": "sgd", "lr": 0.1}}
 
@@ -30,9 +30,9 @@ GOOD = {"epochs": 1, "batch_size": 4, "optimizer": {"name": "sgd", "lr": 0.1}}
     ],
 )
 def test_what_trains_nothing_or_backwards_is_refused(wrong: dict[str, object], told: str) -> None:
-    Recipe(**GOOD)
+    TrainingOptions(**GOOD)
     with pytest.raises(ValueError, match=told):
-        Recipe(**{**GOOD, **wrong})
+        TrainingOptions(**{**GOOD, **wrong})
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import Recipe, Stream
-from ssl_transfer.training.trainer import Learner, NonFiniteLoss, fit
+from ssl_transfer.training.learner import Learner
+from ssl_transfer.training.options import SampleOrder, TrainingOptions
+from ssl_transfer.training.trainer import NonFiniteLoss, fit
 
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
 
@@ -66,7 +67,9 @@ def train(folder, *, steps=10, precision="fp64", workers=0, bn_groups=1, **optio
         **options,
     )  # fmt: skip
     learner = net(context.dtype)
-    recipe = Recipe(epochs=steps * 16 / 40, batch_size=16, optimizer=SGD, bn_groups=bn_groups)
+    recipe = TrainingOptions(
+        epochs=steps * 16 / 40, batch_size=16, optimizer=SGD, bn_groups=bn_groups
+    )
     fit(learner, Images(), recipe, context, name="test")
     return learner.state_dict(), context.facts
 
@@ -106,22 +109,22 @@ def test_loader_processes_change_nothing(tmp_path):
 
 
 def test_every_batch_is_full_and_every_epoch_holds_each_sample_once():
-    stream = Stream(samples=10, batch_size=4, drop_last=False, seed=3)
+    stream = SampleOrder(samples=10, batch_size=4, drop_last=False, seed=3)
     items = [item for step in range(5) for item in stream.batch(step)]
     assert sorted(items[:10]) == [(0, index) for index in range(10)]
     assert sorted(items[10:]) == [(1, index) for index in range(10)]
 
 
 def test_dropping_the_last_keeps_epochs_apart():
-    stream = Stream(samples=10, batch_size=4, drop_last=True, seed=3)
+    stream = SampleOrder(samples=10, batch_size=4, drop_last=True, seed=3)
     batches = [stream.batch(step) for step in range(4)]
     assert [{epoch for epoch, _ in batch} for batch in batches] == [{0}, {0}, {1}, {1}]
     assert len({index for _, index in batches[0] + batches[1]}) == 8
 
 
 def test_steps_follow_from_epochs_and_samples():
-    recipe = Recipe(epochs=3, batch_size=4, optimizer=SGD)
-    stream = Stream(10, 4, drop_last=False, seed=0)
+    recipe = TrainingOptions(epochs=3, batch_size=4, optimizer=SGD)
+    stream = SampleOrder(10, 4, drop_last=False, seed=0)
     assert recipe.length(stream) == 8  # 30 samples in batches of 4
     assert recipe.length(dataclasses.replace(stream, drop_last=True)) == 6
     assert dataclasses.replace(recipe, steps=5000).length(stream) == 5000
@@ -134,7 +137,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_value(tmp_path):
             return {"loss": parts["loss"] / (self.progress < 0.25)}
 
     context = Context(tmp_path, tmp_path, progress_bar=False)
-    recipe = Recipe(epochs=4, batch_size=10, optimizer=SGD)
+    recipe = TrainingOptions(epochs=4, batch_size=10, optimizer=SGD)
     with pytest.raises(NonFiniteLoss, match=r"inf at step 4 of `test`.*learning rate"):
         fit(Exploding(), Images(), recipe, context, name="test")
 
@@ -153,7 +156,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, recipe, op
         fit(
             net(torch.float32),
             Images(),
-            Recipe(epochs=1, optimizer=SGD, **recipe),
+            TrainingOptions(epochs=1, optimizer=SGD, **recipe),
             context,
             name="x",
         )

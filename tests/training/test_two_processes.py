@@ -12,9 +12,9 @@ from ssl_transfer.config import compose, options, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.tuning import Trial, Tuning
+from ssl_transfer.protocols.tuning import Tuning, TuningRun
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import Recipe
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 METHODS = [name for name in options("method") if name != "as_is"]
@@ -114,7 +114,7 @@ def pretrain(folder, method, precision, steps, views=None):
         others = {"teacher": teacher()} if "teacher" in node else {}
         learner = methods.build(node, trained, 4, **others).to(surroundings.dtype)
     keys = ("optimizer", "schedule", "clip_grad_norm", "bn_groups")
-    recipe = Recipe(
+    recipe = TrainingOptions(
         epochs=steps / STEPS_PER_EPOCH,
         batch_size=BATCH,
         drop_last=True,
@@ -142,7 +142,7 @@ def tune(folder, kind, precision, steps):
         batch_size=BATCH,
         optimizer={**config["protocol"]["optimizer"], "lr": 0.1},
     )
-    trial = Trial(protocol, encoder(), dataset, context(folder, precision))
+    trial = TuningRun(protocol, encoder(), dataset, context(folder, precision))
     points = [{"lr": 0.1}, {"lr": 0.01}] if kind == "head" else [{"lr": 0.1}]
     learner = trial.learner(len(points))
     trial.learner = lambda *_: learner  # the one whose gradients are looked at

@@ -13,7 +13,7 @@ from ssl_transfer.system import claims, slurm
 log = logging.getLogger(__name__)
 
 
-def carry_out(run: Run, *, packed: bool) -> str | None:
+def run_one(run: Run, *, packed: bool) -> str | None:
     """Carry out one run of a job; return why it has no record, None if it has one.
 
     Args:

@@ -33,7 +33,7 @@ from ssl_transfer.system.files import Unreadable, read_json, write_atomically, w
 log = logging.getLogger(__name__)
 
 
-class Archive:
+class SweepFolder:
     """The folder of one sweep."""
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +54,9 @@ class Archive:
                 )  # fmt: skip
 
     @classmethod
-    def create(cls, asked: Sequence[Run], outputs: Path, launcher: Mapping[str, Any]) -> "Archive":
+    def create(
+        cls, asked: Sequence[Run], outputs: Path, launcher: Mapping[str, Any]
+    ) -> "SweepFolder":
         """Write the folder of a sweep that begins.
 
         Args:
@@ -97,7 +99,7 @@ class Archive:
         return cls(folder)
 
     @classmethod
-    def find(cls, outputs: Path, name: str = "latest") -> "Archive":
+    def find(cls, outputs: Path, name: str = "latest") -> "SweepFolder":
         """Return the sweep of this name, or the latest.
 
         Raises:

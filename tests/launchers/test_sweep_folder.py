@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from tiny_runs import METHOD, tiny
 
-from launchers import archive
-from launchers.archive import Archive
+from launchers import sweep_folder
 from launchers.sweep import Outcome, SweepRefused
+from launchers.sweep_folder import SweepFolder
 from ssl_transfer.system import provenance
 
 IN_PROCESS = {"name": "in_process"}
@@ -20,10 +20,10 @@ def test_a_sweep_is_found_again_as_it_was_asked_for(tmp_path: Path) -> None:
     runs = [tiny(tmp_path, *METHOD, "protocol=knn", f"seed={s}", tuned=False) for s in (1, 0)]
     (parent,) = runs[0].requirements
     launcher = {"name": "local", "n_jobs": 2}
-    made = Archive.create([*runs, runs[0]], tmp_path, launcher)
+    made = SweepFolder.create([*runs, runs[0]], tmp_path, launcher)
     assert made.folder.parent == tmp_path / "sweeps"
     assert made.outputs == tmp_path
-    found = Archive.find(tmp_path)
+    found = SweepFolder.find(tmp_path)
     assert found.about == made.about
     assert found.about["launcher"] == launcher
     assert found.about["code"] == provenance.code()
@@ -36,7 +36,7 @@ def test_a_sweep_is_found_again_as_it_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_how_a_sweep_went_is_noted(tmp_path: Path) -> None:
-    made = Archive.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, IN_PROCESS)
+    made = SweepFolder.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, IN_PROCESS)
     outcome = Outcome([], failures={"3f": "why"}, computed=4)
     made.note(outcome)
     assert outcome.folder == made.folder
@@ -54,24 +54,24 @@ def write(outputs: Path, *names: str) -> None:
 def test_a_sweep_is_named_by_its_folder_or_is_the_latest(tmp_path: Path) -> None:
     write(tmp_path, "2026-01-02_00-00-00_aaaaaa", "2026-01-10_00-00-00_bbbbbb")
     (tmp_path / "sweeps" / "2026-02-01_00-00-00_begun").mkdir()
-    assert Archive.find(tmp_path).about["name"] == "2026-01-10_00-00-00_bbbbbb"
-    named = Archive.find(tmp_path, "2026-01-02_00-00-00_aaaaaa")
+    assert SweepFolder.find(tmp_path).about["name"] == "2026-01-10_00-00-00_bbbbbb"
+    named = SweepFolder.find(tmp_path, "2026-01-02_00-00-00_aaaaaa")
     assert named.about["name"] == "2026-01-02_00-00-00_aaaaaa"
-    assert Archive.find(Path("elsewhere"), str(named.folder)).folder == named.folder
+    assert SweepFolder.find(Path("elsewhere"), str(named.folder)).folder == named.folder
 
 
 def test_an_unknown_sweep_is_answered_with_the_newest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SweepRefused):
-        Archive.find(tmp_path)
+        SweepFolder.find(tmp_path)
     assert capsys.readouterr().err == (
         f"error: `--sweep` must name a sweep below `{tmp_path}/sweeps`, but is `latest`, but "
         "there is none.\n"
     )
     write(tmp_path, *"abcdefg")
     with pytest.raises(SweepRefused):
-        Archive.find(tmp_path, "x")
+        SweepFolder.find(tmp_path, "x")
     assert capsys.readouterr().err.endswith("but is `x`; known: g, f, e, d, c.\n")
 
 
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     run = tiny(tmp_path, "protocol=knn", tuned=False)
     (tmp_path / "sweeps").touch()
     with pytest.raises(SweepRefused) as caught:
-        Archive.create([run], tmp_path, IN_PROCESS)
+        SweepFolder.create([run], tmp_path, IN_PROCESS)
     assert caught.value.code == 2
     (told,) = capsys.readouterr().err.splitlines()
     assert "must be writable with space left on its disk" in told
@@ -97,7 +97,7 @@ def test_a_snapshot_holds_the_tracked_files_as_they_are_now(
     monkeypatch.setattr(provenance, "ROOT", code)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     write(tmp_path, "sweep")
-    made = Archive.find(tmp_path)
+    made = SweepFolder.find(tmp_path)
     with pytest.raises(SweepRefused):
         made.snapshot()
     assert "needs the code in a git repository" in capsys.readouterr().err
@@ -118,16 +118,16 @@ def test_a_user_without_a_name_has_a_sweep_all_the_same(
     def unknown() -> str:
         raise KeyError("getpwuid(): uid not found: 4242")
 
-    monkeypatch.setattr(archive.slurm.getpass, "getuser", unknown)
-    made = Archive.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, IN_PROCESS)
+    monkeypatch.setattr(sweep_folder.slurm.getpass, "getuser", unknown)
+    made = SweepFolder.create([tiny(tmp_path, "protocol=knn", tuned=False)], tmp_path, IN_PROCESS)
     assert made.about["user"].isdigit()
 
 
 def test_two_sweeps_of_one_second_get_two_folders(tmp_path: Path) -> None:
     run = tiny(tmp_path, "protocol=knn", tuned=False)
-    made = [Archive.create([run], tmp_path, IN_PROCESS) for _ in range(5)]
-    assert len({archive.folder for archive in made}) == 5
-    assert [Archive(archive.folder).runs()[0].id for archive in made] == [run.id] * 5
+    made = [SweepFolder.create([run], tmp_path, IN_PROCESS) for _ in range(5)]
+    assert len({sweep_folder.folder for sweep_folder in made}) == 5
+    assert [SweepFolder(sweep_folder.folder).runs()[0].id for sweep_folder in made] == [run.id] * 5
 
 
 ODD = [
@@ -145,7 +145,7 @@ def test_a_damaged_sweep_is_a_sentence(
     folder.mkdir(parents=True)
     (folder / "sweep.json").write_text(text)
     with pytest.raises(SweepRefused):
-        Archive.find(tmp_path)
+        SweepFolder.find(tmp_path)
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"error: `{folder / 'sweep.json'}` ")
     assert told.endswith("send the sweep's command again, or name another by --sweep=….")
@@ -155,12 +155,12 @@ def test_a_flipped_byte_of_a_sweep_is_a_sentence_and_so_are_another_sweeps_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [tiny(tmp_path, "protocol=knn", f"seed={n}", tuned=False) for n in (0, 1)]
-    one, other = (Archive.create([run], tmp_path, IN_PROCESS) for run in runs)
+    one, other = (SweepFolder.create([run], tmp_path, IN_PROCESS) for run in runs)
     path = one.folder / "sweep.json"
     whole = path.read_text()
     path.write_text(whole.replace('"computed": 0', '"computed": 1'))
     with pytest.raises(SweepRefused):
-        Archive(one.folder)
+        SweepFolder(one.folder)
     assert "was damaged or changed" in capsys.readouterr().err
     path.write_text(whole)
     packed = (one.folder / "runs.jsonl.gz").read_bytes()

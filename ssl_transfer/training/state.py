@@ -1,0 +1,111 @@
+"""What a training is interrupted and resumed with: its state, and the checkpoints of it."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ssl_transfer.context import Context
+from ssl_transfer.system import signals
+from ssl_transfer.training import checkpoint
+from ssl_transfer.training.learner import Learner, Observer
+
+log = logging.getLogger(__name__)
+
+LONG_TRAINING_SECONDS = 60.0
+"""Time since the last checkpoint above which the end of a training is saved like its middle."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """Everything that changes in a training but the step (see ``checkpoint``)."""
+
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    observer: Observer | None
+
+    def restore(self, context: Context, header: checkpoint.Header) -> int:
+        """Bring all of it to the saved state, if there is one; return the step to go on with."""
+        saved = checkpoint.load(context.folder / "checkpoint.pt", header)
+        if saved is None:
+            return 0
+        if (misfit := self._misfit(saved["learner"])) is not None:
+            log.warning("the checkpoint does not fit (%s); `%s` starts anew.", misfit,
+                        header.training)  # fmt: skip
+            return 0
+        self.learner.load_state_dict({**self.learner.state_dict(), **saved["learner"]})
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved.get("scaler", {}))
+        if self.observer is not None and saved.get("observer") is not None:
+            self.observer.load_state_dict(saved["observer"])
+        context.note_resumption(header.training, saved["step"])
+        return int(saved["step"])
+
+    def _misfit(self, saved: Mapping[str, Any]) -> str | None:
+        """Return what of a saved learner this one has no place for, as after a change of code."""
+        mine = self.learner.state_dict()
+        wanted = mine.keys() - self.learner.constant()
+        if saved.keys() != wanted:
+            return f"it has {min(saved.keys() ^ wanted)} or lacks it"
+        for key, value in saved.items():
+            if isinstance(value, Tensor) and value.shape != mine[key].shape:
+                return f"{key} has the shape {tuple(value.shape)}, not {tuple(mine[key].shape)}"
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """Return what ``restore`` needs."""
+        constant = self.learner.constant()
+        return {
+            "learner": {k: v for k, v in self.learner.state_dict().items() if k not in constant},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "observer": None if self.observer is None else self.observer.state_dict(),
+        }
+
+
+class Checkpointer:
+    """Saves the state of a training when it is time, and before a signal ends it."""
+
+    def __init__(self, state: TrainingState, context: Context, header: checkpoint.Header) -> None:
+        self.state, self.context, self.header = state, context, header
+        self.saved_at = time.monotonic()
+
+    def after(self, step: int, steps: int, *, stopping: bool) -> None:
+        """Save if it is time; end the run after saving if a signal asked for it.
+
+        Raises:
+            Interrupted: or KeyboardInterrupt, if ``stopping``.
+        """
+        now, last = time.monotonic(), step + 1 == steps
+        every = self.context.checkpoint_every_steps
+        due = now - self.saved_at > 60 * self.context.checkpoint_every_minutes
+        due = due or (every is not None and (step + 1) % every == 0)
+        # What follows a long training may be interrupted, too.
+        due = due if not last else now - self.saved_at > LONG_TRAINING_SECONDS
+        if stopping:
+            self.stop_after(step + 1)
+        if due:
+            self.save(step + 1)
+
+    def stop_after(self, step: int) -> NoReturn:
+        """Save, and end the run where ``step`` would begin.
+
+        Raises:
+            Interrupted: or KeyboardInterrupt, always.
+        """
+        self.save(step)
+        signals.end()
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint with which ``step`` would begin."""
+        checkpoint.save(
+            self.context.folder / "checkpoint.pt",
+            {"step": step, **self.state.state()},
+            self.header,
+        )
+        self.saved_at = time.monotonic()
