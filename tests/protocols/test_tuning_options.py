@@ -778,7 +778,7 @@ def test_a_task_must_have_validation_images_but_a_pretraining_need_not():
     node = resolve(plain(compose(["dataset=digits", "dataset.val_fraction=0.0"])))["dataset"]
     without = datasets.build({**node, "labels_per_class": 5})
     assert len(without["train"]) == 50
-    with pytest.raises(ValueError, match=r"validation images, but `digits` has none .* above 0"):
+    with pytest.raises(ValueError, match=r"validation images, but `digits` has none; .* above 0"):
         require(tuning("head"), without)
 
 
