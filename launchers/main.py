@@ -4,7 +4,9 @@ It composes, checks and runs one run; with ``-m`` it hands the product of the ax
 """
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -30,7 +32,9 @@ examples:
 
 `-m` runs every combination of comma-separated values and ends with tables. Add `--cfg job` to see
 a composed configuration, `--hydra-help` for Hydra's own options. Groups besides the axes:
-{groups}.
+
+{groups}
+
 Afterwards: python -m results table
             python -m results correlate --proxy linear_probe,bn_tune --target finetune
 """
@@ -44,12 +48,16 @@ def command() -> str:
 
 
 def help_text() -> str:
-    """Return what ``--help`` prints: the axes with their options."""
-    axes = "\n".join(f"  {axis:<9} {', '.join(configuration.options(axis))}"
-                     for axis in configuration.AXES)  # fmt: skip
-    others = ("views", "optimizer", "trainer", "logger", "paths", "experiment")
-    groups = ", ".join(f"{g} ({', '.join(configuration.options(g)) or 'none yet'})" for g in others)
-    return HELP.format(command=command(), axes=axes, groups=groups)
+    """Return what ``--help`` prints: the axes and all other groups, with their options."""
+
+    def listed(groups: Sequence[str]) -> str:
+        width = max(map(len, groups))
+        lines = (f"  {g:<{width}} {', '.join(configuration.options(g))}" for g in groups)
+        return "\n".join(lines)
+
+    axes = configuration.AXES
+    others = [group for group in configuration.groups() if group not in axes]
+    return HELP.format(command=command(), axes=listed(axes), groups=listed(others))
 
 
 @hydra.main(version_base="1.3", config_path=str(configuration.CONF), config_name="config")
@@ -85,6 +93,13 @@ def _refuse_deleted_folder() -> None:
         raise SweepRefused([reason]) from error
 
 
+def with_recipe(argument: str) -> str:
+    """Return an argument with `none` for a recipe that is null: Hydra takes no null for a group."""
+    if not argument.startswith("recipe="):
+        return argument
+    return re.sub(r"(?<=[=,])null(?=,|$)", "none", argument)
+
+
 def main() -> None:
     """Start Hydra with this project's launchers."""
     if {"-h", "--help"} & set(sys.argv[1:]):
@@ -92,7 +107,9 @@ def main() -> None:
         return
     _refuse_deleted_folder()
     launchers.register()
-    arguments = [places.quoted(argument) for argument in launchers.flags_first(sys.argv[1:])]
+    arguments = [
+        places.quoted(with_recipe(argument)) for argument in launchers.flags_first(sys.argv[1:])
+    ]
     sys.argv[1:] = launchers.defer_axis_keys(arguments)
     if "HYDRA_FULL_ERROR" in os.environ:
         run()

@@ -112,6 +112,11 @@ def test_nothing_is_left_in_the_folder_where_a_user_stands(
             "since each has a grid of its own, but is `demo,demo_random`; send one command for "
             "each.",
         ),
+        (["experiment=bn_tuning_many_shot"], "; use `experiment=bn_tuning/many_shot`."),
+        (
+            ["-m", "experiment=moco/linear_eval", "recipe=null,moco_linear"],
+            "`recipe=moco_linear` has another name now; use `recipe=moco/linear`.",
+        ),
     ],
 )
 def test_a_misspelt_command_line_is_one_sentence_and_starts_nothing(
@@ -148,6 +153,20 @@ def test_a_number_where_a_text_belongs_is_answered_with_how_to_type_it() -> None
     )
     assert told.startswith("`dataset.root` must be str, but is 2024; ")
     assert told.endswith("""stands in quotes, as in 'dataset.root="2024"'.""")
+
+
+def test_help_names_every_group_and_every_option() -> None:
+    lines = main.help_text().splitlines()
+    for group in (*config.groups(), "hydra/launcher", "recipe"):
+        (line,) = (text for text in lines if text.startswith(f"  {group} "))
+        assert line.split()[1:] == ", ".join(config.options(group)).split()
+
+
+def test_no_recipe_may_be_asked_for_as_null() -> None:
+    asked = ("recipe=null", "recipe=null,ssl_sota/knn,null", "seed=0", "dataset.root=null")
+    assert [main.with_recipe(argument) for argument in asked] == [
+        "recipe=none", "recipe=none,ssl_sota/knn,none", "seed=0", "dataset.root=null",
+    ]  # fmt: skip
 
 
 def test_flags_and_overrides_may_stand_in_any_order() -> None:

@@ -5,7 +5,7 @@ one from overrides, ``plain`` expands its encoder references, ``resolve`` settle
 interpolations, ``locate`` imports what a ``_target_`` names.
 """
 
-from ssl_transfer.config.composition import compose, options, resolve
+from ssl_transfer.config.composition import compose, groups, options, resolve
 from ssl_transfer.config.references import plain
 from ssl_transfer.config.schema import AXES, CONF, RootOptions, TrainerOptions
 from ssl_transfer.config.targets import locate
@@ -16,6 +16,7 @@ __all__ = [
     "RootOptions",
     "TrainerOptions",
     "compose",
+    "groups",
     "locate",
     "options",
     "plain",

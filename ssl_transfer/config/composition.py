@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ssl_transfer.config import places
 from ssl_transfer.config.composer import Composer
-from ssl_transfer.config.schema import CONF
+from ssl_transfer.config.schema import AXES, CONF
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
@@ -65,9 +65,25 @@ def _composer(loader: ConfigLoader) -> Composer:
 
 
 def options(group: str) -> list[str]:
-    """Return the names of a configuration group's options."""
-    names = (path.stem for path in (CONF / group).glob("*.yaml"))
-    return sorted(name for name in names if not name.startswith("_"))
+    """Return the names of a configuration group's options, those in its folders as ``folder/name``.
+
+    Not among them: what begins with an underscore, and what lies in a folder beside an option of
+    the same name, which are parts of that option.
+    """
+    root = CONF / group
+    found = []
+    for folder, folders, files in os.walk(root):
+        options = {name.removesuffix(".yaml") for name in files if name.endswith(".yaml")}
+        folders[:] = [name for name in folders if name not in options and name[0] != "_"]
+        found += [Path(folder, name).relative_to(root) for name in options if name[0] != "_"]
+    return sorted(path.as_posix() for path in found)
+
+
+def groups() -> list[str]:
+    """Return the names of all configuration groups, the axes first; Hydra's as ``hydra/name``."""
+    names = [f"{of}{path.name}" for of in ("", "hydra/") for path in (CONF / of).iterdir()]
+    found = {name for name in names if options(name)} - {*AXES, "hydra"}
+    return [*AXES, *sorted(found, key=lambda name: ("/" in name, name))]
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

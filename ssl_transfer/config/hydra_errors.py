@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config.arguments import argument as typed
+from ssl_transfer.config.composition import options
 from ssl_transfer.errors import FORMER_KEYS
 
 _UNREADABLE = ("no viable alternative", "mismatched input", "extraneous input", "missing ",
@@ -28,10 +29,7 @@ def sentence(error: HydraException) -> str:
     """Return what is wrong and what would be right, without Hydra's internals."""
     lines = str(error).splitlines() or [type(error).__name__]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, option = error.missing_cfg_file.rpartition("/")
-        known = [name for name in error.options if not name.startswith("_")]
-        hint = did_you_mean(option, known) or "."
-        return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
+        return _unknown_option(error.missing_cfg_file, error.options)
     if isinstance(error, OverrideParseException):
         reason = next((line for line in lines if "Unknown function" in line), lines[0])
         if reason is not lines[0] or reason.startswith(_UNREADABLE):
@@ -69,6 +67,48 @@ def sentence(error: HydraException) -> str:
     said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
     text = "; ".join(said)
     return text if text.endswith("?") else f"{text}."
+
+
+def _unknown_option(path: str, beside: Collection[str]) -> str:
+    """Return what is wrong with an option that there is not.
+
+    Args:
+        path: its group and name, e.g. ``experiment/demo`` or ``hydra/launcher/local``.
+        beside: what Hydra knows in the same folder, on the user's own search path, too.
+    """
+    depth = 2 if path.startswith("hydra/") else 1
+    parts = path.split("/")
+    group, option = "/".join(parts[:depth]), "/".join(parts[depth:])
+    if renamed := renamed_option(group, option):
+        return f"`{group}={option}` has another name now; use `{group}={renamed}`."
+    folder = "".join(f"{name}/" for name in parts[depth:-1])
+    others = {f"{folder}{name}" for name in beside if not name.startswith("_")}
+    known = sorted({*options(group), *others})
+    hint = did_you_mean(option, known) or "."
+    return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
+
+
+_FORMER_PAPERS = {
+    "mixed_bt_": "mixed_barlow_twins_",
+    "labels_": "swav_labels_",
+    "imagenet_labels": "swav_labels",
+}
+"""How names of experiments and recipes began before these lay in a folder per paper."""
+
+
+def renamed_option(group: str, former: str) -> str | None:
+    """Return the name that an experiment or recipe has now; None if it was never called so.
+
+    Most kept their names, with `/` for the `_` behind the paper: ``ssl_sota_knn`` is
+    ``ssl_sota/knn``.
+    """
+    if group == "recipe" and former == "transfer_2021":
+        return "transfer_2021/shared"
+    for beginning, paper in _FORMER_PAPERS.items():
+        if former.startswith(beginning):
+            former = paper + former.removeprefix(beginning)
+    names = options(group) if group in ("experiment", "recipe") else []
+    return next((name for name in names if name.replace("/", "_") == former), None)
 
 
 def _unreadable(argument: str, reason: str) -> str:

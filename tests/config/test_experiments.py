@@ -31,9 +31,9 @@ from ssl_transfer.training.options import SampleOrder
 Config = dict[str, Any]
 
 # Those that pre-train are in test_pretraining_experiments.py.
-PRETRAINING = ("mixed_barlow_twins", "ssl_sota", "invariances", "small_models_improved",
-               "small_models_baseline")  # fmt: skip
-PUBLISHED = [name for name in options("experiment") if not name.startswith(("demo", *PRETRAINING))]
+EVALUATION = ("bn_tuning/", "transfer_2021/", "moco/", "swav/", "small_models/transfer_",
+              "mixed_barlow_twins/linear_", "mixed_barlow_twins/transfer")  # fmt: skip
+PUBLISHED = [name for name in options("experiment") if name.startswith(EVALUATION)]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_every_cell_of_an_experiment_composes_and_binds(
     cells = [axes(line) for line in one.lines()]
     # Each option is composed once; a cell has the nodes of its options. That is the whole truth
     # where a recipe has one protocol, or where no recipe changes protocols by data set.
-    assert experiment == "bn_tuning_many_shot" or "protocol" not in cells[0]
+    assert experiment == "bn_tuning/many_shot" or "protocol" not in cells[0]
     by_dataset = {
         name: one.config(*([f"dataset={name}"] if name else []))
         for name in {cell.get("dataset") for cell in cells}
@@ -152,7 +152,7 @@ def stated_runs(experiment: str) -> int:
 def test_the_command_line_narrows_an_experiment_and_each_set_keeps_its_numbers(
     sweeps: dict[str, Sweep],
 ) -> None:
-    one = sweeps["bn_tuning_paper_linear"]
+    one = sweeps["bn_tuning/paper_linear"]
     lines = one.lines("dataset=dtd,aircraft", "model=swav", "protocol.clip_grad_norm=1")
     found = {}
     for line in lines:
@@ -169,13 +169,13 @@ def test_the_command_line_narrows_an_experiment_and_each_set_keeps_its_numbers(
 
 
 def test_a_recipe_alone_serves_a_single_run() -> None:
-    alone = plain(compose(["recipe=bn_tuning_paper", "dataset=dtd", "protocol=bn_tune"]))
+    alone = plain(compose(["recipe=bn_tuning/paper", "dataset=dtd", "protocol=bn_tune"]))
     assert alone["protocol"]["preprocessing"]["mean"] == [0.5327, 0.4751, 0.4259]
 
 
 def test_the_published_recipe_of_eurosat_flips_both_ways_and_never_crops() -> None:
     # _base_/datasets/eurosat.py of github.com/vpulab/bn_finetuning
-    node = plain(compose(["recipe=bn_tuning_paper", "dataset=eurosat", "protocol=bn_tune"]))
+    node = plain(compose(["recipe=bn_tuning/paper", "dataset=eurosat", "protocol=bn_tune"]))
     found = augmentation(node["protocol"]["augmentation"], flip=node["dataset"]["flip"])
     assert found is not None
     assert (found.flip_probability, found.vertical_flip_probability) == (0.5, 0.5)
@@ -243,7 +243,7 @@ def test_the_bn_tuning_recipes_have_the_published_numbers(
 ) -> None:
     published = BN_TUNING[dataset, protocol]
     kind = {"bn_tune": "bn_tune", "linear_probe": "linear"}[protocol]
-    one = sweeps[f"bn_tuning_paper_{kind}"]
+    one = sweeps[f"bn_tuning/paper_{kind}"]
     assert any(axes(line)["dataset"] == dataset for line in one.lines())
     node = one.config(f"dataset={dataset}")["protocol"]
     assert node["name"] == protocol
@@ -271,14 +271,14 @@ def test_the_bn_tuning_recipes_have_the_published_numbers(
 
 def test_every_set_of_the_bn_tuning_recipes_is_restated_here(sweeps: dict[str, Sweep]) -> None:
     for kind, protocol in (("bn_tune", "bn_tune"), ("linear", "linear_probe")):
-        swept = {axes(line)["dataset"] for line in sweeps[f"bn_tuning_paper_{kind}"].lines()}
+        swept = {axes(line)["dataset"] for line in sweeps[f"bn_tuning/paper_{kind}"].lines()}
         assert swept == {dataset for dataset, name in BN_TUNING if name == protocol}
 
 
 def test_many_shot_gives_its_three_protocols_one_budget_and_pipeline(
     sweeps: dict[str, Sweep],
 ) -> None:
-    one = sweeps["bn_tuning_many_shot"]
+    one = sweeps["bn_tuning/many_shot"]
     assert len(one.lines()) == 15 * 11 * 3
     nodes = [
         one.config(f"protocol={protocol}")["protocol"]
@@ -294,7 +294,7 @@ def test_many_shot_gives_its_three_protocols_one_budget_and_pipeline(
 def test_logistic_regression_of_2021_goes_through_45_quarter_decades(
     sweeps: dict[str, Sweep],
 ) -> None:
-    one = sweeps["transfer_2021_linear"]
+    one = sweeps["transfer_2021/linear"]
     node = one.config("model=simclr_v1")["protocol"]
     keys = ("wd_values", "wd_log10", "published")
     protocol = LogisticRegression(**{key: node[key] for key in keys})
@@ -310,7 +310,7 @@ def test_logistic_regression_of_2021_goes_through_45_quarter_decades(
 def test_fine_tuning_of_2021_has_its_grid_of_20_and_nominal_weight_decays(
     sweeps: dict[str, Sweep],
 ) -> None:
-    one = sweeps["transfer_2021_finetune"]
+    one = sweeps["transfer_2021/finetune"]
     node = one.config("dataset=cifar10")["protocol"]
     assert sorted(node["grid"]["lr"]) == pytest.approx(np.logspace(-4, -1, 4))
     assert node["grid"]["weight_decay"] == pytest.approx([0, *np.logspace(-6, -3, 4)])
@@ -329,7 +329,7 @@ def test_fine_tuning_of_2021_has_its_grid_of_20_and_nominal_weight_decays(
 def test_sets_and_encoders_of_2021_are_those_of_the_published_code(
     sweeps: dict[str, Sweep], kind: str
 ) -> None:
-    one = sweeps[f"transfer_2021_{kind}"]
+    one = sweeps[f"transfer_2021/{kind}"]
     official = {"aircraft", "dtd", "flowers", "voc2007"}
     datasets = {axes(line)["dataset"] for line in one.lines()}
     assert len(datasets) == 11
@@ -343,7 +343,7 @@ def test_sets_and_encoders_of_2021_are_those_of_the_published_code(
 
 
 def test_moco_linear_evaluation_has_the_published_numbers(sweeps: dict[str, Sweep]) -> None:
-    config = sweeps["moco_linear_eval"].config()
+    config = sweeps["moco/linear_eval"].config()
     node = config["protocol"]
     assert (node["name"], config["dataset"]["name"]) == ("linear_probe", "imagenet")
     assert (node["grid"]["lr"], node["epochs"], node["batch_size"]) == ([30.0], 100, 256)
@@ -365,7 +365,7 @@ def test_linear_evaluation_of_mixed_barlow_twins_has_the_published_numbers(
     sweeps: dict[str, Sweep], dataset: str, order: Any, area: list[float], grey: float
 ) -> None:
     # linear.py and utils.py of github.com/wgcban/mix-bt at e2c6af0
-    one = sweeps[f"mixed_bt_linear_{dataset}"]
+    one = sweeps[f"mixed_barlow_twins/linear_{dataset}"]
     config = one.config()
     node = config["protocol"]
     assert (config["dataset"]["name"], node["name"]) == (dataset, "linear_probe")
@@ -398,14 +398,14 @@ def test_linear_evaluation_of_mixed_barlow_twins_has_the_published_numbers(
 def test_linear_evaluation_of_mixed_barlow_twins_on_imagenet_is_that_of_barlow_twins(
     sweeps: dict[str, Sweep],
 ) -> None:
-    node = sweeps["mixed_bt_linear_imagenet"].config()["protocol"]
+    node = sweeps["mixed_barlow_twins/linear_imagenet"].config()["protocol"]
     assert (node["epochs"], node["batch_size"], node["grid"]["lr"]) == (100, 256, [0.3])
     assert (node["schedule"], node["schedule_per"]) == ("cosine", "epoch")
     optimizer = [node["optimizer"][k] for k in ("name", "momentum", "nesterov", "weight_decay")]
     assert optimizer == ["sgd", 0.9, False, 1e-6]
     assert (node["encoder_mode"], node["head_init"]) == ("eval", None)
     assert (node["selection"], node["epoch_selection"]) == ("test", "best")
-    assert len(sweeps["mixed_bt_linear_imagenet"].lines()) == 7
+    assert len(sweeps["mixed_barlow_twins/linear_imagenet"].lines()) == 7
 
 
 # data_statistics.py of github.com/wgcban/mix-bt
@@ -423,7 +423,7 @@ TRANSFER: dict[str, tuple[list[float], list[float]]] = {
 def test_transfer_of_mixed_barlow_twins_squeezes_images_and_has_each_sets_statistics(
     sweeps: dict[str, Sweep],
 ) -> None:
-    one = sweeps["mixed_bt_transfer"]
+    one = sweeps["mixed_barlow_twins/transfer"]
     assert {axes(line)["dataset"] for line in one.lines()} == set(TRANSFER)
     for dataset, (mean, std) in TRANSFER.items():
         config = one.config(f"dataset={dataset}")
@@ -463,7 +463,7 @@ def test_transfer_of_small_models_has_the_numbers_its_authors_ran(
     area: list[float],
     resize: int,
 ) -> None:
-    one = sweeps[f"small_models_transfer_{kind}"]
+    one = sweeps[f"small_models/transfer_{kind}"]
     config = one.config(f"dataset={dataset}", "model=efficientnet_b0")
     assert config["model"]["variant"] == "ssl_small"  # the network that is pre-trained, too
     node = config["protocol"]
@@ -484,7 +484,7 @@ def test_fine_tuning_with_few_labels_is_that_of_swav(
     sweeps: dict[str, Sweep], percent: str, encoder_lr: float, head_lr: float
 ) -> None:
     # README.md and eval_semisup.py of github.com/facebookresearch/swav at 57eac59
-    config = sweeps[f"labels_{percent}pct"].config()
+    config = sweeps[f"swav/labels_{percent}pct"].config()
     node = config["protocol"]
     assert (node["encoder_lr"], node["grid"]["lr"]) == (encoder_lr, [head_lr])
     assert (node["epochs"], node["batch_size"], node["bn_groups"]) == (20, 256, 1)
@@ -496,23 +496,23 @@ def test_fine_tuning_with_few_labels_is_that_of_swav(
 
 
 STEPS = [
-    ("bn_tuning_many_shot", ["protocol=linear_probe"]),
-    ("bn_tuning_many_shot", ["protocol=bn_tune"]),
-    ("bn_tuning_many_shot", ["protocol=finetune"]),
-    ("bn_tuning_paper_bn_tune", ["dataset=caltech101"]),
-    ("bn_tuning_paper_linear", ["dataset=aircraft"]),
-    ("transfer_2021_linear", ["dataset=dtd"]),
-    ("transfer_2021_finetune", ["dataset=pets"]),
-    ("moco_linear_eval", []),
-    ("small_models_transfer_linear", ["dataset=cifar10"]),
-    ("small_models_transfer_finetune", ["dataset=caltech101"]),
-    ("labels_1pct", []),
-    ("labels_10pct", []),
-    ("mixed_bt_linear_stl10", []),
-    ("mixed_bt_linear_imagenet", []),
-    ("mixed_bt_transfer", ["dataset=flowers"]),
+    ("bn_tuning/many_shot", ["protocol=linear_probe"]),
+    ("bn_tuning/many_shot", ["protocol=bn_tune"]),
+    ("bn_tuning/many_shot", ["protocol=finetune"]),
+    ("bn_tuning/paper_bn_tune", ["dataset=caltech101"]),
+    ("bn_tuning/paper_linear", ["dataset=aircraft"]),
+    ("transfer_2021/linear", ["dataset=dtd"]),
+    ("transfer_2021/finetune", ["dataset=pets"]),
+    ("moco/linear_eval", []),
+    ("small_models/transfer_linear", ["dataset=cifar10"]),
+    ("small_models/transfer_finetune", ["dataset=caltech101"]),
+    ("swav/labels_1pct", []),
+    ("swav/labels_10pct", []),
+    ("mixed_barlow_twins/linear_stl10", []),
+    ("mixed_barlow_twins/linear_imagenet", []),
+    ("mixed_barlow_twins/transfer", ["dataset=flowers"]),
 ]
-ALIKE = {f"mixed_bt_linear_{name}" for name in ("cifar10", "cifar100", "tiny_imagenet")}
+ALIKE = {f"mixed_barlow_twins/linear_{name}" for name in ("cifar10", "cifar100", "tiny_imagenet")}
 
 
 def folder_of_images(root: Path, classes: int = 2, per_class: int = 3) -> None:
@@ -562,10 +562,10 @@ def test_every_recipe_is_among_those_that_take_steps() -> None:
 @pytest.mark.parametrize(
     "experiment",
     [
-        "transfer_2021_linear",
-        "transfer_2021_finetune",
-        "bn_tuning_paper_linear",
-        "bn_tuning_paper_bn_tune",
+        "transfer_2021/linear",
+        "transfer_2021/finetune",
+        "bn_tuning/paper_linear",
+        "bn_tuning/paper_bn_tune",
     ],
 )
 @pytest.mark.parametrize("axis", [("dataset", "food", "food101"), ("model", "moco", "moco_v2")])

@@ -3,8 +3,8 @@
 import pytest
 from hydra.errors import HydraException
 
-from ssl_transfer.config import compose
-from ssl_transfer.config.hydra_errors import sentence
+from ssl_transfer.config import compose, options
+from ssl_transfer.config.hydra_errors import renamed_option, sentence
 
 
 @pytest.mark.parametrize("override", ["method.epochs={a:[b=1]}", "model.width=[1,2", "a b=3"])
@@ -35,4 +35,48 @@ def test_an_argument_that_does_not_parse_is_named_with_what_to_do(override: str)
 def test_what_cannot_be_overridden_is_told_with_what_to_do(line: list[str], told: str) -> None:
     with pytest.raises(HydraException) as caught:
         compose(line)
+    assert told in sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("former", "new"),
+    [
+        ("experiment=bn_tuning_many_shot", "experiment=bn_tuning/many_shot"),
+        ("experiment=mixed_barlow_twins_imagenet", "experiment=mixed_barlow_twins/imagenet"),
+        ("experiment=mixed_bt_linear_cifar10", "experiment=mixed_barlow_twins/linear_cifar10"),
+        ("experiment=labels_1pct", "experiment=swav/labels_1pct"),
+        ("recipe=mixed_bt_knn", "recipe=mixed_barlow_twins/knn"),
+        ("recipe=bn_tuning_paper", "recipe=bn_tuning/paper"),
+        ("recipe=imagenet_labels", "recipe=swav/labels"),
+        ("recipe=transfer_2021", "recipe=transfer_2021/shared"),
+    ],
+)  # fmt: skip
+def test_a_former_name_of_an_experiment_or_a_recipe_is_answered_with_its_new_one(
+    former: str, new: str
+) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose([former])
+    assert sentence(caught.value) == f"`{former}` has another name now; use `{new}`."
+
+
+def test_no_two_experiments_had_the_same_former_name() -> None:
+    for group in ("experiment", "recipe"):
+        names = [name for name in options(group) if "/" in name]
+        former = [
+            "transfer_2021" if n == "transfer_2021/shared" else n.replace("/", "_") for n in names
+        ]
+        assert [renamed_option(group, name) for name in former] == names
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("experiment=moco/linear_evl", "is `moco/linear_evl`; did you mean `moco/linear_eval`?"),
+        ("recipe=knn", "`recipe` must be one of bn_tuning/paper, mixed_barlow_twins/imagenet_"),
+        ("hydra/launcher=slum", "`hydra/launcher` must be one of basic, in_process, local, slurm"),
+    ],
+)  # fmt: skip
+def test_an_unknown_option_is_answered_with_all_that_there_are(typed: str, told: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose([typed])
     assert told in sentence(caught.value)

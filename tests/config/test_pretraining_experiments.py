@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra._internal.hydra import Hydra
 from test_experiments import (
-    PRETRAINING,
+    EVALUATION,
     Config,
     Sweep,
     folder_of_images,
@@ -23,7 +23,7 @@ from ssl_transfer.training.options import SampleOrder, TrainingOptions
 
 __all__ = ["hydra"]  # a fixture
 
-EVERY = [name for name in options("experiment") if name.startswith(PRETRAINING)]
+EVERY = [name for name in options("experiment") if not name.startswith(("demo", *EVALUATION))]
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000, "stl10": 105_000,
           "imagenet": 1_281_167}  # fmt: skip
 
@@ -40,13 +40,13 @@ def configs() -> dict[str, Config]:
 
 def test_every_published_row_has_a_command_of_its_own() -> None:
     small = ("cifar10", "cifar100", "stl10", "tiny_imagenet")
-    expected = {f"mixed_barlow_twins_{name}_resnet{d}" for name in small for d in (18, 50)}
-    expected |= {"mixed_barlow_twins_imagenet", "mixed_barlow_twins_imagenet_1000ep"}
-    expected |= {f"ssl_sota_{name}" for name in small}
-    expected |= {f"ssl_sota_w_mse_{name}" for name in small}
-    expected |= {f"small_models_{kind}{one}" for kind in ("improved", "baseline")
+    expected = {f"mixed_barlow_twins/{name}_resnet{d}" for name in small for d in (18, 50)}
+    expected |= {"mixed_barlow_twins/imagenet", "mixed_barlow_twins/imagenet_1000ep"}
+    expected |= {f"ssl_sota/{name}" for name in small}
+    expected |= {f"ssl_sota/w_mse_{name}" for name in small}
+    expected |= {f"small_models/{kind}{one}" for kind in ("improved", "baseline")
                  for one in ("", "_resnet18")}  # fmt: skip
-    expected |= {f"invariances_{name}" for name in ("default", "default_x3", "dorsal", "ventral")}
+    expected |= {f"invariances/{name}" for name in ("default", "default_x3", "dorsal", "ventral")}
     assert set(EVERY) == expected
 
 
@@ -65,7 +65,7 @@ def test_an_experiment_binds_trains_on_all_images_and_is_judged_on_its_own_set(
 
 
 @pytest.mark.parametrize(
-    "experiment", ["mixed_barlow_twins_imagenet", "small_models_improved", "ssl_sota_cifar10"]
+    "experiment", ["mixed_barlow_twins/imagenet", "small_models/improved", "ssl_sota/cifar10"]
 )
 def test_a_swept_experiment_has_as_many_runs_as_its_head_states(
     hydra: Hydra, experiment: str
@@ -82,10 +82,10 @@ def test_a_swept_experiment_has_as_many_runs_as_its_head_states(
 @pytest.mark.parametrize(
     ("experiment", "recipe"),
     [
-        ("mixed_barlow_twins_stl10_resnet18", "mixed_bt_knn"),
-        ("mixed_barlow_twins_cifar10_resnet50", "mixed_bt_transfer"),
-        ("ssl_sota_tiny_imagenet", "ssl_sota_knn"),
-        ("invariances_dorsal", "pretrain"),
+        ("mixed_barlow_twins/stl10_resnet18", "mixed_barlow_twins/knn"),
+        ("mixed_barlow_twins/cifar10_resnet50", "mixed_barlow_twins/transfer"),
+        ("ssl_sota/tiny_imagenet", "ssl_sota/knn"),
+        ("invariances/dorsal", "pretrain"),
     ],
 )
 def test_the_recipe_of_the_evaluation_changes_no_pretraining(
@@ -128,7 +128,7 @@ def test_mixed_barlow_twins_on_small_images_has_the_published_numbers(
     weight: float,
     mixed: float,
 ) -> None:
-    config = configs[f"mixed_barlow_twins_{dataset}_resnet{depth}"]
+    config = configs[f"mixed_barlow_twins/{dataset}_resnet{depth}"]
     model, method = config["model"], config["method"]
     assert (model["name"], method["pretrain_on"]["name"]) == (f"resnet{depth}", dataset)
     assert method["name"] == "mixed_bt_${method.pretrain_on.name}"
@@ -155,8 +155,8 @@ def test_mixed_barlow_twins_on_small_images_has_the_published_numbers(
 
 @pytest.mark.parametrize(
     ("experiment", "epochs", "weight", "warm"),
-    [("mixed_barlow_twins_imagenet", 300, 0.5, 1 / 30),
-     ("mixed_barlow_twins_imagenet_1000ep", 1000, 1.0, 0.01)],
+    [("mixed_barlow_twins/imagenet", 300, 0.5, 1 / 30),
+     ("mixed_barlow_twins/imagenet_1000ep", 1000, 1.0, 0.01)],
 )  # fmt: skip
 def test_mixed_barlow_twins_on_imagenet_has_the_published_numbers(
     configs: dict[str, Config], experiment: str, epochs: int, weight: float, warm: float
@@ -202,7 +202,7 @@ def test_w_mse_and_its_baselines_have_the_published_numbers(
     per_epoch: int,
     size: int,
 ) -> None:
-    experiments = [f"ssl_sota_{dataset}", f"ssl_sota_w_mse_{dataset}"]
+    experiments = [f"ssl_sota/{dataset}", f"ssl_sota/w_mse_{dataset}"]
     byol = composed(f"experiment={experiments[0]}", "method=byol")
     for config in (*(configs[name] for name in experiments), byol):
         method = config["method"]
@@ -230,7 +230,7 @@ def test_w_mse_and_its_baselines_have_the_published_numbers(
 
 @pytest.mark.parametrize(("dataset", "per_epoch"), [("cifar100", 195), ("stl10", 410)])
 def test_the_stated_command_makes_w_mse_4(dataset: str, per_epoch: int) -> None:
-    name = f"ssl_sota_w_mse_{dataset}"
+    name = f"ssl_sota/w_mse_{dataset}"
     text = (CONF / "experiment" / f"{name}.yaml").read_text().replace("\\\n#", "")
     (line,) = [row for row in text.splitlines() if "w_mse_4" in row]
     command = line.split(" -m ")[1].split()
@@ -250,13 +250,13 @@ MOCO = {"momentum": 0.999, "queue_size": 65536, "dim": 128, "warmup_epochs": 0,
 @pytest.mark.parametrize(
     ("experiment", "expected"),
     [  # README of github.com/WOWNICE/ssl-small; --cj 1 --grey-scale 0.5
-        ("small_models_improved",
+        ("small_models/improved",
          {"epochs": 800, "batch_size": 512, "lr": 0.06, "temperature": 0.1, "mlp": "wide",
           "grey": 0.5, "hue": 0.4, "brightness": 0.8}),
-        ("small_models_baseline",
+        ("small_models/baseline",
          {"epochs": 200, "batch_size": 256, "lr": 0.03, "temperature": 0.2, "mlp": "simple",
           "grey": 0.2, "hue": 0.1, "brightness": 0.4}),
-        ("invariances_default",
+        ("invariances/default",
          {"epochs": 200, "batch_size": 256, "lr": 0.03, "temperature": 0.2, "mlp": "simple",
           "grey": 0.2, "hue": 0.1, "brightness": 0.4}),
     ],
@@ -284,7 +284,7 @@ def test_models_of_the_study_of_invariances_differ_in_their_views_or_width_alone
     configs: dict[str, Config],
 ) -> None:
     default, ventral, dorsal, wide = (
-        configs[f"invariances_{name}"] for name in ("default", "ventral", "dorsal", "default_x3")
+        configs[f"invariances/{name}"] for name in ("default", "ventral", "dorsal", "default_x3")
     )
     for other in (ventral, dorsal, wide):
         differing = {key for key in default["method"]
@@ -298,13 +298,13 @@ def test_models_of_the_study_of_invariances_differ_in_their_views_or_width_alone
 
 
 STEPS: list[tuple[str, list[str]]] = [
-    ("mixed_barlow_twins_cifar10_resnet18", []),
-    ("mixed_barlow_twins_stl10_resnet18", []),
-    ("mixed_barlow_twins_imagenet", ["method.projector.dims=[64,64]"]),
-    ("ssl_sota_cifar10", ["method=byol"]),
-    ("ssl_sota_w_mse_stl10", ["method.sub_batch=4", "method.projector.dims=[64,2]"]),
-    ("small_models_improved_resnet18", ["method.queue_size=64"]),
-    ("invariances_dorsal", ["model=resnet18", "method.queue_size=64"]),
+    ("mixed_barlow_twins/cifar10_resnet18", []),
+    ("mixed_barlow_twins/stl10_resnet18", []),
+    ("mixed_barlow_twins/imagenet", ["method.projector.dims=[64,64]"]),
+    ("ssl_sota/cifar10", ["method=byol"]),
+    ("ssl_sota/w_mse_stl10", ["method.sub_batch=4", "method.projector.dims=[64,2]"]),
+    ("small_models/improved_resnet18", ["method.queue_size=64"]),
+    ("invariances/dorsal", ["model=resnet18", "method.queue_size=64"]),
 ]
 
 

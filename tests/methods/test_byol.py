@@ -83,7 +83,7 @@ def test_each_views_target_is_predicted_from_every_other_view(count: int) -> Non
 
 @pytest.mark.parametrize("method", ["byol", "simclr", "w_mse"])
 def test_four_views_may_be_asked_for_in_the_experiments(method: str) -> None:
-    name = "ssl_sota_w_mse_cifar10" if method == "w_mse" else "ssl_sota_cifar10"
+    name = "ssl_sota/w_mse_cifar10" if method == "w_mse" else "ssl_sota/cifar10"
     line = [f"experiment={name}", f"method={method}", "method.views.0.count=4"]
     config = plain(compose(line))
     assert problems(config) == []

@@ -183,9 +183,9 @@ def test_what_cannot_be_previewed_is_told_in_a_sentence(
 
 
 def test_the_views_of_an_experiment_are_drawn_whatever_it_evaluates() -> None:
-    own = ["experiment=mixed_barlow_twins_cifar10_resnet18", "dataset@method.pretrain_on=digits"]
+    own = ["experiment=mixed_barlow_twins/cifar10_resnet18", "dataset@method.pretrain_on=digits"]
     plain_method = ["method=mixed_barlow_twins", "dataset@method.pretrain_on=digits"]
-    more = ["protocol=knn", "recipe=mixed_bt_knn"]
+    more = ["protocol=knn", "recipe=mixed_barlow_twins/knn"]
     pictures = [preview.preview([*own, *line], images=2, epoch=0) for line in ([], more)]
     assert pictures[0].size == pictures[1].size
     assert np.array_equal(np.asarray(pictures[0]), np.asarray(pictures[1]))
