@@ -272,7 +272,9 @@ def test_the_pretraining_that_a_run_requires_is_the_option_pretrain() -> None:
     assert configuration("protocol=pretrain")["protocol"] == runs.PRETRAIN
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(CONF.rglob("*.yaml")), ids=lambda path: path.relative_to(CONF).as_posix()
+)
 def test_every_option_says_first_what_it_is(path: Path) -> None:
     first, *others = path.read_text(encoding="utf-8").splitlines()
     if first == "# @package _global_":
