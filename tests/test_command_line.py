@@ -19,6 +19,7 @@ from ssl_transfer import config
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.runs import builders, execution
+from ssl_transfer.runs.signature import signature_problems
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["model.width=4", "model.preprocessing.size=16", "dataset.labels_per_class=4"]
@@ -148,9 +149,7 @@ def test_a_number_where_a_text_belongs_is_answered_with_how_to_type_it() -> None
     def image_folder(root: str) -> None:
         """Stand for a reader."""
 
-    (told,) = config.signature_problems(
-        "dataset", image_folder, {"root": 2024}, supplied=frozenset()
-    )
+    (told,) = signature_problems("dataset", image_folder, {"root": 2024}, supplied=frozenset())
     assert told.startswith("`dataset.root` must be str, but is 2024; ")
     assert told.endswith("""stands in quotes, as in 'dataset.root="2024"'.""")
 
