@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-FORMER_KEYS = {"also": "extra_metrics"}
+FORMER_KEYS = {"also": "extra_metrics", "published": "solver"}
 """Keys and keyword arguments that were renamed, with the name they have now."""
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import sklearn.linear_model
@@ -53,9 +53,10 @@ class LogisticRegression(FrozenProtocol):
         C: the value to use without choosing, e.g. one that was published (null: choose).
         tol: share of its loss that a converged problem may still lose in the next step, in (0, 1).
         max_iter: iterations per problem, at least 1.
-        published: fit as the published code: scikit-learn's L-BFGS stops after 100 iterations,
-            each fit starts from the previous one's end (also from class to class), and the refit
-            from the smallest C's. ``tol`` and ``max_iter`` are not used.
+        solver: ``converged`` fits every problem to its optimum. ``sklearn_2021`` fits as the
+            published code: scikit-learn's L-BFGS stops after 100 iterations, each fit starts from
+            the previous one's end (also from class to class), and the refit from the smallest C's;
+            ``tol`` and ``max_iter`` are not used.
         calibration: also measure how far confidence is from accuracy, before and after temperature
             scaling: ``val`` fits the temperature to the validation scores of the classifier that
             was trained without that split, ``test_folds`` to fifths of the test split, as published
@@ -72,7 +73,7 @@ class LogisticRegression(FrozenProtocol):
     C: Positive | None = None
     tol: ProperFraction = 1e-5
     max_iter: Count = 1000
-    published: bool = False
+    solver: Literal["converged", "sklearn_2021"] = "converged"
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
@@ -111,7 +112,7 @@ class LogisticRegression(FrozenProtocol):
         # One process decides, so that rounding cannot make two of them choose differently.
         found: Found | None = None
         if distributed.is_main():
-            found = (search.published if self.published else search.batched)(test[0])
+            found = (search.batched if self.solver == "converged" else search.one_by_one)(test[0])
         found = distributed.broadcast_object(found)
         assert found is not None
         points = [{"C": C} for C in self.grid()]
@@ -198,7 +199,7 @@ class Search:
             start=start,
         )
 
-    def published(self, test: Features) -> Found:
+    def one_by_one(self, test: Features) -> Found:
         """Fit one C after the other as the published code does; a given C starts from nothing."""
         model, grid = self._estimator(), self.protocol.grid()
         if self.protocol.C is not None:

@@ -181,7 +181,7 @@ def test_published_is_the_warm_started_loop_of_a_hundred_iterations(
     encoder, dataset, tmp_path, monkeypatch
 ):
     fits = spied_fits(monkeypatch)
-    protocol = LogisticRegression(wd_values=5, wd_log10=(-2, 2), published=True)
+    protocol = LogisticRegression(wd_values=5, wd_log10=(-2, 2), solver="sklearn_2021")
     _, facts, _ = run(protocol, encoder, dataset, tmp_path)
     C = facts["selection"]["chosen"]["C"]
     expected = [(C, 40) for C in (100.0, 10.0, 1.0, 0.1, 0.01)] + [(C, 60)]
@@ -195,11 +195,11 @@ def test_published_predicts_two_classes_and_certain_ones_without_a_warning(
     two = {name: s.subset(np.flatnonzero(s.targets < 2)) for name, s in dataset.splits.items()}
     pair = Dataset("two", dataset.classes, "class", "top1", two, True, "2" * 64, {})
     scores = {}
-    for published in (True, False):
-        protocol = LogisticRegression(wd_values=3, wd_log10=(-9, -3), published=published)
-        scores[published] = run(protocol, encoder, pair, tmp_path)[0]["top1"].value
-    assert scores[True] > 0.85
-    assert scores[True] == pytest.approx(scores[False], abs=0.06)
+    for solver in ("sklearn_2021", "converged"):
+        protocol = LogisticRegression(wd_values=3, wd_log10=(-9, -3), solver=solver)
+        scores[solver] = run(protocol, encoder, pair, tmp_path)[0]["top1"].value
+    assert scores["sklearn_2021"] > 0.85
+    assert scores["sklearn_2021"] == pytest.approx(scores["converged"], abs=0.06)
 
 
 def test_equally_good_values_give_the_largest_c(encoder, dataset, tmp_path):
@@ -244,7 +244,7 @@ def test_a_given_c_is_used_without_choosing(encoder, dataset, tmp_path):
 
 def test_a_given_c_as_published_starts_from_nothing(encoder, dataset, tmp_path, monkeypatch):
     fits = spied_fits(monkeypatch)
-    protocol = LogisticRegression(C=0.03, published=True)
+    protocol = LogisticRegression(C=0.03, solver="sklearn_2021")
     run(protocol, encoder, dataset, tmp_path)
     assert fits == [(0.03, 60, 100, True, False)]
 
@@ -266,14 +266,14 @@ def calibrated_judge(dataset, splits):
     return lambda split: torch.from_numpy(model.decision_function(pixels(dataset[split])))
 
 
-@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("solver", ["converged", "sklearn_2021"])
 def test_calibration_takes_the_temperature_from_a_classifier_that_never_saw_validation(
-    published, encoder, dataset, tmp_path
+    solver, encoder, dataset, tmp_path
 ):
     trained, final = calibrated_judge(dataset, "train"), calibrated_judge(dataset, "both")
     temperature = fit_temperature(trained("val"), torch.from_numpy(dataset["val"].targets))
     labels = torch.from_numpy(dataset["test"].targets)
-    protocol = LogisticRegression(**CALIBRATED, published=published, calibration="val")
+    protocol = LogisticRegression(**CALIBRATED, solver=solver, calibration="val")
     scores, facts, _ = run(protocol, encoder, dataset, tmp_path)
     assert facts["calibration"] == {
         "fitted_on": "val", "temperature": pytest.approx(temperature, rel=1e-2)
@@ -298,9 +298,9 @@ def test_calibration_as_published_uses_fifths_of_the_test_split(encoder, dataset
     assert facts["calibration"] == {"fitted_on": "test_folds", "temperature": None}
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_with_a_grid_the_temperature_is_that_of_the_chosen_c(published, encoder, dataset, tmp_path):
-    grid = {"wd_values": 5, "wd_log10": (-2, 2), "published": published, "calibration": "val"}
+@pytest.mark.parametrize("solver", ["converged", "sklearn_2021"])
+def test_with_a_grid_the_temperature_is_that_of_the_chosen_c(solver, encoder, dataset, tmp_path):
+    grid = {"wd_values": 5, "wd_log10": (-2, 2), "solver": solver, "calibration": "val"}
     _, facts, _ = run(LogisticRegression(**grid), encoder, dataset, tmp_path)
     C, temperature = facts["selection"]["chosen"]["C"], facts["calibration"]["temperature"]
     _, alone, _ = run(LogisticRegression(**{**grid, "C": C}), encoder, dataset, tmp_path)
@@ -349,13 +349,13 @@ def test_a_split_on_which_a_metric_is_not_defined_is_refused_where_it_is_needed(
     two["val"] = two["val"].subset(np.flatnonzero(two["val"].targets == 1))
     pair = dataclasses.replace(dataset, classes=("a", "b"), splits=two, metric="auc")
     said = r"`toy` cannot be scored: `auc` needs samples of both classes, but val has only some"
-    for chooses in (LogisticRegression(wd_values=3), LogisticRegression(published=True)):
+    for chooses in (LogisticRegression(wd_values=3), LogisticRegression(solver="sklearn_2021")):
         with pytest.raises(ValueError, match=said):
             require(chooses, pair)
     for no_choice in (
         KNN(k=9),
         LogisticRegression(C=1.0),
-        LogisticRegression(C=1.0, published=True),
+        LogisticRegression(C=1.0, solver="sklearn_2021"),
     ):
         require(no_choice, pair)
         scores, _, _ = run(no_choice, encoder, pair, tmp_path)
@@ -391,11 +391,11 @@ def test_votes_have_a_top5_of_more_than_five_classes(encoder, dataset, tmp_path)
     }
 
 
-@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("solver", ["converged", "sklearn_2021"])
 def test_a_c_whose_scores_are_no_numbers_is_left_out(
-    published, encoder, dataset, tmp_path, monkeypatch, caplog
+    solver, encoder, dataset, tmp_path, monkeypatch, caplog
 ):
-    protocol = LogisticRegression(wd_values=5, wd_log10=(-2, 2), published=published)
+    protocol = LogisticRegression(wd_values=5, wd_log10=(-2, 2), solver=solver)
     _, facts, _ = run(protocol, encoder, dataset, tmp_path)
     values = [point["value"] for point in facts["selection"]["scores"]]
     chosen = int(np.argmax(values))

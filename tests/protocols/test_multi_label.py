@@ -110,7 +110,7 @@ def test_published_goes_from_class_to_class_and_c_to_c_with_one_estimator(
         return model
 
     monkeypatch.setattr(sklearn.linear_model.LogisticRegression, "fit", spy)
-    protocol = LogisticRegression(wd_values=3, wd_log10=(-1, 3), published=True)
+    protocol = LogisticRegression(wd_values=3, wd_log10=(-1, 3), solver="sklearn_2021")
     found, facts, kept = run(protocol, encoder, dataset, tmp_path)
     C = facts["selection"]["chosen"]["C"]
     counted = (dataset["train"].targets >= 0).sum(0), (dataset["val"].targets >= 0).sum(0)
@@ -126,11 +126,11 @@ def test_published_goes_from_class_to_class_and_c_to_c_with_one_estimator(
     assert found["map_11_point"].value == pytest.approx(cold["map_11_point"].value, abs=0.02)
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_a_class_with_nothing_to_learn_gets_constant_scores(published, encoder, dataset, tmp_path):
+@pytest.mark.parametrize("solver", ["converged", "sklearn_2021"])
+def test_a_class_with_nothing_to_learn_gets_constant_scores(solver, encoder, dataset, tmp_path):
     for samples in (dataset["train"], dataset["val"]):
         samples.targets[:, 1] = 0
-    protocol = LogisticRegression(wd_values=3, published=published)
+    protocol = LogisticRegression(wd_values=3, solver=solver)
     _, _, kept = run(protocol, encoder, dataset, tmp_path)
     assert (kept[:, 1] == -np.inf).all()
     assert np.isfinite(kept[:, [0, 2]]).all()
