@@ -134,11 +134,41 @@ def test_scripts_evaluate_their_own_encoders(environment: Path, folder: Path) ->
     assert "top1" in said(environment / "python", folder, "script.py")
 
 
-def test_a_job_of_slurm_needs_no_search_path(environment: Path, folder: Path) -> None:
+ENCODER = """
+from ssl_transfer.config import compose, plain, resolve
+from ssl_transfer.models import build, sources
+
+encoder = build(resolve(plain(compose()))["model"])
+print(sources.network(encoder.backbone, type(encoder), encoder.maker))
+"""
+
+
+def test_stored_features_are_those_of_the_same_code_in_a_clone_and_in_an_installation(
+    environment: Path, folder: Path
+) -> None:
+    (folder / "encoder.py").write_text(ENCODER)
+    here = subprocess.run(
+        [sys.executable, str(folder / "encoder.py")], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert said(environment / "python", folder, "encoder.py") == here.stdout
+
+
+JOB = """
+import submitit
+from launchers.job import Job
+from ssl_transfer.config import compose, plain
+
+config = plain(compose(["protocol=knn", "paths.outputs=submitted", *{quick}]))
+submitit.LocalExecutor("jobs").submit(Job([config])).result()
+"""
+
+
+def test_a_job_that_submitit_pickles_finds_the_installed_code(
+    environment: Path, folder: Path
+) -> None:
     code = "from ssl_transfer.system.provenance import search_path; print([search_path()])"
     assert said(environment / "python", folder, "-c", code) == "['']\n"
-    # A node starts what submitit pickled by the interpreter of the environment alone.
-    code = "import pickle; from launchers.job import Job; print(pickle.dumps(Job([])).hex())"
-    pickled = said(environment / "python", folder, "-c", code).strip()
-    code = f"import pickle; print(pickle.loads(bytes.fromhex('{pickled}')).slots)"
-    assert said(environment / "python", folder, "-P", "-c", code) == "1\n"
+    (folder / "submit.py").write_text(JOB.replace("{quick}", repr(QUICK)))
+    said(environment / "python", folder, "-P", "submit.py")
+    assert list(folder.glob("submitted/knn/*/record.json"))

@@ -91,8 +91,14 @@ def _targets(node: Any) -> Iterator[str]:
 
 @functools.cache
 def _is_installed(module: str) -> bool:
-    """Return whether a module belongs to Python or to an installed package."""
+    """Return whether a module belongs to Python or to an installed package.
+
+    The project's own do not, wherever they lie: a clone and a wheel of the same code must agree,
+    and a version may stand for several states of the code.
+    """
     if module == "__main__":  # a script, or what is typed into a notebook
+        return False
+    if module.partition(".")[0] == PROJECT:
         return False
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:  # built in, or typed in
