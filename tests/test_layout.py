@@ -13,6 +13,7 @@ PACKAGES = ("ssl_transfer", "launchers", "results")
 CODE = [*sorted(p for name in PACKAGES for p in (ROOT / name).rglob("*.py")), ROOT / "run.py"]
 TEXT = [*CODE, *(ROOT / "conf").rglob("*.yaml"), *(ROOT / "tests").rglob("*.py")]
 TEXT += [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py"), *ROOT.glob("*.md")]
+TEXT += (ROOT / "docs").glob("*.md")
 
 
 def imported(path: Path) -> Iterator[str]:
