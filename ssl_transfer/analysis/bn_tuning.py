@@ -156,7 +156,7 @@ def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
         trust_targets: whether to call whatever the record names, and download what it asks for.
 
     Raises:
-        ValueError: in one sentence, if it is something else, its encoder before tuning cannot be
+        ValueError: if it is something else, its encoder before tuning cannot be
             built any more, or its record names unknown code (``ssl_transfer.config.trust``).
     """
     record = _record(folder)
@@ -411,7 +411,7 @@ def report(run: TunedRun, changes: Sequence[Change], folder: Path) -> Iterator[P
     """Write ``layers.csv``, ``layers.md`` and ``layers.png`` to the folder, and yield their paths.
 
     Raises:
-        OSError: in one sentence, if that cannot be written.
+        OSError: if that cannot be written.
     """
     record = run.record
     label, dataset = printable(str(record["encoder"]["label"])), printable(str(record["dataset"]))

@@ -1,8 +1,8 @@
 """Downstream tasks and pre-training sets: readers, splits, and the pipeline from image to batch.
 
 A dataset option is a function named by ``_target_`` in ``conf/dataset/<option>.yaml``: it takes the
-file's other keys and returns a ``Dataset``, whose splits decode one RGB image at a time. Readers
-are written with ``reader``, which gives each of them the same options (``Options``).
+file's other keys and returns a ``Dataset``, whose splits decode one RGB image at a time. The
+decorator ``reader`` gives every such function the same options (``Options``).
 """
 
 import logging
@@ -27,13 +27,13 @@ def build(config: Mapping[str, Any]) -> Dataset:
         config: ``_target_`` and the keyword arguments to call it with, all resolved.
 
     Raises:
-        ValueError: if the data do not fit the description; one sentence says how.
+        ValueError: if the data do not fit the description.
     """
     from ssl_transfer.config import locate
 
     target = locate(config["_target_"])
     keys = {key: value for key, value in config.items() if key != "_target_"}
-    # What `reader` made remembers its inputs by itself.
+    # A function decorated with `reader` records its inputs itself.
     is_reader = getattr(target, "is_reader", False)
     dataset = target(**keys) if is_reader else traced(lambda: target(**keys), keys)
     assert isinstance(dataset, Dataset), f"{config['_target_']} must return a Dataset"

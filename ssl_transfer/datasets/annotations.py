@@ -1,4 +1,4 @@
-"""Files of names and labels; a damaged one is refused in one sentence with its place."""
+"""Files of names and labels; a damaged file raises an error that names the file and the line."""
 
 import contextlib
 import csv
@@ -19,12 +19,12 @@ REMEDY = "unpack the archive again"
 
 @contextlib.contextmanager
 def reading(path: Path, form: str, remedy: str = REMEDY) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read and taken apart into a sentence.
+    """Turn every exception raised while a file is read and parsed into one ``ValueError``.
 
     Args:
         path: the file; the block must do nothing but read it.
-        form: what it must be, in words.
-        remedy: what to do otherwise.
+        form: description of the expected content, for the message.
+        remedy: what the message tells the user to do.
 
     Raises:
         ValueError: for any exception in the block.
@@ -32,7 +32,7 @@ def reading(path: Path, form: str, remedy: str = REMEDY) -> Iterator[None]:
     inputs.note_file(path)
     try:
         yield
-    except Exception as error:  # parsers of damaged bytes raise everything there is
+    except Exception as error:  # parsers of damaged bytes raise exceptions of any type
         reason = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         first = (reason.splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"`{path}` must be {form}, but cannot be read ({first}); {remedy}.") from (
@@ -66,12 +66,12 @@ def rows_of(path: Path, form: str, parse: Callable[[str], Row]) -> list[Row]:
 
     Args:
         path: the file.
-        form: what a line must be, in words, for the message.
-        parse: takes a line apart; it raises ``ValueError``, ``IndexError`` or ``KeyError`` for one
-            that is not of the form.
+        form: description of a valid line, for the message.
+        parse: parses one line; it raises ``ValueError``, ``IndexError`` or ``KeyError`` for an
+            invalid line.
 
     Raises:
-        ValueError: naming the first line that is not of the form; if there is no such file.
+        ValueError: naming the first invalid line; or if the file does not exist.
     """
     return [_parsed(path, form, parse, number, line) for number, line in _numbered(path)]
 
@@ -88,12 +88,12 @@ def table_of(
     Args:
         path: the file.
         columns: headings that it must have.
-        form: what a row must be, in words, for the message.
+        form: description of a valid row, for the message.
         parse: takes the cells of these columns, by heading; it raises as for ``rows_of``.
-        delimiter: between cells.
+        delimiter: character between cells.
 
     Raises:
-        ValueError: naming the columns that are missing, or the first row that is not of the form.
+        ValueError: naming the columns that are missing, or the first invalid row.
     """
     with reading(path, "a table as UTF-8 text"), path.open(newline="", encoding="utf-8-sig") as f:
         table = csv.DictReader(f, delimiter=delimiter, skipinitialspace=True)
@@ -131,36 +131,38 @@ def whole_numbers(path: Path, values: Any, first: int, last: int) -> Int64[np.nd
 
     Args:
         path: the file, for the message.
-        values: what was read; any array, or nested lists.
-        first: lowest number there may be.
-        last: highest number there may be.
+        values: the values that were read; any array, or nested lists.
+        first: lowest valid number.
+        last: highest valid number.
 
     Raises:
-        ValueError: if a value is no whole number, or lies outside.
+        ValueError: if a value is not a whole number, or lies outside of this range.
     """
     form = f"a file of whole numbers from {first} to {last}"
     with reading(path, form):
-        found = np.asarray(values).reshape(-1).astype(np.float64)
-    wrong = np.flatnonzero(~((found >= first) & (found <= last) & (found == np.floor(found))))
+        numbers = np.asarray(values).reshape(-1).astype(np.float64)
+    wrong = np.flatnonzero(
+        ~((numbers >= first) & (numbers <= last) & (numbers == np.floor(numbers)))
+    )
     if len(wrong):
         raise ValueError(
-            f"`{path}` must be {form}, but entry {wrong[0] + 1} is {found[wrong[0]]:g}; {REMEDY}."
+            f"`{path}` must be {form}, but entry {wrong[0] + 1} is {numbers[wrong[0]]:g}; {REMEDY}."
         )
-    return np.asarray(found, dtype=np.int64)
+    return np.asarray(numbers, dtype=np.int64)
 
 
 def lists_by_class(path: Path) -> dict[str, list[str]]:
     """Return the names of images by class, from a JSON file.
 
     Raises:
-        ValueError: if the file is not JSON, or holds anything else.
+        ValueError: if the file is not JSON, or holds another structure.
     """
     with reading(path, "JSON that maps classes to lists of names"):
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         for name, images in content.items():
-            if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
+            if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
                 raise ValueError(f"`{name}` has no list of names")
     return content
 
@@ -181,7 +183,7 @@ def read_mat(path: Path, field: str, *columns: str) -> Any:
     form = f"a MATLAB file with `{field}`"
     with reading(path, form + (f", and {some(columns)} in it" if columns else "")):
         content = scipy.io.loadmat(str(path), squeeze_me=True, variable_names=[field])
-        found = np.atleast_1d(content[field])
+        values = np.atleast_1d(content[field])
         for column in columns:
-            found[column]
-    return found
+            values[column]
+    return values

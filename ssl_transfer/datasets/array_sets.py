@@ -90,12 +90,12 @@ def stl10(
         options: shared options.
         root: folder that holds ``stl10_binary``.
         fold: which of the ten official folds of 1,000 training images, from 0 (``None``: all).
-        unlabelled: for pre-training alone: the 100,000 images without labels are a split of that
-            name, and join the training images; no protocol accepts such a set as its task.
+        unlabelled: for pre-training only: the 100,000 images without labels become a split of that
+            name, and are added to the training images; no protocol accepts such a set as its task.
         download: whether torchvision may fetch what is missing (2.6 GB).
 
     Raises:
-        ValueError: if a file is missing or has another length than its labels.
+        ValueError: if a file is missing, or the numbers of images and labels differ.
     """
     home = "stl10_binary"
     needed = [f"{home}/{part}_{kind}.bin" for part in ("train", "test") for kind in ("X", "y")]
@@ -148,7 +148,7 @@ def _file_hash(path: Path) -> str:
 
 
 def _stl10_split(path: Path, labels: Int64[np.ndarray, " images"] | None, key: str) -> Split:
-    """Return the images of a file, which keeps every channel column by column."""
+    """Return the images of a file that stores every channel in column-major order."""
     count, rest = divmod(path.stat().st_size, int(np.prod(STL10_SHAPE)))
     if labels is None:
         labels = np.full(count, -1, dtype=np.int64)
@@ -196,16 +196,16 @@ def pcam(options: Options, root: str, download: bool = False) -> Dataset:
     """Return PatchCamelyon: 96x96 patches of lymph nodes with and without tumour, top-1 and AUC.
 
     Official 262,144 training, 32,768 validation and 32,768 test patches. Images are read from HDF5
-    as they are needed, which takes the package h5py. Veeling et al. 2018,
+    as they are needed, which requires the package h5py. Veeling et al. 2018,
     https://arxiv.org/abs/1806.03962
 
     Args:
         options: shared options.
         root: folder that holds ``pcam``.
-        download: whether torchvision may fetch what is missing (7 GB; takes the package gdown).
+        download: whether torchvision may fetch what is missing (7 GB; requires the package gdown).
 
     Raises:
-        ValueError: if a file or h5py is missing, or a file has another length than its labels.
+        ValueError: if a file or h5py is missing, or the numbers of images and labels differ.
     """
     if _h5py() is None:
         raise ValueError(

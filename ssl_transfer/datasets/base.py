@@ -1,4 +1,4 @@
-"""What a dataset is: splits of images with targets, and what tables and records say of it."""
+"""A dataset: splits of images with targets, and the facts that tables and records show."""
 
 import dataclasses
 import hashlib
@@ -13,8 +13,8 @@ from ssl_transfer.errors import refuse_former_keys
 from ssl_transfer.system.inputs import Inputs
 
 Targets = Int64[np.ndarray, " samples"] | Int64[np.ndarray, "samples classes"]
-"""One class number per image; or, for several classes per image, 1 (shown), 0 (not shown) or -1
-(neither taught nor scored) for each."""
+"""One class number per image; or, for several classes per image, one value per class: 1 (shown),
+0 (not shown) or -1 (ignored in training and in scores)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,11 +22,12 @@ class Split:
     """Images, their targets and their names, in one fixed order.
 
     Args:
-        images: ``images[i]`` is decoded when asked for, and always RGB.
+        images: ``images[i]`` is decoded on access, and always RGB.
         targets: class numbers in ``[0, classes)``, or a row of 1, 0 and -1 per image.
         names: stable names of the samples, for messages and fingerprints.
-        groups: number of each sample's group, whose samples show one object and stay together where
-            a split is made; equal numbers in two splits are one group (``None``: no groups).
+        groups: number of each sample's group. The samples of a group show one object and stay
+            together when a split is made; equal numbers in two splits mean the same group
+            (``None``: no groups).
     """
 
     images: Sequence[Image.Image]
@@ -56,7 +57,7 @@ class Split:
 
 
 def concatenate(*splits: Split) -> Split:
-    """Return one split with the samples of all, in the order given."""
+    """Return one split with the samples of all splits, in the order of the arguments."""
     groups = [split.groups for split in splits if split.groups is not None]
     return Split(
         images=JoinedImages([split.images for split in splits]),
@@ -68,20 +69,20 @@ def concatenate(*splits: Split) -> Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """A task: what encoders are judged on, or pre-trained on.
+    """A dataset for evaluating or pre-training encoders.
 
     Args:
-        name: how tables call it.
+        name: its name in tables.
         classes: names of the classes; their order is the order of class numbers.
         target: kind of target: ``class`` is one class number per image, ``classes`` is any number
-            of them, ``none`` is for pre-training alone.
-        metric: the score it is judged by, a name of ``metrics.CLASSIFICATION``.
+            of classes per image, ``none`` is for pre-training only.
+        metric: the primary score, a name of ``metrics.CLASSIFICATION``.
         splits: ``train``, ``val`` and ``test`` at least.
         flip: whether a mirrored image still shows the same class.
         fingerprint: hash that changes when samples, targets or splits change.
-        facts: what the record tells of the data, plain JSON.
-        extra_metrics: further scores of the test split, by name; ``metrics.standard`` are recorded
-            anyway.
+        facts: description of the data in the record, plain JSON.
+        extra_metrics: further scores of the test split, by name; ``metrics.standard`` are always
+            recorded.
         inputs: the files that it was built from.
     """
 
@@ -105,7 +106,7 @@ class Dataset:
         return self.splits[split]
 
     def summary(self) -> str:
-        """Return one line that says what was read: images, classes, and where splits come from."""
+        """Return one line with the number of images and classes, and the source of each split."""
         folders = self.facts.get("folders")
         sources = dict(folders) if isinstance(folders, Mapping) else {}
         for key, fact in (("val", "validation"), ("test", "test")):
@@ -130,7 +131,7 @@ def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: st
     Args:
         classes: names of the classes.
         splits: by name.
-        content: stands for the pixels, e.g. a hash of them, or of names and sizes of files.
+        content: represents the pixels, e.g. a hash of them, or of names and sizes of files.
     """
     digest = hashlib.sha256()
     for part in (content, *classes):

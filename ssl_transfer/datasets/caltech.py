@@ -28,15 +28,16 @@ def caltech101(
     """Return Caltech-101 with its background class: 102 classes, mean per class.
 
     There is no official split. Ericsson et al. 2021 (https://arxiv.org/abs/2011.13377) drew 30
-    images per class with replacement; since 2023 repeated ones are listed once: 2,416 to train and
-    validate, all others, 6,728, to test. ``draw_with_replacement`` draws the same images again.
+    images per class with replacement; since 2023 their lists name repeated images once: 2,416 to
+    train and validate, the other 6,728 to test. ``draw_with_replacement`` draws the same images.
     Fei-Fei et al. 2004, https://data.caltech.edu/records/mzrjq-6wc02
 
     Args:
         options: shared options.
         root: folder that holds ``caltech101/101_ObjectCategories``.
         lists: folder with other ``train.txt`` and ``test.txt``, one ``class/image_0001.jpg label``
-            per line, labels counting the sorted class folders from 0 (``None``: that rule).
+            per line, labels counting the sorted class folders from 0 (``None``: the split of
+            ``draw_with_replacement``).
         download: whether torchvision may fetch what is missing.
         val_rule: how validation images are chosen.
 
@@ -87,7 +88,7 @@ def draw_with_replacement(files: Mapping[str, list[str]]) -> dict[str, list[str]
     """Return names ``class/file`` of the training and the test images of Caltech-101.
 
     numpy's legacy generator, seeded with 0 once, draws 30 files of each class with replacement,
-    classes in the order of their code points; what is never drawn is tested.
+    classes in the order of their code points; files that are never drawn form the test split.
 
     Args:
         files: each class's file names, sorted.
@@ -102,7 +103,7 @@ def draw_with_replacement(files: Mapping[str, list[str]]) -> dict[str, list[str]
 
 
 def _listed(path: Path, classes: list[str]) -> list[str]:
-    """Return the names in a file of ``name label`` lines, each once."""
+    """Return the distinct names in a file of ``name label`` lines."""
 
     def parse(line: str) -> str:
         name, _, label = line.rpartition(" ")

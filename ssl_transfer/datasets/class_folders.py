@@ -36,8 +36,8 @@ def eurosat(
 ) -> Dataset:
     """Return EuroSAT: 64x64 satellite images (RGB) of ten kinds of land use, top-1.
 
-    27,000 images and no official split: a seeded, stratified share is tested, or lists say what
-    is. Helber et al. 2019, https://arxiv.org/abs/1709.00029
+    27,000 images and no official split: the test split is a seeded, stratified share, or given by
+    lists. Helber et al. 2019, https://arxiv.org/abs/1709.00029
 
     Args:
         options: shared options.
@@ -174,11 +174,11 @@ def imagenet(
     Args:
         options: shared options.
         root: folder that holds ``train/<wnid>`` and ``val/<wnid>``.
-        share: of every class's training images that is kept, training and validation together
-            (``None``: all); chosen by seed, the nearest whole number in every class.
-        subset: file that names the training images to keep instead, one per line, e.g.
+        share: share of every class's training images to use for training and validation together
+            (``None``: all); chosen by seed, rounded to the nearest whole number in every class.
+        subset: file that names the training images to use instead, one per line, e.g.
             ``n01440764_10026.JPEG`` in the lists of Chen et al. 2020
-            (https://arxiv.org/abs/2002.05709); ``share`` is then not used.
+            (https://arxiv.org/abs/2002.05709); ``share`` is then ignored.
         download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
 
     Raises:
@@ -193,18 +193,18 @@ def imagenet(
         odd = sorted(set(classes) ^ set(other))
         raise ValueError(
             f"`{base / 'train'}` and `{base / 'val'}` must have the same class folders, but "
-            f"{some(odd)} {'is' if len(odd) == 1 else 'are'} in one only; sort the validation "
-            "images into class folders."
+            f"{some(odd)} {'is' if len(odd) == 1 else 'are'} in only one of them; sort the "
+            "validation images into class folders."
         )
-    found = {"train": len(train.paths), "test": len(test.paths), "classes": len(classes)}
-    check_sizes(options, found, IMAGENET)
+    sizes = {"train": len(train.paths), "test": len(test.paths), "classes": len(classes)}
+    check_sizes(options, sizes, IMAGENET)
     facts: Mapping[str, object] = {"subset": None}
     if subset is not None:
         train = _named(options, train, Path(subset).expanduser())
         facts = {"subset": Path(subset).name}
     elif share is not None:
-        _, kept = hold_out(train.targets, share, options.split_seed, "subset")
-        train, facts = train.keep(kept), {"subset": f"seeded, {share}"}
+        _, chosen = hold_out(train.targets, share, options.split_seed, "subset")
+        train, facts = train.keep(chosen), {"subset": f"seeded, {share}"}
     return published(options, classes, {"train": train, "test": test}, expected={}, facts=facts)
 
 
@@ -260,13 +260,13 @@ def _tiny_imagenet_test(folder: Path, classes: tuple[str, ...]) -> Listing:
 
 def _named(options: Options, train: Listing, path: Path) -> Listing:
     """Return the training images that a list names."""
-    wanted = {Path(line).name for line in lines_of(path)}
-    full = {name for name in train.names if Path(name).name in wanted}
-    if len(full) != len(wanted):
-        unknown = sorted(wanted - {Path(name).name for name in full})
+    image_names = {Path(line).name for line in lines_of(path)}
+    full = {name for name in train.names if Path(name).name in image_names}
+    if len(full) != len(image_names):
+        unknown = sorted(image_names - {Path(name).name for name in full})
         raise ValueError(
             f"`{path}` must name training images of `{options.name}`, but {some(unknown)} "
-            f"{'is' if len(unknown) == 1 else 'are'} none; correct dataset.subset."
+            f"{'is' if len(unknown) == 1 else 'are'} unknown; correct dataset.subset."
         )
     return keep_named(train, full)
 
@@ -274,7 +274,7 @@ def _named(options: Options, train: Listing, path: Path) -> Listing:
 def _untested(
     options: Options, folder: Path, expected: Mapping[str, int], test_fraction: float
 ) -> Dataset:
-    """Return a set of class folders, of which a seeded, stratified share is tested."""
+    """Return a set of class folders with a seeded, stratified share as the test split."""
     classes, everything = _class_folders(folder)
     splits = {"train": everything}
     return published(options, classes, splits, expected=expected, test_fraction=test_fraction)

@@ -4,8 +4,9 @@
                                this name when it is whole
                   claim.json   while a process decodes
 
-The hex digits stand for the contents of all files and for the decoder, so that changed files get
-another store, and copies the same. An image whose checksum does not fit is decoded from its file.
+The hex digits are a hash of the contents of all files and of the decoder's version, so that changed
+files get another store, and copies of the same files share one. An image whose checksum does not
+match is decoded from its file.
 """
 
 import contextlib
@@ -48,14 +49,14 @@ Choice = Literal["auto", "always", "never"]
 
 
 AUTO_PIXELS = 96 * 96
-"""Mean size above which ``auto`` decodes anew: a photograph's resize then costs as much as its
-decoding, and takes ten times the space of its file."""
+"""Mean pixels per image above which ``auto`` makes no store: resizing a photograph then takes as
+long as decoding it, and its pixels take ten times the space of its file."""
 AUTO_BYTES = 4 << 30
-"""Size above which ``auto`` decodes anew: the store should stay in the memory beside the runs."""
+"""Size above which ``auto`` makes no store: the store should fit in memory beside the runs."""
 _SAMPLE = 128  # headers read to estimate a store's size
-_RESERVE = 1 << 30  # bytes of the disk left to checkpoints and records
-_PART, _PARTS = 64, 16  # images of a thread's task, and tasks before all is written to the disk
-_HELD = 1 << 28  # bytes of pixels in memory at once, about
+_RESERVE = 1 << 30  # bytes of the disk reserved for checkpoints and records
+_PART, _PARTS = 64, 16  # images per task of a thread, and tasks between writes to the disk
+_HELD = 1 << 28  # approximate bytes of pixels in memory at once
 _ROW = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4"), ("crc", "<u4")])
 
 Source = tuple[str, Decoding]
@@ -65,22 +66,22 @@ Source = tuple[str, Decoding]
 def decode_once(
     dataset: Dataset, folder: Path, choice: Choice = "auto", *, progress_bar: bool = True
 ) -> Dataset:
-    """Return the dataset with its files' images read from a store, which is made if missing.
+    """Return the dataset with its files' images read from a store, which is created if missing.
 
-    Pixels, order, fingerprint and facts stay the same. Of all processes that call this, one decodes
-    and the others wait. Where no store can be made (no space, no right to write), the images are
-    read from their files and the log says why.
+    Pixels, order, fingerprint and facts stay the same. If several processes call this function, one
+    of them decodes and the others wait. If the store cannot be created (no space, no permission),
+    the images are read from their files and a warning gives the reason.
 
     Args:
-        dataset: images that are not in image files are left as they are.
-        folder: of the stores, made if missing.
-        choice: ``auto``: if the images have at most ``AUTO_PIXELS`` pixels on average and
-            ``AUTO_BYTES`` in all; ``always``: whatever their size; ``never``.
-        progress_bar: whether to draw one when decoding takes longer than two seconds.
+        dataset: the dataset; images that are not in image files stay unchanged.
+        folder: folder of the stores, created if missing.
+        choice: when to use a store: ``auto`` (if the images have at most ``AUTO_PIXELS`` pixels on
+            average and ``AUTO_BYTES`` in total), ``always`` or ``never``.
+        progress_bar: whether to draw a progress bar when decoding takes longer than two seconds.
     """
-    files = [found for split in dataset.splits.values() for found in in_files(split.images)]
-    found = {(path, images.decoding) for images in files for path in images.paths}
-    sources = sorted(found, key=lambda source: (source[0], repr(source[1])))
+    files = [images for split in dataset.splits.values() for images in in_files(split.images)]
+    pairs = {(path, images.decoding) for images in files for path in images.paths}
+    sources = sorted(pairs, key=lambda source: (source[0], repr(source[1])))
     if choice == "never" or not sources:
         return dataset
     size = _estimate(sources)
@@ -111,9 +112,9 @@ class DecodedImages(Images):
     """Images in files, read from a store of their pixels.
 
     Args:
-        files: decode what the store cannot give.
-        rows: of the store's table, one per file.
-        store: the file of ``decode_once``; a worker process gets its path, not its pixels.
+        files: decode the images that the store does not have.
+        rows: rows of the store's table, one per file.
+        store: the file made by ``decode_once``; a worker process gets its path, not its pixels.
     """
 
     def __init__(self, files: FileImages, rows: Int64[np.ndarray, " files"], store: Path) -> None:
@@ -134,7 +135,7 @@ class DecodedImages(Images):
         """Return one image.
 
         Raises:
-            ValueError: naming the file, if neither the store has it nor it can be decoded.
+            ValueError: naming the file, if the store does not have it and it cannot be decoded.
         """
         if self._opened is None:
             return self.files.load(index)
@@ -144,8 +145,8 @@ class DecodedImages(Images):
         pixels = self._opened.pixels[start : start + 3 * width * height]
         if _checksum(pixels, width, height) != crc:
             log.warning("`%s` is damaged; images are read from their files", self.store)
-            with contextlib.suppress(OSError):  # somebody else's, perhaps
-                self.store.unlink()  # so that the next run makes it again
+            with contextlib.suppress(OSError):  # the file may belong to another user
+                self.store.unlink()  # the next run creates the store again
             self._opened = None
             return self.files.load(index)
         return Image.frombytes("RGB", (width, height), pixels)
@@ -153,14 +154,14 @@ class DecodedImages(Images):
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A store in memory: its table, and the bytes of the pixels, which the disk backs."""
+    """An open store: its table, and the memory-mapped bytes of the pixels."""
 
     table: np.ndarray
     pixels: memoryview
 
 
 def _open(store: Path) -> Opened | None:
-    """Return the content of a whole store; None if there is none."""
+    """Return the content of a complete store; None if there is none."""
     try:
         with store.open("rb") as file:
             table = np.lib.format.read_array(file, allow_pickle=False)
@@ -183,7 +184,7 @@ def _checksum(pixels: bytes | memoryview, width: int, height: int) -> int:
 def _replaced(
     images: Sequence[Image.Image], read: Mapping[int, DecodedImages]
 ) -> Sequence[Image.Image]:
-    """Return the same sequence over other leaves, by the ``id`` of the old ones."""
+    """Return the same sequence with its leaves replaced, by the ``id`` of the old leaves."""
     if isinstance(images, PickedImages):
         return PickedImages(_replaced(images.images, read), images.indices)
     if isinstance(images, CroppedImages):
@@ -194,7 +195,7 @@ def _replaced(
 
 
 def _estimate(sources: Sequence[Source]) -> int:
-    """Return about how many bytes the decoded images take, from the headers of some."""
+    """Return the estimated size of the decoded images in bytes, from the headers of a sample."""
     areas = []
     for number in np.linspace(0, len(sources) - 1, min(_SAMPLE, len(sources))).astype(int):
         try:
@@ -208,16 +209,16 @@ def _estimate(sources: Sequence[Source]) -> int:
 def _store(
     name: str, sources: Sequence[Source], store: Path, size: int, *, progress_bar: bool
 ) -> Path:
-    """Return the store of these files, made if there is no whole one.
+    """Return the path of the store of these files; create the store if there is no complete one.
 
     Raises:
-        OSError: if it cannot be made; nothing of it is left.
+        OSError: if the store cannot be created; no partial file is left.
     """
     paths = [path for path, _ in sources]
-    about = [inputs.stamp_of(path) for path in paths]
+    stamps_before = [inputs.stamp_of(path) for path in paths]
 
     def unchanged() -> bool:
-        return [inputs.stamp_of(path) for path in paths] == about
+        return [inputs.stamp_of(path) for path in paths] == stamps_before
 
     def is_there() -> bool:
         return _open(store) is not None
@@ -241,17 +242,17 @@ def _store(
 
 
 def _contents(dataset: Dataset, paths: Sequence[str]) -> list[bytes]:
-    """Return the hash of every file's bytes: those with which the data set was built.
+    """Return the hash of every file's bytes, as recorded when the data set was built.
 
     Raises:
-        OSError: if a file changed meanwhile.
+        OSError: if a file changed while it was hashed.
     """
     known = dataset.inputs.contents()
     places = [staging.original(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     left = [path for path, place in zip(paths, places, strict=True) if place not in known]
-    found = dict(zip(left, inputs.contents(left), strict=True)) if left else {}
+    computed = dict(zip(left, inputs.contents(left), strict=True)) if left else {}
     digests = [
-        known[place] if place in known else found[path]
+        known[place] if place in known else computed[path]
         for path, place in zip(paths, places, strict=True)
     ]
     for path, digest in zip(paths, digests, strict=True):
@@ -261,8 +262,8 @@ def _contents(dataset: Dataset, paths: Sequence[str]) -> list[bytes]:
 
 
 def _key(sources: Sequence[Source], digests: Sequence[bytes]) -> str:
-    """Return 32 hex digits for contents and decoder."""
-    # Another libjpeg may round otherwise.
+    """Return a hash of the files' contents and of the decoder, as 32 hex digits."""
+    # Versions of libjpeg may round differently.
     decoder = [PIL.__version__, *(features.version(name) for name in ("jpg", "webp"))]
     digest = hashlib.sha256(json.dumps([VERSION, *decoder]).encode())
     for (_, decoding), content in zip(sources, digests, strict=True):
@@ -285,13 +286,13 @@ def _fill(
     progress_bar: bool,
     part: int,
 ) -> None:
-    """Write the store of these files, ``part`` of them at a time in each thread.
+    """Write the store of these files; each task of a thread decodes ``part`` files.
 
     Raises:
-        OSError: if a file changed meanwhile: its pixels would stand under the old file's key.
+        OSError: if a file changed meanwhile: its pixels would be stored under the old file's key.
     """
     table = np.zeros(len(sources), _ROW)
-    np.lib.format.write_array(file, table)  # reserves the place
+    np.lib.format.write_array(file, table)  # reserves the space of the table
     start = row = 0
     with (
         tqdm(
@@ -306,9 +307,9 @@ def _fill(
     ):
         for window in _cut(sources, part * _PARTS):
             for decoded in pool.map(_decoded, _cut(window, part)):
-                for pixels, *about in decoded:
+                for pixels, *description in decoded:
                     file.write(pixels)
-                    table[row] = (start, *about)
+                    table[row] = (start, *description)
                     start, row = start + len(pixels), row + 1
                 bar.update(len(decoded))
     if not unchanged():
@@ -322,15 +323,15 @@ def _cut(sources: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
 
 
 def _decoded(sources: Sequence[Source]) -> list[tuple[bytes, int, int, int]]:
-    """Return every image's pixels, width, height and checksum; nothing if it does not decode."""
-    found = []
+    """Return every image's pixels, width, height and checksum; zeros if it does not decode."""
+    decoded = []
     for path, decoding in sources:
         try:
             image = FileImages([path], decoding)[0]
         except ValueError as error:
-            log.debug("%s", error)  # whoever needs the image will say so
-            found.append((b"", 0, 0, 0))
+            log.debug("%s", error)  # reading this image raises the error
+            decoded.append((b"", 0, 0, 0))
             continue
         pixels = image.tobytes()
-        found.append((pixels, *image.size, _checksum(pixels, *image.size)))
-    return found
+        decoded.append((pixels, *image.size, _checksum(pixels, *image.size)))
+    return decoded

@@ -1,6 +1,6 @@
-"""From the bytes of an image file to 8-bit RGB: the one way, for the check of files and for runs.
+"""Decode the bytes of an image file to 8-bit RGB; the check of files and the runs share this code.
 
-What is done, whatever the format:
+Rules for every format:
 
 - The EXIF orientation is applied, unless the data are read as published. Colour profiles (ICC) and
   gamma are ignored, and CMYK is converted by Pillow's formula with Adobe's polarity, with or
@@ -30,10 +30,10 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 MAX_PIXELS = 89_478_485
-"""Above this (256 MiB of RGB) Pillow warns of a bomb; above twice as many it refuses the file."""
+"""Pillow warns of a decompression bomb above this (256 MiB of RGB) and refuses twice as many."""
 
 VERSION = 1
-"""Part of every key of a verdict or of stored pixels; to be raised when ``decode`` changes."""
+"""Part of every cache key of file checks and of stored pixels; raise it when ``decode`` changes."""
 
 Image.init()
 FORMATS = tuple(
@@ -44,9 +44,9 @@ FORMATS = tuple(
     )
     if name in Image.OPEN
 )  # fmt: skip
-"""What is opened, whatever a file's name: one of Pillow's other plugins starts a program (EPS)."""
+"""The only formats that are opened, for safety: Pillow's EPS plugin starts a program."""
 
-# The pixels are bounded below; whoever wants Pillow's warning or an error puts a filter before it.
+# This module limits the pixels itself. A warnings filter that is set earlier keeps precedence.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning, append=True)
 
 _ORIENTATION = 0x0112
@@ -64,7 +64,7 @@ _BITS, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIF
 _BAND = 1 << 20  # pixels converted at a time, so that a large image needs no second copy
 _LARGE_PIXELS = 1 << 24
 _LARGE = threading.RLock()
-"""Held while an image of more than ``_LARGE_PIXELS`` is decoded: one at a time per process."""
+"""Held while an image of more than ``_LARGE_PIXELS`` is decoded, so that only one is in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Decoding:
     """How files are decoded.
 
     Args:
-        upright: whether to turn a photograph as its EXIF orientation says.
+        upright: whether to rotate a photograph by its EXIF orientation.
         value_range: the values that become black and white in grey images of more than 8 bits;
-            what lies beyond is clipped. ``None``: 0 and 65535; floating-point images are refused.
+            values outside are clipped. ``None``: 0 and 65535; floating-point images are refused.
     """
 
     upright: bool = True
@@ -82,7 +82,7 @@ class Decoding:
 
 
 def decoding_of(value_range: Sequence[float] | None) -> Decoding:
-    """Return how the files of an own dataset are decoded.
+    """Return how the files of a user's dataset are decoded.
 
     Args:
         value_range: see ``Decoding``.
@@ -108,7 +108,7 @@ class Facts:
     Args:
         depth: ``""`` for 8 bits per channel; else ``grey`` or ``colour``.
         values: the lowest and highest value of a file of more than 8 bits per channel.
-        several: whether there are further pictures in the file.
+        several: whether the file has more than one picture.
         reduced: width and height in the file, if it was decoded at a reduced size.
     """
 
@@ -122,8 +122,8 @@ def read_rgb(path: str | os.PathLike[str], decoding: Decoding | None = None) -> 
     """Return the image in a file as 8-bit RGB.
 
     Args:
-        path: of the file.
-        decoding: how; the defaults of ``Decoding`` if left out.
+        path: path of the file.
+        decoding: how to decode it (``None``: the defaults of ``Decoding``).
 
     Raises:
         OSError: if the file cannot be read.
@@ -137,10 +137,10 @@ def decode(data: bytes, decoding: Decoding, *, checking: bool = False) -> tuple[
 
     Args:
         data: the whole file.
-        decoding: how.
-        checking: whether the pixels do not matter. JPEG is then decoded at an eighth of its size,
-            which reads the file to its end, and fails where decoding in full size fails, but skips
-            most of the arithmetic.
+        decoding: how to decode it.
+        checking: whether only the success of decoding matters, not the pixels. JPEG is then
+            decoded at an eighth of its size, which reads the whole file and fails where decoding
+            in full size fails, but skips most of the arithmetic.
 
     Raises:
         ValueError: saying why the content cannot be decoded.
@@ -158,7 +158,7 @@ def decode(data: bytes, decoding: Decoding, *, checking: bool = False) -> tuple[
         raise ValueError(
             f"it has more than twice {MAX_PIXELS / 1e6:.0f} million pixels; shrink it"
         ) from error
-    except Exception as error:  # whatever Pillow's parsers raise, the content is the cause
+    except Exception as error:  # Pillow's parsers raise exceptions of any type for bad content
         raise ValueError(str(error) or type(error).__name__) from error
 
 
@@ -202,7 +202,7 @@ def _has_more(image: Image.Image) -> bool:
     """Return whether a file has further pictures, which need not decode."""
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # whatever Pillow's parsers raise: there is something after the first
+    except Exception:  # any exception of Pillow's parsers: there is data after the first picture
         return True
 
 
@@ -230,7 +230,7 @@ def _reduce(image: Image.Image, *, checking: bool) -> tuple[int, int] | None:
 
 
 def _is_sixteen_bit_colour(image: Image.Image) -> bool:
-    """Return whether Pillow will drop the lower 8 bits of every channel; before it loads."""
+    """Return whether Pillow will drop the lower 8 bits of every channel; call it before loading."""
     tiles = getattr(image, "tile", ())
     return image.mode in ("RGB", "RGBA", "CMYK", "RGBX") and any(
         ";16" in str(tile[3]) for tile in tiles
@@ -241,7 +241,7 @@ def _refuse_misread(tags: Mapping[int, Any]) -> None:
     """Refuse kinds of TIFF that Pillow decodes to wrong values.
 
     Raises:
-        ValueError: saying which.
+        ValueError: naming the kind.
     """
     bits, formats = tags.get(_BITS, (8,)), tags.get(_SAMPLE_FORMAT, (1,))
     bits = bits if isinstance(bits, tuple) else (bits,)
@@ -252,7 +252,7 @@ def _refuse_misread(tags: Mapping[int, Any]) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return the image turned as its orientation says, whatever its other tags hold."""
+    """Return the image rotated by its EXIF orientation; other tags are ignored."""
     try:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # unreadable EXIF data: no viewer turns such an image
@@ -287,7 +287,7 @@ def to_rgb(image: Image.Image, value_range: tuple[float, float] | None = None) -
 
 
 def _on_white(band: Image.Image) -> Image.Image:
-    # `convert("RGB")` would uncover whatever colour lies beneath.
+    # `convert("RGB")` would show the hidden colours of transparent pixels.
     layered = band.convert("RGBA")
     background = Image.new("RGBA", layered.size, "white")
     return Image.alpha_composite(background, layered).convert("RGB")
@@ -301,7 +301,7 @@ def _from_deep(
     Args:
         image: mode ``I``, ``I;16…`` or ``F``.
         value_range: see ``Decoding``.
-        inverted: whether the lowest value is white, as TIFF may say.
+        inverted: whether the lowest value is white (a TIFF tag).
 
     Raises:
         ValueError: see ``to_rgb``.
@@ -329,11 +329,11 @@ def _from_deep(
 
 def _extremes(image: Image.Image) -> tuple[float, float]:
     """Return the lowest and the highest value of a one-channel image; NaN if there is one."""
-    found = []
+    extremes = []
     for top, bottom in _rows(image):
         values = np.asarray(image.crop((0, top, image.width, bottom)))
-        found.append((values.min(), values.max()))
-    lows, highs = zip(*found, strict=True)
+        extremes.append((values.min(), values.max()))
+    lows, highs = zip(*extremes, strict=True)
     return float(np.min(lows)), float(np.max(highs))
 
 
@@ -347,7 +347,7 @@ def to_levels(
 
 
 def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Return ``convert`` of an image, done for some rows at a time if it is large."""
+    """Return ``convert`` of an image; a large image is converted some rows at a time."""
     if image.width * image.height <= _BAND:
         return convert(image)
     whole = Image.new("RGB", image.size)

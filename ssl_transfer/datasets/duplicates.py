@@ -1,4 +1,4 @@
-"""Images with the same bytes: named, refused across splits, or dropped."""
+"""Images with the same bytes: report them, refuse them across splits, or drop them."""
 
 import dataclasses
 import logging
@@ -15,23 +15,23 @@ from ssl_transfer.datasets.files import Files
 log = logging.getLogger(__name__)
 
 OnDuplicates = Literal["error", "warn", "drop"]
-"""What happens to images of one split whose bytes another split has, too."""
+"""How to treat images whose bytes are in more than one split."""
 
 _PRIORITY = ("test", "val", "train")
-"""Of copies in several splits, ``drop`` keeps that of the first of these, so that tests stay."""
+"""``drop`` keeps the copy in the first of these splits, so that the test split stays complete."""
 
 Place = tuple[str, int]
 """A split, and a sample's position in it."""
 
 
 def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
-    """Return the files, after copies have been told, refused or dropped.
+    """Return the files after copies have been reported, refused or dropped.
 
     Args:
         name: of the dataset, for messages.
         files: its splits, with a hash of every file's bytes.
-        rule: ``error`` refuses images that are in two splits, ``warn`` tells of them, ``drop``
-            keeps one copy of each content. Copies within a split are told, or dropped, too.
+        rule: ``error`` refuses images that are in two splits, ``warn`` logs them, ``drop`` keeps
+            one copy of each content. Copies within a split are logged, or dropped by ``drop``.
 
     Raises:
         ValueError: if there are copies across splits and the rule is ``error``.
@@ -58,34 +58,34 @@ def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
 
 
 def _copies(digests: Mapping[str, Sequence[bytes]]) -> list[list[Place]]:
-    """Return the places of each content that is there more than once."""
+    """Return the places of each content that occurs more than once."""
     places: dict[bytes, list[Place]] = defaultdict(list)
     for key, hashes in digests.items():
         for position, digest in enumerate(hashes):
             places[digest].append((key, position))
-    return [found for found in places.values() if len(found) > 1]
+    return [copies for copies in places.values() if len(copies) > 1]
 
 
 def _told_across(splits: Mapping[str, Split], across: Sequence[Sequence[Place]]) -> str:
-    """Return which splits share how many contents, with an example of each pair of splits."""
+    """Return a text with the number of shared contents and an example, per pair of splits."""
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for places in across:
         first: dict[str, str] = {}
         for key, position in places:
             first.setdefault(key, splits[key].names[position])
         keys = sorted(first, key=_PRIORITY.index)
-        for number, one in enumerate(keys):
+        for number, split in enumerate(keys):
             for other in keys[number + 1 :]:
-                pairs[one, other].append((first[one], first[other]))
+                pairs[split, other].append((first[split], first[other]))
     return " and ".join(
-        f"{len(names)} of {one} {'have' if len(names) > 1 else 'has'} the same bytes as {other} "
+        f"{len(names)} of {split} {'have' if len(names) > 1 else 'has'} the same bytes as {other} "
         f"(`{names[0][0]}` and `{names[0][1]}`{', …' * (len(names) > 1)})"
-        for (one, other), names in pairs.items()
+        for (split, other), names in pairs.items()
     )
 
 
 def _tell_within(name: str, splits: Mapping[str, Split], copies: Sequence[Sequence[Place]]) -> None:
-    """Say in one line how many images repeat others of their split, and of which class."""
+    """Log how many images repeat others of their split, and how many of them differ in label."""
     repeated, conflicts, example = 0, 0, ""
     for places in copies:
         by_split: dict[str, list[int]] = defaultdict(list)
@@ -111,9 +111,9 @@ def _dropped(name: str, files: Files, copies: Sequence[Sequence[Place]]) -> File
     """Return the files with one copy of each content."""
     drop: dict[str, list[int]] = defaultdict(list)
     for places in copies:
-        kept = min(places, key=lambda place: (_PRIORITY.index(place[0]), place[1]))
+        retained = min(places, key=lambda place: (_PRIORITY.index(place[0]), place[1]))
         for key, position in places:
-            if (key, position) != kept:
+            if (key, position) != retained:
                 drop[key].append(position)
     splits, digests = dict(files.splits), dict(files.digests)
     for key, positions in drop.items():

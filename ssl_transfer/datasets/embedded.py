@@ -1,11 +1,11 @@
 """Real images that come with the wheels of scikit-learn and scikit-image: nothing to download.
 
-The files are read from the installed packages without importing these (importing scikit-learn's
-datasets takes seconds; building each dataset here takes a fraction of one).
+The files are read from the installed packages without importing them (importing scikit-learn's
+datasets takes seconds; building each dataset here takes a fraction of a second).
 
-``textures`` and ``photos`` cut one picture into many samples. So that no test pixel is ever seen
-in training, every picture is divided into cells with a gap between them, a cell belongs to one
-split as a whole, and samples overlap only within a cell.
+``textures`` and ``photos`` cut one picture into many samples. Test pixels never occur in training:
+every picture is divided into cells with a gap between them, each cell belongs to one split, and
+samples overlap only within a cell.
 """
 
 import gzip
@@ -29,10 +29,10 @@ from ssl_transfer.randomness import permutation, uniforms
 DIGITS = 1797
 DIGITS_TEST_FRACTION = 1 / 3
 
-# Pixels that belong to no split, on every side of a cell: at least 8 between two cells' samples.
+# Pixels on every side of a cell that belong to no split: samples of two cells are 8 pixels apart.
 GAP = 4
 
-# Every texture's file, and the box of it that is used (``None``: all). All are read as grey.
+# Every texture's file, and the box of it that is used (``None``: the whole). All are read as grey.
 TEXTURES: dict[str, tuple[str, tuple[int, int, int, int] | None]] = {
     "brick": ("skimage/data/brick.png", None),
     "coins": ("skimage/data/coins.png", None),
@@ -44,7 +44,7 @@ TEXTURES: dict[str, tuple[str, tuple[int, int, int, int] | None]] = {
     "tissue": ("skimage/data/ihc.png", None),
 }
 PATCH = 32
-# Sides of the squares that become one patch: every class is seen near and from further away.
+# Sides of the squares that become one patch: every class occurs at two magnifications.
 SPANS = (32, 64)
 TEXTURE_CELLS = (4, 4)
 TEXTURE_TEST_CELLS = 6
@@ -79,8 +79,8 @@ class Cell(NamedTuple):
 def digits(options: Options) -> Dataset:
     """Return scikit-learn's handwritten digits: 1,797 images of 8x8 pixels, grey.
 
-    A third is tested (seeded, stratified). Grey values 0 to 16 are scaled to 0 to 255; the
-    preprocessing of the encoder scales the size up.
+    A third forms the test split (seeded, stratified). Grey values 0 to 16 are scaled to 0 to 255;
+    the preprocessing of the encoder enlarges the images.
     """
     path = _bundled("sklearn/datasets/data/digits.csv.gz")
     with gzip.open(path) as file:
@@ -88,12 +88,14 @@ def digits(options: Options) -> Dataset:
     pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     names = [f"{number:04d}" for number in range(len(table))]
     whole = _in_memory(pixels, table[:, -1], names)
-    kept, held = hold_out(whole.targets, DIGITS_TEST_FRACTION, options.split_seed, "test")
+    train_indices, test_indices = hold_out(
+        whole.targets, DIGITS_TEST_FRACTION, options.split_seed, "test"
+    )
     return assemble(
         options,
         classes=[str(digit) for digit in range(10)],
-        train=whole.subset(kept),
-        test=whole.subset(held),
+        train=whole.subset(train_indices),
+        test=whole.subset(test_indices),
         content=_hash(pixels),
         facts={"test": "seeded, 1/3"},
     )
@@ -103,10 +105,10 @@ def digits(options: Options) -> Dataset:
 def textures(options: Options) -> Dataset:
     """Return grey 32x32 patches of eight materials.
 
-    Every patch is turned and mirrored at random (fixed for a patch) and standardised to the same
-    mean and spread, so that neither direction nor brightness nor contrast tells the class; each
-    class is seen at two magnifications. Of 16 cells per photograph 6 are tested; with the default
-    ``val_fraction`` 2 validate and 8 train, which gives 1,152 training, 288 validation and 864
+    Every patch is rotated and mirrored at random (fixed for a patch) and standardised to the same
+    mean and spread, so that the class cannot be read from direction, brightness or contrast; each
+    class occurs at two magnifications. Of 16 cells per photograph, 6 are tested; with the default
+    ``val_fraction``, 2 validate and 8 train, which gives 1,152 training, 288 validation and 864
     test patches.
     """
     regions = _Regions(options, TEXTURE_CELLS, TEXTURE_TEST_CELLS)
@@ -126,8 +128,9 @@ def photos(options: Options) -> Dataset:
     """Return 48x48 colour tiles of seven photographs, made for pre-training.
 
     The class is the photograph, so that ``supervised`` works, too. None of these photographs is a
-    source of ``textures``. Of 12 cells per photograph 2 are tested; with the default
-    ``val_fraction`` 2 validate and 8 train, which gives 2,016 training tiles, 504 and 504.
+    source of ``textures``. Of 12 cells per photograph, 2 are tested; with the default
+    ``val_fraction``, 2 validate and 8 train, which gives 2,016 training, 504 validation and 504
+    test tiles.
     """
     regions = _Regions(options, PHOTO_CELLS, PHOTO_TEST_CELLS)
     for target, (name, file) in enumerate(PHOTOS.items()):
@@ -154,7 +157,7 @@ class _Regions:
         self.digest = hashlib.sha256()
 
     def cells(self, picture: Image.Image, name: str) -> Mapping[str, Sequence[Cell]]:
-        """Return the cells of a picture that belong to each split, gaps taken off."""
+        """Return the cells of a picture that belong to each split, without the gaps."""
         rows, columns = (
             np.linspace(0, side, count + 1).astype(int).tolist()
             for side, count in zip((picture.height, picture.width), self.grid, strict=True)
@@ -185,7 +188,7 @@ class _Regions:
         self.parts[key].append(_in_memory(pixels, targets, names))
 
     def assemble(self, classes: Sequence[str]) -> Dataset:
-        """Return the dataset of what has been added."""
+        """Return the dataset of the samples that have been added."""
         return assemble(
             self.options,
             classes=classes,
@@ -203,11 +206,11 @@ class _Regions:
 def standardised(
     patches: UInt8[np.ndarray, "patches height width"],
 ) -> UInt8[np.ndarray, "patches height width"]:
-    """Return patches of one mean and spread (``PATCH_MEAN``, ``PATCH_STD``, up to clipping)."""
+    """Return patches with mean ``PATCH_MEAN`` and spread ``PATCH_STD``, up to clipping."""
     values = patches.astype(np.float64)
     values -= values.mean(axis=(1, 2), keepdims=True)
     spread: Float64[np.ndarray, "patches 1 1"] = values.std(axis=(1, 2), keepdims=True)
-    values *= PATCH_STD / np.maximum(spread, 1.0)  # at most noise is left in a flat patch
+    values *= PATCH_STD / np.maximum(spread, 1.0)  # does not amplify the noise of a flat patch
     return np.clip(np.rint(values + PATCH_MEAN), 0, 255).astype(np.uint8)
 
 

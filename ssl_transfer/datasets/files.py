@@ -1,4 +1,4 @@
-"""Samples in image files: every file is looked at before any training."""
+"""Samples in image files: every file is checked before any training."""
 
 import dataclasses
 import functools
@@ -30,8 +30,8 @@ class Listing:
     """The files of one split, not yet opened.
 
     Args:
-        paths: where the files lie.
-        names: stable names, independent of where the dataset lies.
+        paths: paths of the files.
+        names: stable names, independent of the dataset's location.
         targets: class numbers, or a row per image (see ``Split``).
     """
 
@@ -50,10 +50,10 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files:
-    """What has been found out about the files of a dataset.
+    """The checked files of a dataset.
 
     Args:
-        splits: the splits, without what was skipped.
+        splits: the splits, without the skipped files.
         content: hash of names and bytes of all files, for the fingerprint.
         facts: number and names of the skipped files, for the record.
         digests: hash of each sample's bytes, by split.
@@ -70,15 +70,15 @@ def inspect_files(
 ) -> Files:
     """Return the splits of these files, after every image has been decoded once.
 
-    The verdict is remembered (see ``look_at``), so that only the first of many runs pays.
+    The result is cached (see ``look_at``), so that only the first of many runs decodes all files.
 
     Args:
         options: of the dataset; ``on_corrupt`` decides what happens to images that do not decode.
         listings: files per split; all of them exist.
-        decoding: how they become RGB; the defaults of ``Decoding`` if left out.
+        decoding: how they become RGB (``None``: the defaults of ``Decoding``).
 
     Raises:
-        ValueError: naming the files that do not decode, or that stand for two classes.
+        ValueError: naming the files that do not decode, or that are in two classes.
     """
     paths = [path for listing in listings.values() for path in listing.paths]
     stats = [os.stat(path) for path in paths]  # noqa: PTH116 - six times as fast as Path.stat
@@ -90,10 +90,10 @@ def inspect_files(
     for sentence in sentences(options.name, looked.summary, decoding):
         _warn_once(sentence)
     if corrupt and options.on_corrupt == "error":
-        told = some([f"{paths[i]} ({why})" for i, why in sorted(corrupt.items())])
+        reasons = some([f"{paths[i]} ({why})" for i, why in sorted(corrupt.items())])
         raise ValueError(
             f"every image of `{options.name}` must decode, but {len(corrupt)} of {len(paths)} "
-            f"do not: {told}; repair or remove them, or set dataset.on_corrupt=skip."
+            f"do not: {reasons}; repair or remove them, or set dataset.on_corrupt=skip."
         )
     digest = hashlib.sha256(looked.content.encode())
     if decoding.value_range is not None:  # the same bytes, but other pixels
@@ -105,9 +105,11 @@ def inspect_files(
         bad = [i for i in range(len(listing.paths)) if start + i in corrupt]
         skipped += [listing.names[i] for i in bad]
         whole = np.setdiff1d(np.arange(len(listing.paths)), bad)
-        kept = listing.keep(whole) if bad else listing
+        remaining = listing.keep(whole) if bad else listing
         digests[key] = [looked.digests[start + i] for i in whole]
-        splits[key] = Split(FileImages(kept.paths, decoding), kept.targets, kept.names)
+        splits[key] = Split(
+            FileImages(remaining.paths, decoding), remaining.targets, remaining.names
+        )
         start = end
     if skipped:
         log.warning("`%s`: skipping %d corrupt images: %s", options.name, len(skipped), skipped)
@@ -118,7 +120,7 @@ def inspect_files(
 def _refuse_shared(
     options: Options, listings: Mapping[str, Listing], stats: Sequence[os.stat_result]
 ) -> None:
-    """Refuse one file (through links, too) that is in two classes of a split."""
+    """Refuse a file that is in two classes of a split, also through links."""
     position = 0
     for key, listing in listings.items():
         seen: dict[tuple[int, int], tuple[str, object]] = {}
@@ -137,16 +139,16 @@ def _refuse_shared(
 
 @functools.lru_cache(maxsize=256)
 def _warn_once(sentence: str) -> None:
-    """Say what holds for a dataset once, however many runs of this process read it."""
+    """Log a warning once per process, even if several runs read the same dataset."""
     log.warning(sentence)
 
 
 @dataclasses.dataclass(frozen=True)
 class Looked:
-    """What a look at image files has found.
+    """Result of the check of image files.
 
     Args:
-        corrupt: position of each file that does not decode -> why.
+        corrupt: position of each file that does not decode -> the reason.
         digests: hash of each file's bytes (see ``stamps.of_bytes``).
         summary: what is unusual in the files that decode.
     """
@@ -164,21 +166,21 @@ class Looked:
 def look_at(paths: Sequence[str], decoding: Decoding) -> Looked:
     """Return which files do not decode, what is unusual in the others, and all files' hashes.
 
-    Every file is decoded as runs decode it, in threads (Pillow decodes without holding the
-    interpreter's lock). JPEG is decoded at an eighth of its size, which skips most of the
-    arithmetic but none of the file: about 7,000 files of 32x32 px, or 1,400 of 500x400 px, per
-    second and core. The verdict is kept until a path or a stamp changes (see
-    ``inputs.Remembered``); looking it up costs only the files' stamps. A file that cannot be read
-    is looked at again. The files become inputs of the data set that is being built.
+    Every file is decoded as in a run, in threads (Pillow decodes without holding the interpreter's
+    lock). JPEG is decoded at an eighth of its size, which skips most of the arithmetic but reads
+    the whole file: about 7,000 files of 32x32 px, or 1,400 of 500x400 px, per second and core. The
+    result is cached until a path or a stamp changes (see ``inputs.Remembered``); looking it up only
+    reads the files' stamps. A file that cannot be read is checked again. The files become inputs of
+    the data set that is being built.
 
     Args:
         paths: the files; all exist.
         decoding: how they become RGB.
     """
     how = json.dumps([VERSION, PIL.__version__, decoding.upright, decoding.value_range])
-    about = [inputs.stamp_of(path) for path in paths]
-    assert None not in about, "all files exist"
-    remembered, settled = inputs.Remembered(how, paths, about), True
+    stamps_before = [inputs.stamp_of(path) for path in paths]
+    assert None not in stamps_before, "all files exist"
+    remembered, settled = inputs.Remembered(how, paths, stamps_before), True
     if (known := remembered.get()) is not None:
         corrupt = {int(key): str(why) for key, why in known["corrupt"].items()}
         looked = Looked(corrupt, known["digests"], known["summary"])
@@ -190,13 +192,13 @@ def look_at(paths: Sequence[str], decoding: Decoding) -> Looked:
         fine = [i for i in range(len(paths)) if i not in corrupt]
         summary = summarised([paths[i] for i in fine], [looks[i].facts for i in fine])
         looked = Looked(corrupt, [look.digest for look in looks], summary)
-        settled = [inputs.stamp_of(path) for path in paths] == about
+        settled = [inputs.stamp_of(path) for path in paths] == stamps_before
         if not settled:
             log.warning("images changed while they were looked at; the next run looks again")
         elif not any(look.passing for look in looks):
             remembered.keep(vars(looked))
     noted = looked.digests if settled else [inputs.UNSETTLED] * len(paths)
-    inputs.note_files(paths, cast("list[stamps.Stamp]", about), noted)
+    inputs.note_files(paths, cast("list[stamps.Stamp]", stamps_before), noted)
     return looked
 
 
@@ -208,7 +210,7 @@ class _Look:
     digest: bytes
     facts: Facts = dataclasses.field(default_factory=Facts)
     passing: bool = False
-    """Whether the reason lies in the machine, not in the file's content."""
+    """Whether the reason is a state of the machine, not the file's content."""
 
 
 def _look(path: str, decoding: Decoding) -> _Look:

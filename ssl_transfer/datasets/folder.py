@@ -1,4 +1,4 @@
-"""Folders of images: a class each, as for torchvision's ``ImageFolder``, or without labels."""
+"""Folders of images: one per class, as for torchvision's ``ImageFolder``, or without labels."""
 
 import logging
 import os
@@ -47,31 +47,31 @@ def image_folder(
     """Return the images of ``root``, classes being folders.
 
     Two layouts: ``root/train/<class>/…`` and ``root/test/<class>/…``, with or without ``root/val``,
-    under the usual names of splits (see ``split_folders``); or ``root/<class>/…`` alone, from which
+    under the usual names of splits (see ``split_folders``); or only ``root/<class>/…``, from which
     a seeded, stratified share is held out for the test, and then for validation (by default 64 %
     train, 16 % val, 20 % test). Images may lie in subfolders of a class; links are followed, and
-    several names of one file in a class count once; hidden files are passed over, and what else is
-    no image (``EXTENSIONS``, in either case) is counted.
+    several names of one file in a class count once; hidden files are ignored, and other files that
+    are not images (``EXTENSIONS``, in upper or lower case) are counted and logged.
 
     Args:
         options: shared options.
         root: the dataset's folder.
-        train_folder: folder of the training images relative to ``root`` (``None``: known by its
-            name; ``.``: the folders in ``root`` are classes, whatever their names).
+        train_folder: folder of the training images relative to ``root`` (``None``: recognised by
+            its name; ``.``: the folders in ``root`` are classes, whatever their names).
         val_folder: likewise.
-        test_folder: likewise, e.g. ``val`` where that is all there is to test on.
+        test_folder: likewise, e.g. ``val`` if a set has no test folder.
         class_depth: how deep the class folders lie: 2 for ``<family>/<class>/…``.
         exclude_classes: names of class folders that are not read.
         groups: which images show one object and stay together in every split that is made: a
             regular expression or a file (see ``groups.group``) (``None``: only copies stay
             together).
-        on_duplicates: what happens to images whose bytes two given splits have (see
+        on_duplicates: how to treat images whose bytes are in two of the given splits (see
             ``duplicates.settle_duplicates``).
         test_fraction: share of every class that is tested, where there is no test folder.
         value_range: see ``decoding.Decoding``.
-        metric: what the set is judged by, and classifiers are selected by (``None``: ``top1``).
-        extra_metrics: further scores of the test split. Top-1, the mean over classes and, of more
-            than five classes, top-5 are recorded anyway.
+        metric: primary score, which also selects classifiers (``None``: ``top1``).
+        extra_metrics: further scores of the test split. Top-1, the mean over classes and, with more
+            than five classes, top-5 are always recorded.
 
     Raises:
         ValueError: if the folders are not as described, or an image does not decode.
@@ -96,10 +96,10 @@ def image_folder(
     splits = group(options.name, files, groups, folder, classes)
     train, test = splits["train"], splits.get("test")
     if test is None:
-        kept, held = hold_out(
+        train_indices, test_indices = hold_out(
             train.targets, test_fraction, options.split_seed, "test", train.groups
         )
-        train, test = train.subset(kept), train.subset(held)
+        train, test = train.subset(train_indices), train.subset(test_indices)
     places_read = {key: _relative([str(part)], folder)[0] for key, part in layout.folders.items()}
     return assemble(
         options,
@@ -133,7 +133,7 @@ def unlabelled_folder(
         value_range: see ``decoding.Decoding``.
 
     Raises:
-        ValueError: if there is no image, or one does not decode.
+        ValueError: if there is no image, or an image does not decode.
     """
     for key in ("labels_per_class", "test_per_class"):
         if getattr(options, key) is not None:
@@ -175,8 +175,8 @@ def _class_folders(
     """Return the class folders of every split, by their names in the composed Unicode form.
 
     Raises:
-        ValueError: if training images have fewer than two classes, another split has one that
-            training images lack, or an excluded name is that of no folder.
+        ValueError: if there are fewer than two training classes, another split has a class without
+            training images, or an excluded name does not match any folder.
     """
     parts = {key: _named_folders(part, depth, left_out) for key, part in layout.folders.items()}
     known = sorted({name for part in parts.values() for name in part})
@@ -213,16 +213,16 @@ def _named_folders(part: Path, depth: int, left_out: LeftOut) -> ClassFolders:
             if has_images(folder):
                 left_out.add(folder, "folders with images beside the class folders")
         level = [inside for folder in level for inside in subfolders(folder)]
-    found: ClassFolders = {}
+    class_folders: ClassFolders = {}
     for folder in level:
         name = _composed(folder.relative_to(part).as_posix())
-        if name in found:
+        if name in class_folders:
             raise ValueError(
                 f"`{part}` must have one folder per class, but has two whose names look alike and "
                 f"are `{name}` in composed and in decomposed Unicode letters; join them."
             )
-        found[name] = folder
-    return found
+        class_folders[name] = folder
+    return class_folders
 
 
 def _composed(name: str) -> str:
@@ -237,12 +237,12 @@ def _require_known(key: str, part: ClassFolders, train: ClassFolders, layout: La
         return
     fewer = [name for name in train if name not in part]
     near = alike(more[0], fewer)
-    told = f" and {some(fewer)} only in train" if fewer else ""
+    also_missing = f" and {some(fewer)} only in train" if fewer else ""
     same = f" (`{more[0]}` and `{near}` may be the same)" if near else ""
     raise ValueError(
         f"`{layout.folders['train']}` and `{layout.folders[key]}` must have the same class "
-        f"folders, but there is {some(more)} only in {key}{told}{same}; rename or add folders, or "
-        f"leave classes out by {exclude(more)}."
+        f"folders, but there is {some(more)} only in {key}{also_missing}{same}; rename or add "
+        f"folders, or leave classes out by {exclude(more)}."
     )
 
 
@@ -265,13 +265,13 @@ def _require_every_class(
 def _warn_of_deeper_classes(
     options: Options, layout: Layout, train: ClassFolders, listing: Listing
 ) -> None:
-    """Say that folders inside of class folders may be the classes."""
+    """Warn if the folders inside of class folders may be the classes."""
     names = list(train)
     inside: dict[str, set[str]] = {name: set() for name in names}
     for path, target in zip(listing.paths, listing.targets.tolist(), strict=True):
         below = Path(path).relative_to(train[names[target]]).parts
         if len(below) == 1:
-            return  # an image right in a class folder
+            return  # a class folder directly holds an image
         inside[names[target]].add(below[0])
     if 2 * sum(len(folders) > 1 for folders in inside.values()) > len(names):
         deeper = [f"{name}/{folder}" for name in names for folder in sorted(inside[name])]
@@ -289,7 +289,7 @@ def class_listing(folder: Path, classes: Sequence[str], root: Path) -> Listing:
     Args:
         folder: holds the classes' folders.
         classes: their names.
-        root: what the images' names are relative to.
+        root: folder that the images' names are relative to.
 
     Raises:
         ValueError: if a class has no image.
@@ -310,7 +310,7 @@ def class_listing(folder: Path, classes: Sequence[str], root: Path) -> Listing:
 def _listing(
     places: Sequence[Path | None], root: Path, left_out: LeftOut, *, links_once: bool = False
 ) -> Listing:
-    """Return the images below each class's folder (``None``: the class has none)."""
+    """Return the images below each class's folder (``None``: the class has no folder)."""
     paths: list[str] = []
     targets: list[int] = []
     for target, place in enumerate(places):

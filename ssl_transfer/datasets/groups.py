@@ -1,4 +1,4 @@
-"""Groups of images that show one object: a split takes all of a group or nothing."""
+"""Groups of images that show one object: a split never divides a group."""
 
 import dataclasses
 import itertools
@@ -26,23 +26,23 @@ _TABLES = (".txt", ".csv", ".tsv")
 def group(
     name: str, files: Files, rule: str | None, root: Path, classes: Sequence[str]
 ) -> dict[str, Split]:
-    """Return the splits with the group of each sample, where there are groups.
+    """Return the splits with the group of each sample, if there are groups.
 
-    Copies of one image are of one group, too, so that no split that is made later divides them.
+    Copies of one image are also in one group, so that no later split separates them.
 
     Args:
         name: of the dataset, for messages.
         files: its splits, with a hash of every file's bytes.
-        rule: a regular expression, searched for in every sample's name: what its parentheses hold
-            (all that it matches, if there are none) names the group; or a file (``.txt``, ``.csv``,
+        rule: a regular expression, searched for in every sample's name: the text in its parentheses
+            (the whole match, if it has none) names the group; or a file (``.txt``, ``.csv``,
             ``.tsv``) with a line ``name group`` per image, split at its last tab, comma (``.csv``)
             or blank (``None``: only copies are grouped).
         root: folder that the file's path is relative to.
         classes: names of the classes, for messages.
 
     Raises:
-        ValueError: if the rule is none, gives an image no group, or gives each class one group
-            where a split is to be made.
+        ValueError: if the rule is invalid, gives an image no group, or gives each class only one
+            group although a split must be made.
     """
     splits = files.splits
     names = [sample for split in splits.values() for sample in split.names]
@@ -76,7 +76,7 @@ def _numbers(values: Sequence[Hashable]) -> Int64[np.ndarray, " samples"]:
 def _joined(
     first: Int64[np.ndarray, " samples"], second: Int64[np.ndarray, " samples"]
 ) -> Int64[np.ndarray, " samples"]:
-    """Return numbers that are equal where two samples are linked by equal numbers in either row."""
+    """Return group numbers that join all samples with an equal number in either row."""
     offset = int(first.max(initial=0)) + 1
     size = offset + int(second.max(initial=0)) + 1
     graph = coo_matrix((np.ones(len(first)), (first, second + offset)), shape=(size, size))
@@ -98,10 +98,10 @@ def _labels(rule: str, names: Sequence[str], root: Path) -> list[str]:
     except re.error as error:
         raise ValueError(
             f"`dataset.groups` must be a regular expression or a file ({' '.join(_TABLES)}), but "
-            f"`{rule}` is none ({error})."
+            f"`{rule}` is neither ({error})."
         ) from error
-    found = [pattern.search(name) for name in names]
-    bare = [name for name, match in zip(names, found, strict=True) if match is None]
+    matches = [pattern.search(name) for name in names]
+    bare = [name for name, match in zip(names, matches, strict=True) if match is None]
     if bare:
         raise ValueError(
             f"`dataset.groups` must give every image a group, but `{rule}` is not in {len(bare)} "
@@ -109,7 +109,7 @@ def _labels(rule: str, names: Sequence[str], root: Path) -> list[str]:
         )
     return [
         "\0".join(part or "" for part in match.groups()) if match.groups() else match[0]
-        for match in found
+        for match in matches
         if match is not None
     ]
 
@@ -147,7 +147,7 @@ def _from_file(path: Path, names: Sequence[str]) -> list[str]:
 
 
 def _tell_groups(name: str, groups: Int64[np.ndarray, " samples"]) -> None:
-    """Say how many groups there are, and of how many images."""
+    """Log how many groups there are, and their sizes."""
     sizes = np.bincount(groups)
     if sizes.max() > 1:
         log.info("`%s`: %d groups of %d to %d images", name, len(sizes), min(sizes), max(sizes))
@@ -160,7 +160,7 @@ def _tell_groups(name: str, groups: Int64[np.ndarray, " samples"]) -> None:
 
 
 def _tell_shared(name: str, splits: Mapping[str, Split], labels: Sequence[str]) -> None:
-    """Say which groups lie in two of the given splits."""
+    """Warn of groups that lie in two of the given splits."""
     members, start = {}, 0
     for key, split in splits.items():
         members[key] = set(labels[start : start + len(split)])
@@ -178,10 +178,10 @@ def _tell_shared(name: str, splits: Mapping[str, Split], labels: Sequence[str]) 
 def _tell_single(
     name: str, train: Split, groups: Int64[np.ndarray, " samples"], classes: Sequence[str]
 ) -> None:
-    """Say which classes have one group alone, of which no split can be made.
+    """Warn of classes that have only one group and therefore cannot be split.
 
     Raises:
-        ValueError: if all have.
+        ValueError: if this holds for every class.
     """
     pairs = {*zip(train.targets.tolist(), groups[: len(train)].tolist(), strict=True)}
     counts = Counter(target for target, _ in pairs)
@@ -206,5 +206,5 @@ def by_name(names: Sequence[str], pattern: str) -> Int64[np.ndarray, " samples"]
         pattern: regular expression whose parentheses hold the group; a name that it does not match
             is a group of its own.
     """
-    found = [re.search(pattern, name) for name in names]
-    return _numbers([m[1] if m else name for name, m in zip(names, found, strict=True)])
+    matches = [re.search(pattern, name) for name in names]
+    return _numbers([m[1] if m else name for name, m in zip(names, matches, strict=True)])

@@ -1,4 +1,4 @@
-"""Sequences of images that are decoded when asked for."""
+"""Sequences of images that are decoded on access."""
 
 import operator
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from ssl_transfer.datasets.decoding import Decoding, read_rgb
 
 
 class Images(Sequence[Image.Image]):
-    """RGB images that are decoded one by one; subclasses give ``load`` and a length."""
+    """RGB images that are decoded one by one; subclasses define ``load`` and ``__len__``."""
 
     def load(self, index: int) -> Image.Image:
         """Return one image; ``index`` lies in ``[0, len(self))``."""
@@ -51,7 +51,7 @@ class FileImages(Images):
 
     Args:
         paths: one file per image.
-        decoding: how they become RGB; the defaults of ``Decoding`` if left out.
+        decoding: how they become RGB (``None``: the defaults of ``Decoding``).
     """
 
     def __init__(self, paths: Sequence[str], decoding: Decoding | None = None) -> None:
@@ -65,7 +65,7 @@ class FileImages(Images):
         """Return one image.
 
         Raises:
-            ValueError: naming the file, if it cannot be decoded (any more).
+            ValueError: naming the file, if it cannot be decoded.
         """
         path = self.paths[index]
         try:
@@ -99,12 +99,12 @@ class PickedImages(Images):
 
 
 class CroppedImages(Images):
-    """Another sequence's images, each cut to a box.
+    """Another sequence's images, each cropped to a box.
 
     Args:
-        images: the whole ones.
-        boxes: left, top, right and bottom of each in pixels; what lies outside of an image is not
-            taken.
+        images: the whole images.
+        boxes: left, top, right and bottom of each in pixels; the parts of a box outside of its
+            image are ignored.
     """
 
     def __init__(self, images: Sequence[Image.Image], boxes: Int64[np.ndarray, "images 4"]) -> None:
@@ -117,7 +117,7 @@ class CroppedImages(Images):
         """Return one image.
 
         Raises:
-            ValueError: if nothing of it lies in its box.
+            ValueError: if no part of the image lies in its box.
         """
         image = self.images[index]
         left, top, right, bottom = self.boxes[index].tolist()

@@ -1,4 +1,4 @@
-"""Published folder layouts: what must lie where, how it is fetched, and lists of its images."""
+"""Published folder layouts: required files, download of missing ones, and lists of images."""
 
 import dataclasses
 import hashlib
@@ -35,14 +35,14 @@ def require(
     fetch: Callable[[str], object] | None = None,
     source: str = "",
 ) -> Path:
-    """Return the dataset's folder, in which everything needed lies.
+    """Return the dataset's folder after checking that it holds all needed files.
 
     Args:
         options: of the dataset, for its name.
         root: the folder, as the user wrote it.
-        needed: paths of files and folders relative to it, which show the layout.
+        needed: paths of files and folders relative to it that must exist.
         download: whether to fetch what is missing.
-        fetch: lets torchvision download and unpack into the folder (``None``: it cannot).
+        fetch: downloads and unpacks into the folder (``None``: no automatic download).
         source: where to get the data by hand.
 
     Raises:
@@ -68,7 +68,7 @@ def run_download(options: Options, fetch: Callable[[], object]) -> None:
     """Let torchvision download a dataset.
 
     Raises:
-        ValueError: in one sentence, if that fails.
+        ValueError: if the download fails.
     """
     log.info("downloading `%s`", options.name)
     try:
@@ -81,7 +81,7 @@ def run_download(options: Options, fetch: Callable[[], object]) -> None:
 
 
 def torchvision_fetch(name: str, *calls: Mapping[str, object]) -> Callable[[str], object]:
-    """Return what lets a class of torchvision download into a folder.
+    """Return a function that lets a class of torchvision download into a folder.
 
     Args:
         name: of the class in ``torchvision.datasets``.
@@ -116,11 +116,11 @@ def class_numbers(names: Iterable[str], classes: Sequence[str], place: Path) -> 
 
     Args:
         names: one per sample.
-        classes: all that are known.
+        classes: names of all classes.
         place: file that has the names, for the message.
 
     Raises:
-        ValueError: if a name is that of no class.
+        ValueError: if a name is not among the classes.
     """
     names, number = list(names), numbers_of(classes)
     unknown = sorted(set(names) - set(number))
@@ -134,20 +134,20 @@ def class_numbers(names: Iterable[str], classes: Sequence[str], place: Path) -> 
 
 def keep_named(everything: Listing, names: Container[str]) -> Listing:
     """Return the files whose names are among ``names``."""
-    kept = [index for index, name in enumerate(everything.names) if name in names]
-    return everything.keep(np.array(kept, dtype=np.int64))
+    indices = [index for index, name in enumerate(everything.names) if name in names]
+    return everything.keep(np.array(indices, dtype=np.int64))
 
 
 def by_lists(
     options: Options, everything: Listing, lists: str | None, split: int
 ) -> dict[str, Listing]:
-    """Return the files that annotation lists train and test on; all of them without lists.
+    """Return the training and test files that annotation lists name; without lists, all files.
 
     The layout of https://github.com/vpulab/bn_finetuning: ``split_0/train.txt`` and
-    ``split_0/val.txt`` (or ``train_labeled.txt``, ``val_labeled.txt``), and so on; what is called
-    ``val`` there is what is tested. A line is ``name label``; the label's numbering is not
-    published, and is passed over: an image keeps the label that the dataset itself gives it. Of a
-    name the last part counts, with or without its extension.
+    ``split_0/val.txt`` (or ``train_labeled.txt``, ``val_labeled.txt``), and so on; its ``val`` list
+    is the test split. A line is ``name label``; the numbering of the labels is not published, so
+    that the label is ignored: an image keeps the label that the dataset itself gives it. Only the
+    last part of a name counts, with or without its extension.
 
     Args:
         options: of the dataset.
@@ -156,12 +156,12 @@ def by_lists(
         split: number of the split.
 
     Raises:
-        ValueError: if a list is missing, or names an unknown image or one of the other list.
+        ValueError: if a list is missing, names an unknown image, or shares an image with the other.
     """
     if lists is None:
         return {"train": everything}
     folder = Path(lists).expanduser() / f"split_{split}"
-    found = {}
+    names_by_split = {}
     known = {Path(name).stem: name for name in everything.names}
     for key, stem in (("train", "train"), ("test", "val")):
         labelled = folder / f"{stem}_labeled.txt"
@@ -171,25 +171,25 @@ def by_lists(
         if unknown:
             raise ValueError(
                 f"`{path}` must name images of `{options.name}`, but {some(unknown)} "
-                f"{'is' if len(unknown) == 1 else 'are'} none; correct dataset.lists."
+                f"{'is' if len(unknown) == 1 else 'are'} unknown; correct dataset.lists."
             )
-        found[key] = {known[name] for name in stems}
-    both = sorted(found["train"] & found["test"])
+        names_by_split[key] = {known[name] for name in stems}
+    both = sorted(names_by_split["train"] & names_by_split["test"])
     if both:
         raise ValueError(
             f"an image of `{options.name}` must be trained on or tested, but `{folder}` names "
             f"{some(both)} in both lists; remove one."
         )
-    return {key: keep_named(everything, names) for key, names in found.items()}
+    return {key: keep_named(everything, names) for key, names in names_by_split.items()}
 
 
 def read_images(options: Options, listings: Mapping[str, Listing], *, upright: bool) -> Files:
-    """Return the splits of files that annotations name; copies are told, and stay.
+    """Return the splits of files that annotations name; copies are logged, but not dropped.
 
     Args:
         options: of the dataset.
         listings: files per split.
-        upright: whether to turn photographs as their EXIF orientation says.
+        upright: whether to rotate photographs by their EXIF orientation.
 
     Raises:
         ValueError: if a file does not exist or does not decode.
@@ -227,38 +227,38 @@ def published(
     Args:
         options: shared options.
         classes: names of the classes.
-        listings: ``train``, and ``test`` and ``val`` where they are given.
+        listings: ``train``, and ``test`` and ``val`` if they exist.
         expected: published sizes of listings, of ``all`` together, and number of ``classes``.
         metric: primary score.
         extra_metrics: see ``assemble``.
-        upright: whether to turn photographs as their EXIF orientation says; torchvision does not.
+        upright: whether to rotate photographs by their EXIF orientation; torchvision does not.
         val_rule: how validation images are chosen (see ``assemble``).
         test_fraction: share of every class that is tested, if there is no test split.
-        boxes: what to cut images to (``None``: they are seen as they are).
+        boxes: boxes to crop the images to (``None``: whole images).
         groups: regular expression whose parentheses hold the group in a training image's name
             (``None``: no groups).
         facts: for the record.
 
     Raises:
-        ValueError: if files are missing, do not decode or have other sizes.
+        ValueError: if files are missing or do not decode, or the sizes differ from the published.
     """
-    found = {key: len(part.paths) for key, part in listings.items()}
-    found |= {"all": sum(found.values()), "classes": len(classes)}
-    check_sizes(options, found, expected)
+    sizes = {key: len(part.paths) for key, part in listings.items()}
+    sizes |= {"all": sum(sizes.values()), "classes": len(classes)}
+    check_sizes(options, sizes, expected)
     files = read_images(options, listings, upright=upright)
     if boxes is not None:
         files = _cropped(files, boxes)
-    train, told = files.splits["train"], dict(facts or {})
+    train, all_facts = files.splits["train"], dict(facts or {})
     if groups is not None:
         train = dataclasses.replace(train, groups=by_name(train.names, groups))
     test = files.splits.get("test")
     if test is None:
         assert test_fraction is not None
-        kept, held = hold_out(
+        train_indices, test_indices = hold_out(
             train.targets, test_fraction, options.split_seed, "test", train.groups
         )
-        train, test = train.subset(kept), train.subset(held)
-        told["test"] = f"seeded, {test_fraction}"
+        train, test = train.subset(train_indices), train.subset(test_indices)
+        all_facts["test"] = f"seeded, {test_fraction}"
     return assemble(
         options,
         classes=classes,
@@ -269,12 +269,12 @@ def published(
         metric=metric,
         extra_metrics=extra_metrics,
         val_rule=val_rule,
-        facts={**files.facts, **told},
+        facts={**files.facts, **all_facts},
     )
 
 
 def _cropped(files: Files, boxes: Boxes) -> Files:
-    """Return the same splits, of which each image shows its box alone."""
+    """Return the same splits with each image cropped to its box."""
     digest = hashlib.sha256(files.content.encode())
     splits = {}
     for key, split in files.splits.items():

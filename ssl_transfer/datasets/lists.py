@@ -60,8 +60,8 @@ def image_list(
 
     A line is ``name class_number``, split at its last blank or tab, so that names with blanks work.
     Empty lines are skipped; there are no comments, since a name may begin with any character. Class
-    numbers run from 0 without gaps. A name in composed letters finds a file whose name has them
-    decomposed, and the reverse.
+    numbers run from 0 without gaps. A name in composed Unicode letters also matches a file whose
+    name has decomposed letters, and the reverse.
 
     Args:
         options: shared options.
@@ -75,14 +75,14 @@ def image_list(
         groups: which images show one object and stay together in every split that is made: a
             regular expression or a file (see ``groups.group``) (``None``: only copies stay
             together).
-        on_duplicates: what happens to images whose bytes two given splits have (see
+        on_duplicates: how to treat images whose bytes are in two of the given splits (see
             ``duplicates.settle_duplicates``).
         value_range: see ``decoding.Decoding``.
         metric: see ``image_folder``.
         extra_metrics: likewise.
 
     Raises:
-        ValueError: with the first problems of all files, each with file and line.
+        ValueError: listing the first problems in all files, each with file and line.
     """
     base = existing_folder("dataset.root", root, "a folder")
     folder = existing_folder("dataset.images", base / images, "a folder")
@@ -131,7 +131,7 @@ def _read(path: Path, what: str) -> list[str]:
 
 
 def _parse(path: Path, key: str, problems: list[str]) -> Iterator[Line]:
-    """Yield the lines of an annotation file that can be understood; note the others."""
+    """Yield the valid lines of an annotation file; add the others to ``problems``."""
     empty = True
     for number, text in enumerate(_read(path, f"dataset.{key}"), start=1):
         if not text.strip():
@@ -155,7 +155,7 @@ def _cut(text: str, limit: int = 80) -> str:
 
 
 def _hint(fields: Sequence[str]) -> str:
-    """Return what may be wrong with a line whose last part is no class number."""
+    """Return the probable mistake in a line whose last part is not a class number."""
     label = fields[-1].rpartition(",")[2].rpartition(";")[2]
     if label != fields[-1] and label.isdecimal():
         return " (a blank or a tab must separate name and number)"
@@ -163,7 +163,7 @@ def _hint(fields: Sequence[str]) -> str:
 
 
 def _find(folder: Path, line: Line, problems: list[str]) -> str:
-    """Return the file of a line; note a missing one."""
+    """Return the file of a line; add a missing file to ``problems``."""
     path = folder / line.name
     composed, decomposed = (folder / unicodedata.normalize(f, line.name) for f in ("NFC", "NFD"))
     for candidate in (path, composed, decomposed):  # macOS decomposes letters in file names
@@ -179,7 +179,7 @@ def _find(folder: Path, line: Line, problems: list[str]) -> str:
 
 
 def _tell_outside(options: Options, folder: Path, lines: dict[str, list[Line]]) -> None:
-    """Say which names lead out of the folder of images."""
+    """Warn of names that lead out of the folder of images."""
     outside = [
         line
         for part in lines.values()
@@ -197,7 +197,7 @@ def _tell_outside(options: Options, folder: Path, lines: dict[str, list[Line]]) 
 def _class_names(
     lines: dict[str, list[Line]], path: Path | None, problems: list[str]
 ) -> tuple[str, ...]:
-    """Return the classes' names; note numbers outside of them and classes without a sample."""
+    """Return the classes' names; report invalid numbers and classes without a sample."""
     present = {line.target for line in lines["train"] if line.target >= 0}
     if path is None:
         if gap := _gap(present):
@@ -221,7 +221,7 @@ def _class_names(
 
 
 def _gap(present: Collection[int]) -> str | None:
-    """Return where class numbers do not run from 0 without gaps (``None``: they do)."""
+    """Return a message if class numbers do not run from 0 without gaps (``None``: they do)."""
     if not present or len(present) == max(present) + 1:
         return None
     if 0 not in present:
@@ -234,7 +234,7 @@ def _gap(present: Collection[int]) -> str | None:
 
 
 def _names_in(path: Path, problems: list[str]) -> tuple[str, ...]:
-    """Return the class names in a file; note empty lines, which shift numbers, and repetitions."""
+    """Return the class names in a file; report repetitions and empty lines (they shift numbers)."""
     names = [
         text.strip() for text in "\n".join(_read(path, "dataset.classes")).rstrip().split("\n")
     ]

@@ -1,4 +1,4 @@
-"""From samples to batches: the one place that makes a ``DataLoader``, or hears of its end."""
+"""Batches from a ``DataLoader``: creating it, and detecting that one of its processes ended."""
 
 import contextlib
 import gc
@@ -21,7 +21,7 @@ Items = list[tuple[int, int]]
 
 @runtime_checkable
 class TrainingData(Protocol):
-    """What a loader reads: whole batches by (epoch, index), such as a ``ViewDataset``."""
+    """Data that a loader reads as whole batches of (epoch, index), such as a ``ViewDataset``."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -33,8 +33,8 @@ class TrainingData(Protocol):
 
 
 def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iterable[Batch]:
-    """Return the batches of these items in order; the loader's processes change nothing."""
-    dataset: Any = data  # torch's stubs know single samples only
+    """Return the batches of these items in order; the number of processes has no effect on them."""
+    dataset: Any = data  # torch's stubs only declare single samples
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batches,
@@ -48,17 +48,17 @@ def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iter
 
 
 class LostWorker(RuntimeError):
-    """The system ended a process of the loader; the message says what to do."""
+    """The system ended a process of the loader; the message tells what to do."""
 
 
 def _watched(loader: "DataLoader[Any]") -> Iterator[Batch]:
-    """Yield a loader's batches; whatever error the end of a process causes is told as such."""
+    """Yield a loader's batches; raise ``LostWorker`` for any error that a lost process causes."""
     batches = iter(loader)
     try:
         yield from batches
     except Exception as error:
-        # Reading what a process sends while it ends fails in many ways: a closed connection, half
-        # an object, a file that is gone.
+        # Reading from a process that ends fails in many ways: a closed connection, half an object,
+        # a missing file.
         sentence = lost_worker(error) or _ended(getattr(batches, "_workers", []), error)
         if sentence is None:
             raise
@@ -66,11 +66,11 @@ def _watched(loader: "DataLoader[Any]") -> Iterator[Batch]:
 
 
 def _ended(workers: Iterable[Any], error: Exception) -> str | None:
-    """Return what to say if a signal ended one of the loader's processes, None if none did."""
-    if str(error).startswith("Caught "):  # its own error, which it sent
+    """Return the message if a signal ended one of the loader's processes, else None."""
+    if str(error).startswith("Caught "):  # an exception that the process raised and sent
         return None
     for worker in workers:
-        worker.join(0.2)  # its end may be heard of a little later than its silence
+        worker.join(0.2)  # the exit code may arrive later than the closed connection
         if worker.exitcode is not None and worker.exitcode < 0:
             return _sentence(signal.strsignal(-worker.exitcode) or "a signal")
     return None
@@ -99,15 +99,15 @@ _SHARED_MEMORY = re.compile(
 
 
 def lost_worker(error: BaseException) -> str | None:
-    """Return what happened and what to do where the system ended a loader's process.
+    """Return the cause and the remedy if the system ended a loader's process, else None.
 
-    Nothing is wrong with such a run: it can go on from its checkpoint. None for any other error.
+    Such a run is intact and can continue from its checkpoint.
     """
     if isinstance(error, LostWorker):
         return str(error)
     if not isinstance(error, RuntimeError | OSError) or "DataLoader worker" not in str(error):
         return None
-    said = "\n".join(str(link) for link in reversed(_chain(error)))  # how it ended comes first
+    said = "\n".join(str(link) for link in reversed(_chain(error)))  # first the original cause
     if _SHARED_MEMORY.search(said):
         return _sentence("shared memory")
     lost = _LOST.search(said)
@@ -116,14 +116,14 @@ def lost_worker(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def deaf_to_workers(error: BaseException) -> Iterator[None]:
-    """Let no loader that ``error`` left behind disturb what is done about it inside, nor later.
+    """Keep loaders that ``error`` left behind from raising inside of the block, and later.
 
-    torch raises in the main process wherever that is whenever a loader's process was lost, as long
-    as the loader exists: what keeps it are the frames of the error.
+    While a loader exists, torch raises in the main process, at any place in the code, whenever one
+    of the loader's processes was lost. The frames of the error keep the loader alive.
     """
     try:
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    except ValueError:  # in a thread, where torch raises nothing either
+    except ValueError:  # not in the main thread, where torch does not raise either
         before = None
     try:
         _forget_frames(error)
@@ -134,7 +134,7 @@ def deaf_to_workers(error: BaseException) -> Iterator[None]:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """Return an error and those that it followed."""
+    """Return an error and the errors that caused it."""
     links = [error]
     while (before := links[-1].__cause__ or links[-1].__context__) is not None:
         links.append(before)
@@ -142,7 +142,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Drop what the frames of an error, and of those that it followed, keep alive."""
+    """Clear the frames of an error and of its causes, so that their objects are freed."""
     for link in _chain(error):
         traceback.clear_frames(link.__traceback__)
     gc.collect()

@@ -21,11 +21,11 @@ from ssl_transfer.system import inputs
 
 MHIST_CLASSES = ("HP", "SSA")
 ISIC_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
-# The seven of Guo et al. 2020 (https://arxiv.org/abs/1912.07200), whose names they sort.
+# The seven findings of Guo et al. 2020 (https://arxiv.org/abs/1912.07200), sorted by name.
 CHESTX_CLASSES = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumothorax",
 )  # fmt: skip
-# The newer one corrects patients' ages.
+# The newer table corrects patients' ages.
 CHESTX_TABLES = ("Data_Entry_2017.csv", "Data_Entry_2017_v2020.csv")
 
 
@@ -85,8 +85,8 @@ def isic(
 ) -> Dataset:
     """Return ISIC 2018, task 3: dermatoscopic photographs of seven lesions, mean per class.
 
-    10,015 images with public labels and no split; a seeded, stratified share is tested, or lists
-    say what is. Codella et al. 2019, https://arxiv.org/abs/1902.03368; Tschandl et al. 2018,
+    10,015 images with public labels and no split; the test split is a seeded, stratified share, or
+    given by lists. Codella et al. 2019, https://arxiv.org/abs/1902.03368; Tschandl et al. 2018,
     https://doi.org/10.1038/sdata.2018.161
 
     Args:
@@ -144,17 +144,17 @@ def chestx(
 ) -> Dataset:
     """Return NIH ChestX-ray with one of seven findings per radiograph, mean per class.
 
-    Of the 112,120 radiographs those with exactly one finding, out of the seven that Guo et al. 2020
-    keep (https://arxiv.org/abs/1912.07200). How many these are is published nowhere, so that only
-    the classes are checked. Wang et al. 2017, https://arxiv.org/abs/1705.02315
+    The set has those of the 112,120 radiographs with exactly one finding, out of the seven findings
+    that Guo et al. 2020 keep (https://arxiv.org/abs/1912.07200). Their number is not published, so
+    that only the classes are checked. Wang et al. 2017, https://arxiv.org/abs/1705.02315
 
     Args:
         options: shared options.
         root: folder that holds ``Data_Entry_2017.csv`` (or ``Data_Entry_2017_v2020.csv``) and
             ``images`` (or ``images_001/images`` and so on, as the archives unpack).
-        test: ``official`` tests the patients of ``test_list.txt``; ``seeded`` a stratified share
-            of images, whose patients are trained on, too.
-        lists: folder with annotation lists (see ``by_lists``), which then say what is tested.
+        test: ``official`` tests the patients of ``test_list.txt``; ``seeded`` tests a stratified
+            share of the images, whose patients also have training images.
+        lists: folder with annotation lists (see ``by_lists``), which then define the test split.
         split: which of the lists.
         test_fraction: share of every class that is tested if ``test`` is ``seeded``.
         download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
@@ -178,10 +178,10 @@ def chestx(
     )
     columns, form = ("Image Index", "Finding Labels"), "an image and its findings"
     rows = table_of(base / table, columns, form, _radiograph)
-    kept = [(name, finding) for name, finding in rows if finding in CHESTX_CLASSES]
+    single_findings = [(name, finding) for name, finding in rows if finding in CHESTX_CLASSES]
     places = [base / "images", *sorted(base.glob("images_*/images"))]
     where = {path.name: path for place in places if place.is_dir() for path in place.iterdir()}
-    lost = [name for name, _ in kept if name not in where]
+    lost = [name for name, _ in single_findings if name not in where]
     if lost:
         raise ValueError(
             f"every radiograph of `{options.name}` must lie in `{base / 'images'}` or in "
@@ -189,9 +189,11 @@ def chestx(
             "not; unpack all archives."
         )
     everything = Listing(
-        paths=[str(where[name]) for name, _ in kept],
-        names=[name for name, _ in kept],
-        targets=np.array([CHESTX_CLASSES.index(finding) for _, finding in kept], dtype=np.int64),
+        paths=[str(where[name]) for name, _ in single_findings],
+        names=[name for name, _ in single_findings],
+        targets=np.array(
+            [CHESTX_CLASSES.index(finding) for _, finding in single_findings], dtype=np.int64
+        ),
     )
     if official:
         tested = set(lines_of(base / "test_list.txt"))

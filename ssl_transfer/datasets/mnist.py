@@ -22,7 +22,7 @@ FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
     "Ankle boot",
 )  # fmt: skip
-_BYTES = 0x08  # the files' sign of unsigned bytes
+_BYTES = 0x08  # type code of unsigned bytes in IDX files
 
 
 @reader
@@ -64,7 +64,7 @@ def fashionmnist(options: Options, root: str, download: bool = False) -> Dataset
 def _read(
     options: Options, root: str, download: bool, name: str, classes: tuple[str, ...]
 ) -> Dataset:
-    """Return one of the two sets, ``name`` being torchvision's."""
+    """Return one of the two sets; ``name`` is its class in torchvision."""
     home = f"{name}/raw"
     named = {
         (key, kind): f"{home}/{stem}-{kind}-ubyte"
@@ -111,7 +111,7 @@ def _array(path: Path, axes: int) -> UInt8[np.ndarray, "..."]:
 
 
 class _GreyImages(Images):
-    """Grey images in memory; each becomes RGB when it is asked for."""
+    """Grey images in memory; each is converted to RGB on access."""
 
     def __init__(self, pixels: UInt8[np.ndarray, "images height width"]) -> None:
         self.pixels = pixels

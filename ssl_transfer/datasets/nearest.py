@@ -1,4 +1,4 @@
-"""Paths that a user wrote and that lead nowhere: what lies nearest."""
+"""Messages for paths that do not exist: the nearest existing folder and similar names."""
 
 import difflib
 import unicodedata
@@ -10,28 +10,28 @@ from ssl_transfer.datasets.reader import some
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
 
 
-def existing_folder(key: str, path: str | Path, wanted: str) -> Path:
-    """Return a folder that a key names.
+def existing_folder(key: str, path: str | Path, expected: str) -> Path:
+    """Return the folder that a key of the configuration names.
 
     Args:
-        key: of the configuration, for the message.
-        path: what the user wrote; ``~`` is the home folder.
-        wanted: what there must be, e.g. ``a folder of images``.
+        key: the key, for the message.
+        path: the path as the user wrote it; ``~`` is the home folder.
+        expected: description of the folder, e.g. ``a folder of images``.
 
     Raises:
-        ValueError: in one sentence with what lies nearest, if there is no such folder.
+        ValueError: if there is no such folder; the message names the nearest existing folder.
     """
     if not str(path):
-        raise ValueError(f"`{key}` must be {wanted}, but is empty; give the path.")
+        raise ValueError(f"`{key}` must be {expected}, but is empty; give the path.")
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
     reason = "is a file" if folder.exists() else f"does not exist{nearest(folder)}"
-    raise ValueError(f"`{key}` must be {wanted}, but `{folder}` {reason}; correct the path.")
+    raise ValueError(f"`{key}` must be {expected}, but `{folder}` {reason}; correct the path.")
 
 
 def nearest(path: Path) -> str:
-    """Return the part of a sentence that says what lies nearest to a path that does not exist."""
+    """Return the part of a message that names the nearest folder to a path that does not exist."""
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
@@ -47,7 +47,7 @@ def nearest(path: Path) -> str:
 
 
 def contents(folder: Path) -> str:
-    """Return the part of a sentence that says what lies in a folder that lacks what is wanted."""
+    """Return the part of a message that lists the contents of a folder without the needed files."""
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     packed = [name for name in names if name.lower().endswith(_ARCHIVES)]
     if packed:
@@ -56,12 +56,12 @@ def contents(folder: Path) -> str:
 
 
 def alike(name: str, names: Sequence[str]) -> str | None:
-    """Return the name that was most probably meant, if one is near."""
+    """Return the most similar name, or None if no name is similar."""
     plain = {_plain(other): other for other in names}
     close = difflib.get_close_matches(_plain(name), list(plain), n=1, cutoff=0.7)
     return plain[close[0]] if close else None
 
 
 def _plain(name: str) -> str:
-    """Return a name without what is easily mistyped: case, and composed or decomposed letters."""
+    """Return a name without differences in case or in composed and decomposed letters."""
     return unicodedata.normalize("NFKC", name).casefold()

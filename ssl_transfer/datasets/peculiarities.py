@@ -6,38 +6,38 @@ from typing import Any
 from ssl_transfer.datasets.decoding import MAX_PIXELS, Decoding, Facts
 
 Summary = dict[str, Any]
-"""Plain JSON: kind -> number of files, an example, and what else its sentence needs."""
+"""Plain JSON: kind -> number of files, an example, and further values for its message."""
 
 _FEW_LEVELS = 128
 """Grey levels below which the values of 16-bit files suggest another range: 15 bits or fewer."""
 
 
 def summarised(paths: Sequence[str], facts: Sequence[Facts]) -> Summary:
-    """Return what the sentences need to know of all files.
+    """Return the summary of all files that ``sentences`` turns into messages.
 
     Args:
-        paths: of the files that decode.
-        facts: of each.
+        paths: paths of the files that decode.
+        facts: facts of each file.
     """
     summary: Summary = {}
-    for path, one in zip(paths, facts, strict=True):
-        if one.depth:
-            low, high = one.values
-            seen = summary.setdefault(one.depth, {"files": 0, "low": low, "high": high})
+    for path, fact in zip(paths, facts, strict=True):
+        if fact.depth:
+            low, high = fact.values
+            seen = summary.setdefault(fact.depth, {"files": 0, "low": low, "high": high})
             seen["files"] += 1
             seen["low"], seen["high"] = min(seen["low"], low), max(seen["high"], high)
-        for kind, applies in (("several", one.several), ("reduced", one.reduced is not None)):
+        for kind, applies in (("several", fact.several), ("reduced", fact.reduced is not None)):
             if applies:
                 summary.setdefault(kind, {"files": 0, "example": path})["files"] += 1
     return summary
 
 
 def sentences(name: str, summary: Mapping[str, Any], decoding: Decoding) -> Iterator[str]:
-    """Yield what the user should know.
+    """Yield the messages for the user.
 
     Args:
-        name: of the dataset.
-        summary: of its files.
+        name: name of the dataset.
+        summary: summary of its files.
         decoding: how they are decoded.
     """
     if grey := summary.get("grey"):
@@ -73,18 +73,20 @@ def _grey(
     levels = _levels(low, high, used)
     suggestion = _suggested(low, high)
     remedy = f"set dataset.value_range={_shown(suggestion)} if that is what black and white are."
-    told = f"the {files} grey images of `{name}` with more than 8 bits have values from {low:g} to "
+    range_text = (
+        f"the {files} grey images of `{name}` with more than 8 bits have values from {low:g} to "
+    )
     if low < used[0] or high > used[1]:
-        yield f"{told}{high:g}, and what lies beyond {_shown(used)} is clipped; {remedy}"
+        yield f"{range_text}{high:g}, and what lies beyond {_shown(used)} is clipped; {remedy}"
     elif levels < _FEW_LEVELS and suggestion != used:
         yield (
-            f"{told}{high:g}, so that at most {levels} of 256 grey levels are left of the range "
-            f"{_shown(used)}; {remedy}"
+            f"{range_text}{high:g}, so that at most {levels} of 256 grey levels are left of the "
+            f"range {_shown(used)}; {remedy}"
         )
 
 
 def _levels(low: float, high: float, used: tuple[float, float]) -> int:
-    """Return how many of 256 levels values between two can take."""
+    """Return how many of 256 levels the values between two numbers can take."""
     low, high = (min(max(value, used[0]), used[1]) for value in (low, high))
     return round((high - low) * 255 / (used[1] - used[0])) + 1
 

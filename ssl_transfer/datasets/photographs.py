@@ -128,19 +128,19 @@ def cub200(
     needed += [f"{home}/bounding_boxes.txt"] * bounding_box
     source = "CUB_200_2011.tgz of https://www.vision.caltech.edu/datasets/cub_200_2011/"
     base = require(options, root, needed, download=download, source=source) / home
-    # "1 001.Black_footed_Albatross/….jpg", "1 1", "1 0": an image's number, then what it has.
+    # "1 001.Black_footed_Albatross/….jpg", "1 1", "1 0": an image's number, then its value.
     names = dict(rows_of(base / "images.txt", "`number path`", _pair))
     species = dict(rows_of(base / "classes.txt", "`number class`", _pair))
     label_of = _by_image(
         base / "image_class_labels.txt", "class by its number in classes.txt", names, list(species)
     )
-    # 0 is tested, 1 is trained on.
+    # 0 is a test image, 1 a training image.
     trained = _by_image(base / "train_test_split.txt", "0 or 1", label_of, ["0", "1"])
     listings = {}
     for key, sign in (("train", 1), ("test", 0)):
-        ids = [one for one, kind in trained.items() if kind == sign]
-        labels = [label_of[one] for one in ids]
-        listings[key] = listing(base / "images", [names[one] for one in ids], labels)
+        ids = [image_id for image_id, kind in trained.items() if kind == sign]
+        labels = [label_of[image_id] for image_id in ids]
+        listings[key] = listing(base / "images", [names[image_id] for image_id in ids], labels)
     boxes = _cub_boxes(base / "bounding_boxes.txt", names) if bounding_box else None
     return published(
         options,
@@ -158,7 +158,7 @@ def _pair(line: str) -> tuple[str, str]:
 
 
 def _by_image(path: Path, what: str, images: Container[str], values: list[str]) -> dict[str, int]:
-    """Return for images, by their number, the position of their value among ``values``."""
+    """Return the position of each image's value among ``values``, by the image's number."""
 
     def parse(line: str) -> tuple[str, int]:
         image, value = line.split()
@@ -285,7 +285,7 @@ def flowers(
 def mix_bt_split(
     labels: Int64[np.ndarray, " images"],
 ) -> dict[str, Int64[np.ndarray, " part"]]:
-    """Return the positions that transfer_datasets of github.com/wgcban/mix-bt trains and tests on.
+    """Return the training and test positions of transfer_datasets in github.com/wgcban/mix-bt.
 
     numpy's legacy generator with seed 42 shuffles one class after another, in the order in which
     classes first appear; the first ``int(0.8 · n)`` of a class's ``n`` train.
@@ -310,9 +310,9 @@ def food101(
     """Return Food-101: photographs of 101 dishes, top-1.
 
     Official 750 training and 250 test images per class; labels of the training images are partly
-    wrong, as published. Images are listed class by class in the order of ``meta/train.json``; for
-    ``val_rule`` in that of ``meta/classes.txt``, as Ericsson et al. 2021 do. Bossard et al. 2014,
-    https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/
+    wrong, as published. Images are listed class by class in the order of ``meta/train.json``; with
+    ``val_rule``, in the order of ``meta/classes.txt``, as in Ericsson et al. 2021. Bossard et al.
+    2014, https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/
 
     Args:
         options: shared options.
@@ -347,7 +347,7 @@ def _in_order(by_class: dict[str, list[str]], path: Path) -> dict[str, list[str]
     if sorted(order) != sorted(by_class):
         raise ValueError(
             f"`{path}` must list the {len(by_class)} classes of train.json, but "
-            f"{some(sorted(set(order) ^ set(by_class)))} stand in one of both only; unpack the "
+            f"{some(sorted(set(order) ^ set(by_class)))} are in only one of both; unpack the "
             "archive again."
         )
     return {name: by_class[name] for name in order}

@@ -1,9 +1,9 @@
-"""Colour and blur on whole batches, every image by its own factor.
+"""Colour and blur on whole batches; every image has its own factor.
 
 The operations are torchvision's (``transforms.v2.functional``) on float images in [0, 1]; PIL would
-round to 8 bits after each of them. One image's result never depends, to the last bit, on the batch
-it is in: no fused multiply-add (its vectorised and its scalar form round differently), no matrix
-products, no reductions by torch (which may split one large sum among threads).
+round to 8 bits after each operation. The result for an image is bit-identical in every batch. The
+code therefore uses no fused multiply-add (its vectorised and its scalar form round differently), no
+matrix products, and no reductions by torch (which may split one large sum among threads).
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ def brightness(pixels: Pixels, factor: Factor) -> Pixels:
 
 def contrast(pixels: Pixels, factor: Factor) -> Pixels:
     """Return the images blended with their mean grey."""
-    # numpy adds every row in an order of its own, whatever the other rows.
+    # numpy sums every row in an order that does not depend on the other rows.
     means = grayscale(pixels).flatten(1).numpy().mean(axis=1)
     return _blend(pixels, torch.from_numpy(means).view(-1, 1, 1, 1), factor)
 
@@ -43,19 +43,20 @@ def saturation(pixels: Pixels, factor: Factor) -> Pixels:
 
 
 def hue(pixels: Pixels, shift: Factor) -> Pixels:
-    """Return the images with the hue turned by ``shift`` of the colour circle."""
+    """Return the images with the hue rotated by the fraction ``shift`` of the colour circle."""
     red, green, blue = pixels.unbind(1)
     value, _ = pixels.max(dim=1)
     chroma = value - pixels.min(dim=1).values
     divisor = torch.where(chroma == 0, 1.0, chroma)
-    # In sixths of the circle; red wins ties over green, green over blue, as in torchvision.
+    # Compute the hue in sixths of the circle. In a tie red precedes green, and green precedes blue,
+    # as in torchvision.
     angle = torch.where(
         value == red,
         (green - blue) / divisor,
         torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
     )
     angle = angle + shift[:, 0] * 6.0
-    # Foley et al.'s inverse in closed form: value - chroma * clamp(min(k, 4 - k), 0, 1).
+    # Convert HSV back to RGB by the closed form value - chroma * clamp(min(k, 4 - k), 0, 1).
     channels = []
     for offset in (5.0, 3.0, 1.0):
         k = angle + offset
@@ -82,7 +83,7 @@ def solarize(pixels: Pixels) -> Pixels:
 
 
 def gaussian_blur(pixels: Pixels, sigma: Float64[np.ndarray, " batch"]) -> Pixels:
-    """Return the images blurred with a kernel a tenth of their size, at least 3 pixels, wide."""
+    """Return the images blurred; the kernel's width is a tenth of theirs, but at least 3 pixels."""
     radius = max(1, min(pixels.shape[-2:]) // 20)
     radius = min(radius, min(pixels.shape[-2:]) - 1)
     offsets = np.arange(radius + 1)
@@ -98,7 +99,7 @@ def gaussian_blur(pixels: Pixels, sigma: Float64[np.ndarray, " batch"]) -> Pixel
 def _convolve(
     pixels: Float32[Tensor, "batch 3 _ _"], taps: Sequence[Factor], axis: int, length: int
 ) -> Float32[Tensor, "batch 3 _ _"]:
-    """Return the symmetric convolution along one axis, which shrinks to ``length``."""
+    """Return the convolution with a symmetric kernel along an axis, which shrinks to ``length``."""
     radius = len(taps) - 1
     total = pixels.narrow(axis, radius, length) * taps[0]
     for offset, tap in enumerate(taps[1:], start=1):

@@ -1,4 +1,4 @@
-"""What all readers share: their options, and the way from samples to a ``Dataset``."""
+"""Code that all readers share: their options, and building a ``Dataset`` from samples."""
 
 import dataclasses
 import functools
@@ -34,22 +34,22 @@ class Options:
     """Keyword arguments that every reader takes.
 
     Args:
-        name: how tables, folders and messages call the dataset.
-        val_fraction: share of every class's training samples that validates, where the dataset
-            has no validation split of its own. 0 is for pre-training alone
-            (``method.pretrain_on``): all of them train, as published pre-trainings have it.
+        name: the dataset's name in tables, folders and messages.
+        val_fraction: share of every class's training samples that forms the validation split, if
+            the dataset has no validation split of its own. 0 is for pre-training only
+            (``method.pretrain_on``): all samples train, as in published pre-trainings.
         split_seed: seed of every choice of samples: validation, few labels, capped test.
         labels_per_class: labelled samples per class, **training and validation together**
-            (``null``: all). Hyper-parameters would otherwise be chosen, and the final model be
-            refitted, with far more labels than the task claims to have. Of ``k`` labels,
+            (``null``: all). A separate, larger validation split would choose hyper-parameters and
+            refit the final model with more labels than the task has. Of ``k`` labels,
             ``held_out(k, val_fraction)`` validate, at least one. Subsets are nested: the labels
             of a smaller ``k`` are among those of a larger one (unless ``val`` is official).
-        test_per_class: at most so many test samples per class, to bound the cost (``null``: all).
+        test_per_class: maximum number of test samples per class, to limit the cost (``null``: all).
         flip: whether a mirrored image still shows its class.
         on_corrupt: ``error`` refuses a dataset with images that do not decode, ``skip`` leaves
             them out and counts them in the record.
-        sizes: what happens when splits do not have their published sizes: ``strict`` refuses,
-            ``warn`` says so and goes on.
+        sizes: what to do if splits do not have their published sizes: ``strict`` raises an error,
+            ``warn`` logs a warning.
     """
 
     name: Text
@@ -73,8 +73,8 @@ class Options:
 def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
     """Let ``read(options, **its_own_keys)`` be called with the fields of ``Options`` as keywords.
 
-    The result's signature and annotations show all keys, so that a misspelt one is found before
-    any work.
+    The result's signature and annotations contain all keys, so that a misspelt key is reported
+    before any work.
     """
     shared = inspect.signature(Options).parameters
     own = list(inspect.signature(read).parameters.values())[1:]
@@ -113,29 +113,29 @@ def assemble(
     val_rule: str | None = None,
     facts: Mapping[str, object] | None = None,
 ) -> Dataset:
-    """Return the dataset of these samples, split and reduced as the options say.
+    """Return the dataset of these samples, split and reduced by the options.
 
     Args:
-        options: what the user asked for.
+        options: the user's options.
         classes: names of the classes.
-        train: all samples with labels to learn from.
-        test: samples that are tested.
+        train: all labelled samples for training.
+        test: the test samples.
         val: the official validation split (``None``: one is made from ``train``).
-        content: stands for the pixels in the fingerprint.
+        content: represents the pixels in the fingerprint.
         metric: the primary score, a name of ``metrics.CLASSIFICATION`` (``None``: ``top1``).
-        extra_metrics: further scores, likewise; ``metrics.standard`` are recorded anyway.
+        extra_metrics: further scores, likewise; ``metrics.standard`` are always recorded.
         expected: published sizes of the splits, before any reduction, and number of ``classes``.
         val_rule: ``ericsson2021`` chooses validation images without regard to classes (``None``:
-            stratified); without effect where there is an official ``val``.
+            stratified); without effect if there is an official ``val``.
         facts: for the record.
 
     Raises:
-        ValueError: if a class lacks samples, or a split has another than its published size.
+        ValueError: if a class lacks samples, or a split does not have its published size.
     """
-    given = {"train": train, "test": test} | ({} if val is None else {"val": val})
-    found = {key: len(split) for key, split in given.items()} | {"classes": len(classes)}
-    check_sizes(options, found, expected or {})
-    _check_classes(options, given, classes)
+    original_splits = {"train": train, "test": test} | ({} if val is None else {"val": val})
+    sizes = {key: len(split) for key, split in original_splits.items()} | {"classes": len(classes)}
+    check_sizes(options, sizes, expected or {})
+    _check_classes(options, original_splits, classes)
     if train.targets.ndim == 2:
         _check_reducible(options, val)
     if val_rule not in (None, *get_args(ValRule)):
@@ -198,22 +198,24 @@ def _labelled(
 
 
 def _validated(options: Options, train: Split, val_rule: str | None) -> tuple[Split, Split]:
-    """Return the training samples without a share of them, and that share."""
+    """Return the remaining training samples and the validation samples taken from them."""
     if options.val_fraction == 0:
         return train, train.subset([])
     if val_rule == "ericsson2021":
-        kept, held = hold_out_unstratified(len(train), options.val_fraction, options.split_seed)
+        train_indices, val_indices = hold_out_unstratified(
+            len(train), options.val_fraction, options.split_seed
+        )
     else:
-        kept, held = hold_out(
+        train_indices, val_indices = hold_out(
             train.targets, options.val_fraction, options.split_seed, "validation", train.groups
         )
-    if not len(held):
-        what = "images" if train.groups is None else "images that are no copies, or of two groups,"
+    if not len(val_indices):
+        what = "images" if train.groups is None else "images that are not copies or of one group"
         raise ValueError(
             f"at least one class of `{options.name}` must have two training {what} so that one can "
             "validate, but every class has only one; add images."
         )
-    return train.subset(kept), train.subset(held)
+    return train.subset(train_indices), train.subset(val_indices)
 
 
 def _check_enough(
@@ -236,33 +238,33 @@ def _class_counts(targets: Targets, classes: Sequence[str]) -> Int64[np.ndarray,
 
 
 def _check_reducible(options: Options, val: Split | None) -> None:
-    """Refuse choices per class where an image may show several."""
-    asked = [
+    """Refuse options per class for a dataset whose images show several classes."""
+    set_keys = [
         key for key in ("labels_per_class", "test_per_class") if getattr(options, key) is not None
     ]
-    if asked:
+    if set_keys:
         raise ValueError(
-            f"`dataset.{asked[0]}` must be null for `{options.name}`, whose images show several "
-            f"classes each, but is {getattr(options, asked[0])}; leave it out."
+            f"`dataset.{set_keys[0]}` must be null for `{options.name}`, whose images show several "
+            f"classes each, but is {getattr(options, set_keys[0])}; leave it out."
         )
     assert val is not None, "a set with several classes per image brings its validation split"
 
 
-def check_sizes(options: Options, found: Mapping[str, int], expected: Mapping[str, int]) -> None:
-    """Compare sizes with the published ones, as ``options.sizes`` says.
+def check_sizes(options: Options, sizes: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """Compare sizes with the published ones; ``options.sizes`` decides between error and warning.
 
     Args:
-        options: of the dataset.
-        found: samples per split, and other counts by name.
-        expected: what some of them must be.
+        options: options of the dataset.
+        sizes: samples per split, and other counts by name.
+        expected: published values of some of these counts.
 
     Raises:
         ValueError: if they differ and ``sizes`` is ``strict``.
     """
-    found = {key: found[key] for key in expected}
-    if found == dict(expected):
+    sizes = {key: sizes[key] for key in expected}
+    if sizes == dict(expected):
         return
-    message = f"`{options.name}` must have its published sizes {dict(expected)}, but has {found}"
+    message = f"`{options.name}` must have its published sizes {dict(expected)}, but has {sizes}"
     if options.sizes == "strict":
         raise ValueError(f"{message}; complete the data, or set dataset.sizes=warn.")
     log.warning(message)
@@ -303,6 +305,6 @@ def exclude(classes: Sequence[str]) -> str:
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """Return the first names of a list, and how many more there are, for a message."""
+    """Return the first names of a list, and the number of further names, for a message."""
     shown = ", ".join(f"`{name}`" for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

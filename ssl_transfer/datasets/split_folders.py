@@ -1,4 +1,4 @@
-"""Which folders of a root are its splits: by the keys that name them, else by their names."""
+"""Find the folders of a root that are its splits, by configuration keys or by their names."""
 
 import dataclasses
 import re
@@ -17,22 +17,22 @@ _BARE = {
     "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Words that mean a split, in lower case."""
+"""Words that name a split, in lower case."""
 _FILLER = frozenset(
     {"set", "sets", "data", "dataset", "image", "images", "img", "imgs", "photo", "photos",
      "picture", "pictures", "pic", "pics", "folder", "split", "final", "jpg", "jpeg", "png"}
 )  # fmt: skip
-"""Words beside those that tell no two sets apart."""
+"""Further words in folder names that do not distinguish two sets."""
 _JOINED = re.compile(rf"({'|'.join(_BARE)})({'|'.join(_FILLER)})")  # trainset
 _ALIKE_AT_MOST = 10  # folders compared with each other
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where the splits of a root lie.
+    """The folders of the splits of a root.
 
     Args:
-        folders: of each split, holding its class folders; without ``test`` one is to be made.
+        folders: the folder of class folders of each split; without ``test``, a test split is made.
         unread: folders beside the splits that belong to none.
     """
 
@@ -43,23 +43,23 @@ class Layout:
 def find_splits(root: Path, named: Mapping[str, str | None], *, class_depth: int = 1) -> Layout:
     """Return the folders of the splits of ``root``.
 
-    Folders are splits if their names say ``train`` and ``val`` or ``test`` in one of the usual ways
-    (``training_set``, ``seg_train``, ``01_Train``; see ``meaning``) and otherwise agree; else they
-    are classes. A folder that wraps all others is passed through, in archives also within a split.
+    Folders are splits if their names contain ``train`` and ``val`` or ``test`` in one of the usual
+    forms (``training_set``, ``seg_train``, ``01_Train``; see ``meaning``) and otherwise agree; else
+    they are classes. A folder that only wraps another folder is skipped, also within a split.
 
     Args:
         root: the dataset's folder.
-        named: folder of each split relative to ``root``, where the user named it; ``train: .``
-            says that the folders in ``root`` are classes whatever their names.
-        class_depth: how deep the class folders lie below these.
+        named: folder of each split relative to ``root``, if the user named it; ``train: .`` means
+            that the folders in ``root`` are classes, whatever their names.
+        class_depth: depth of the class folders below these.
 
     Raises:
-        ValueError: if folders look like splits, but cannot be read as such; the sentence names the
+        ValueError: if folders look like splits, but cannot be read as splits; the message names the
             key to set.
     """
-    given = {key: value for key, value in named.items() if value is not None}
-    if given:
-        return _named(root, given)
+    folder_names = {key: value for key, value in named.items() if value is not None}
+    if folder_names:
+        return _named(root, folder_names)
     inner = unwrapped(root)
     family, unread = _family(inner)
     if family is None:
@@ -70,13 +70,13 @@ def find_splits(root: Path, named: Mapping[str, str | None], *, class_depth: int
     return Layout(_with_classes(inner, family), tuple(unread))
 
 
-def _named(root: Path, given: Mapping[str, str]) -> Layout:
-    """Return the folders that keys name, and for the other splits those that names show."""
-    if not any((root / value).is_dir() for value in given.values()):
+def _named(root: Path, folder_names: Mapping[str, str]) -> Layout:
+    """Return the folders that keys name; recognise the other splits by their folders' names."""
+    if not any((root / value).is_dir() for value in folder_names.values()):
         root = unwrapped(root)
     folders = {
         key: existing_folder(f"dataset.{key}_folder", root / value, "a folder of class folders")
-        for key, value in given.items()
+        for key, value in folder_names.items()
     }
     if len({folder.resolve() for folder in folders.values()}) < len(folders):
         raise ValueError(
@@ -103,7 +103,7 @@ def _named(root: Path, given: Mapping[str, str]) -> Layout:
 
 
 def meaning(name: str) -> tuple[str | None, tuple[str, ...]]:
-    """Return the split that a folder's name means (``None``: none), and its other words.
+    """Return the split that a folder's name denotes (``None``: none), and its other words.
 
     Case, digits, punctuation and words like ``images`` do not count: ``01_TrainSet`` means
     ``("train", ())``, ``seg_test`` ``("test", ("seg",))``; ``train_val`` is a training set.
@@ -123,7 +123,7 @@ def meaning(name: str) -> tuple[str | None, tuple[str, ...]]:
 
 
 def _unwrapped_splits(folders: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the splits' folders without wrapping ones; one that is a class of train is none."""
+    """Return the splits' folders without wrapping folders; a class of train is no wrapper."""
     train = unwrapped(folders["train"])
     classes = {folder.name for folder in subfolders(train)}
     return {
@@ -134,13 +134,13 @@ def _unwrapped_splits(folders: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def unwrapped(folder: Path, classes: Collection[str] = ()) -> Path:
-    """Return the folder inside of those that hold one folder alone, as archives unpack.
+    """Descend through folders that hold a single folder, as in unpacked archives.
 
-    A folder that means a split is passed through only inside of one that means the same.
+    The function enters a folder named like a split only from a folder that names the same split.
 
     Args:
-        folder: where to begin.
-        classes: names of folders that are not passed through.
+        folder: the outermost folder.
+        classes: names of folders that are not entered.
     """
     while True:
         inside = subfolders(folder)
@@ -155,10 +155,10 @@ def unwrapped(folder: Path, classes: Collection[str] = ()) -> Path:
 
 
 def _family(root: Path) -> tuple[dict[str, Path] | None, list[Path]]:
-    """Return the folders whose names mean splits of one set, and the others; ``None``: none do.
+    """Return the folders named like splits of one set (``None``: no such set), and the others.
 
     Raises:
-        ValueError: if several folders mean the same split, or there is but one split.
+        ValueError: if several folders name the same split, or there is only one split.
     """
     everything = subfolders(root)
     families: dict[tuple[str, ...], dict[str, list[Path]]] = {}
@@ -188,7 +188,7 @@ def _family(root: Path) -> tuple[dict[str, Path] | None, list[Path]]:
 
 
 def _one(root: Path, key: str, folders: list[Path]) -> Path:
-    """Return the folder of a split, preferring one whose name is nothing but the split's."""
+    """Return the folder of a split; a folder with exactly the split's name takes precedence."""
     bare = [folder for folder in folders if folder.name.casefold() in _BARE]
     if len(bare) == 1 or len(folders) == 1:
         return (bare or folders)[0]
@@ -201,7 +201,7 @@ def _with_classes(root: Path, family: Mapping[str, Path]) -> dict[str, Path]:
     """Return the splits' folders that hold class folders, unwrapped.
 
     Raises:
-        ValueError: if there is none for training or testing.
+        ValueError: if there is no such folder for training or for testing.
     """
     folders = _unwrapped_splits(family)
     flat = [family[key].name for key in folders if not subfolders(folders[key])]
@@ -228,7 +228,7 @@ def _with_classes(root: Path, family: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _refuse_nested_splits(root: Path) -> None:
-    """Refuse class folders that hold splits: those of one set, or of each class."""
+    """Refuse class folders that contain splits, of one set or of each class."""
     nested = []
     for folder in subfolders(root)[:_ALIKE_AT_MOST]:
         keys = {meaning(inside.name)[0] for inside in subfolders(folder)} - {None}
@@ -247,7 +247,7 @@ def _refuse_nested_splits(root: Path) -> None:
 
 
 def _refuse_alike(root: Path) -> None:
-    """Refuse folders that hold the same folders, as splits under other names do."""
+    """Refuse folders with the same subfolders: they are probably splits under other names."""
     folders = subfolders(root)
     if not 2 <= len(folders) <= _ALIKE_AT_MOST:
         return

@@ -1,7 +1,7 @@
 """Seeded, stratified choices of samples: pure functions of targets and ``split_seed``.
 
-They know neither model nor protocol, so that all of these are compared on the same samples. The
-choice within a class depends on that class alone.
+The functions do not depend on the model or the protocol, so that all of these are compared on the
+same samples. The choice within a class depends only on that class.
 """
 
 import math
@@ -15,7 +15,7 @@ from ssl_transfer.randomness import permutation
 def held_out(count: int, fraction: float) -> int:
     """Return how many of a class's ``count`` samples to hold out.
 
-    The nearest whole number, at least one, and never the last sample of a class.
+    This is the nearest whole number, at least one, and leaves at least one sample of the class.
     """
     if count < 2:
         return 0
@@ -43,12 +43,12 @@ def hold_out(
 
     Args:
         targets: class numbers.
-        fraction: share of every class to hold out, by ``held_out``; with groups as near to it as
+        fraction: share of every class to hold out, by ``held_out``; with groups, as near to it as
             whole groups allow.
-        split_seed: which of the possible choices.
+        split_seed: seed of the choice.
         purpose: ``validation`` or ``test``; choices for different purposes are independent.
-        groups: number of each sample's group, all of which is kept or held out (``None``: each
-            sample for itself). Where no group has two samples, the choice is the same as without.
+        groups: number of each sample's group, which is kept or held out as a whole (``None``: no
+            groups). If no group has two samples, the choice is the same as without groups.
     """
     if groups is None:
         chosen = [
@@ -70,17 +70,17 @@ def _held_groups(
 ) -> Int64[np.ndarray, " held"]:
     """Return the samples of the groups to hold out.
 
-    Class by class, the groups are met in a shuffled order, that of their first samples. A group is
-    taken if that brings the numbers of its classes nearer to what is to be held out of them, and
-    leaves a sample of each.
+    For each class, the function visits the groups in a shuffled order, given by their first
+    samples. It takes a group if that brings the held-out counts of the group's classes nearer to
+    their quotas, and leaves at least one sample of each of these classes.
     """
     _, groups = np.unique(groups, return_inverse=True)
     labels, targets = np.unique(targets, return_inverse=True)
     counts = np.zeros((int(groups.max(initial=-1)) + 1, len(labels)), dtype=np.int64)
     np.add.at(counts, (groups, targets), 1)
     sizes = counts.sum(axis=0)
-    wanted = np.array([held_out(size, fraction) for size in sizes.tolist()], dtype=np.int64)
-    held, taken = np.zeros_like(wanted), np.zeros(len(counts), dtype=bool)
+    quota = np.array([held_out(size, fraction) for size in sizes.tolist()], dtype=np.int64)
+    held, taken = np.zeros_like(quota), np.zeros(len(counts), dtype=bool)
 
     def take(group: int) -> None:
         taken[group] = True
@@ -89,13 +89,13 @@ def _held_groups(
     for label, members in enumerate(_shuffled_classes(targets, split_seed, purpose)):
         order = _in_order_of_first_samples(groups, members)
         for group in order:
-            if held[label] >= wanted[label]:
+            if held[label] >= quota[label]:
                 break
             of_it = counts[group]
-            gain = np.abs(held - wanted).sum() - np.abs(held + of_it - wanted).sum()
+            gain = np.abs(held - quota).sum() - np.abs(held + of_it - quota).sum()
             if not taken[group] and gain > 0 and _leaves_one(held + of_it, sizes, of_it):
                 take(group)
-        if held[label] == 0 and wanted[label] > 0:  # each group is too large: the smallest
+        if held[label] == 0 and quota[label] > 0:  # every group is too large: take the smallest
             free = [g for g in order if _leaves_one(held + counts[g], sizes, counts[g])]
             if free:
                 take(min(free, key=lambda group: int(counts[group].sum())))
@@ -107,16 +107,17 @@ def _leaves_one(
     sizes: Int64[np.ndarray, " classes"],
     of_it: Int64[np.ndarray, " classes"],
 ) -> bool:
-    """Return whether a sample stays of every class that a group has."""
+    """Return whether every class of a group keeps at least one sample."""
     return bool((held < sizes)[of_it > 0].all())
 
 
 def _in_order_of_first_samples(
     groups: Int64[np.ndarray, " samples"], members: Int64[np.ndarray, " members"]
 ) -> list[int]:
-    """Return a class's groups as its shuffled members order them.
+    """Return a class's groups in the order of its shuffled members.
 
-    The member with the lowest index speaks for its group, so that large ones are not met earlier.
+    Only the member with the lowest index counts for a group, so that large groups do not come
+    earlier.
     """
     speaker: dict[int, int] = {}
     for index in sorted(members.tolist()):
@@ -128,7 +129,7 @@ def _in_order_of_first_samples(
 def hold_out_unstratified(
     count: int, fraction: float, split_seed: int
 ) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " held"]]:
-    """Return the indices to keep and to hold out as Ericsson et al. 2021 choose them.
+    """Return the indices to keep and to hold out, by the rule of Ericsson et al. 2021.
 
     numpy's legacy generator shuffles all indices, whatever their classes; the first
     ``floor(count * fraction)`` validate (datasets of

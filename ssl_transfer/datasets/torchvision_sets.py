@@ -23,7 +23,7 @@ from ssl_transfer.datasets.reader import Options, ValRule, assemble, reader
 
 @dataclasses.dataclass(frozen=True)
 class _Cifar:
-    """Where a CIFAR's Python version keeps what."""
+    """File layout of the Python version of a CIFAR set."""
 
     folder: str
     files: Mapping[str, tuple[str, ...]]
@@ -159,7 +159,9 @@ def dtd(
     classes = sorted({label for rows in named.values() for label, _ in rows})
     listings = {
         key: listing(
-            folder / "images", [name for _, name in rows], [classes.index(one) for one, _ in rows]
+            folder / "images",
+            [name for _, name in rows],
+            [classes.index(class_name) for class_name, _ in rows],
         )
         for key, rows in named.items()
     }
@@ -224,7 +226,7 @@ class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        if name == "_reconstruct":  # its module was renamed in numpy 2, which warns of the old name
+        if name == "_reconstruct":  # numpy 2 renamed its module and warns of the old name
             return np.zeros(0).__reduce__()[0]
         return super().find_class(module, name)
 

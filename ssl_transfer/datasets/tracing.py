@@ -1,4 +1,4 @@
-"""A data set remembers the files that it was built from."""
+"""Record the files that a data set was built from."""
 
 import dataclasses
 import os
@@ -15,18 +15,19 @@ def traced(build: Callable[[], Dataset], keys: Mapping[str, Any]) -> Dataset:
     """Return what ``build`` returns, with the files that it was built from as its ``inputs``.
 
     Args:
-        build: reads the files; every reader notes what it reads (``ssl_transfer.system.inputs``).
-        keys: its keyword arguments; files below a path among them count when Python opens them.
+        build: reads the files; readers record their files with ``ssl_transfer.system.inputs``.
+        keys: its keyword arguments; files below a path among them are also recorded when Python
+            opens them.
     """
-    with inputs.collected(set(_places(keys))) as found:
+    with inputs.collected(set(_places(keys))) as files:
         dataset = build()
-        if not isinstance(dataset, Dataset):  # whoever called for it says so
+        if not isinstance(dataset, Dataset):  # the caller raises the error
             return dataset  # type: ignore[unreachable]
         for split in dataset.splits.values():
             for images in in_files(split.images):
                 for path in images.paths:
                     inputs.note_file(path)
-    return dataclasses.replace(dataset, inputs=found)
+    return dataclasses.replace(dataset, inputs=files)
 
 
 def _places(node: Any) -> Iterator[str]:

@@ -22,16 +22,16 @@ def traffic_sign(
 ) -> Dataset:
     """Return the 43 signs of the German Traffic Sign Detection Benchmark, cut out, top-1.
 
-    The benchmark splits its 900 scenes, not the signs that its archive holds once more in a folder
-    per class: a seeded, stratified share of these is tested. Houben et al. 2013,
+    The benchmark splits its 900 scenes. The archive also holds the cut-out signs, in a folder per
+    class and without a split: a seeded, stratified share of these is tested. Houben et al. 2013,
     https://benchmark.ini.rub.de
 
     Args:
         options: shared options.
         root: folder that holds ``FullIJCNN2013``.
         split_rule: ``mix_bt`` tests on the fifth of every class that github.com/wgcban/mix-bt
-            draws where a folder's files come in the order of their names
-            (``transfer_datasets/traffic_sign.py`` takes them as the file system has them)
+            draws if a folder's files come in the order of their names (its
+            ``transfer_datasets/traffic_sign.py`` uses the order of the file system)
             (``None``: a seeded share).
         test_fraction: share of every class that is tested, without a rule.
         download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
@@ -43,7 +43,7 @@ def traffic_sign(
         "https://sid.erda.dk/public/archives/ff17dc924eba88d5d01a807357d6614c/FullIJCNN2013.zip"
     )
     base = require(options, root, [f"{HOME}/00"], download=download, source=source) / HOME
-    # Beside these folders lie the scenes.
+    # The scenes lie beside these folders.
     classes = tuple(folder.name for folder in subfolders(base) if folder.name.isdecimal())
     everything = class_listing(base, classes, base)
     listings: dict[str, Listing] = {"train": everything}

@@ -1,8 +1,8 @@
 """From images to a normalised batch: geometry per image, everything else on whole batches.
 
-Random numbers come from ``randomness.uniforms`` alone, so that a sample's pixels are a pure
-function of (seed, epoch, sample, view): bit-identical alone or in any batch, in any worker or
-process (see ``pixels`` for what that asks of the arithmetic).
+All random numbers come from ``randomness.uniforms``, so that a sample's pixels are a pure function
+of (seed, epoch, sample, view): bit-identical in every batch, worker and process (``pixels`` states
+the conditions on the arithmetic).
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ Ratio = Annotated[float, Range(0, open_low=True, cap=1e3)]
 Strength = Annotated[float, Range(0, cap=1e3)]
 Sigma = Annotated[float, Range(0, open_low=True, cap=1e3)]
 
-# Which of a sample's random numbers serves what.
+# The purpose of each of a sample's random numbers.
 ATTEMPTS = 10
 AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
 TOP, LEFT, FLIP, JITTER = range(20, 24)
@@ -48,10 +48,10 @@ FACTORS, ORDER = slice(24, 28), slice(28, 32)
 GRAYSCALE, BLUR, SIGMA, SOLARIZE, VERTICAL_FLIP = range(32, 37)
 NUM_DRAWS = 37
 
-# Floats worked on at once, so that a chunk stays in the processor's cache.
+# Number of floats per chunk, so that a chunk stays in the processor's cache.
 CHUNK = 2**18
 _MOST_PIXELS = 1 << 25
-"""Of what would be larger after a resize (a strip of 1x600 px at 256 px), only the part that the
+"""If a resize would give a larger image (a strip of 1x600 px at 256 px), only the part that the
 centre crop shows is resized."""
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -61,7 +61,7 @@ RESAMPLING = {
 }
 _MIRRORED = Image.Transpose.FLIP_LEFT_RIGHT
 OPERATIONS = ("crop", "jitter", "grayscale", "blur", "solarize")
-"""In their usual order. Flips are not among them: they commute with each of these."""
+"""The operations in their usual order. Flips are not listed: they commute with every operation."""
 
 
 @checked()
@@ -75,23 +75,24 @@ class Augmentation:
         crop_scale: range of the random crop's share of the area (``None``: the evaluation's resize
             and centre crop instead).
         crop_ratio: range of its width over height, drawn evenly in the logarithm.
-        flip_probability: of a horizontal flip.
-        vertical_flip_probability: of a vertical flip, for pictures without an up and a down.
-        jitter_probability: of brightness, contrast, saturation and hue being changed.
+        flip_probability: probability of a horizontal flip.
+        vertical_flip_probability: probability of a vertical flip, for images without a fixed
+            orientation.
+        jitter_probability: probability of changing brightness, contrast, saturation and hue.
         brightness: the factor is drawn from ``[max(0, 1 - x), 1 + x]``.
         contrast: likewise.
         saturation: likewise.
         hue: the shift is drawn from ``[-x, x]``; 0.5 is half the colour circle.
-        grayscale_probability: of all colour being taken away.
-        blur_probability: of a Gaussian blur; its kernel is a tenth of the image wide, as in
-            SimCLR (Chen et al. 2020, appendix A).
+        grayscale_probability: probability of converting to grey.
+        blur_probability: probability of a Gaussian blur; its kernel's width is a tenth of the
+            image's, as in SimCLR (Chen et al. 2020, appendix A).
         blur_sigma: range of its standard deviation, in pixels.
-        solarize_probability: of bright pixels being inverted.
-        order: of the operations (``crop`` is that of ``crop_scale`` with its resize). It matters: a
-            contrast changes towards the mean grey of what there is to see, the crop or the whole
-            image; a blur before the resize is weaker after it; what is grey has no hue to shift.
-            Before the crop, images are worked on one by one in full size, then rounded to 8 bits.
-        size: side of what the encoder sees, in pixels (``None``: what its weights expect).
+        solarize_probability: probability of inverting bright pixels.
+        order: order of the operations (``crop`` is the crop of ``crop_scale`` with its resize). It
+            changes the result: contrast blends with the mean grey of the crop or of the whole
+            image; a blur before the resize is weaker after it; a grey image has no hue to shift.
+            Operations before the crop process each image in full size, then round it to 8 bits.
+        size: side of the encoder's input, in pixels (``None``: the size that its weights expect).
 
     Raises:
         ValueError: if a value is out of its range.
@@ -136,7 +137,7 @@ class Augmentation:
 
     @property
     def after_crop(self) -> tuple[str, ...]:
-        """The operations on what the encoder sees."""
+        """The operations on the cropped image."""
         return self.order[self.order.index("crop") + 1 :]
 
     def without_flip(self) -> "Augmentation":
@@ -147,13 +148,13 @@ class Augmentation:
 @checked()
 @dataclasses.dataclass(frozen=True)
 class View(Augmentation):
-    """One entry of a method's ``views``: how some views of an image are drawn.
+    """One entry of a method's ``views``: the augmentation of one or more views of an image.
 
     Args:
-        count: how many; they are independent of each other.
+        count: number of views; they are independent of each other.
 
     Raises:
-        ValueError: if it is not positive.
+        ValueError: if ``count`` is not positive.
     """
 
     count: Annotated[int, Range(1, cap=1000)] = 1
@@ -166,11 +167,11 @@ NAMED: dict[str, Augmentation | None] = {"none": None, "crop_flip": CROP_FLIP}
 def augmentation(
     choice: "str | Mapping[str, Any] | Augmentation | None", *, flip: bool
 ) -> Augmentation | None:
-    """Return what an ``augmentation`` option means for a dataset.
+    """Return the augmentation that an ``augmentation`` option selects for a dataset.
 
     Args:
         choice: ``none``, ``crop_flip``, or the fields of an ``Augmentation``.
-        flip: whether the dataset allows flips; they are taken out if not.
+        flip: whether the dataset allows flips; otherwise they are removed.
 
     Raises:
         ValueError: for an unknown name or field.
@@ -180,12 +181,12 @@ def augmentation(
             raise ValueError(
                 f"`augmentation` must be one of {sorted(NAMED)} or a mapping, but is {choice!r}."
             )
-        found = NAMED[choice]
+        chosen = NAMED[choice]
     elif choice is None or isinstance(choice, Augmentation):
-        found = choice
+        chosen = choice
     else:
-        found = _from_keys(Augmentation, choice, "augmentation")
-    return found if found is None or flip else found.without_flip()
+        chosen = _from_keys(Augmentation, choice, "augmentation")
+    return chosen if chosen is None or flip else chosen.without_flip()
 
 
 def views(entries: Sequence[Mapping[str, Any]]) -> tuple[View, ...]:
@@ -197,8 +198,8 @@ def views(entries: Sequence[Mapping[str, Any]]) -> tuple[View, ...]:
     Raises:
         ValueError: for an unknown field or a value out of its range.
     """
-    found = [_from_keys(View, entry, f"views[{i}]") for i, entry in enumerate(entries)]
-    return tuple(dataclasses.replace(view, count=1) for view in found for _ in range(view.count))
+    parsed = [_from_keys(View, entry, f"views[{i}]") for i, entry in enumerate(entries)]
+    return tuple(dataclasses.replace(view, count=1) for view in parsed for _ in range(view.count))
 
 
 def _from_keys(kind: type[Chosen], keys: Mapping[str, Any], name: str) -> Chosen:
@@ -206,7 +207,7 @@ def _from_keys(kind: type[Chosen], keys: Mapping[str, Any], name: str) -> Chosen
     unknown = sorted(set(keys) - set(known))
     if unknown:
         raise ValueError(f"`{name}` may have the keys {known}, but has {unknown}.")
-    # YAML knows lists only.
+    # YAML has no tuples, only lists.
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in keys.items()}
     return kind(**values)
 
@@ -215,7 +216,7 @@ class Pipeline:
     """Turns images into a normalised batch.
 
     Args:
-        preprocessing: size, interpolation and statistics the encoder wants.
+        preprocessing: size, interpolation and statistics that the encoder expects.
         augmentation: the random part (``None``: resize and centre crop, as in evaluation).
         view: number of the view; views of one sample are independent.
     """
@@ -240,7 +241,7 @@ class Pipeline:
         epochs: Int64[np.ndarray, " batch"],
         indices: Int64[np.ndarray, " batch"],
     ) -> Float32[Tensor, "batch 3 size size"]:
-        """Return the batch, image i being sample ``indices[i]`` in epoch ``epochs[i]``."""
+        """Return the batch; image i is sample ``indices[i]`` in epoch ``epochs[i]``."""
         draws = uniforms(seed, "augment", epochs, indices, view=self.view, draws=NUM_DRAWS)
         chosen = self.augmentation
         if chosen is not None and chosen.before_crop:
@@ -269,9 +270,9 @@ class Pipeline:
     ) -> UInt8[np.ndarray, "batch size size 3"]:
         """Return the images cropped, resized (antialiased) and flipped by PIL.
 
-        A random crop is cut and resized in one step, so that the filter reads the image beyond the
-        crop's border. torchvision cuts first: there the outermost pixels, half the filter's width,
-        see only what is inside; all others are equal.
+        A random crop is cut and resized in one step, so that the filter also reads pixels outside
+        of the crop. torchvision cuts first, so that its filter only reads pixels inside; the
+        results differ at the border, by half the filter's width.
         """
         size, chosen = self.preprocessing.size, self.augmentation
         if chosen is None or chosen.crop_scale is None:
@@ -295,10 +296,10 @@ class Pipeline:
 
 
 def _reserve(*shape: int) -> Float32[Tensor, "..."]:
-    """Return memory for a batch: where a loader's worker can hand it over without a copy."""
+    """Return memory for a batch; in a loader's worker it is shared, so that no copy is sent."""
     if torch.utils.data.get_worker_info() is None:
         return torch.empty(*shape)
-    # As torch's own `default_collate` does.
+    # torch's `default_collate` uses the same calls.
     size = 4 * math.prod(shape)
     storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
     return torch.empty(0).set_(storage).view(*shape)
@@ -336,8 +337,8 @@ def random_boxes(
 ) -> Int64[np.ndarray, "batch 4"]:
     """Return the boxes of random resized crops, distributed as torchvision's.
 
-    Ten attempts draw a share of the area and a ratio of the sides; the first that fits is placed at
-    random. If none does, the largest central crop whose ratio is allowed.
+    Ten attempts draw a share of the area and a ratio of the sides; the first box that fits is
+    placed at random. If none fits, the box is the largest central crop with an allowed ratio.
 
     Args:
         sizes: width and height of every image.
@@ -373,14 +374,14 @@ def random_boxes(
 
 
 def recoloured(image: Image.Image, draws: Draws, chosen: Augmentation) -> Image.Image:
-    """Return an image of any size after what ``chosen`` does before the crop.
+    """Return an image of any size after the operations that precede the crop.
 
     Args:
-        image: in RGB.
+        image: the image in RGB.
         draws: its random numbers, one row.
-        chosen: what to do, and how much of it.
+        chosen: the augmentation, which defines the operations and their strength.
     """
-    # A copy, for PIL's memory is read-only and may be shared with other processes.
+    # Copy: PIL's memory is read-only and may be shared with other processes.
     array = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
     pixels = photometry(array.float().div_(255), draws, chosen, chosen.before_crop)
     levels = pixels[0].permute(1, 2, 0).mul(255).round_().to(torch.uint8)
@@ -390,13 +391,13 @@ def recoloured(image: Image.Image, draws: Draws, chosen: Augmentation) -> Image.
 def photometry(
     pixels: Pixels, draws: Draws, chosen: Augmentation, operations: Sequence[str] = OPERATIONS[1:]
 ) -> Pixels:
-    """Return the recoloured images, each by its own random numbers.
+    """Return the images after colour and blur operations, each with its own random numbers.
 
     Args:
         pixels: values in [0, 1]; may be overwritten.
         draws: random numbers of every image.
-        chosen: what to do, and how much of it.
-        operations: which of them, in this order.
+        chosen: the augmentation, which defines the strength of the operations.
+        operations: the operations to apply, in this order.
     """
 
     def blur(pixels: Pixels, draws: Draws) -> Pixels:
@@ -419,10 +420,10 @@ def photometry(
 
 
 def color_jitter(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
-    """Return the images with their colours changed, each in its own order of the four parts."""
+    """Return the images with their colours changed; each image has its own order of operations."""
     strengths = (chosen.brightness, chosen.contrast, chosen.saturation, chosen.hue)
     functions = (brightness, contrast, saturation, hue)
-    place = np.argsort(draws[:, ORDER], axis=1)  # place[i, s] is what happens to image i at step s
+    place = np.argsort(draws[:, ORDER], axis=1)  # place[i, s]: operation on image i at step s
     for step in range(4):
         for part, (function, strength) in enumerate(zip(functions, strengths, strict=True)):
             chosen_rows = np.flatnonzero(place[:, step] == part)
@@ -437,7 +438,7 @@ def color_jitter(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
 
 
 class Batch(NamedTuple):
-    """What a training or evaluation step gets.
+    """The input of a training or evaluation step.
 
     Args:
         views: one tensor ``[batch, 3, size, size]`` per view of the same images; views may differ
@@ -452,7 +453,7 @@ class Batch(NamedTuple):
 
 
 class ViewDataset(torch.utils.data.Dataset[Batch]):
-    """What a DataLoader reads: whole batches, by lists of (epoch, sample index).
+    """A dataset for a DataLoader that returns whole batches for lists of (epoch, sample index).
 
     Use it with ``batch_sampler`` yielding such lists and ``collate_fn=collate``.
 
@@ -488,5 +489,5 @@ class ViewDataset(torch.utils.data.Dataset[Batch]):
 
 
 def collate(batch: Batch) -> Batch:
-    """Return the batch as it is: ``ViewDataset`` has put it together already."""
+    """Return the batch unchanged: ``ViewDataset`` has already collated it."""
     return batch

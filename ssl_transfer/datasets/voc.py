@@ -38,17 +38,17 @@ def voc2007(
     http://host.robots.ox.ac.uk/pascal/VOC/voc2007/
 
     Args:
-        options: shared options; an image has no one class, so ``labels_per_class`` and
+        options: shared options; an image may have several classes, so ``labels_per_class`` and
             ``test_per_class`` must be null.
-        root: folder that holds ``VOCdevkit/VOC2007``, the two archives (trainval, test) unpacked
-            over each other.
-        difficult: what is made of a class of which an image shows difficult objects alone (marked 0
-            in ``ImageSets/Main``): ``ignore`` neither teaches nor scores that class with that
-            image, as the challenge does; ``negative`` takes it for absent, as Ericsson et al. 2021
-            do (https://github.com/linusericsson/ssl-transfer).
-        metric: what classifiers are selected and judged by; both kinds of 11-point mAP are recorded
-            (``None``: ``map_11_point``, the challenge's; ``map_11_point_sklearn`` is that of
-            Ericsson et al. 2021).
+        root: folder that holds ``VOCdevkit/VOC2007``, with both archives (trainval, test) unpacked
+            into it.
+        difficult: how to treat a class if an image shows only difficult objects of it (marked 0 in
+            ``ImageSets/Main``): ``ignore`` excludes this class of this image from training and
+            scores, as in the challenge; ``negative`` treats the class as absent, as in Ericsson et
+            al. 2021 (https://github.com/linusericsson/ssl-transfer).
+        metric: primary score, which also selects classifiers; both kinds of 11-point mAP are
+            recorded (``None``: ``map_11_point``, the challenge's; ``map_11_point_sklearn`` is that
+            of Ericsson et al. 2021).
         download: whether torchvision may fetch what is missing.
 
     Raises:
@@ -82,7 +82,7 @@ def voc2007(
                     f"{name}_{key}.txt and {VOC_CLASSES[0]}_{key}.txt differ; unpack the archive "
                     "again."
                 )
-        # In the file 1 is shown, 0 difficult, -1 not shown; in a target -1 is ignored.
+        # File: 1 is shown, 0 difficult, -1 not shown. Target: 1 is shown, 0 not shown, -1 ignored.
         meaning = {1: 1, 0: -1 if difficult == "ignore" else 0, -1: 0}
         targets = [[meaning[column[image]] for column in columns] for image in images]
         listings[key] = listing(

@@ -1,4 +1,4 @@
-"""The image files below a folder, and what lies there that is no sample."""
+"""Find the image files below a folder, and note the other entries."""
 
 import collections
 import dataclasses
@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 def _extensions() -> tuple[str, ...]:
     """Return the extensions of the formats that the installed Pillow decodes, in lower case.
 
-    Formats that name a program, a document or a film are not among them, although Pillow opens some
-    (EPS starts Ghostscript); nor is PFM, whose pixels are floating-point numbers.
+    The list excludes formats of programs, documents and films, although Pillow opens some of them
+    (EPS starts Ghostscript), and PFM, whose pixels are floating-point numbers.
     """
     always = (
         ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .ppm .pgm .pbm .pnm .tif .tiff .tga .pcx "
@@ -31,7 +31,7 @@ def _extensions() -> tuple[str, ...]:
         "avif": ".avif .avifs",
         "jpg_2000": ".jp2 .j2k .jpc .jpf .jpx .j2c",
     }
-    # A Pillow that does not know a name warns of it.
+    # Pillow warns of a feature name that this version does not know.
     known = features.get_supported()
     names = always.split()
     for feature, more in optional.items():
@@ -41,7 +41,7 @@ def _extensions() -> tuple[str, ...]:
 
 EXTENSIONS = _extensions()
 
-# Files that are often put beside images on purpose.
+# Files that often lie beside images on purpose.
 _NOTES = frozenset(
     {".txt", ".md", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".ini",
      ".db", ".log", ".pdf", ".rst", ".sha256", ".md5"}
@@ -50,12 +50,12 @@ _NOTES = frozenset(
 
 @dataclasses.dataclass
 class LeftOut:
-    """What a reader passed over, to be said in one sentence.
+    """The files and folders that a reader skipped, for one log message.
 
     Args:
-        root: what names are relative to.
-        names: by reason, what was passed over for it.
-        lost: whether a person would expect some of it to be read.
+        root: folder that the names are relative to.
+        names: names of the skipped files and folders, by reason.
+        lost: whether a user would expect some of them to be read.
     """
 
     root: Path
@@ -65,7 +65,7 @@ class LeftOut:
     lost: bool = False
 
     def add(self, path: str | Path, reason: str, *, lost: bool = True) -> None:
-        """Note a path that is passed over."""
+        """Add a skipped path."""
         self.names[reason].append(Path(os.path.relpath(path, self.root)).as_posix())
         self.lost |= lost
 
@@ -77,7 +77,7 @@ class LeftOut:
         return "; ".join(parts)
 
     def tell(self, name: str) -> None:
-        """Say once what was passed over: a warning if samples may be missing."""
+        """Log all skipped paths in one message: a warning if samples may be missing."""
         if self.names:
             level = logging.WARNING if self.lost else logging.INFO
             log.log(level, "`%s`: not read: %s", name, self)
@@ -120,8 +120,8 @@ def images_below(folder: Path, left_out: LeftOut, *, links_once: bool = False) -
 
     Args:
         folder: where to look, at any depth.
-        left_out: notes what is passed over.
-        links_once: whether of several names of one file only the first is taken.
+        left_out: collects the skipped paths.
+        links_once: whether to use only the first of several names of one file.
     """
     paths, seen = [], set()
     for path, number in sorted(_files(folder, left_out)):
@@ -150,22 +150,22 @@ def _files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, tuple[int, in
                 _note_other(path, left_out)
                 continue
             try:
-                about = os.stat(path)  # noqa: PTH116
+                status = os.stat(path)  # noqa: PTH116
             except OSError as error:
                 broken = os.path.islink(path)  # noqa: PTH114
                 reason = "links that lead nowhere" if broken else f"files: {error.strerror}"
                 left_out.add(path, reason)
                 continue
-            if not stat.S_ISREG(about.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 left_out.add(path, "things that are no files")
                 continue
-            yield path, (about.st_dev, about.st_ino) if about.st_ino else None
+            yield path, (status.st_dev, status.st_ino) if status.st_ino else None
 
 
 def _entered(
     place: str, folders: Iterable[str], visited: set[str], left_out: LeftOut
 ) -> Iterator[str]:
-    """Yield the folders to go into."""
+    """Yield the folders to enter."""
     for name in folders:
         path = os.path.join(place, name)  # noqa: PTH118
         if name.lower() in JUNK:
@@ -183,7 +183,7 @@ def _note_closed(error: OSError, left_out: LeftOut) -> None:
 
 
 def _note_other(path: str, left_out: LeftOut) -> None:
-    """Note a file that no extension shows to be an image."""
+    """Add a file without an image's extension to the skipped paths."""
     extension = os.path.splitext(path)[1].lower()  # noqa: PTH122
     if extension:
         left_out.add(path, f"`{extension}` files", lost=extension not in _NOTES)

@@ -105,7 +105,7 @@ def planned_projector(
         **referenced: see ``train``, and use of them as of the encoder.
 
     Raises:
-        ValueError: in one sentence, if the method does not fit.
+        ValueError: if the method does not fit.
     """
     with randomness.preserved():
         # The number of classes is without effect on a projector.

@@ -275,7 +275,7 @@ def check_targets(name: str, targets: Targets, split: str) -> None:
     """Refuse targets of a split on which a metric that fits the dataset is not defined.
 
     Raises:
-        ValueError: in one sentence, if there is no sample, of the two classes of ``auc`` one has
+        ValueError: if there is no sample, of the two classes of ``auc`` one has
             none, or no sample shows any class.
     """
     if len(targets) == 0:

@@ -1,9 +1,9 @@
-"""Encoders: the networks that are judged, and the weights they start from.
+"""Encoders: the networks that are evaluated, and the weights they start from.
 
 An ``Encoder`` maps images ``[B, 3, H, W]`` to features ``[B, feature_dim]`` and carries the
-``preprocessing`` that its weights expect. ``build`` makes one from an option of ``conf/model``,
-``wrap`` from any module. Weights are read strictly by ``load_weights``: all of the encoder or a
-refusal.
+``preprocessing`` that its weights expect. ``build`` makes an encoder from an option of
+``conf/model``, ``wrap`` from any module. ``load_weights`` is strict: it loads all of the encoder's
+tensors or raises an error.
 """
 
 from ssl_transfer.models.encoder import Encoder, wrap

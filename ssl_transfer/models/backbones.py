@@ -1,4 +1,4 @@
-"""Backbones of torchvision and timm by name, their classifiers removed."""
+"""Backbones of torchvision and timm by name, without their classifiers."""
 
 import difflib
 import math
@@ -26,7 +26,7 @@ STEMS: dict[str, tuple[int, bool]] = {
 
 ``imagenet``: 7x7 with stride 2 (He et al. 2016, table 1). All others are 3x3 with stride 1.
 ``cifar``: without pooling, as SimCLR uses it on CIFAR (Chen et al. 2020, appendix B.9,
-https://arxiv.org/abs/2002.05709); ``small`` is an older name of it, which stands in the ids of
+https://arxiv.org/abs/2002.05709); ``small`` is an older name of it, which occurs in the ids of
 runs. ``tiny``: with 3x3 pooling of stride 2, on the 64 px of Tiny ImageNet and STL-10 (model.py of
 htdt/self-supervised and wgcban/mix-bt). ``cifar_pad2``: as ``cifar``, but padded by 2, which makes
 maps of 34 x 34 pixels from images of 32 (solo/methods/base.py of vturrisi/solo-learn).
@@ -38,8 +38,8 @@ def torchvision_backbone(
 ) -> nn.Module:
     """Return a classification model of torchvision without its last layer.
 
-    Only the layer that makes the logits goes: VGG keeps its two hidden layers of 4,096, and
-    MobileNet-v3 its hidden layer. The attribute ``preprocessing`` is that of torchvision's
+    Only the layer that computes the logits is removed: VGG keeps its two hidden layers of 4,096,
+    and MobileNet-v3 its hidden layer. The attribute ``preprocessing`` is that of torchvision's
     default weights for the model.
 
     Args:
@@ -52,8 +52,8 @@ def torchvision_backbone(
     """
     from torchvision import models
 
-    # Their auxiliary classifiers go, too; asking for the slow published initialisation by name
-    # is what silences a warning.
+    # Remove their auxiliary classifiers, too. Setting the slow published initialisation explicitly
+    # silences a warning.
     auxiliary = arch in ("googlenet", "inception_v3")
     known = models.list_models(module=models)
     if arch not in known:
@@ -85,19 +85,20 @@ def torchvision_resnet(
     Args:
         arch: e.g. ``resnet50``; widened as a whole ``resnet50w2``, ``resnet18w3``, ….
         stem: a key of ``STEMS``.
-        pretrained: as of ``torchvision_backbone``; only for the ``imagenet`` stem.
-        padding: of layers with stride 2. ``torchvision``: the same on both sides. ``same``: what
-            JAX and TensorFlow call so, as little as gives ``ceil(size / 2)``, the odd pixel at
-            the right and at the bottom; BYOL's published network has it.
+        pretrained: as in ``torchvision_backbone``; only for the ``imagenet`` stem.
+        padding: padding of layers with stride 2. ``torchvision``: equal on both sides. ``same``:
+            the ``SAME`` padding of JAX and TensorFlow, the smallest that gives ``ceil(size / 2)``,
+            with an odd pixel at the right and at the bottom; BYOL's published network uses it.
         zero_init_residual: whether the last BatchNorm of every block starts at zero, so that the
             block starts as the identity (Goyal et al. 2017, section 5.1,
             https://arxiv.org/abs/1706.02677).
-        stem_init: of a 3x3 stem. ``None``: torchvision's of all other convolutions, normal with the
-            variance of the fan-out. ``torch``: the framework's default, uniform with that of the
-            fan-in, which published code leaves a replaced convolution with.
+        stem_init: initialisation of a 3x3 stem. ``None``: the one of torchvision's other
+            convolutions, normal with the variance of the fan-out. ``torch``: the framework's
+            default, uniform with the variance of the fan-in, which published code uses for a
+            replaced convolution.
 
     Raises:
-        ValueError: for an unknown name, and for pre-trained weights of a stem that has none.
+        ValueError: for an unknown name, or for a stem without pre-trained weights.
     """
     if stem not in STEMS:
         raise ValueError(f"`model.stem` must be one of {list(STEMS)}, but is {stem!r}.")
@@ -141,7 +142,7 @@ def _any_resnet(arch: str, pretrained: bool | str, zero_init_residual: bool) -> 
 
 
 def _shrink_stem(module: nn.Module, stem: str, init: str | None) -> None:
-    """Replace a ResNet's first convolution by one of 3x3, and leave its max-pooling or not."""
+    """Replace a ResNet's first convolution by one of 3x3, and its max-pooling as ``stem`` says."""
     padding, pools = STEMS[stem]
     width = module.get_parameter("conv1.weight").shape[0]
     conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=padding, bias=False)
@@ -153,7 +154,7 @@ def _shrink_stem(module: nn.Module, stem: str, init: str | None) -> None:
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution with stride that pads as JAX's and TensorFlow's ``SAME`` does."""
+    """A strided convolution with the ``SAME`` padding of JAX and TensorFlow."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``ceil(size / stride)`` pixels per axis."""
@@ -161,7 +162,7 @@ class SameConv2d(nn.Conv2d):
 
 
 class SameMaxPool2d(nn.Module):
-    """Max-pooling that pads likewise, by what never is the largest."""
+    """Max-pooling with ``SAME`` padding, by values that are never the maximum."""
 
     def __init__(self, kernel_size: int, stride: int) -> None:
         super().__init__()
@@ -186,9 +187,9 @@ def _padded(
 
 
 def pad_same(module: nn.Module) -> None:
-    """Let a ResNet's layers with stride pad as ``SAME`` does, in place; weights stay what they are.
+    """Give a ResNet's strided layers ``SAME`` padding, in place; the weights do not change.
 
-    Layers without stride need nothing: for odd kernels both rules pad them alike.
+    Layers without stride stay the same: for odd kernels both rules give equal padding.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.MaxPool2d):
@@ -205,7 +206,7 @@ def pad_same(module: nn.Module) -> None:
 
 
 def _one(lengths: int | Sequence[int]) -> int:
-    """Return the length of both axes."""
+    """Return the common length of both axes."""
     return lengths if isinstance(lengths, int) else int(lengths[0])
 
 
@@ -214,7 +215,7 @@ def timm_backbone(
 ) -> nn.Module:
     """Return a model of timm that ends in its pooled features (``num_classes=0``).
 
-    The attribute ``preprocessing`` is what timm knows of the weights.
+    The attribute ``preprocessing`` comes from timm's configuration of the weights.
 
     Args:
         arch: e.g. ``vit_base_patch16_224.dino``, or ``hf-hub:…``.
@@ -238,10 +239,10 @@ def timm_backbone(
 
 
 def timm_preprocessing(module: nn.Module) -> Preprocessing:
-    """Return what timm knows of the images that a model of its own expects.
+    """Return the preprocessing in the configuration of a timm model.
 
-    The crop is always taken from the centre; timm's few ``squash`` and ``border`` crops are not
-    imitated.
+    The crop is always taken from the centre; timm's rare ``squash`` and ``border`` crops are not
+    supported.
 
     Raises:
         ValueError: if the model's images are not square, or interpolated in an unknown way.
@@ -256,7 +257,7 @@ def timm_preprocessing(module: nn.Module) -> Preprocessing:
             f"Images must be square, but timm's model expects {height} x {width} pixels; give "
             "`model.preprocessing` with a size that it accepts."
         )
-    # timm's own rule for the shorter side.
+    # timm's rule for the length of the shorter side.
     resize = math.floor(height / config["crop_pct"])
     mean, std, interpolation = config["mean"], config["std"], config["interpolation"]
     return Preprocessing(height, resize, interpolation, mean, std)
@@ -272,7 +273,7 @@ def _torchvision_preprocessing(arch: str, weights: str) -> Preprocessing:
 
 
 def _attach(module: nn.Module, preprocessing: Preprocessing) -> None:
-    """Leave the preprocessing where ``wrap`` looks for it."""
+    """Store the preprocessing in the attribute that ``wrap`` reads."""
     module.preprocessing = preprocessing  # type: ignore[assignment]
 
 
@@ -281,10 +282,10 @@ def _side(lengths: Sequence[int]) -> int:
 
 
 def _remove_classifier(module: nn.Module, arch: str) -> None:
-    """Replace the layer that makes the logits by the identity.
+    """Replace the layer that computes the logits by the identity.
 
-    It is the last linear layer (SqueezeNet: convolution) of the child that torchvision names
-    after its role.
+    This is the last linear layer (SqueezeNet: convolution) of the child module with one of
+    torchvision's names for a classifier.
     """
     for name in ("fc", "classifier", "heads", "head"):
         child = getattr(module, name, None)
@@ -308,14 +309,14 @@ def _unknown_arch(library: str, arch: str, known: Sequence[str]) -> str:
     words = "close ones are" if close else "known are" if len(known) < 100 else "examples are"
     shown = ", ".join(names[:100] if len(names) < 100 else names[:: len(names) // 20])
     return (
-        f"`model.arch` must be a classification model of {library}, but {arch!r} is none; "
+        f"`model.arch` must be a classification model of {library}, but is {arch!r}; "
         f"{words} {shown}."
     )
 
 
 @contextmanager
 def _explained(arch: str, pretrained: bool | str) -> Iterator[None]:
-    """Turn whatever a library's builder raises into one sentence."""
+    """Turn every exception that a library's builder raises into a ``ValueError`` with a remedy."""
     try:
         yield
     except Exception as error:  # downloads fail with unrelated exceptions of several libraries

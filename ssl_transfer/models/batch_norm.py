@@ -1,4 +1,4 @@
-"""Which BatchNorm layers BN-tuning trains, and what share of the encoder that is."""
+"""The BatchNorm layers that BN-tuning trains, and their share of the encoder's parameters."""
 
 import dataclasses
 import re
@@ -19,17 +19,16 @@ def batch_norm_layers(encoder: nn.Module, scope: Scope = "all") -> dict[str, nn.
 
     Args:
         encoder: an ``Encoder`` (names are then those of its backbone) or a bare backbone.
-        scope: ``all``: every BatchNorm. ``published``: of a ResNet, the stem's and every
-            block's except the block's ``bn1`` and those of shortcuts. This is what the code of
-            Sirotkin et al. 2024 (https://doi.org/10.1007/s10489-024-05758-7) trains, whose
-            filter meant to spare the stem's ``bn1`` catches every block's, too: for a ResNet-50
-            33 of 53 layers, 37,888 parameters, 0.1612 % of the encoder; ``all`` are 53,120,
-            0.2260 %.
+        scope: ``all``: every BatchNorm layer. ``published``: the layers that the code of Sirotkin
+            et al. 2024 (https://doi.org/10.1007/s10489-024-05758-7) trains in a ResNet: the stem's
+            and those of the blocks, except ``bn1`` and the shortcuts'. (Its filter was meant to
+            exclude the stem's ``bn1`` but also matches every block's.) In a ResNet-50 these are 33
+            of 53 layers with 37,888 parameters, 0.1612 % of the encoder; ``all`` has 53,120
+            parameters, 0.2260 %.
 
     Raises:
         NotApplicable: if the encoder has no BatchNorm.
-        ValueError: if the scope is unknown, or ``published`` is asked of another network than a
-            ResNet.
+        ValueError: if the scope is unknown, or is ``published`` and the network is not a ResNet.
     """
     if scope not in ("all", "published"):
         raise ValueError(f"`bn_scope` must be 'all' or 'published', but is {scope!r}.")
@@ -47,7 +46,7 @@ def batch_norm_layers(encoder: nn.Module, scope: Scope = "all") -> dict[str, nn.
     if prefix is None:
         raise ValueError(
             f"`bn_scope=published` is defined for ResNets only (stem `conv1`, `bn1`; stages "
-            f"`layer1`, …), but `{name}` is none; use `bn_scope=all`."
+            f"`layer1`, …), but `{name}` is not a ResNet; use `bn_scope=all`."
         )
     return {path: layer for path, layer in layers.items() if _is_published(path, prefix)}
 
@@ -56,14 +55,14 @@ _STAGE = re.compile(r"layer\d+\.\d+\.")
 
 
 def _resnet_prefix(backbone: nn.Module, layers: Iterable[str]) -> str | None:
-    """Return where the ResNet stands in the backbone, None if the backbone is not a ResNet."""
+    """Return the prefix of the ResNet's layers; None if the backbone is not a ResNet."""
     for path, module in backbone.named_modules():
         children = dict(module.named_children())
         if not {"conv1", "bn1", "layer1", "layer2"} <= children.keys():
             continue
         prefix = f"{path}." if path else ""
         inside = [name.removeprefix(prefix) for name in layers if name.startswith(prefix)]
-        # A network with BatchNorm elsewhere (HRNet, ...) shares a ResNet's stem only.
+        # Some networks (HRNet, ...) only share a ResNet's stem and have BatchNorm elsewhere.
         if len(inside) == len(list(layers)) and all(
             name.split(".")[0] in ("conv1", "bn1") or _STAGE.match(name) for name in inside
         ):
@@ -80,11 +79,11 @@ def _is_published(path: str, prefix: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How much of an encoder is trained.
+    """Numbers of trained and of all parameters of an encoder.
 
     Args:
-        trainable: encoder parameters that are trained.
-        total: encoder parameters; a head counts apart.
+        trainable: number of trained parameters of the encoder.
+        total: number of all parameters of the encoder, without a head.
     """
 
     trainable: int

@@ -1,10 +1,10 @@
-"""Reading PyTorch's checkpoints: what is in them by name, and the bytes of a tensor when wanted.
+"""Read PyTorch's checkpoints: their content by name, and the bytes of a tensor on demand.
 
 ``torch.save`` writes a zip file with one pickle and a file of bytes per storage; before 1.6 it
-wrote several pickles with all storages behind them. Both are read here rather than by
-``torch.load``, which executes nothing either with ``weights_only=True``, but allocates whatever a
-file asks for, refuses much that training scripts leave beside the tensors, and knows old pickle
-protocols only.
+wrote several pickles followed by all storages. This module reads both formats. ``torch.load`` with
+``weights_only=True`` does not execute code either, but it allocates any size that a file declares,
+refuses many values that training scripts store beside the tensors, and only reads old pickle
+protocols.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from ssl_transfer.models.unpickling import Budget, Inert, Refused, TooMuch, prod
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 MAGIC_BYTES = _MAGIC.to_bytes(10, "little") + b"."
-"""What old checkpoints begin with, behind a few bytes of the pickle protocol."""
+"""The magic number of old checkpoints, after a few bytes of the pickle protocol."""
 
-_LARGEST_PICKLE = 256 << 20  # bytes: without the tensors
+_LARGEST_PICKLE = 256 << 20  # bytes, without the tensors
 
 _STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,
@@ -44,12 +44,12 @@ _DTYPES = {str(dtype): dtype for dtype in (*_STORAGES.values(), *(
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """Where a storage lies.
+    """A storage in a checkpoint file.
 
     Args:
         key: its name in the file.
-        dtype: of its elements.
-        count: of its elements, as the pickle says.
+        dtype: type of its elements.
+        count: number of its elements according to the pickle.
     """
 
     key: str
@@ -58,7 +58,7 @@ class Storage:
 
     @property
     def bytes(self) -> int:
-        """Its length."""
+        """Its length in bytes."""
         return self.count * self.dtype.itemsize
 
 
@@ -67,13 +67,13 @@ Fetch = Callable[[Storage], Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor that was not read yet.
+    """A tensor in a checkpoint file that has not been read yet.
 
     Args:
         fetch: returns a storage's bytes as a flat tensor.
-        storage: that it looks at.
-        dtype: of its elements.
-        offset: of its first element in the storage.
+        storage: the storage that it is a view of.
+        dtype: type of its elements.
+        offset: position of its first element in the storage.
         size: its shape.
         stride: elements from one index to the next, per axis.
     """
@@ -87,14 +87,15 @@ class Stored:
 
     @property
     def bytes(self) -> int:
-        """Length of a copy, which may be far longer than the storage."""
+        """Length of a contiguous copy in bytes, which may be far longer than the storage."""
         return math.prod(self.size) * self.dtype.itemsize
 
     def read(self) -> Tensor:
         """Return the tensor, as a view of its storage.
 
         Raises:
-            UnpicklingError: if it reaches beyond the storage, or the storage is shorter than said.
+            UnpicklingError: if the tensor exceeds the storage, or the storage is shorter than
+                declared.
         """
         flat = self.fetch(self.storage).view(self.dtype)
         last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
@@ -108,12 +109,12 @@ def read(path: Path, budget: Budget) -> Any:
 
     Args:
         path: an existing file.
-        budget: of the file.
+        budget: budget of the file.
 
     Raises:
-        Refused: if it names anything but tensors and harmless values; nothing was executed.
-        TooMuch: if it asks for more memory or time than its size warrants.
-        Exception: of many kinds, if it is damaged.
+        Refused: if the file names anything but tensors and harmless values; nothing was executed.
+        TooMuch: if the file asks for more memory or time than its size warrants.
+        Exception: of any type, if the file is damaged.
     """
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
@@ -124,13 +125,13 @@ def read(path: Path, budget: Budget) -> Any:
 
 
 def _read_zip(path: Path, budget: Budget) -> Any:
-    archive = zipfile.ZipFile(path)  # open for as long as a tensor of it may be wanted
+    archive = zipfile.ZipFile(path)  # stays open as long as its tensors may be read
     _check_lengths(archive, path.stat().st_size, budget)
     names = archive.namelist()
-    found = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-    if len(found) != 1:
+    pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(pickles) != 1:
         raise zipfile.BadZipFile("it holds no file data.pkl")
-    root = found[0].removesuffix("data.pkl")
+    root = pickles[0].removesuffix("data.pkl")
     if f"{root}constants.pkl" in names:
         raise Refused("a TorchScript program")
     if f"{root}byteorder" in names:
@@ -144,11 +145,11 @@ def _read_zip(path: Path, budget: Budget) -> Any:
         return _flat(content, storage)
 
     tables = _Tables(fetch)
-    return read_next(io.BytesIO(archive.read(found[0])), budget, tables.find, tables.load)
+    return read_next(io.BytesIO(archive.read(pickles[0])), budget, tables.find, tables.load)
 
 
 def _check_lengths(archive: zipfile.ZipFile, size: int, budget: Budget) -> None:
-    """Compare what the entries say of their lengths with the file, before anything is unpacked."""
+    """Compare the declared lengths of the entries with the file, before anything is unpacked."""
     entries = archive.infolist()
     kinds = {entry.compress_type for entry in entries}
     if kinds - {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED} or any(e.flag_bits & 1 for e in entries):
@@ -231,37 +232,37 @@ def _read_old(path: Path, budget: Budget) -> Any:
 
 
 class _Pickles:
-    """The pickles at the beginning of a file, one after another."""
+    """The consecutive pickles at the beginning of a file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.stream = io.BytesIO(file.read(_LARGEST_PICKLE))
 
     @property
     def position(self) -> int:
-        """Where the next one begins."""
+        """Position of the next pickle."""
         return self.stream.tell()
 
     def next(self, budget: Budget, tables: "_Tables") -> Any:
-        """Return what the next one describes."""
+        """Return the content of the next pickle."""
         return read_next(self.stream, budget, tables.find, tables.load)
 
 
-# ---- what names stand for -----------------------------------------------------------------------
+# ---- substitutes for torch's names --------------------------------------------------------------
 
 
 class _Tables:
-    """What torch's names stand for in one file.
+    """Substitutes for the names of torch in one file.
 
     Args:
         fetch: returns a storage's bytes.
-        storages: filled with the storages that are mentioned, by name.
+        storages: filled with the storages that the file refers to, by name.
     """
 
     def __init__(self, fetch: Fetch, storages: dict[str, Storage] | None = None) -> None:
         self.fetch, self.storages = fetch, {} if storages is None else storages
 
     def find(self, module: str, name: str) -> Any:
-        """Return what a name of torch stands for, None if it is not known to be harmless."""
+        """Return the substitute of a name of torch, None if it is not known to be harmless."""
         if module == "torch._utils":
             return {
                 "_rebuild_tensor": self._tensor,
@@ -269,7 +270,7 @@ class _Tables:
                 "_rebuild_tensor_v3": self._tensor_of_type,
                 "_rebuild_parameter": _first,
                 "_rebuild_parameter_with_state": _first,
-                # Kinds of tensors that no encoder has: they are left out.
+                # Types of tensors that no encoder has: they are left out.
                 **dict.fromkeys(("_rebuild_sparse_tensor", "_rebuild_qtensor",
                                  "_rebuild_meta_tensor_no_storage"), Inert),
             }.get(name)  # fmt: skip
@@ -292,7 +293,7 @@ class _Tables:
         """Return the storage that a persistent id names.
 
         Raises:
-            UnpicklingError: if it is something else.
+            UnpicklingError: if it names something else.
         """
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage"):
             raise pickle.UnpicklingError("it refers to something that is no storage")
@@ -329,7 +330,7 @@ class _Tables:
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """Stands for a class of storages, or a type of elements."""
+    """Substitute for a class of storages, or for a type of elements."""
 
     dtype: torch.dtype
 

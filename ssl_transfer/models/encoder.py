@@ -1,4 +1,4 @@
-"""The contract of an encoder, and ``wrap``, which brings any module under it."""
+"""The interface of an encoder, and ``wrap``, which makes an encoder from any module."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from ssl_transfer.preprocessing import Preprocessing
 
 
 class Encoder(nn.Module):
-    """A backbone with the facts that every use of it needs.
+    """A backbone with its feature dimension, preprocessing and name.
 
     Args:
         backbone: a module from images to features ``[batch, feature_dim]``.
         feature_dim: number of features per image.
-        preprocessing: what the weights expect of their images.
-        name: for messages and tables.
-        projector: what was trained on top of it, where that is at hand; no part of its features.
+        preprocessing: preprocessing of images that the weights expect.
+        name: name in messages and tables.
+        projector: the projector trained on top of it, if available; not applied to features.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
         self.preprocessing = preprocessing
         self.name = name
         self.projector = projector
-        self.maker: Callable[..., Any] | None = None  # what `models.build` called
+        self.maker: Callable[..., Any] | None = None  # the callable that `models.build` called
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the features of normalised images."""
@@ -51,24 +51,24 @@ def require_finite(module: nn.Module, state: Mapping[str, Tensor], source: str) 
     Infinity is allowed in buffers, some of which are masks.
 
     Args:
-        module: whose weights they are, or become.
+        module: the module that has or gets these weights.
         state: its tensors by name.
-        source: where they come from, for the message.
+        source: origin of the weights, for the message.
 
     Raises:
-        ValueError: in one sentence, with the first such tensor and its share of such values.
+        ValueError: naming the first such tensor and its share of such values.
     """
     parameters = {name for name, _ in module.named_parameters()}
     for name, tensor in state.items():
         if nn.parameter.is_lazy(tensor):
-            continue  # it gets its values from the first batch
+            continue  # a lazy tensor, which gets its values from the first batch
         bad = ~tensor.isfinite() if name in parameters else tensor.isnan()
         if bad.any():
             count, size = int(bad.sum()), tensor.numel()
             share = f"{count} of {size} values ({100 * count / size:.3g} %)"
             raise ValueError(
                 f"all weights must be finite, but {share} of `{name}` in {source} are NaN or "
-                "infinite; take another checkpoint, for no score of these would mean anything."
+                "infinite; use another checkpoint, since scores of these would be meaningless."
             )
 
 
@@ -78,19 +78,18 @@ def wrap(
     *,
     name: str | None = None,
 ) -> Encoder:
-    """Return an encoder around ``module``, its feature dimension measured by a forward pass.
+    """Return an encoder around ``module``; a forward pass measures its feature dimension.
 
     Args:
         module: from images ``[B, 3, H, W]`` to features ``[B, D]``; not copied. An ``Encoder``
             is accepted, too.
-        preprocessing: what its weights expect of their images; a mapping replaces single values
-            of the module's own (without those, of ``Preprocessing``'s defaults). ``None``: the
-            module's attribute ``preprocessing`` (a ``Preprocessing`` or a mapping), or what timm
-            attached to it.
-        name: for messages and tables (``None``: the encoder's own, or the class's).
+        preprocessing: preprocessing that its weights expect; a mapping replaces single values of
+            the module's own (or else of ``Preprocessing``'s defaults). ``None``: the module's
+            attribute ``preprocessing`` (a ``Preprocessing`` or a mapping), or timm's configuration.
+        name: name in messages and tables (``None``: the encoder's, or that of the class).
 
     Raises:
-        ValueError: in one sentence, if nothing says how images must be prepared, or if the
+        ValueError: if nothing says how images must be prepared, or if the
             module's output is not ``[B, D]``.
     """
     require_module(module)
@@ -101,33 +100,33 @@ def wrap(
     return Encoder(backbone, measure_feature_dim(backbone, prepared.size, name), prepared, name)
 
 
-def require_module(found: object) -> None:
-    """Raise a ``ValueError`` for what a user's own code gave instead of a module."""
-    if not isinstance(found, nn.Module):
+def require_module(module: object) -> None:
+    """Raise a ``ValueError`` if a user's code returned something other than a module."""
+    if not isinstance(module, nn.Module):
         raise ValueError(
             "An encoder must be a torch.nn.Module from images to features, but is a "
-            f"{type(found).__name__}; return the module itself."
+            f"{type(module).__name__}; return the module itself."
         )
 
 
 def _preprocessing(
-    module: nn.Module, given: Preprocessing | Mapping[str, Any] | None, name: str
+    module: nn.Module, values: Preprocessing | Mapping[str, Any] | None, name: str
 ) -> Preprocessing:
-    if isinstance(given, Preprocessing):
-        return given
-    if not isinstance(given, Mapping | None):
+    if isinstance(values, Preprocessing):
+        return values
+    if not isinstance(values, Mapping | None):
         raise ValueError(
             "`preprocessing` must be a Preprocessing or a mapping of its fields, but is a "
-            f"{type(given).__name__}."
+            f"{type(values).__name__}."
         )
     own = _own_preprocessing(module)
-    if own is None and given is None:
+    if own is None and values is None:
         raise ValueError(
             f"`{name}` must say how its images are prepared, but has no attribute `preprocessing` "
             "and none was given; give `model.preprocessing` (in a script `preprocessing=`) with "
             "size, resize, interpolation, mean and std."
         )
-    return (own or Preprocessing()).replaced(values=given)
+    return (own or Preprocessing()).replaced(values=values)
 
 
 def _own_preprocessing(module: nn.Module) -> Preprocessing | None:
@@ -164,17 +163,17 @@ def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:
             f"two of them ({reason}); check `model.preprocessing.size` and the network."
         ) from error
     if not isinstance(output, Tensor):
-        found, remedy = f"a {type(output).__name__}", "return one tensor"
+        description, remedy = f"a {type(output).__name__}", "return one tensor"
     elif output.ndim != 2 or len(output) != 2 or not output.is_floating_point():
-        found = f"a tensor {['B', *output.shape[1:]]} of {output.dtype} for B = {len(images)}"
+        description = f"a tensor {['B', *output.shape[1:]]} of {output.dtype} for B = {len(images)}"
         if output.ndim == 0 or len(output) != 2:
-            found = f"a tensor of shape {list(output.shape)} for B = {len(images)}"
+            description = f"a tensor of shape {list(output.shape)} for B = {len(images)}"
         remedy = "pool or flatten it" if output.ndim > 2 else "return one row per image"
     else:
         return int(output.shape[1])
     raise ValueError(
         f"`{name}` must map images [B, 3, H, W] to floating-point features [B, D], but returned "
-        f"{found}; {remedy}."
+        f"{description}; {remedy}."
     )
 
 

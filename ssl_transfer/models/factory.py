@@ -1,4 +1,4 @@
-"""``build``: from an option of ``conf/model`` to an encoder."""
+"""``build``, which makes an encoder from an option of ``conf/model``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,13 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     Args:
         config: the node ``model``, resolved: ``_target_`` (a callable that returns a module),
             ``name``, ``weights`` (arguments of ``load_weights``; nothing is loaded without a
-            ``path``), ``preprocessing`` (replaces values of the module's own), ``facts`` (what
-            was published about it, not used), and the callable's keyword arguments.
-        seed: of the initial weights, which depend on nothing else.
+            ``path``), ``preprocessing`` (replaces values of the module's own), ``facts`` (published
+            information, not used), and the callable's keyword arguments.
+        seed: seed of the initial weights, which depend on nothing else.
 
     Raises:
-        ValueError: in one sentence, if the target cannot be called so, is no encoder, or its
-            weights do not fit.
+        ValueError: if the target cannot be called with these arguments or does not return a
+            suitable module, or if the weights do not fit.
     """
     if not config.get("_target_"):
         raise ValueError(
@@ -34,7 +34,7 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     target = str(config["_target_"])
     weights = {**(config.get("weights") or {})}
     if weights.get("path"):
-        # Looked for before anything is built: missing ones cost a moment in every cell of a sweep.
+        # Find the weights before building the network, so that missing weights fail at once.
         weights["path"] = find_weights(**_finding(weights), name=config.get("name"))
     keys = {str(key): value for key, value in config.items() if key not in _LABELS}
     with randomness.seeded(randomness.derive(seed, "init")):
@@ -49,6 +49,6 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
 
 
 def _finding(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of ``weights`` that say where they are."""
-    wanted = ("path", "url", "download", "obtain", "sha256", "md5")
-    return {key: weights[key] for key in wanted if key in weights}
+    """Return the values of ``weights`` that locate the file."""
+    keys = ("path", "url", "download", "obtain", "sha256", "md5")
+    return {key: weights[key] for key in keys if key in weights}

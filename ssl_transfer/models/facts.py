@@ -1,4 +1,4 @@
-"""Reading of ``encoder.yaml``, which may be anybody's: plain values, of a bounded size."""
+"""Read ``encoder.yaml`` from untrusted sources: only plain values, of a limited size."""
 
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ def read_yaml(path: Path) -> Any:
     """Return the plain values of a file.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no YAML, larger than 1 MB, or has aliases that stand for more than
-            100,000 values (a file of a few lines can stand for billions).
+        OSError: if the file cannot be read.
+        ValueError: if it is not YAML, is larger than 1 MB, or expands through aliases to more than
+            100,000 values (a file of a few lines can expand to billions).
     """
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"`{path}` is larger than {_LARGEST:,} bytes.")
@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def _values(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:
-    """Return how many values a node stands for, every alias counted as what it repeats."""
+    """Return the number of values in a node, with every alias expanded."""
     if id(node) in above:
         raise ValueError("a value holds itself")
     if id(node) not in known:
@@ -45,11 +45,11 @@ def _values(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> i
 
 
 def read_preprocessing(path: Path) -> Preprocessing:
-    """Return what the images of an encoder go through, as ``encoder.yaml`` says.
+    """Return the preprocessing of an encoder's images from its ``encoder.yaml``.
 
     Raises:
-        OSError: if it cannot be read.
-        ValueError: if it is no such file, or a value is of another kind or out of its range.
+        OSError: if the file cannot be read.
+        ValueError: if it is not such a file, or a value has a wrong type or is out of its range.
     """
     facts = read_yaml(path)
     written = facts.get("preprocessing") if isinstance(facts, dict) else None

@@ -1,10 +1,10 @@
-"""Reading arrays from a pickle of JAX, Haiku and optax without executing any of its code.
+"""Read arrays from a pickle of JAX, Haiku and optax without executing any of its code.
 
 BYOL's weights were published as ``dill.dump(dict(experiment_state=…, step=…, rng=…), protocol=2)``
 (``byol/utils/checkpointing.py`` of google-deepmind/deepmind-research). Such a file names classes of
-Haiku, optax and BYOL that hold the arrays. Nothing of these is imported here: each name stands for
-an inert container that keeps what it is given, and NumPy's arrays alone are what they were. A name
-of any other package refuses the file.
+Haiku, optax and BYOL that hold the arrays. This module imports none of them: it replaces each of
+these classes by an inert container that keeps its arguments, and only restores NumPy's arrays. A
+file that names any other package is refused.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from ssl_transfer.models.unpickling import DEEPEST, Array, Budget, Inert, TooMuch, read
 
-# Packages whose objects stand in such checkpoints around the arrays.
+# Packages whose objects contain the arrays in such checkpoints.
 _CONTAINERS = frozenset({"haiku", "optax", "jax", "jaxlib", "byol", "acme", "chex", "dill"})
-# `_ByolExperimentState` of byol/byol_experiment.py, for pickles that hold its name alone.
+# `_ByolExperimentState` of byol/byol_experiment.py, for pickles that only hold its name.
 _BYOL_FIELDS = ("online_params", "target_params", "online_state", "target_state", "opt_state")
 _ARRAYS_OF_JAX = frozenset({"_reconstruct_array", "reconstruct_device_array"})
 
 
 class _Record(Inert):
-    """Stands for a named tuple."""
+    """Substitute for a named tuple."""
 
     fields: tuple[str, ...] = ()
 
@@ -35,12 +35,12 @@ class _Record(Inert):
 
 
 def _named_tuple(name: str, fields: Any, *_: Any) -> type[_Record]:
-    """Stand for ``dill``'s function of the same purpose."""
+    """Replace ``dill``'s function that creates a class of named tuples."""
     return type(str(name), (_Record,), {"fields": tuple(map(str, fields))})
 
 
 def _array(make: Any, arguments: Any, state: Any, *_: Any) -> Inert:
-    """Stand for JAX's functions that make an array of their own from a NumPy array's pickle."""
+    """Replace JAX's functions that make a JAX array from a NumPy array's pickle."""
     if make is not Array:
         return Inert(arguments, state)
     array = Array()
@@ -58,7 +58,7 @@ def _find(module: str, name: str) -> Any:
         return _named_tuple if name == "_create_namedtuple" else Inert
     if name == "_ByolExperimentState":
         return _named_tuple(name, _BYOL_FIELDS)
-    # Other classes of named tuples may be pickled by name, too.
+    # Other classes of named tuples may also be pickled by name.
     return type("Inert", (_Record if root in ("byol", "optax") else Inert,), {})
 
 
@@ -67,18 +67,18 @@ def read_arrays(path: Path, budget: Budget) -> dict[str, Any]:
 
     Args:
         path: an existing file.
-        budget: of the file.
+        budget: budget of the file.
 
     Raises:
         Refused: if it names anything but arrays and known containers; nothing was executed.
         TooMuch: if it asks for more memory or time than its size warrants.
-        UnpicklingError: if it is no whole pickle.
+        UnpicklingError: if it is not a complete pickle.
     """
     return dict(_arrays(read(path.read_bytes(), budget, _find), budget, {}))
 
 
 def _arrays(content: Any, budget: Budget, tensors: dict[int, Tensor], depth: int = 0) -> Any:
-    """Return the tensors in a content; one that stands at two places is made once."""
+    """Return the content with arrays as tensors; an array at two places becomes one tensor."""
     if isinstance(content, Mapping):
         parts: Iterator[tuple[str, Any]] = ((str(k), v) for k, v in content.items())
     elif isinstance(content, Inert):
@@ -89,7 +89,7 @@ def _arrays(content: Any, budget: Budget, tensors: dict[int, Tensor], depth: int
         raise TooMuch("it nests too deeply, or holds itself")
     made: dict[str, Any] = {}
     for name, value in parts:
-        budget.spend(2_000)  # so that one dictionary under many names ends
+        budget.spend(2_000)  # limits repeated references to one dictionary
         array = value.value if isinstance(value, Array) else None
         if array is not None and array.dtype.kind in "fiu" and array.size:
             if id(array) not in tensors:
@@ -102,6 +102,6 @@ def _arrays(content: Any, budget: Budget, tensors: dict[int, Tensor], depth: int
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    # torch takes native byte order and positive strides only.
+    # torch only accepts native byte order and positive strides.
     native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return torch.from_numpy(native.reshape(array.shape).copy())

@@ -1,9 +1,9 @@
-"""What a checkpoint is, and its conversion to one clean file.
+"""Describe a checkpoint, and convert it to a safetensors file of the encoder.
 
 python -m ssl_transfer.models.inspect FILE [--to encoder.safetensors]
 
-Nothing in the file is executed: PyTorch's checkpoints are read as tensors only, BYOL's pickle by
-``ssl_transfer.models.haiku``.
+No code in the file is executed: only the tensors of PyTorch's checkpoints are read, and BYOL's
+pickle is read by ``ssl_transfer.models.haiku``.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ssl_transfer.system.files import replace_atomically
 from ssl_transfer.system.plain_text import printable
 
 ALIKE = ("cifar", "tiny", "cifar_pad2")
-"""Stems of a ResNet with the same tensors, under one name each."""
+"""Stems of a ResNet whose tensors have the same names and shapes."""
 
 ARCHITECTURES = (
     "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "wide_resnet50_2",
@@ -42,21 +42,21 @@ ARCHITECTURES = (
     *(f"{arch} model.variant=ssl_small" for arch in
       ("mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0", "vit_tiny")),
 )  # fmt: skip
-"""What a file is compared with unless one is named: an architecture, and a key of its option."""
+"""The architectures that a file is compared with by default, some with a key of their option."""
 
 
 @randomness.preserved()
 def best_match(state: State, path: Path, arch: str | None, layout: str | None) -> LoadReport | None:
-    """Return the comparison with the architecture that the file is, or is nearest to.
+    """Return the comparison with the architecture that matches the file best.
 
     Args:
-        state: the file's tensors, as they are named there.
+        state: the file's tensors by their names in the file.
         path: the file.
         arch: a model of torchvision or timm (``None``: each of ``ARCHITECTURES``).
         layout: a name in ``LAYOUTS`` (``None``: each).
 
     Returns:
-        The comparison, ``architecture/layout`` as its layout; None if no tensor fits anywhere.
+        The comparison, with ``architecture/layout`` as its layout; None if no tensor fits any.
 
     Raises:
         ValueError: if the architecture is unknown.
@@ -76,7 +76,7 @@ def best_match(state: State, path: Path, arch: str | None, layout: str | None) -
 
 
 def _layouts(state: State, layout: str | None) -> list[str]:
-    """Return layouts under names that users may type; ``plain`` has several."""
+    """Return the layouts to try, one name per distinct layout (``plain`` has several names)."""
     names = [name for name in in_order(state) if name not in ("ssl_transfer", "plain")]
     return [name for name in names if layout in (None, name)]
 
@@ -103,7 +103,7 @@ def _tensors_of(name: str) -> dict[str, Tensor]:
 
 
 def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[str]:
-    """Yield lines that say what a checkpoint is."""
+    """Yield the lines of a checkpoint's description."""
     size = sum(tensor.numel() for tensor in state.values())
     yield f"file          {path} ({path.stat().st_size / 1e6:,.1f} MB)"
     yield f"sha256        {checksum(path, 'sha256')}"
@@ -128,7 +128,7 @@ def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[st
     if not report.complete:
         yield f"differences   {report.differences()}"
     elif arch.split()[0] in options("model"):
-        # These two expect other images than most; their options know.
+        # These two layouts need another preprocessing than most; their model options set it.
         model = layout if arch == "resnet50" and layout in ("byol", "simclr_v2") else arch
         yield (f"use           model={model} model.weights.path={path} "
                f"model.weights.layout={layout}")  # fmt: skip
@@ -150,8 +150,8 @@ def convert(state: State, report: LoadReport | None, target: Path) -> int:
         The number of tensors.
 
     Raises:
-        ValueError: in one sentence, if the file is not wholly one of the architectures.
-        OSError: in one sentence, if the target cannot be written.
+        ValueError: if the file does not match one of the architectures completely.
+        OSError: if the target cannot be written.
     """
     from safetensors.torch import save
 
@@ -170,7 +170,7 @@ def convert(state: State, report: LoadReport | None, target: Path) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Describe a file, and convert it if that is asked for; return the exit status."""
+    """Describe a file, convert it with ``--to``, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ssl_transfer.models.inspect",
         description="Say what a checkpoint is: layout, architecture, matched tensors, heads.",
@@ -181,15 +181,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", help="of torchvision or timm (default: the usual ones)")
     parser.add_argument("--layout", choices=_layouts({}, None),
                         help="default: the one that fits")  # fmt: skip
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        state = read_state(asked.file)
-        report = best_match(state, asked.file, asked.arch, asked.layout)
-        for line in describe(asked.file, state, report):
+        state = read_state(args.file)
+        report = best_match(state, args.file, args.arch, args.layout)
+        for line in describe(args.file, state, report):
             sys.stdout.write(f"{printable(line)}\n")
-        if asked.to:
-            count = convert(state, report, asked.to)
-            sys.stdout.write(f"wrote         {asked.to}, {count} tensors\n")
+        if args.to:
+            count = convert(state, report, args.to)
+            sys.stdout.write(f"wrote         {args.to}, {count} tensors\n")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{printable(str(error))}\n")
         return 1

@@ -1,7 +1,7 @@
-"""Layouts of published checkpoints: one function each, from a file's names to the encoder's.
+"""Layouts of published checkpoints: one function each converts a file's names to the encoder's.
 
-The names of a layout stand in the code that wrote or read such files, cited at each function. To
-add one, write the function and its entry in ``LAYOUTS``: ``layout=auto`` then tries it, too.
+Each function cites the code that wrote or read such files, which defines the names. To add a
+layout, write the function and its entry in ``LAYOUTS``: ``layout=auto`` then tries it, too.
 """
 
 import re
@@ -12,15 +12,15 @@ from ssl_transfer.models.small_network_names import usual_names
 
 
 def below(prefix: str, state: State) -> State:
-    """Return the tensors whose names start with ``prefix``, without it."""
+    """Return the tensors whose names start with ``prefix``, and remove it from their names."""
     return {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
 
 
 def plain(state: State) -> State:
     """Return a state dict that has the encoder's own names: torchvision's, timm's or ours.
 
-    Barlow Twins, DINO's ResNet-50 and SimCLR v1 as ``tonylins/simclr-converter`` writes it are
-    published so, too.
+    Barlow Twins, DINO's ResNet-50 and SimCLR v1 (converted by ``tonylins/simclr-converter``) are
+    also published in this layout.
     """
     return state
 
@@ -28,8 +28,8 @@ def plain(state: State) -> State:
 def moco(state: State) -> State:
     """Return the query encoder of MoCo v1, v2 (``main_lincls.py``) and PCL (``pcl/builder.py``).
 
-    linusericsson/ssl-invariances and WOWNICE/ssl-small (``util.py``) write them likewise, the
-    latter of networks with names of its own; those that it converts from SEED's hold both.
+    linusericsson/ssl-invariances and WOWNICE/ssl-small (``util.py``) use the same names. The
+    networks of the latter have layer names of its own; files converted from SEED's hold both.
     """
     return usual_names(below("module.encoder_q.", state))
 
@@ -50,7 +50,7 @@ def swav(state: State) -> State:
 
 
 def mmselfsup(state: State) -> State:
-    """Return the backbone of an OpenMMLab model, with the prefixes that its tools leave or drop."""
+    """Return the backbone of an OpenMMLab model, whose tools may add up to two prefixes."""
     state = below("module.", state) or state
     return below("backbone.", state) or state
 
@@ -58,7 +58,7 @@ def mmselfsup(state: State) -> State:
 def barlow_twins(state: State) -> State:
     """Return the backbone of Barlow Twins' training checkpoints (``main.py``).
 
-    Those of Mixed Barlow Twins on ImageNet (``main_imagenet.py``) have the same names.
+    Checkpoints of Mixed Barlow Twins on ImageNet (``main_imagenet.py``) have the same names.
     """
     return below("module.backbone.", state)
 
@@ -66,14 +66,14 @@ def barlow_twins(state: State) -> State:
 def mix_bt_cifar(state: State) -> State:
     """Return the encoder of Mixed Barlow Twins on CIFAR (``model.py`` of wgcban/mix-bt).
 
-    A list of a ResNet's children without max-pooling; that of yaohungt/Barlow-Twins-HSIC is the
-    same. A counter of operations, thop, left ``total_ops`` and ``total_params`` in it.
+    The file is a list of a ResNet's children without max-pooling, as in yaohungt/Barlow-Twins-HSIC.
+    The package thop added the entries ``total_ops`` and ``total_params``.
     """
     return _from_children(below("f.", state), first_stage=3)
 
 
 def mix_bt_tiny(state: State) -> State:
-    """Return the encoder of Mixed Barlow Twins on Tiny ImageNet or STL-10: with max-pooling."""
+    """Return the encoder of Mixed Barlow Twins on Tiny ImageNet or STL-10, with max-pooling."""
     return _from_children(below("f.", state), first_stage=4)
 
 
@@ -105,7 +105,7 @@ def solo_learn(state: State) -> State:
 def lightly(state: State) -> State:
     """Return the backbone of lightly's benchmark on ImageNet (``benchmarks/imagenet/resnet50``).
 
-    Its examples (``examples/pytorch_lightning``) keep a list of torchvision's children.
+    Its examples (``examples/pytorch_lightning``) save a list of torchvision's children.
     """
     backbone = below("backbone.", state)
     return _from_children(backbone, first_stage=4) if "0.weight" in backbone else backbone
@@ -118,8 +118,8 @@ _SIMCLR_V2_BLOCK = re.compile(r"net\.(\d)\.blocks\.(\d+)\.(?:net\.(\d)|projectio
 def simclr_v2(state: State) -> State:
     """Return the encoder of SimCLR v2 as ``Separius/SimCLRv2-Pytorch`` converts it.
 
-    Its blocks keep convolutions at even and BatchNorms at odd places of one list, the BatchNorms
-    each in a list of their own with what follows them.
+    Each of its blocks is one list with convolutions at even and BatchNorms at odd places; each
+    BatchNorm is in a further list with the layers that follow it.
     """
     return {_from_simclr_v2(name): tensor for name, tensor in state.items()}
 
@@ -127,10 +127,10 @@ def simclr_v2(state: State) -> State:
 def _from_simclr_v2(name: str) -> str:
     if stem := _SIMCLR_V2_STEM.match(name):
         return f"{'bn1' if '.1.0.' in name else 'conv1'}.{stem[1]}"
-    found = _SIMCLR_V2_BLOCK.match(name)
-    if found is None:
+    match = _SIMCLR_V2_BLOCK.match(name)
+    if match is None:
         return name
-    stage, block, place, shortcut, rest = found.groups()
+    stage, block, place, shortcut, rest = match.groups()
     if shortcut:
         layer = {"shortcut": "downsample.0", "bn": "downsample.1"}.get(shortcut, shortcut)
         is_norm = shortcut == "bn"
@@ -152,32 +152,32 @@ _HAIKU_ARRAYS = {"w": "weight", "scale": "weight", "offset": "bias"}
 def byol(state: State) -> State:
     """Return the online encoder of BYOL's Haiku arrays (``byol/utils/networks.py``).
 
-    Convolutions are turned from height, width, in, out to out, in, height, width; BatchNorm's
-    arrays lose their axes of length 1. The network pads as JAX does: ``model.padding=same``.
+    The axes of convolutions are permuted from height, width, in, out to out, in, height, width;
+    BatchNorm's arrays lose their axes of length 1. The network needs ``model.padding=same``.
     """
     renamed: State = {}
     for name, tensor in state.items():
-        found = _HAIKU.match(name)
-        if found is None:
+        match = _HAIKU.match(name)
+        if match is None:
             continue
-        layer = _from_haiku(found)
-        if found["array"] == "w":
+        layer = _from_haiku(match)
+        if match["array"] == "w":
             renamed[f"{layer}.weight"] = tensor.permute(3, 2, 0, 1).contiguous()
-        elif found["moment"]:
-            renamed[f"{layer}.running_{found['moment']}"] = tensor.reshape(-1)
+        elif match["moment"]:
+            renamed[f"{layer}.running_{match['moment']}"] = tensor.reshape(-1)
         else:
-            renamed[f"{layer}.{_HAIKU_ARRAYS[found['array']]}"] = tensor.reshape(-1)
+            renamed[f"{layer}.{_HAIKU_ARRAYS[match['array']]}"] = tensor.reshape(-1)
     return renamed
 
 
-def _from_haiku(found: re.Match[str]) -> str:
-    is_norm = found["kind"] == "batchnorm"
-    if found["stage"] is None:
+def _from_haiku(match: re.Match[str]) -> str:
+    is_norm = match["kind"] == "batchnorm"
+    if match["stage"] is None:
         return "bn1" if is_norm else "conv1"
-    block = f"layer{int(found['stage']) + 1}.{found['block']}"
-    if found["shortcut"]:
+    block = f"layer{int(match['stage']) + 1}.{match['block']}"
+    if match["shortcut"]:
         return f"{block}.downsample.{int(is_norm)}"
-    return f"{block}.{'bn' if is_norm else 'conv'}{int(found['number']) + 1}"
+    return f"{block}.{'bn' if is_norm else 'conv'}{int(match['number']) + 1}"
 
 
 LAYOUTS: dict[str, Callable[[State], State]] = {
@@ -207,11 +207,11 @@ STEMS: dict[str, tuple[str, ...]] = {
 }
 """The ``model.stem`` of a ResNet that a layout's files were trained with.
 
-Max-pooling and padding have no weights: a network with another stem would take them, and compute
-something else.
+Max-pooling and padding have no weights: the weights also fit a network with another stem, which
+computes different features.
 """
 
-# What names occur in the files of a layout only, all of them; the first that fits decides.
+# Patterns of names that only occur together in the files of one layout; the first match decides.
 _MARKS: list[tuple[tuple[str, ...], str, str]] = [
     ((r"f\.7\.\d+\.",), "a checkpoint of mix-bt or Barlow-Twins-HSIC with max-pooling, as on "
      "Tiny ImageNet and STL-10", "mix_bt_tiny"),
@@ -242,7 +242,7 @@ _MARKS: list[tuple[tuple[str, ...], str, str]] = [
 
 
 def recognised(state: State) -> tuple[str, str] | None:
-    """Return what a file's names look like, in words and as a layout; None if like nothing."""
+    """Return the description and the layout that a file's names suggest; None if none matches."""
     for marks, words, layout in _MARKS:
         if all(any(re.match(mark, name) for name in state) for mark in marks):
             return words, layout
@@ -250,7 +250,7 @@ def recognised(state: State) -> tuple[str, str] | None:
 
 
 def in_order(state: State) -> list[str]:
-    """Return all layouts in the order to try them: our own, what the file looks like, the rest."""
+    """Return all layouts in the order to try them: our own, the recognised one, the rest."""
     looks = recognised(state)
     first = ["ssl_transfer", looks[1]] if looks else ["ssl_transfer"]
     return list(dict.fromkeys([*first, *LAYOUTS]))

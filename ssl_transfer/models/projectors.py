@@ -1,7 +1,7 @@
-"""Projectors: what stood on an encoder while it was trained, for students of its embeddings.
+"""Projectors on top of an encoder during its training, for distillation of its embeddings.
 
-Those of published files are named after their layout, ours lie beside the encoder. No evaluation
-reads them.
+The names of projectors in published files depend on the layout; this package saves them in a file
+beside the encoder. Evaluations do not use them.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ PROJECTORS = {
     "mix_bt_cifar": "g.",
     "mix_bt_tiny": "g.",
 }
-"""Layout -> beginning of the projector's names: ``moco/builder.py`` of MoCo, ``seed/builder.py`` of
+"""Layout -> prefix of the projector's names: ``moco/builder.py`` of MoCo, ``seed/builder.py`` of
 SEED, ``src/resnet50.py`` of SwAV, ``main.py`` of Barlow Twins, ``model.py`` of mix-bt. All are
 numbered lists of linear layers, BatchNorms and ReLUs; MoCo v1's is a single layer."""
 
@@ -33,14 +33,14 @@ _WITHOUT_TENSORS = (nn.ReLU, nn.Dropout)
 
 @randomness.preserved()
 def load_projector(path: str | Path, layout: str = "auto") -> nn.Sequential | None:
-    """Return the projector of an encoder's weights; None if there is none of a known kind.
+    """Return the projector in an encoder's weights; None if there is no supported projector.
 
     Args:
-        path: as of ``load_weights``: a file, or a folder that ``save_encoder`` wrote.
-        layout: likewise.
+        path: as in ``load_weights``: a file, or a folder that ``save_encoder`` wrote.
+        layout: as in ``load_weights``.
 
     Raises:
-        ValueError: in one sentence, if the file cannot be read.
+        ValueError: if the file cannot be read.
     """
     place = Path(path).expanduser()
     own = place / PROJECTOR_FILE if place.is_dir() else place.with_name(PROJECTOR_FILE)
@@ -50,16 +50,16 @@ def load_projector(path: str | Path, layout: str = "auto") -> nn.Sequential | No
         return None
     state = read_state(place)
     for name in [layout] if layout != "auto" else in_order(state):
-        if name in PROJECTORS and (found := below(PROJECTORS[name], state)):
-            return rebuilt(found)
+        if name in PROJECTORS and (tensors := below(PROJECTORS[name], state)):
+            return rebuilt(tensors)
     return None
 
 
 def projector_state(projector: nn.Module) -> State | None:
-    """Return a projector's tensors by their places in one list; None if it is no such list.
+    """Return a projector's tensors by their places in one list of layers; None if it is not a list.
 
     Args:
-        projector: nested lists count as one.
+        projector: the projector; nested lists are flattened.
     """
     layers = list(_layers(projector))
     known = (nn.Linear, nn.BatchNorm1d, *_WITHOUT_TENSORS)
@@ -82,10 +82,10 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def rebuilt(state: State) -> nn.Sequential | None:
-    """Return the list of layers that has these tensors; None if other layers are among them.
+    """Return the list of layers that has these tensors; None if it contains unsupported layers.
 
-    Places without tensors are ReLUs (after which dropout does nothing in eval mode, in which
-    teachers are).
+    Places without tensors become ReLUs. (If such a place was dropout after a ReLU, the result is
+    the same, because teachers run in eval mode.)
 
     Args:
         state: ``place.name`` -> tensor; without a place: a single layer.

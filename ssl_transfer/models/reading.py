@@ -1,4 +1,4 @@
-"""Reading tensors from other people's files without executing what they contain."""
+"""Read tensors from untrusted files without executing code in them."""
 
 import hashlib
 import re
@@ -18,11 +18,11 @@ from ssl_transfer.system.plain_text import printable
 State = dict[str, Tensor]
 
 WRAPPERS = ("state_dict", "model", "resnet", "model_state_dict", "model_state", "module")
-"""Keys under which published checkpoints keep the tensors, beside optimizer and epoch."""
+"""Keys of the tensors in published checkpoints, beside optimizer and epoch."""
 
-# Keys of what a training keeps beside networks.
+# Keys of a training's state other than networks.
 _BESIDE = re.compile(r"(optim|opt$|.*sched|scaler$|amp$|callbacks$|loops$|.*rng|random)")
-# Prefixes that torch's wrappers put into names: torch.compile, FSDP, activation checkpointing.
+# Prefixes that torch's wrappers add to names: torch.compile, FSDP, activation checkpointing.
 _TRANSPARENT = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
 _LONGEST_NAME = 500
 _LARGEST_HEADER = 64 << 20  # bytes, of safetensors
@@ -34,21 +34,20 @@ def read_state(
 ) -> State:
     """Return the tensors of a safetensors file or a PyTorch checkpoint by name, on the CPU.
 
-    What surrounds them (``WRAPPERS``) is taken off; other nested dictionaries become dotted names.
-    Where a file holds further networks beside the one below a wrapper, such as an average of the
-    weights (``model_ema``), ``further_networks`` names them. A pickle of Haiku's arrays is read,
-    too (``ssl_transfer.models.haiku``).
+    Enclosing dictionaries (``WRAPPERS``) are removed; other nested dictionaries become dotted
+    names. If a file holds further networks beside the wrapped one, such as an average of the
+    weights (``model_ema``), ``further_networks`` returns their keys. A pickle of Haiku's arrays is
+    also supported (``ssl_transfer.models.haiku``).
 
     Args:
         path: an existing file.
         sha256: expected checksum in hexadecimal digits, or its first 8 or more digits.
-        md5: likewise, where no other is published.
-        inside: key of the network to read, where a file holds several (``None``: the wrapped).
+        md5: likewise, if no SHA-256 is published.
+        inside: key of the network to read if a file holds several (``None``: the wrapped one).
 
     Raises:
-        ValueError: in one sentence that names the file, if it is missing, empty, damaged, a
-            pickle that would execute code, asks for far more memory than its size warrants, holds
-            no tensors or has another checksum.
+        ValueError: if the file is missing, empty, damaged, a pickle that would execute code, asks
+            for far more memory than its size warrants, holds no tensors or has another checksum.
     """
     if not path.is_file():
         raise ValueError(
@@ -60,9 +59,9 @@ def read_state(
         raise ValueError(
             f"The weights file must hold tensors, but `{path}` is empty; copy it again."
         )
-    for kind, wanted in (("sha256", sha256), ("md5", md5)):
-        if wanted is not None:
-            _check_sum(path, wanted, kind)
+    for kind, expected in (("sha256", sha256), ("md5", md5)):
+        if expected is not None:
+            _check_sum(path, expected, kind)
     content, budget = _content(path)
     try:
         if inside is not None and isinstance(content, Mapping):
@@ -82,10 +81,10 @@ def read_state(
 def further_networks(path: Path) -> list[str]:
     """Return the keys of the networks that a file holds beside the one that ``read_state`` reads.
 
-    They have most of its names: an average of its weights, a teacher, a momentum encoder.
+    These have most of its tensors' names: an average of its weights, a teacher, a momentum encoder.
 
     Raises:
-        ValueError: in one sentence, if the file cannot be read.
+        ValueError: if the file cannot be read.
     """
     with path.open("rb") as file:
         if not _is_torch(file.read(64)):
@@ -108,7 +107,7 @@ def further_networks(path: Path) -> list[str]:
 
 
 def _common(names: Iterable[str]) -> set[str]:
-    """Return names without the prefix of a wrapper, which an average has or has not."""
+    """Return names without the prefix of a wrapper, which an average of weights may lack."""
     return {name.removeprefix("module.") for name in names}
 
 
@@ -117,11 +116,11 @@ def _is_torch(start: bytes) -> bool:
 
 
 def _content(path: Path) -> tuple[Any, Budget]:
-    """Return what a file holds, and what of its budget is left."""
+    """Return the content of a file, and the rest of its budget."""
     budget = Budget(path.stat().st_size)
     with path.open("rb") as file:
         start = file.read(64)
-    # A header of safetensors may have a length whose first byte is that of a pickle.
+    # The first byte of a safetensors header (its length) may equal the first byte of a pickle.
     has_header = start[4:9] == b"\x00\x00\x00\x00{"
     if not _is_torch(start) and (path.suffix == ".safetensors" or has_header):
         return _read_safetensors(path), budget
@@ -133,17 +132,17 @@ def _content(path: Path) -> tuple[Any, Budget]:
     )
 
 
-def _check_sum(path: Path, wanted: str, kind: str) -> None:
+def _check_sum(path: Path, expected: str, kind: str) -> None:
     length = 2 * hashlib.new(kind, usedforsecurity=False).digest_size
-    if re.fullmatch(f"[0-9a-fA-F]{{8,{length}}}", wanted) is None:
+    if re.fullmatch(f"[0-9a-fA-F]{{8,{length}}}", expected) is None:
         raise ValueError(
             f"`model.weights.{kind}` must be {length} hexadecimal digits, or the first 8 or more "
-            f"of them, but is {wanted!r}."
+            f"of them, but is {expected!r}."
         )
-    found = checksum(path, kind)
-    if not found.startswith(wanted.lower()):
+    actual = checksum(path, kind)
+    if not actual.startswith(expected.lower()):
         raise ValueError(
-            f"The {kind} of `{path}` must be {wanted}, but is {found}; the file is damaged or "
+            f"The {kind} of `{path}` must be {expected}, but is {actual}; the file is damaged or "
             f"another one: fetch it again, or correct `model.weights.{kind}`."
         )
 
@@ -193,13 +192,13 @@ def _too_much(path: Path, error: TooMuch) -> str:
 
 
 def _cut(text: str) -> str:
-    """Return a text out of a file, short and with nothing that a terminal would obey."""
+    """Return a text from a file, shortened and without control characters for the terminal."""
     shown = printable(" ".join(text.split()))
     return shown if len(shown) <= 200 else f"{shown[:200]}…"
 
 
 def _unwrapped(content: Any, budget: Budget) -> Any:
-    """Return the network in what a training left: without wrappers, optimizers and counters."""
+    """Return the network in a training's checkpoint, without wrappers, optimizers and counters."""
     for _ in range(DEEPEST):
         if not isinstance(content, Mapping):
             return content
@@ -212,21 +211,21 @@ def _unwrapped(content: Any, budget: Budget) -> Any:
 
 
 def _holds(content: Mapping[Any, Any], budget: Budget) -> bool:
-    """Return whether there is a tensor in a mapping, at any depth."""
+    """Return whether a mapping holds a tensor at any depth."""
     return next(_tensors(content, budget), None) is not None
 
 
 def _tensors(
     content: Any, budget: Budget, prefix: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Tensor | Stored]]:
-    """Yield the tensors in nested mappings by dotted name, those of optimizers left out."""
+    """Yield the tensors in nested mappings by dotted name, without those of optimizers."""
     if not isinstance(content, Mapping):
         return
     if depth > DEEPEST:
         raise TooMuch("it nests too deeply, or holds itself")
     for key, value in content.items():
         name = f"{prefix}{key}"
-        budget.spend(2_000)  # so that one dictionary under many names ends
+        budget.spend(2_000)  # limits repeated references to one dictionary
         if len(name) > _LONGEST_NAME:
             raise TooMuch("a name in it is far too long")
         if isinstance(value, Tensor | Stored):
@@ -235,24 +234,23 @@ def _tensors(
             yield from _tensors(value, budget, f"{name}.", depth + 1)
 
 
-def _read(found: Mapping[str, Tensor | Stored], path: Path) -> State:
-    """Return tensors with their values.
+def _read(tensors: Mapping[str, Tensor | Stored], path: Path) -> State:
+    """Return the tensors with their values, read from the file.
 
     Raises:
-        TooMuch: if copies of them would be far larger than the file, as of one number that is
-            repeated.
-        ValueError: in one sentence, if one reaches beyond its bytes.
+        TooMuch: if copies of them would be far larger than the file, e.g. through a stride of 0.
+        ValueError: if a tensor exceeds its bytes.
     """
-    sizes = [t.bytes if isinstance(t, Stored) else t.nbytes for t in found.values()]
+    sizes = [t.bytes if isinstance(t, Stored) else t.nbytes for t in tensors.values()]
     if sum(sizes) > _SPARE + 8 * path.stat().st_size:
         raise TooMuch("its tensors repeat few numbers very often")
-    names = {name: _TRANSPARENT.sub("", name) for name in found}
+    names = {name: _TRANSPARENT.sub("", name) for name in tensors}
     if len(set(names.values())) < len(names):
-        names = {name: name for name in found}
+        names = {name: name for name in tensors}
     try:
         return {
             names[name]: t.read() if isinstance(t, Stored) else t.detach()
-            for name, t in found.items()
+            for name, t in tensors.items()
         }
     except Exception as error:  # damaged files fail in many ways
         raise ValueError(_damaged(path, "PyTorch checkpoint", str(error))) from error

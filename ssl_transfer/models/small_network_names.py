@@ -1,4 +1,4 @@
-"""From the names that ssl-small and SEED give small networks to those of torchvision and timm."""
+"""Convert the names in the small networks of ssl-small and SEED to torchvision's and timm's."""
 
 import re
 from collections.abc import Callable
@@ -30,22 +30,23 @@ def usual_names(state: State) -> State:
 _MOBILE = re.compile(
     r"features\.(?P<block>\d+)\.conv\.(?P<layer>\d+(?:\.fc\.\d+)?)\.(?P<kind>\w+)$"
 )
-# What a block has where: place in theirs, place in torchvision's if it has squeeze-and-excitation.
+# Places of a block's layers: place in their list -> place in torchvision's list, for a block with
+# squeeze-and-excitation.
 _EXPANDING = {
     "0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "7": "3.0", "8": "3.1",
     "5.fc.0": "2.squeeze.fc1", "5.fc.2": "2.squeeze.fc2",
 }  # fmt: skip
 _PLAIN = {"0": "0.0", "1": "0.1", "4": "2.0", "5": "2.1", "3.fc.0": "1.fc1", "3.fc.2": "1.fc2"}
-# What torchvision counts down where there is none.
+# Change of torchvision's places in a block without squeeze-and-excitation.
 _UNSQUEEZED = {"3.0": "2.0", "3.1": "2.1"}, {"2.0": "1.0", "2.1": "1.1"}
 
 
 def _mobilenet(state: State) -> Callable[[str, Tensor], Renamed]:
-    """Return the renaming of one state dict: what a place holds depends on the block's others."""
-    found = [match for name in state if (match := _MOBILE.match(name))]
-    blocks = {match["block"] for match in found}
-    expanding = {match["block"] for match in found if match["layer"] in ("7", "8")}
-    squeezed = {match["block"] for match in found if ".fc." in match["layer"]}
+    """Return the renaming of one state dict; a layer's name depends on the others in its block."""
+    matches = [match for name in state if (match := _MOBILE.match(name))]
+    blocks = {match["block"] for match in matches}
+    expanding = {match["block"] for match in matches if match["layer"] in ("7", "8")}
+    squeezed = {match["block"] for match in matches if ".fc." in match["layer"]}
 
     def rename(name: str, tensor: Tensor) -> Renamed:
         if name.startswith("conv."):  # the convolution before pooling
@@ -86,7 +87,7 @@ def _efficientnet(name: str, tensor: Tensor) -> Renamed:
         return f"{_EFFICIENT.get(layer, layer)}.{rest}", tensor
     number, _, rest = rest.partition(".")
     if not number.isdecimal() or int(number) >= len(_STAGES):
-        return name, tensor  # a larger EfficientNet, which is refused for what it is
+        return name, tensor  # a larger EfficientNet, which is refused later
     stage, block = _STAGES[int(number)]
     layer, _, rest = rest.partition(".")
     layers = _SEPARABLE if stage == 0 else _INVERTED
@@ -105,7 +106,7 @@ _VIT_LAYERS = {
 
 def _vit(name: str, tensor: Tensor) -> Renamed:
     if name == "to_patch_embedding.1.weight" and tensor.shape[1:] == (16 * 16 * 3,):
-        # A linear layer on height, width and channels of a patch is a convolution.
+        # Convert the linear layer on a patch's height, width and channels to a convolution.
         kernel = tensor.reshape(-1, 16, 16, 3).permute(0, 3, 1, 2).contiguous()
         return "patch_embed.proj.weight", kernel
     if name in _VIT:

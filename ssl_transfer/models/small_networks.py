@@ -1,7 +1,7 @@
-"""Small networks by name, as the libraries have them or as ssl-small and SEED train them.
+"""Small networks by name, as in the libraries or as in ssl-small and SEED.
 
-The published networks of WOWNICE/ssl-small and jacobswan1/SEED bear usual names but compute
-something else; ``variant=ssl_small`` is theirs, for their weights.
+The networks of WOWNICE/ssl-small and jacobswan1/SEED have usual names but differ from the usual
+networks; ``variant=ssl_small`` builds them for their published weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,8 +28,8 @@ def small_network(
 
     Args:
         arch: ``mobilenet_v3_small``, ``mobilenet_v3_large``, ``efficientnet_b0`` or ``vit_tiny``.
-        variant: ``None``: torchvision's; of ``vit_tiny`` DeiT-Tiny, which is timm's. ``ssl_small``:
-            as ssl-small's ``architectures/`` have it.
+        variant: ``None``: torchvision's network; for ``vit_tiny``, DeiT-Tiny of timm.
+            ``ssl_small``: the network in ssl-small's ``architectures/``.
         options: further keyword arguments of the library's builder, e.g. its dropout.
 
     Raises:
@@ -42,7 +42,7 @@ def small_network(
     if variant is None:
         return _NETWORKS[arch][0](options or {})
     module = _NETWORKS[arch][1](options or {})
-    # As ssl-small's main_lincls.py prepares the images of all its networks.
+    # The preprocessing of ssl-small's main_lincls.py for all its networks.
     module.preprocessing = Preprocessing()  # type: ignore[assignment]
     return module
 
@@ -52,10 +52,11 @@ def _torchvision(arch: str, options: Options) -> nn.Module:
 
 
 def _ssl_small_mobilenet(arch: str, options: Options) -> nn.Module:
-    """Return the MobileNetV3 that multiplies before it activates.
+    """Return the MobileNetV3 with squeeze-and-excitation before the activation.
 
     Its expanding blocks rescale channels between BatchNorm and activation (architectures/mobilenet/
-    mobilenetv3.py), torchvision's after both; its BatchNorms have torch's own epsilon and momentum.
+    mobilenetv3.py), torchvision's after both; its BatchNorms use torch's default epsilon and
+    momentum.
     """
     usual = {"norm_layer": nn.BatchNorm2d}
     net = torchvision_backbone(arch, options={**usual, **options})
@@ -65,15 +66,16 @@ def _ssl_small_mobilenet(arch: str, options: Options) -> nn.Module:
             layers[2] = _SqueezeThenActivate(layers[2], layers[1][2])
             layers[1][2] = nn.Identity()
     for squeeze in [m for m in net.modules() if isinstance(m, SqueezeExcitation)]:
-        for layer in (squeeze.fc1, squeeze.fc2):  # linear layers there, and initialised as such
+        for layer in (squeeze.fc1, squeeze.fc2):  # initialised as the linear layers of ssl-small
             nn.init.normal_(layer.weight, std=0.01)
     return net
 
 
 class _SqueezeThenActivate(nn.Module):
-    """Squeeze-and-excitation with the activation behind it.
+    """Squeeze-and-excitation followed by the activation.
 
-    Its weights stand one name deeper than torchvision's, so that neither network takes the other's.
+    Its weights' names have one more level than torchvision's, so that neither network accepts the
+    other's weights.
     """
 
     def __init__(self, squeeze: nn.Module, activation: nn.Module) -> None:
@@ -88,7 +90,7 @@ class _SqueezeThenActivate(nn.Module):
 
 
 def _ssl_small_efficientnet(options: Options) -> nn.Module:
-    """Return lukemelas' EfficientNet-B0: TensorFlow's padding, BatchNorm and drop-connect."""
+    """Return lukemelas' EfficientNet-B0 with TensorFlow's padding, BatchNorm and drop-connect."""
     usual = {"drop_rate": 0.2, "drop_path_rate": 0.2, "bn_momentum": 0.01}
     net = timm_backbone("tf_efficientnet_b0", options={**usual, **options})
     _initialise_as_torch(net)
@@ -96,17 +98,17 @@ def _ssl_small_efficientnet(options: Options) -> nn.Module:
 
 
 class _WideHeads(Attention):
-    """Attention with heads of 64 whatever the width (architectures/vits/deit.py)."""
+    """Attention with heads of 64 dimensions for every width (architectures/vits/deit.py)."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **{**options, "attn_head_dim": 64})
 
 
 def _ssl_small_vit(options: Options) -> nn.Module:
-    """Return what ssl-small calls ViT-Tiny, with 6 heads of 64 for DeiT-Tiny's 3.
+    """Return the ViT-Tiny of ssl-small, with 6 heads of 64 dimensions (DeiT-Tiny has 3).
 
-    Its patches are embedded by what they were at random, as in MoCo v3; its positions and its class
-    token start with the deviation 1, where timm's start with 0.02.
+    The patch embedding keeps its random initial weights, as in MoCo v3; positions and class token
+    are initialised with standard deviation 1 (timm: 0.02).
     """
     theirs = {
         "num_heads": 6, "attn_layer": _WideHeads, "qkv_bias": False,
@@ -121,7 +123,7 @@ def _ssl_small_vit(options: Options) -> nn.Module:
 
 
 def _initialise_as_torch(net: nn.Module) -> None:
-    """Give convolutions and linear layers the framework's initial weights for the library's."""
+    """Reset the initial weights of convolutions and linear layers to torch's default."""
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.reset_parameters()

@@ -15,11 +15,11 @@ Output = Float[Tensor, "batch channels height width"]
 
 ONEDNN_CHANNELS = 8
 """Channels below which the backward pass of a strided 1x1 convolution with the channels last writes
-beyond its memory: oneDNN 3.13 of torch 2.14 and 2.15 does, on processors with AVX2 alone."""
+beyond its memory, in oneDNN 3.13 of torch 2.14 and 2.15 on processors with only AVX2."""
 
 
 class SmallResNet(nn.Module):
-    """Three stages of BasicBlocks behind a 3x3 stem without max-pooling.
+    """Three stages of BasicBlocks after a 3x3 stem without max-pooling.
 
     The block is that of He et al. 2016 (https://arxiv.org/abs/1512.03385, figure 5 left, with the
     projection shortcut B), the three stages are those of their CIFAR networks (section 4.2), and
@@ -28,8 +28,8 @@ class SmallResNet(nn.Module):
     Args:
         width: channels of the first stage; the others have twice and four times as many, and
             ``4 * width`` is the feature dimension.
-        blocks: per stage.
-        stem_stride: of the first convolution. 2 makes training about four times as fast as 1.
+        blocks: number of blocks per stage.
+        stem_stride: stride of the first convolution; 2 trains about four times as fast as 1.
     """
 
     def __init__(self, width: int, blocks: int, stem_stride: int) -> None:
@@ -45,8 +45,8 @@ class SmallResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the last stage's channels, averaged over positions."""
-        # Convolutions this narrow run up to 1.4 times faster on a CPU with the channels last; the
-        # order spreads from the input, the weights may keep theirs.
+        # Such narrow convolutions run up to 1.4 times faster on a CPU with the channels last.
+        # Layers adopt the memory format of their input; the weights can keep theirs.
         x = images.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
@@ -93,14 +93,14 @@ class BasicBlock(nn.Module):
 class _Conv1x1(nn.Conv2d):
     """A 1x1 convolution whose gradient has the memory layout of its weight.
 
-    With channels-last inputs torch gives the two size-1 axes of a 1x1 weight's gradient other
-    strides, about which DistributedDataParallel warns and then copies.
+    With channels-last inputs, the strides of the two size-1 axes differ between the gradient of a
+    1x1 weight and the weight; DistributedDataParallel then warns and copies the gradient.
     """
 
     def forward(self, input: Map) -> Output:
         weight = self.weight.flatten(1)[:, :, None, None]
         if self.in_channels < ONEDNN_CHANNELS:
-            # Positions that a stride skips do not matter to a 1x1 convolution.
+            # A 1x1 convolution ignores the positions that its stride skips, so slice the input.
             rows, columns = (int(step) for step in self.stride)
             return F.conv2d(input[:, :, ::rows, ::columns], weight, self.bias)
         output: Tensor = self._conv_forward(input, weight, self.bias)

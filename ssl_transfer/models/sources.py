@@ -1,7 +1,7 @@
-"""What a network computes beside its weights: the code of its classes, and what they keep.
+"""A hash of everything but the weights that defines a network: code, attributes, unsaved buffers.
 
-``repr`` of a network shows the names of its layers. It shows neither what an edited ``forward``
-does, nor plain attributes (``self.scale = 2.0``), nor buffers that are not saved with the weights.
+``repr`` of a network shows the names of its layers. It does not show the code of ``forward``, plain
+attributes (``self.scale = 2.0``), or buffers that are not saved with the weights.
 """
 
 import enum
@@ -32,16 +32,16 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.
 
 
 def network(module: nn.Module, *makers: Callable[..., Any] | None) -> str:
-    """Return the sha256, in hexadecimal digits, of everything but the weights that a network is.
+    """Return the sha256, in hexadecimal digits, of everything that defines a network but weights.
 
-    It covers layers with their names, attributes, hooks and unsaved buffers. Classes and functions
-    outside of installed packages, the project's own among them, enter with their compiled code and
-    that of whatever they refer to, so that a class typed into a notebook counts like one in a
-    file. Classes of installed packages enter by name and by the package's version.
+    The hash covers layers with their names, attributes, hooks and unsaved buffers. For classes and
+    functions outside of installed packages, including those of this project, it covers the compiled
+    code and the code of everything that they refer to, also for a class defined in a notebook. For
+    classes of installed packages, it covers the name and the package's version.
 
     Args:
         module: the network.
-        makers: what it was made by.
+        makers: the callables that built it.
     """
     description = _Description()
     description.value(makers)
@@ -54,14 +54,14 @@ def network(module: nn.Module, *makers: Callable[..., Any] | None) -> str:
 def files_of(config: Mapping[str, Any]) -> list[Path]:
     """Return the source files of a user's own classes and functions that a configuration names.
 
-    Modules outside of installed packages that these import are among them; the project's own are
-    not, for the record names the project's revision.
+    The list includes the modules that these import, except modules of installed packages and of
+    this project, whose revision is in the record.
 
     Args:
-        config: every ``_target_`` in it counts, at any depth.
+        config: a configuration; every ``_target_`` in it counts, at any depth.
     """
     waiting = [sys.modules.get(name.rpartition(".")[0]) for name in _targets(config)]
-    found: dict[Path, None] = {}
+    paths: dict[Path, None] = {}
     seen = set()
     while waiting:
         module = waiting.pop()
@@ -71,11 +71,11 @@ def files_of(config: Mapping[str, Any]) -> list[Path]:
         if module.__name__.partition(".")[0] == PROJECT or _is_installed(module.__name__):
             continue
         if path := getattr(module, "__file__", None):
-            found[Path(path).absolute()] = None
+            paths[Path(path).absolute()] = None
         for value in list(vars(module).values()):
             name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
             waiting.append(sys.modules.get(name) if isinstance(name, str) else None)
-    return list(found)
+    return list(paths)
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -93,15 +93,15 @@ def _targets(node: Any) -> Iterator[str]:
 def _is_installed(module: str) -> bool:
     """Return whether a module belongs to Python or to an installed package.
 
-    The project's own do not, wherever they lie: a clone and a wheel of the same code must agree,
-    and a version may stand for several states of the code.
+    The result is False for this project's modules, wherever they are installed: a clone and a wheel
+    of the same code must give the same hash, and one version may cover several states of the code.
     """
-    if module == "__main__":  # a script, or what is typed into a notebook
+    if module == "__main__":  # a script or a notebook
         return False
     if module.partition(".")[0] == PROJECT:
         return False
     file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:  # built in, or typed in
+    if file is None:  # built-in, or defined interactively
         return module in sys.builtin_module_names
     path = Path(file).absolute()
     places = {Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")}
@@ -118,20 +118,20 @@ def _version(package: str) -> str:
 
 
 class _Description:
-    """A hash that takes in Python objects by what they are, the same in every process."""
+    """A hash of the content of Python objects that is the same in every process."""
 
     def __init__(self) -> None:
         self.hash = hashlib.sha256()
         self.packages: set[str] = set()
-        self.numbers: dict[int, int] = {}  # of objects that were met, which may refer to each other
+        self.numbers: dict[int, int] = {}  # of visited objects, which may refer to each other
         self.alive: list[Any] = []
 
     def add(self, *words: Any) -> None:
-        """Take in plain words."""
+        """Add plain words to the hash."""
         self.hash.update(repr(words).encode(errors="surrogatepass"))
 
     def value(self, value: Any) -> None:
-        """Take in any object."""
+        """Add any object to the hash."""
         if isinstance(value, _PLAIN) and not isinstance(value, enum.Enum):
             self.add(type(value).__name__, value)
             return
@@ -228,15 +228,15 @@ class _Description:
                 self._global(bare.__globals__[name])
 
     def _global(self, value: Any) -> None:
-        """Take in what a function refers to by name; of large objects only what they are called."""
+        """Add an object that a function refers to; of a large object, only its name."""
         if inspect.ismodule(value) and not _is_installed(value.__name__):
-            path = getattr(value, "__file__", None)  # which of its parts is used is not looked up
+            path = getattr(value, "__file__", None)  # the whole file counts
             self.add("module", value.__name__, _source(path) if path else None)
         else:
             self.value(value)
 
     def code(self, code: types.CodeType) -> None:
-        """Take in compiled code, without places and line numbers."""
+        """Add compiled code to the hash, without file names and line numbers."""
         self.add(code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_flags)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
@@ -288,7 +288,7 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    inner = (one for one in code.co_consts if isinstance(one, types.CodeType))
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
     return set(code.co_names).union(*map(_names, inner))
 
 

@@ -1,9 +1,9 @@
-"""Unpickling of other people's files: nothing is executed, and what it takes is bounded.
+"""Unpickle untrusted files: no code is executed, and memory and time are limited.
 
-A pickle is a program. Here each name that it mentions stands for a function or class of this
-module: tensors and arrays become descriptions of where their bytes lie, harmless values become
-inert containers, and any other name refuses the file. Before it runs, its instructions are looked
-at: a pickle of a few bytes can ask for gigabytes, or nest so deeply that Python fails.
+A pickle is a program. This module replaces each name in it by a function or class of its own:
+tensors and arrays become descriptions of the location of their bytes, harmless values become inert
+containers, and a file with any other name is refused. The instructions are checked before they run:
+a pickle of a few bytes can ask for gigabytes, or nest so deeply that Python fails.
 """
 
 import io
@@ -19,7 +19,7 @@ import numpy as np
 
 MOST_OPCODES = 3_000_000
 DEEPEST = 200
-_LONG_BITS, _MOST_LONGS = 64, 10_000  # numbers beyond 64 bits can be made to collide in a table
+_LONG_BITS, _MOST_LONGS = 64, 10_000  # numbers beyond 64 bits can be chosen to collide in a dict
 _SPARE = 256 << 20
 
 
@@ -32,20 +32,20 @@ class TooMuch(ValueError):
 
 
 class Budget:
-    """Bytes that reading a file may take: 256 MB, and eight times its size.
+    """Limit of the memory for reading a file: 256 MB plus eight times its size.
 
     Args:
-        size: of the file, in bytes.
+        size: size of the file in bytes.
     """
 
     def __init__(self, size: int) -> None:
         self.left = _SPARE + 8 * size
 
     def spend(self, count: int) -> None:
-        """Take bytes out of the budget, before they are allocated.
+        """Subtract bytes from the budget before they are allocated.
 
         Raises:
-            TooMuch: if they exceed what is left.
+            TooMuch: if they exceed the rest of the budget.
         """
         self.left -= count
         if self.left < 0:
@@ -53,13 +53,13 @@ class Budget:
 
 
 class Inert:
-    """Stands for an object of a class that is not imported; keeps what it was made of."""
+    """Substitute for an object of a class that is not imported; keeps its arguments and state."""
 
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
     def __new__(cls, *arguments: Any) -> "Inert":
-        """Keep the arguments; pickles may leave ``__init__`` out."""
+        """Keep the arguments; pickles may skip ``__init__``."""
         made = super().__new__(cls)
         made.arguments = arguments
         return made
@@ -68,26 +68,26 @@ class Inert:
         self.state = state
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Drop an item: the object stands for a mapping that nobody reads."""
+        """Drop an item: the replaced mapping is never read."""
 
     def append(self, value: Any) -> None:
-        """Drop an item of what stands for a list."""
+        """Drop an item of a replaced list."""
 
     extend = update = add = append
 
     def __call__(self, *arguments: Any) -> "Inert":
-        """Return what stands for the result of a call."""
+        """Return the substitute for the result of a call."""
         return Inert(*arguments)
 
     def parts(self) -> Iterator[tuple[str, Any]]:
-        """Yield what it holds: the items of mappings, and fields by name where it has names."""
+        """Yield its content: the items of mappings, and fields by name if it has names."""
         for held in (*self.arguments, self.state):
             if isinstance(held, Mapping):
                 yield from ((str(key), value) for key, value in held.items())
 
 
 class _Mapping(OrderedDict[Any, Any]):
-    """Stands for a mapping of any class; what it is made of beside items is dropped."""
+    """Substitute for a mapping of any class; keeps only its items."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__()
@@ -99,11 +99,11 @@ class _Mapping(OrderedDict[Any, Any]):
         """Drop attributes, such as the ``_metadata`` of a state dict."""
 
     def __reduce__(self) -> Any:
-        raise TypeError("what is read is not pickled again")
+        raise TypeError("a mapping read from an untrusted pickle cannot be pickled")
 
 
 class DType:
-    """Stands for ``numpy.dtype``: numbers of a fixed size alone are known."""
+    """Substitute for ``numpy.dtype``, which only supports numbers of a fixed size."""
 
     def __init__(self, spec: Any = "", *_: Any) -> None:
         spec = spec.decode("ascii", "replace") if isinstance(spec, bytes) else spec
@@ -116,7 +116,7 @@ class DType:
 
 
 class Array(Inert):
-    """Stands for ``numpy.ndarray``; ``value`` is the array where it holds numbers."""
+    """Substitute for ``numpy.ndarray``; ``value`` is the array if it holds numbers."""
 
     value: np.ndarray | None = None
 
@@ -134,7 +134,7 @@ class Array(Inert):
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any) -> Array:
-    """Stand for the function that makes arrays in the fifth protocol."""
+    """Replace the function that makes arrays in pickle protocol 5."""
     array = Array()
     content = bytes(content) if isinstance(content, bytearray) else content
     array.__setstate__((1, shape, dtype, order == "F", content))
@@ -142,10 +142,10 @@ def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any = "C", *_: Any
 
 
 def product(shape: Any) -> int:
-    """Return the number of elements of a shape, which may be nonsense.
+    """Return the number of elements of a shape, which may be invalid.
 
     Raises:
-        UnpicklingError: if it is no tuple of at most 32 numbers from 0.
+        UnpicklingError: if it is not a tuple of at most 32 non-negative numbers.
     """
     if not isinstance(shape, tuple) or len(shape) > 32 or any(
         type(n) is not int or not 0 <= n < 1 << 48 for n in shape
@@ -158,14 +158,14 @@ Finder = Callable[[str, str], Any]
 
 
 class Unpickler(pickle.Unpickler):
-    """Finds every name in tables, none by importing.
+    """An unpickler that looks up every name in tables and imports nothing.
 
     Args:
-        content: one pickle, and what follows it.
-        budget: of the file.
-        find: returns what a (module, name) stands for beside what is common to all files, None if
-            it is unknown there.
-        load: returns what a persistent id stands for.
+        content: one pickle, and the bytes after it.
+        budget: budget of the file.
+        find: returns the substitute of a (module, name) that is not common to all files, None if
+            it is unknown.
+        load: returns the object of a persistent id.
     """
 
     def __init__(
@@ -206,20 +206,20 @@ class Unpickler(pickle.Unpickler):
         }  # fmt: skip
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return what stands for a name.
+        """Return the substitute of a name.
 
         Raises:
-            Refused: if nothing does.
+            Refused: if there is none.
         """
-        for found in (self.common.get((module, name)), _harmless(module, name)):
-            if found is not None:
-                return found
-        if (found := self.find(module, name)) is None:
+        for substitute in (self.common.get((module, name)), _harmless(module, name)):
+            if substitute is not None:
+                return substitute
+        if (substitute := self.find(module, name)) is None:
             raise Refused(f"{module}.{name}")
-        return found
+        return substitute
 
     def persistent_load(self, pid: Any) -> Any:
-        """Return what a persistent id stands for."""
+        """Return the object of a persistent id."""
         if self.load_persistent is None:
             raise pickle.UnpicklingError("it refers to other files")
         return self.load_persistent(pid)
@@ -234,7 +234,7 @@ class Unpickler(pickle.Unpickler):
         return make
 
     def _encode(self, text: Any = b"", *_: Any) -> bytes:
-        """Turn text into bytes, which is how the second pickle protocol writes bytes."""
+        """Turn text into bytes: pickle protocol 2 writes bytes as text."""
         if not isinstance(text, str | bytes):
             return b""
         self.budget.spend(len(text))
@@ -242,14 +242,14 @@ class Unpickler(pickle.Unpickler):
 
 
 def _reconstructor(kind: Any, *_: Any) -> Any:
-    """Stand for the function that makes objects in the protocols before the second."""
+    """Replace the function that makes objects in the pickle protocols 0 and 1."""
     return kind() if isinstance(kind, type) and issubclass(kind, Inert | _Mapping) else Inert()
 
 
 _MAPPINGS = frozenset({"OrderedDict", "defaultdict", "Counter", "ChainMap", "UserDict"})
 _PATHS = frozenset({"Path", "PosixPath", "WindowsPath"})
 _MULTIARRAY = frozenset({"numpy.core.multiarray", "numpy._core.multiarray"})
-# Packages of settings and of what trainers leave beside the tensors.
+# Packages whose objects trainers store beside the tensors, such as settings.
 _SETTINGS = frozenset(
     {"omegaconf", "addict", "easydict", "yacs", "ml_collections", "mmcv", "mmengine",
      "pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
@@ -271,7 +271,7 @@ _VALUES = {
 
 
 def _harmless(module: str, name: str) -> Any:
-    """Return what stands for a value without behaviour, or for NumPy's arrays; None otherwise."""
+    """Return the substitute for a value without behaviour or for NumPy's arrays, else None."""
     root = module.partition(".")[0]
     if (module, name) in (("numpy", "dtype"), ("numpy.dtype", "dtype")):
         return DType
@@ -280,11 +280,11 @@ def _harmless(module: str, name: str) -> Any:
     if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
         return _from_buffer
     if (module, name) == ("numpy", "ndarray"):
-        return Inert  # only ever an argument of `_reconstruct`
+        return Inert  # it only occurs as an argument of `_reconstruct`
     if module == "collections" and name in _MAPPINGS:
         return _Mapping
     if name in _VALUES.get(module, ()) or root in _SETTINGS:
-        # `type`, since pickles tell classes apart by what they call.
+        # A new type per name, since pickles distinguish classes by identity.
         return type("Inert", (_Mapping if "Dict" in name else Inert,), {})
     if module == "numpy.dtypes" or module.startswith("numpy.random."):
         return Inert
@@ -293,23 +293,23 @@ def _harmless(module: str, name: str) -> Any:
     return None
 
 
-# ---- before it runs ----------------------------------------------------------------------------
+# ---- check of the instructions -----------------------------------------------------------------
 
 _GROWING = frozenset({"TUPLE1", "TUPLE2", "TUPLE3", "TUPLE", "FROZENSET", "REDUCE", "NEWOBJ",
                       "NEWOBJ_EX", "BUILD", "OBJ", "INST"})  # fmt: skip
 
 
 def check(content: io.BytesIO) -> None:
-    """Look at one pickle's instructions; the stream stands behind it afterwards.
+    """Check one pickle's instructions; afterwards the stream's position is behind the pickle.
 
     Args:
-        content: in memory, so that no length in it can ask for more than there is.
+        content: stream in memory, so that no declared length can exceed the available bytes.
 
     Raises:
-        TooMuch: if it is too long, nests too deeply, or wants too large tables.
-        UnpicklingError: if it is no whole pickle.
+        TooMuch: if it is too long, nests too deeply, or asks for too large tables.
+        UnpicklingError: if it is not a complete pickle.
     """
-    depths: list[int] = []  # of what lies on the stack; -1 is a mark
+    depths: list[int] = []  # nesting depth of each object on the stack; -1 is a mark
     memo: dict[int, int] = {}
     longs = 0
     try:
@@ -339,7 +339,7 @@ def check(content: io.BytesIO) -> None:
 
 
 def _step(opcode: pickletools.OpcodeInfo, depths: list[int]) -> None:
-    """Do to the depths of a stack what an instruction does to the stack."""
+    """Update the depths of the objects on the stack for one instruction."""
     before, after = opcode.stack_before, opcode.stack_after
     if opcode.name == "MARK":
         depths.append(-1)
@@ -362,7 +362,7 @@ def _step(opcode: pickletools.OpcodeInfo, depths: list[int]) -> None:
 def read(
     content: bytes, budget: Budget, find: Finder, load: Callable[[Any], Any] | None = None
 ) -> Any:
-    """Return what one whole pickle describes; arguments as of ``Unpickler``.
+    """Return the content of one complete pickle; arguments as for ``Unpickler``.
 
     Raises:
         Refused: if it names anything that is not known to be harmless.
@@ -375,7 +375,7 @@ def read(
 def read_next(
     stream: io.BytesIO, budget: Budget, find: Finder, load: Callable[[Any], Any] | None = None
 ) -> Any:
-    """Return what the next pickle of a stream in memory describes; the stream moves behind it."""
+    """Return the content of the next pickle of a stream; the stream's position moves behind it."""
     start = stream.tell()
     check(stream)
     end = stream.tell()

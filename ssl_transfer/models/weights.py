@@ -1,4 +1,4 @@
-"""Finding of weights, strict loading in published layouts, and saving of one's own."""
+"""Find weights, load them strictly in published layouts, and save encoders."""
 
 import dataclasses
 import hashlib
@@ -26,15 +26,16 @@ log = logging.getLogger(__name__)
 WEIGHTS_FILE = "encoder.safetensors"
 FACTS_FILE = "encoder.yaml"
 
-# First parts of the names of what stands on an encoder: classifiers (of supervised training and
-# of published linear probes), projectors, predictors, prototypes, queues, auxiliary tasks.
+# Prefixes of the tensors of heads on an encoder: classifiers (of supervised training and of
+# published linear probes), projectors, predictors, prototypes, queues, auxiliary tasks.
 _HEAD = re.compile(
     r"(fc|heads?|head_\w+|classifier|linear|last_linear|aux\w*|project\w*|predict\w*|prototypes?"
     r"|queue\w*|jigsaw\w*)(\.|$)",
     re.IGNORECASE,
 )
 
-# What a shell and Hydra take as it is, and how many prefixes out of a file are tried.
+# Pattern of prefixes that need no quotes in a shell and in Hydra, and the number of prefixes from a
+# file that are tried.
 _TYPED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _TRIED = 50
 
@@ -51,20 +52,20 @@ def find_weights(
     md5: str | None = None,
     name: str | None = None,
 ) -> Path:
-    """Return where the weights lie, after fetching them if that is asked for.
+    """Return the path of the weights; download them first if ``download`` is set.
 
     Args:
         path: a file, or a folder that ``save_encoder`` wrote.
         url: where the file is published.
-        download: whether to fetch it from there if it does not lie at ``path``.
-        obtain: how to get the file, where it cannot be fetched ready to use.
-        sha256: expected checksum of what is fetched, or its first digits.
+        download: whether to download it from there if ``path`` does not exist.
+        obtain: instructions for getting the file, if there is no file to download directly.
+        sha256: expected checksum of the downloaded file, or its first digits.
         md5: likewise.
-        name: of the model, for messages.
+        name: name of the model, for messages.
 
     Raises:
-        ValueError: in one sentence, if there are none, saying how to get them.
-        OSError: in one sentence, if they cannot be fetched.
+        ValueError: if the weights are missing; the message tells how to get them.
+        OSError: if the download fails.
     """
     file = Path(path).expanduser()
     if file.exists():
@@ -92,15 +93,15 @@ def find_weights(
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What of a file became what of an encoder.
+    """Comparison of a file's tensors with an encoder's.
 
     Args:
         path: the file.
-        layout: how its names were read.
+        layout: layout of the file's names.
         matched: the encoder's tensors that the file has, in the same shape.
-        missing: the encoder's tensors that the file lacks, but for BatchNorm's counters
+        missing: the encoder's tensors that the file lacks, except BatchNorm's counters
             ``num_batches_tracked``.
-        unexpected: the file's tensors that the encoder lacks, but for the dropped ones.
+        unexpected: the file's tensors that the encoder lacks, except the dropped ones.
         reshaped: names with the file's and the encoder's shape, where they differ.
         dropped: the file's tensors that belong to a head.
         total: number of the encoder's tensors.
@@ -117,11 +118,11 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether the file is the encoder, the whole encoder and nothing but the encoder."""
+        """Whether the file has all of the encoder's tensors, and no others except heads."""
         return not (self.missing or self.unexpected or self.reshaped)
 
     def differences(self) -> str:
-        """Return what does not fit, the first few names of each kind."""
+        """Return a description of the differences, with the first names of each kind."""
         parts = []
         if self.missing:
             parts.append(f"the file lacks {_some(self.missing)}")
@@ -149,23 +150,23 @@ def load_weights(
     """Load all of the encoder's tensors from a file, or none.
 
     Args:
-        encoder: changed in place.
+        encoder: the encoder, changed in place.
         path: a safetensors file, a PyTorch checkpoint, or a folder that ``save_encoder`` wrote.
         layout: a name in ``LAYOUTS``; ``auto`` takes the first under which everything matches.
         sha256: expected checksum of the file.
         prefix: removed from the file's names before the layout; names without it are left out.
-        add_prefix: put before the file's names, after the layout.
-        drop: beginnings of names that the encoder need not have, beside those of heads.
-        url: as of ``find_weights``.
+        add_prefix: prefix to add to the file's names, after the layout.
+        drop: prefixes of names to ignore, in addition to those of heads.
+        url: as in ``find_weights``.
         download: likewise.
         obtain: likewise.
-        md5: expected checksum of the file, where no other is published.
+        md5: expected checksum of the file, if no SHA-256 is published.
 
     Returns:
         The report of what was matched and dropped.
 
     Raises:
-        ValueError: in one sentence, if the file cannot be read, if anything but
+        ValueError: if the file cannot be read, if anything but
             ``num_batches_tracked`` is missing, unexpected or of another shape, or if the weights
             expect another stem or other images than the encoder.
     """
@@ -175,16 +176,16 @@ def load_weights(
         )
     if path is None:
         raise ValueError("`model.weights.path` must name a file or folder, but is null.")
-    found = find_weights(path, url=url, download=download, obtain=obtain, sha256=sha256, md5=md5,
+    location = find_weights(path, url=url, download=download, obtain=obtain, sha256=sha256, md5=md5,
                          name=encoder.name)  # fmt: skip
-    file = _weights_file(found)
+    file = _weights_file(location)
     whole = read_state(file, sha256, md5)
     state = _with_prefix(file, prefix, whole) if prefix else whole
-    wanted = encoder.backbone.state_dict()
+    expected = encoder.backbone.state_dict()
     reports = []
     for name in [layout] if layout != "auto" else in_order(state):
         converted = {f"{add_prefix or ''}{n}": t for n, t in LAYOUTS[name](state).items()}
-        report = compare(wanted, converted, file, name, drop or ())
+        report = compare(expected, converted, file, name, drop or ())
         if report.complete:
             _check_stem(encoder, name)
             _check_preprocessing(encoder, file)
@@ -193,7 +194,7 @@ def load_weights(
             matched = {n: converted[n] for n in report.matched}
             require_finite(encoder.backbone, matched, f"`{file}`")
             _fill(encoder.backbone, matched)
-            # What this toolkit wrote itself is no news.
+            # Loading a file that this package wrote is not worth an info message.
             level = logging.DEBUG if name == "ssl_transfer" else logging.INFO
             log.log(level, "%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",
                      file, len(report.matched), report.total, encoder.name, name,
@@ -205,12 +206,12 @@ def load_weights(
     raise ValueError(
         f"All {best.total} tensors of `{encoder.name}` must be in `{file}`, but "
         f"{len(best.matched)} match (layout {best.layout}): {best.differences()}; "
-        f"{_hint(wanted, whole, file, drop or (), renamed)}."
+        f"{_hint(expected, whole, file, drop or (), renamed)}."
     )
 
 
 def _with_prefix(file: Path, prefix: str, whole: State) -> State:
-    """Return the tensors below a prefix, which may name one of the file's further networks."""
+    """Return the tensors below a prefix, which may also name one of the further networks."""
     state = below(prefix, whole)
     if state or file.name == WEIGHTS_FILE:
         return state
@@ -226,7 +227,7 @@ def _tell_further_networks(file: Path) -> None:
     """Warn that a file holds further networks, which were left out."""
     further = [] if file.name == WEIGHTS_FILE else further_networks(file)
     if further:
-        # Names out of a file are advice to type only where a shell takes them as they are.
+        # Only suggest names from a file that need no quotes in a shell.
         plain = [key for key in further if _TYPED.fullmatch(key)]
         takes = f"; model.weights.prefix={plain[0]}. takes that one" if plain else ""
         log.warning("`%s` holds %d further networks of these names, such as an average or a "
@@ -234,37 +235,37 @@ def _tell_further_networks(file: Path) -> None:
 
 
 def load_encoder(encoder: Encoder, folder: Path) -> LoadReport:
-    """Load what ``save_encoder`` left in a folder."""
+    """Load the encoder that ``save_encoder`` wrote to a folder."""
     return load_weights(encoder, folder, layout="ssl_transfer")
 
 
 def copy_weights(encoder: Encoder, source: Encoder) -> None:
-    """Give an encoder, in place, the weights of another one of the same architecture.
+    """Copy the weights of another encoder of the same architecture, in place.
 
     Raises:
-        ValueError: in one sentence, if they differ in a tensor or in how images are normalised.
+        ValueError: if the encoders differ in a tensor or in the normalisation of images.
     """
     state = source.backbone.state_dict()
     report = compare(encoder.backbone.state_dict(), state, Path(source.name), "")
     lacking = {source.name: report.missing, encoder.name: report.unexpected + report.dropped}
-    found = [f"`{name}` lacks {_some(names)}" for name, names in lacking.items() if names]
-    found += [f"`{name}` is {list(a)} and {list(b)}" for name, a, b in report.reshaped[:1]]
+    problems = [f"`{name}` lacks {_some(names)}" for name, names in lacking.items() if names]
+    problems += [f"`{name}` is {list(a)} and {list(b)}" for name, a, b in report.reshaped[:1]]
     theirs, ours = source.preprocessing, encoder.preprocessing
     for key in ("mean", "std", "channel_order"):
         if getattr(theirs, key) != getattr(ours, key):
-            found.append(
+            problems.append(
                 f"`preprocessing.{key}` is {getattr(theirs, key)} and {getattr(ours, key)}"
             )
-    if found:
+    if problems:
         raise ValueError(
             "`method.start_from` must have the architecture and the normalisation of `model`, but "
-            f"differs from it: {'; '.join(found)}."
+            f"differs from it: {'; '.join(problems)}."
         )
     _fill(encoder.backbone, state)
 
 
 def _check_stem(encoder: Encoder, layout: str) -> None:
-    """Refuse weights whose network pools or pads otherwise, which no tensor tells."""
+    """Refuse weights of a network with another pooling or padding; the tensors do not show them."""
     stem, trained = getattr(encoder.backbone, "stem", None), STEMS.get(layout)
     if stem is not None and trained is not None and stem not in trained:
         raise ValueError(
@@ -285,29 +286,37 @@ def _weights_file(path: Path) -> Path:
 
 
 def compare(
-    wanted: Mapping[str, Tensor],
-    found: State,
+    expected: Mapping[str, Tensor],
+    state: State,
     path: Path,
     layout: str,
     drop: Sequence[str] = (),
 ) -> LoadReport:
-    """Return what of ``found``, in the encoder's names, would become what of ``wanted``."""
-    shared = [name for name in wanted if name in found]
-    extra = [name for name in found if name not in wanted]
+    """Return the comparison of a file's tensors, renamed by a layout, with the encoder's.
+
+    Args:
+        expected: the encoder's tensors.
+        state: the file's tensors under the encoder's names.
+        path: the file.
+        layout: the layout that renamed them.
+        drop: prefixes of names to ignore, in addition to those of heads.
+    """
+    shared = [name for name in expected if name in state]
+    extra = [name for name in state if name not in expected]
     dropped = [n for n in extra if _HEAD.match(n) or n.startswith(tuple(drop))]
     return LoadReport(
         path=path,
         layout=layout,
-        matched=tuple(n for n in shared if found[n].shape == wanted[n].shape),
-        missing=tuple(n for n in wanted if n not in found and not _is_counter(n)),
+        matched=tuple(n for n in shared if state[n].shape == expected[n].shape),
+        missing=tuple(n for n in expected if n not in state and not _is_counter(n)),
         unexpected=tuple(n for n in extra if n not in set(dropped)),
         reshaped=tuple(
-            (n, tuple(found[n].shape), tuple(wanted[n].shape))
+            (n, tuple(state[n].shape), tuple(expected[n].shape))
             for n in shared
-            if found[n].shape != wanted[n].shape
+            if state[n].shape != expected[n].shape
         ),
         dropped=tuple(dropped),
-        total=len(wanted),
+        total=len(expected),
     )
 
 
@@ -323,12 +332,12 @@ def _fill(backbone: nn.Module, state: State) -> None:
 
 
 def _hint(
-    wanted: Mapping[str, Tensor], state: State, path: Path, drop: Sequence[str], renamed: bool
+    expected: Mapping[str, Tensor], state: State, path: Path, drop: Sequence[str], renamed: bool
 ) -> str:
-    """Return what would make the file fit, found by trying."""
+    """Return a setting that makes the file fit, found by trial, or else general advice."""
 
     def fits(candidate: State) -> bool:
-        return compare(wanted, candidate, path, "", drop).complete
+        return compare(expected, candidate, path, "", drop).complete
 
     instead = " without other prefixes" if renamed else ""
     for name in in_order(state):
@@ -336,21 +345,21 @@ def _hint(
             looks = recognised(state)
             what = f" (this looks like {looks[0]})" if looks and looks[1] == name else ""
             how = f"under another layout{what}: use model.weights.layout={name}"
-            return _all_match(wanted, how + instead)
-    anchor = next((name for name in wanted if not _is_counter(name)), "")
-    found = {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}
-    # Names out of a file are advice to type only where a shell takes them as they are.
-    fitting = [p for p in [*found][:_TRIED] if _TYPED.fullmatch(p) and fits(below(p, state))]
+            return _all_match(expected, how + instead)
+    anchor = next((name for name in expected if not _is_counter(name)), "")
+    prefixes = {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}
+    # Only suggest names from a file that need no quotes in a shell.
+    fitting = [p for p in [*prefixes][:_TRIED] if _TYPED.fullmatch(p) and fits(below(p, state))]
     if fitting:
         several = f" (the file holds {len(fitting)} such networks)" if len(fitting) > 1 else ""
         keys = " or ".join(f"`model.weights.prefix={prefix}`" for prefix in fitting)
         names = " or ".join(f"`{prefix}`" for prefix in fitting)
         how = f"after removing the prefix {names}{several}: use {keys}"
-        return _all_match(wanted, how + instead)
+        return _all_match(expected, how + instead)
     for prefix in {anchor.removesuffix(name): None for name in state if anchor.endswith(name)}:
         if fits({f"{prefix}{name}": tensor for name, tensor in state.items()}):
             how = f"after adding the prefix `{prefix}`: use `model.weights.add_prefix={prefix}`"
-            return _all_match(wanted, how + instead)
+            return _all_match(expected, how + instead)
     looks = recognised(state)
     what = f"this looks like {looks[0]} (layout {looks[1]}): " if looks else ""
     return what + (
@@ -359,8 +368,8 @@ def _hint(
     )
 
 
-def _all_match(wanted: Mapping[str, Tensor], how: str) -> str:
-    return f"all {len(wanted)} tensors match {how}"
+def _all_match(expected: Mapping[str, Tensor], how: str) -> str:
+    return f"all {len(expected)} tensors match {how}"
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:
@@ -374,17 +383,17 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 def save_encoder(
     encoder: Encoder, folder: Path, *, config: Mapping[str, Any], parents: Sequence[str]
 ) -> None:
-    """Leave the encoder in a folder that ``model.weights.path`` accepts.
+    """Save the encoder to a folder that ``model.weights.path`` accepts.
 
     Args:
         encoder: its backbone's tensors go to ``encoder.safetensors`` under the backbone's names,
             and its projector's, if it has one, to ``projector.safetensors``.
-        folder: made if it does not exist.
+        folder: the folder, created if it does not exist.
         config: the node ``model`` that the architecture was built from.
-        parents: what the weights come from, e.g. ids of runs.
+        parents: origins of the weights, e.g. ids of runs.
 
     Raises:
-        OSError: in one sentence, if the disk is full or read-only; older files are unharmed.
+        OSError: if the disk is full or read-only; older files are unharmed.
     """
     facts = {
         "name": encoder.name,
@@ -393,12 +402,12 @@ def save_encoder(
         "model": dict(config),
         "parents": list(parents),
     }
-    # The large file first: where it does not fit, both stay as they were.
+    # Write the large file first: if the disk is full, both old files stay unchanged.
     _write_tensors(folder / WEIGHTS_FILE, encoder.backbone.state_dict())
     projector = None if encoder.projector is None else projector_state(encoder.projector)
     if projector:
         _write_tensors(folder / PROJECTOR_FILE, projector)
-    else:  # one of an earlier encoder would not belong to this one
+    else:  # remove the projector of an earlier encoder
         (folder / PROJECTOR_FILE).unlink(missing_ok=True)
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     write_atomically(folder / FACTS_FILE, text.encode())
@@ -407,7 +416,7 @@ def save_encoder(
 def _write_tensors(path: Path, state: State) -> None:
     from safetensors.torch import save
 
-    # Copies, since safetensors takes no tensors that share memory.
+    # Copy the tensors, since safetensors does not accept tensors that share memory.
     tensors = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in state.items()}
     replace_atomically(path, lambda file: file.write(save(tensors)))
 
@@ -418,12 +427,12 @@ def _as_yaml(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _check_preprocessing(encoder: Encoder, file: Path) -> None:
-    """Refuse weights of our own that were trained on images prepared in another way."""
+    """Refuse weights of this package that were trained with another preprocessing of images."""
     facts = file.with_name(FACTS_FILE)
     if file.name != WEIGHTS_FILE or not facts.is_file():
         return
     try:
-        # Checked values: what follows shows them as advice to type.
+        # The values are checked, since the message below suggests them as arguments.
         trained = _as_yaml(read_preprocessing(facts))
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -432,9 +441,9 @@ def _check_preprocessing(encoder: Encoder, file: Path) -> None:
         ) from error
     differing = {k: v for k, v in _as_yaml(encoder.preprocessing).items() if trained[k] != v}
     if differing:
-        wanted = " ".join(f"model.preprocessing.{key}={trained[key]}" for key in differing)
+        settings = " ".join(f"model.preprocessing.{key}={trained[key]}" for key in differing)
         raise ValueError(
-            f"The encoder must prepare images as its weights expect ({wanted}), but has "
+            f"The encoder must prepare images as its weights expect ({settings}), but has "
             f"{differing}; give these values, or remove `{facts}` to insist."
         )
 
@@ -442,8 +451,8 @@ def _check_preprocessing(encoder: Encoder, file: Path) -> None:
 def fingerprint(encoder: nn.Module) -> str:
     """Return the sha256, in hexadecimal digits, of an encoder's weights.
 
-    It covers names, shapes, types and bytes of the backbone's parameters and buffers; not
-    BatchNorm's counters of batches, which many published files lack and no output depends on.
+    The hash covers names, shapes, types and bytes of the backbone's parameters and buffers, but not
+    BatchNorm's counters of batches: many published files lack them and no output depends on them.
     """
     backbone = encoder.backbone if isinstance(encoder, Encoder) else encoder
     digest = hashlib.sha256()

@@ -1,6 +1,6 @@
 """ResNets whose every width is a multiple of the usual one: ``resnet50w2``, ``resnet18w3``, ….
 
-torchvision's own wide ResNets widen the inner convolution of each block alone and end in the usual
+torchvision's own wide ResNets only widen the inner convolution of each block and end in the usual
 2,048 features; the self-supervised literature widens the stem and all stages, so that the features
 widen, too.
 """
@@ -23,10 +23,10 @@ class WidenedResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
     initialisation are torchvision's.
 
     Args:
-        block: of every stage.
-        layers: blocks per stage.
-        widen: times the usual width, at least 1.
-        zero_init_residual: as of torchvision's ResNet.
+        block: class of the blocks.
+        layers: number of blocks per stage.
+        widen: factor of the usual width, at least 1.
+        zero_init_residual: as in torchvision's ResNet.
     """
 
     def __init__(
@@ -44,25 +44,25 @@ class WidenedResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
         self.fc = nn.Linear(self.inplanes, 1000)
 
     def _make_layer(self, block: Any, planes: int, *rest: Any, **options: Any) -> nn.Sequential:
-        if planes == 64:  # the first stage: what comes in is the stem's width
+        if planes == 64:  # the first stage, whose input has the stem's width
             self.inplanes *= self._widen
         stage: nn.Sequential = super()._make_layer(block, planes * self._widen, *rest, **options)
         return stage
 
 
 def widened_resnet(arch: str, zero_init_residual: bool = False) -> WidenedResNet | None:
-    """Return a widened ResNet with random weights, None if ``arch`` names none.
+    """Return a widened ResNet with random weights, or None if ``arch`` is not its name.
 
     Args:
         arch: a ResNet of torchvision with its factor, e.g. ``resnet50w2``.
         zero_init_residual: whether the last BatchNorm of every block starts at zero.
     """
-    found = _NAME.match(arch)
-    builder = getattr(torchvision_resnets, found["arch"], None) if found else None
-    if found is None or builder is None:
+    match = _NAME.match(arch)
+    builder = getattr(torchvision_resnets, match["arch"], None) if match else None
+    if match is None or builder is None:
         return None
     with torch.device("meta"):
         usual = builder()
     stages = [usual.layer1, usual.layer2, usual.layer3, usual.layer4]
     layers, block = [len(stage) for stage in stages], type(usual.layer1[0])
-    return WidenedResNet(block, layers, int(found["widen"]), zero_init_residual)
+    return WidenedResNet(block, layers, int(match["widen"]), zero_init_residual)

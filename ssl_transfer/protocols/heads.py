@@ -105,7 +105,7 @@ def save_head(head: nn.Module, kind: HeadKind, folder: Path) -> None:
     """Leave a head's tensors, by their names in ``build_head``, and its kind in a folder.
 
     Raises:
-        OSError: in one sentence, if the disk is full or read-only.
+        OSError: if the disk is full or read-only.
     """
     from safetensors.torch import save
 

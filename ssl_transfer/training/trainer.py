@@ -136,7 +136,7 @@ def check(learner: Learner, samples: int, options: TrainingOptions, accumulate: 
         accumulate: micro-batches per step.
 
     Raises:
-        ValueError: in one sentence, if the batch does not fit the data, the learner or the
+        ValueError: if the batch does not fit the data, the learner or the
             processes.
     """
     processes = distributed.world_size()

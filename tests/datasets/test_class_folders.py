@@ -181,13 +181,13 @@ def test_a_list_says_which_images_of_imagenet_are_kept(imagenet_root: Path) -> N
     assert dataset.facts["subset"] == "1percent.txt"
     assert len(dataset["test"]) == 2
     write(path, *listed, "n01443537_99.JPEG")
-    with pytest.raises(ValueError, match=r"but `n01443537_99\.JPEG` is none; correct dataset\.sub"):
+    with pytest.raises(ValueError, match=r"but `n01443537_99\.JPEG` is unknown; correct dataset\."):
         imagenet(**keys, subset=str(path))
 
 
 def test_validation_images_in_one_folder_are_explained(imagenet_root: Path) -> None:
     (imagenet_root / "val" / "n01443537").rename(imagenet_root / "elsewhere")
-    with pytest.raises(ValueError, match=r"but `n01443537` is in one only; sort the validation"):
+    with pytest.raises(ValueError, match=r"but `n01443537` is in only one of them; sort the val"):
         imagenet(root=str(imagenet_root), name="imagenet", sizes="warn")
 
 

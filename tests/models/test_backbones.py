@@ -72,7 +72,7 @@ def test_preprocessing_is_that_of_torchvision_s_default_weights() -> None:
 
 
 def test_an_unknown_model_is_answered_with_close_names() -> None:
-    with pytest.raises(ValueError, match=r"of torchvision, but 'resnet5' is none.*resnet50"):
+    with pytest.raises(ValueError, match=r"of torchvision, but is 'resnet5'.*resnet50"):
         backbones.torchvision_backbone("resnet5")
     with pytest.raises(ValueError, match=r"of timm, but 'vit_base_patch17' is none.*vit_base_p"):
         backbones.timm_backbone("vit_base_patch17")
@@ -195,7 +195,7 @@ def test_only_the_usual_resnets_have_pretrained_weights_and_only_resnets_have_st
         backbones.torchvision_resnet("resnet18w2", pretrained=True)
     with pytest.raises(ValueError, match="must be a ResNet, but is 'alexnet'"):
         backbones.torchvision_resnet("alexnet")
-    with pytest.raises(ValueError, match="of torchvision, but 'resnet19w2' is none"):
+    with pytest.raises(ValueError, match="of torchvision, but is 'resnet19w2'"):
         backbones.torchvision_resnet("resnet19w2")
     (found,) = problems(plain(compose(["model=resnet18", "model.stem=stl10"])))
     assert "`model.stem` must be one of ['imagenet', 'cifar', 'tiny', " in found
