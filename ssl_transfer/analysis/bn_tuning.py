@@ -101,20 +101,20 @@ def jeffreys(
 
 def change(name: str, before: _BatchNorm, after: _BatchNorm, *, tuned: bool) -> Change:
     """Return what happened to a layer's parameters and running statistics."""
-    found: dict[str, float | None] = {}
+    values: dict[str, float | None] = {}
     for key in ("weight", "bias"):
         old, new = getattr(before, key), getattr(after, key)
         if old is not None:
             old, new = old.detach().double(), new.detach().double()
-            found[f"{key}_shift"] = relative_shift(old, new)
-            found[f"{key}_change"] = float((new - old).abs().mean())
+            values[f"{key}_shift"] = relative_shift(old, new)
+            values[f"{key}_change"] = float((new - old).abs().mean())
     if before.running_mean is not None:
         (mean, variance), (new_mean, new_variance) = _statistics(before), _statistics(after)
         std = variance.sqrt()
-        found["mean_drift"] = float(((new_mean - mean).abs() / std).mean())
-        found["std_drift"] = float(((new_variance.sqrt() - std).abs() / std).mean())
-        found["divergence"] = float(jeffreys(mean, variance, new_mean, new_variance).mean())
-    return Change(name, before.num_features, tuned, **found)
+        values["mean_drift"] = float(((new_mean - mean).abs() / std).mean())
+        values["std_drift"] = float(((new_variance.sqrt() - std).abs() / std).mean())
+        values["divergence"] = float(jeffreys(mean, variance, new_mean, new_variance).mean())
+    return Change(name, before.num_features, tuned, **values)
 
 
 def _statistics(
@@ -181,11 +181,11 @@ def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
     before = models.build(run.resolved["model"], seed=run.resolved["method"]["seed"])
     for required in run.requirements:
         models.load_encoder(before, required.folder)
-    found = models.fingerprint(before)
-    if found != record["weights_sha256"]:
+    actual = models.fingerprint(before)
+    if actual != record["weights_sha256"]:
         raise ValueError(
             "the encoder before tuning must have the weights that the run began with (sha256 "
-            f"{record['weights_sha256'][:16]}…), but those of its configuration are {found[:16]}… "
+            f"{record['weights_sha256'][:16]}…), but those of its configuration are {actual[:16]}… "
             "now; restore the file of weights."
         )
     after, preprocessing = _kept(before, folder)
@@ -251,8 +251,8 @@ def compare(
     for name, (before, after) in pairs.items():
         assert isinstance(before, _BatchNorm)
         assert isinstance(after, _BatchNorm)
-        found = change(name, before, after, tuned=name in tuned)
-        changes.append(dataclasses.replace(found, cka=similarity[name]))
+        difference = change(name, before, after, tuned=name in tuned)
+        changes.append(dataclasses.replace(difference, cka=similarity[name]))
     return [*changes, Change(FEATURES, run.before.feature_dim, False, cka=similarity[FEATURES])]
 
 
@@ -276,25 +276,25 @@ def _similarities(
     """Return the CKA of each layer's outputs before and after."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = [encoder.to(device) for encoder in (run.before, run.after)]
-    found = {name: MinibatchCKA() for name in (*names, FEATURES)}
+    accumulators = {name: MinibatchCKA() for name in (*names, FEATURES)}
     # Parts of about the same size: none too small for an estimate.
     parts = np.array_split(np.asarray(picked), -(-len(picked) // BATCH))
     for part in tqdm(parts, desc="images", disable=not progress_bar, leave=False, delay=2.0):
         (views,) = images.__getitems__([(0, index) for index in part.tolist()]).views
         K, L = (_grams(encoder, names, views.to(device)) for encoder in encoders)
-        for name, similarity in found.items():
+        for name, similarity in accumulators.items():
             if name in K:  # a layer may be there for training alone
                 similarity.add(K[name], L[name])
-    return {name: similarity.value() for name, similarity in found.items()}
+    return {name: similarity.value() for name, similarity in accumulators.items()}
 
 
 def _grams(encoder: Encoder, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
     """Return the Gram matrix of each layer's output; the outputs themselves are not kept."""
-    found: dict[str, Tensor] = {}
+    grams: dict[str, Tensor] = {}
 
     def noting(name: str) -> Any:
         def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            found[name] = gram(output).cpu()  # at once: a ReLU may overwrite the output
+            grams[name] = gram(output).cpu()  # at once: a ReLU may overwrite the output
 
         return hook
 
@@ -302,11 +302,11 @@ def _grams(encoder: Encoder, names: Sequence[str], images: Tensor) -> dict[str, 
         encoder.backbone.get_submodule(name).register_forward_hook(noting(name)) for name in names
     ]
     try:
-        found[FEATURES] = gram(encoder(images)).cpu()
+        grams[FEATURES] = gram(encoder(images)).cpu()
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return grams
 
 
 @randomness.preserved()
@@ -323,7 +323,7 @@ def to_csv(changes: Sequence[Change]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in dataclasses.fields(Change)])
-    writer.writerows(dataclasses.astuple(one) for one in changes)
+    writer.writerows(dataclasses.astuple(item) for item in changes)
     return text.getvalue()
 
 
@@ -331,7 +331,7 @@ def to_markdown(changes: Sequence[Change]) -> str:
     """Return the changes as a Markdown table, rounded."""
     names = [field.name for field in dataclasses.fields(Change)]
     rows = [names, ["---", *["---:"] * (len(names) - 1)]]
-    rows += [[_cell(value) for value in dataclasses.astuple(one)] for one in changes]
+    rows += [[_cell(value) for value in dataclasses.astuple(item)] for item in changes]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
@@ -398,8 +398,8 @@ def draw(changes: Sequence[Change], title: str) -> bytes:
             axes.legend(fontsize=8, frameon=False, ncols=len(series), labelcolor=_INK)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    panels[-1].set_xticks(places, [one.layer for one in changes], rotation=90, fontsize=7)
-    untuned = any(not one.tuned and one.layer != FEATURES for one in changes)
+    panels[-1].set_xticks(places, [item.layer for item in changes], rotation=90, fontsize=7)
+    untuned = any(not item.tuned and item.layer != FEATURES for item in changes)
     figure.suptitle(title + ("   (hollow: not tuned)" if untuned else ""), fontsize=10, color=_INK,
                     parse_math=False)  # fmt: skip
     picture = io.BytesIO()
@@ -439,15 +439,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the tables and the picture "
                         "(default: bn_tuning in the run's folder)")  # fmt: skip
     parser.add_argument(FLAG, action="store_true", help="call whatever code the record names")
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        _require_enough(asked.images)
+        _require_enough(args.images)
         _require_matplotlib()
-        run = read_run(asked.run, trust_targets=asked.trust_targets)
-        images, picked = images_to_see(run, asked.images)
+        run = read_run(args.run, trust_targets=args.trust_targets)
+        images, picked = images_to_see(run, args.images)
         changes = compare(run, images, picked)
         sys.stdout.write(to_markdown(changes) + "\n")
-        for path in report(run, changes, asked.out or asked.run / "bn_tuning"):
+        for path in report(run, changes, args.out or args.run / "bn_tuning"):
             sys.stdout.write(f"wrote {path}\n")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{printable(str(error))}\n")

@@ -61,8 +61,8 @@ class MinibatchCKA:
         self, K: Float64[Tensor, "samples samples"], L: Float64[Tensor, "samples samples"]
     ) -> None:
         """Take the Gram matrices of a batch; batches should be of about the same size."""
-        for key, (one, other) in {"kl": (K, L), "kk": (K, K), "ll": (L, L)}.items():
-            self._sums[key] += unbiased_hsic(one, other)
+        for key, (first, other) in {"kl": (K, L), "kk": (K, K), "ll": (L, L)}.items():
+            self._sums[key] += unbiased_hsic(first, other)
 
     def value(self) -> float | None:
         """Return the similarity: 1 if one is a rotated, scaled, shifted copy of the other.

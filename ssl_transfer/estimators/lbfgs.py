@@ -59,10 +59,10 @@ class Pairs:
         by_age = torch.cat([v, -gamma * u], dim=2).to(vector.dtype)
         by_slot = torch.empty_like(by_age)
         by_slot[:, order] = by_age
-        found = vector * gamma[:, 0].to(vector.dtype)
-        found += torch.bmm(by_slot[:, None, :, 0], steps)[:, 0]
-        found += torch.bmm(by_slot[:, None, :, 1], changes)[:, 0]
-        return found
+        product = vector * gamma[:, 0].to(vector.dtype)
+        product += torch.bmm(by_slot[:, None, :, 0], steps)[:, 0]
+        product += torch.bmm(by_slot[:, None, :, 1], changes)[:, 0]
+        return product
 
 
 def dot(first: Float[Tensor, "P *n"], second: Float[Tensor, "P *n"]) -> PerProblem:

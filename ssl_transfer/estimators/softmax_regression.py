@@ -113,22 +113,22 @@ def fit_path(
     loss, present, constant = _posed(labels, classes)
     design = _Design(features, None if start is None else start.basis)
     solver = _Solver(design, loss, tol=tol, max_iter=max_iter, memory=memory)
-    wanted = np.asarray(C, dtype=np.float64)
+    inverse_strengths = np.asarray(C, dtype=np.float64)
     # The penalty of the mean loss, for weights of the scaled features, is 1 / (C unit).
     unit = len(features) * design.scale**2
     if start is None:
         # Where the penalty outweighs any curvature, zero is a good start.
-        values = _waypoints(wanted, 1 / (unit * features.shape[1]))
+        values = _waypoints(inverse_strengths, 1 / (unit * features.shape[1]))
         path = _Path(values, unit, solver)
         path.follow()
     else:
-        assert len(wanted) == len(start.intercepts) == 1, "a start belongs to a single C"
-        path = _Path(wanted, unit, solver)
+        assert len(inverse_strengths) == len(start.intercepts) == 1, "a start belongs to a single C"
+        path = _Path(inverse_strengths, unit, solver)
         intercepts = start.intercepts[:, present]
         # A class of which the start's samples taught nothing begins at zero like its weights.
         intercepts = intercepts.where(intercepts.isfinite(), 0)
         path.solve([0], design.from_features(start.weights[:, present], intercepts))
-    every = torch.from_numpy(np.searchsorted(path.values, wanted))
+    every = torch.from_numpy(np.searchsorted(path.values, inverse_strengths))
     weights, intercepts = design.to_features(path.theta[every])
     solution = Solution(
         weights=weights.new_zeros(len(C), classes, features.shape[1]),
@@ -238,14 +238,16 @@ def _principal_axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"
     return axes if span is None else torch.mm(span, axes)
 
 
-def _waypoints(wanted: Float64[np.ndarray, " C"], lowest: float) -> Float64[np.ndarray, " path"]:
-    """Return the wanted values in ascending order, and more where steps would be too large.
+def _waypoints(
+    inverse_strengths: Float64[np.ndarray, " C"], lowest: float
+) -> Float64[np.ndarray, " path"]:
+    """Return the values in ascending order, with more values where steps would be too large.
 
     Args:
-        wanted: values of C.
-        lowest: where a path may begin.
+        inverse_strengths: values of C.
+        lowest: value of C from which a path may begin.
     """
-    ascending = np.unique(wanted)
+    ascending = np.unique(inverse_strengths)
     if lowest < ascending[0]:
         ascending = np.concatenate([[lowest], ascending])
     parts = []
@@ -281,8 +283,8 @@ class _Path:
 
     def solve(self, problems: list[int], start: Parameters) -> None:
         """Solve some problems together."""
-        found = self.solver.solve(start, self.penalties[problems])
-        self.theta[problems], self.iterations[problems], self.converged[problems] = found
+        solution = self.solver.solve(start, self.penalties[problems])
+        self.theta[problems], self.iterations[problems], self.converged[problems] = solution
         self.solved = sorted({*self.solved, *problems})
 
     def _long_steps(self) -> list[int]:

@@ -228,10 +228,10 @@ class FeatureStore:
             compute: makes the array when there is no intact file; each process gets the whole.
         """
         path = self.path(identity)
-        found = self._read(path, identity)
-        if not distributed.any_true(found is None):
-            assert found is not None
-            return found
+        features = self._read(path, identity)
+        if not distributed.any_true(features is None):
+            assert features is not None
+            return features
         rows = compute()
         if distributed.is_main():
             try:
@@ -239,11 +239,11 @@ class FeatureStore:
             except OSError as error:
                 log.warning("features are not kept, and are computed whenever needed: %s", error)
         distributed.barrier()
-        found = self._read(path, identity)
-        if found is None:  # not kept, or kept on another computer that does not share the folder
+        features = self._read(path, identity)
+        if features is None:  # not kept, or kept on another computer that does not share the folder
             rows.setflags(write=False)
             return rows
-        return found
+        return features
 
     def _read(self, path: Path, identity: Mapping[str, Any]) -> Rows | None:
         """Return the array in an intact file."""

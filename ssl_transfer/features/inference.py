@@ -31,15 +31,15 @@ def map_samples(
         context: the run's surroundings.
         label: of the progress bar.
     """
-    mine = list(range(len(data)))[distributed.rank() :: distributed.world_size()]
+    local_indices = list(range(len(data)))[distributed.rank() :: distributed.world_size()]
     size = context.batch_size_eval
-    chunks = [mine[start : start + size] for start in range(0, len(mine), size)]
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    chunks = [local_indices[start : start + size] for start in range(0, len(local_indices), size)]
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     batches = load(data, [[(0, index) for index in chunk] for chunk in chunks], context)
     for batch in context.progress(batches, total=len(chunks), label=label):
         view = batch.views[0].to(context.device, context.dtype, non_blocking=True)
-        found.append((batch.indices.numpy(), function(view).cpu().numpy()))
-    shares = [pair for share in distributed.gather_objects(found) for pair in share]
+        pairs.append((batch.indices.numpy(), function(view).cpu().numpy()))
+    shares = [pair for share in distributed.gather_objects(pairs) for pair in share]
     rows = np.empty((len(data), *shares[0][1].shape[1:]), dtype=shares[0][1].dtype)
     for indices, values in shares:
         rows[indices] = values

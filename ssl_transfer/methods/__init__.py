@@ -1,4 +1,4 @@
-"""Pre-training objectives, one file each, the loss a pure function at its top.
+"""Pre-training objectives, one per file; each file starts with the loss as a pure function.
 
 An option of ``conf/method`` names a ``Method`` by ``_target_``. It is called as
 ``_target_(encoder, num_classes, views, **own keys)``; the node's remaining keys are the options
@@ -33,8 +33,8 @@ TRAINING_KEYS = (
 
 
 def own_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a method's node that its constructor receives, but for ``views``."""
-    # Some of the training's keys stand in no file, but may be added: +method.schedule_per=epoch.
+    """Return the keys of a method's node that its constructor receives, without ``views``."""
+    # Some training keys are in no file, but users may add them: +method.schedule_per=epoch.
     training = {field.name for field in dataclasses.fields(TrainingOptions)}
     others = {"name", "_target_", "views", *REFERENCES, *TRAINING_KEYS, *training}
     return {key: value for key, value in config.items() if key not in others}
@@ -57,13 +57,13 @@ def build(
 ) -> Method:
     """Return the method that a resolved, plain node of ``conf/method`` describes.
 
-    Its own parameters are drawn from torch's global generator.
+    Its initial parameters are drawn from torch's global generator.
 
     Args:
         config: the node.
-        encoder: trained in place.
-        num_classes: of the pre-training set (``None``: without labels).
-        **referenced: the encoders that its references stand for, such as ``teacher``.
+        encoder: the encoder, trained in place.
+        num_classes: number of classes of the pre-training set (``None``: without labels).
+        **referenced: the encoders that the node refers to, such as ``teacher``.
 
     Raises:
         ValueError: if the node trains nothing (``as_is``) or its values do not fit.

@@ -1,6 +1,6 @@
 """Barlow Twins (Zbontar et al. 2021, https://arxiv.org/abs/2103.03230).
 
-The variant with another target off the diagonal: Tsai et al. 2021, https://arxiv.org/abs/2104.13712.
+The variant with another off-diagonal target: Tsai et al. 2021, https://arxiv.org/abs/2104.13712.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def redundancy(
     lambda_bt: float,
     offdiag_target: Target = 0,
 ) -> Terms:
-    """Return the terms of a cross-correlation matrix of which the sum of squares is known.
+    """Return the terms of a cross-correlation matrix whose sum of squares is known.
 
     Args:
         a: standardised embeddings.
@@ -74,23 +74,23 @@ def barlow_twins(
     unbiased: bool = False,
     eps: float = 1e-5,
 ) -> Terms:
-    """Return how far the views' cross-correlation matrix is from the identity (equation 1).
+    """Return the distance of the views' cross-correlation matrix from the identity (equation 1).
 
-    The sums run over matrix entries, so the loss grows with ``dim``; its least value is 0
+    The sums run over matrix entries, so the loss grows with ``dim``; its minimum is 0
     (``dim / batch**2`` with ``unbiased``). Gradients flow through the statistics. The matrix
     itself is not computed if the batch is smaller than ``dim`` (see ``squared_norms``).
 
     Args:
         a: embeddings of one view of the whole global batch, at least two.
         b: embeddings of the other view, in the same order.
-        lambda_bt: of the squared off-diagonal entries (λ in the paper).
-        offdiag_target: what the off-diagonal entries shall be: 0, or -1 as in HSIC-SSL
+        lambda_bt: weight of the squared off-diagonal entries (λ in the paper).
+        offdiag_target: target of the off-diagonal entries: 0, or -1 as in HSIC-SSL
             (Tsai et al. 2021; `--corr_neg_one` of yaohungt/Barlow-Twins-HSIC).
-        normalise: scale each embedding to length 1 first (code for small images:
-            yaohungt/Barlow-Twins-HSIC and wgcban/mix-bt).
-        unbiased: divide by batch - 1 inside the deviation (the same two); the original uses a
-            BatchNorm, which divides by batch.
-        eps: added to the variance, 1e-5 in the original, 0 in the two others.
+        normalise: whether to scale each embedding to length 1 first, as in the code for small
+            images (yaohungt/Barlow-Twins-HSIC and wgcban/mix-bt).
+        unbiased: whether to divide by batch - 1 in the deviation, as in the code for small images;
+            the original code uses a BatchNorm, which divides by batch.
+        eps: added to the variance; 1e-5 in the original code, 0 in the code for small images.
     """
     if normalise:
         a, b = F.normalize(a), F.normalize(b)
@@ -108,11 +108,11 @@ def barlow_twins(
 class BarlowTwins(Method):
     """Make the views' embeddings agree feature by feature, and the features uncorrelated.
 
-    The views pass the encoder one after the other, each with batch statistics of its own, as in
-    the original code. Its gradient was 1/processes of the true one; here it is the true one.
+    The views pass the encoder one after the other, each with its own batch statistics, as in the
+    original code. In that code the gradient is divided by the number of processes; here it is not.
 
     Args:
-        encoder: trained in place.
+        encoder: the encoder, trained in place.
         num_classes: not used.
         views: two augmentations.
         lambda_bt: λ in the paper.
@@ -173,5 +173,5 @@ class BarlowTwins(Method):
         }
 
     def before_step(self, progress: float) -> None:
-        """Warn of constant features; the loop has just waited for the device anyway."""
+        """Warn of constant features; the loop has just synchronised with the device."""
         warn_of_constant_features(float(self.flat))

@@ -1,4 +1,4 @@
-"""The contract of a pre-training method."""
+"""The interface of a pre-training method."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,19 @@ Images = Float[Tensor, "batch 3 height width"]
 
 
 class Method(Learner):
-    """An objective around an encoder: what the training loop trains.
+    """A pre-training objective with its encoder, which the training loop trains.
 
     ``forward(views, targets)`` returns ``loss`` and named detached parts of it. The mean of each
     over the processes is its value for the global batch, and the gradients that
-    ``DistributedDataParallel`` averages are those of the global loss. ``separable`` says whether
-    the loss is a mean over samples, ``minimum_batch`` how small a global batch may be. In each
-    forward pass the encoder sees first views first: those of all samples, or each sample's followed
-    by its other views. That is how monitors know whose features they see.
+    ``DistributedDataParallel`` averages are those of the global loss. ``separable`` is whether the
+    loss is a mean over samples, ``minimum_batch`` the smallest global batch. In each forward pass,
+    the first call of the encoder gets the first views: those of all samples, or each sample's first
+    view followed by its other views. Monitors rely on this order to find the first views' features.
 
     Args:
-        encoder: trained in place.
-        num_classes: of the pre-training set; only objectives with labels use it.
-        views: how each view of an image is drawn.
+        encoder: the encoder, trained in place.
+        num_classes: number of classes of the pre-training set; only objectives with labels use it.
+        views: augmentation of each view of an image.
 
     Raises:
         ValueError: if the number of views is not ``num_views`` (with ``more_views``: is lower), or
@@ -41,7 +41,7 @@ class Method(Learner):
     needs_classes: bool = False
     """Whether the loss needs one class per image."""
     other_preprocessing: tuple[Preprocessing, ...] = ()
-    """What further networks expect of their images: after its own views, ``forward`` gets the same
+    """Preprocessing of further networks: after its own views, ``forward`` gets the same
     crops with the same colours once more for each, prepared as it says."""
 
     def __init__(
@@ -68,19 +68,19 @@ class Method(Learner):
 
     @property
     def projection(self) -> nn.Sequential | None:
-        """The layers from features to embeddings; None if there are none, or they are no list."""
-        found = getattr(self, "projector", getattr(self, "head", None))
-        return found if isinstance(found, nn.Sequential) else None
+        """The layers from features to embeddings; None if there are none or they are not a list."""
+        layers = getattr(self, "projector", getattr(self, "head", None))
+        return layers if isinstance(layers, nn.Sequential) else None
 
     def scheduled(self, progress: float) -> dict[str, float]:
-        """Return what follows a schedule of the method's own, for the log: e.g. a momentum.
+        """Return the values of the method's own schedules for the log, e.g. a momentum.
 
         Args:
-            progress: share of the training that is over, in [0, 1].
+            progress: completed share of the training, in [0, 1].
         """
         return {}
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """Return half-precision embeddings as float32, in which losses are computed."""
+    """Convert half-precision embeddings to float32; losses are computed in full precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -19,9 +19,9 @@ from ssl_transfer.models import Encoder
 
 
 def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor, ""]:
-    """Return the mean squared distance of directions, 2 - 2 cos (equation 2 of the paper).
+    """Return the mean squared distance of the normalised rows, 2 - 2 cos (equation 2 of the paper).
 
-    0 if they agree, 4 if they are opposite. No gradient reaches the targets.
+    It is 0 if they agree and 4 if they are opposite. No gradient flows into the targets.
     """
     return 2 - 2 * cosine(predictions, targets.detach()).mean()
 
@@ -29,7 +29,7 @@ def normalised_mse(predictions: Embeddings, targets: Embeddings) -> Float[Tensor
 def byol(p0: Embeddings, p1: Embeddings, t0: Embeddings, t1: Embeddings) -> Float[Tensor, ""]:
     """Return the loss of both directions (the sum, section 3.1 of the paper), in [0, 8].
 
-    Of more than two views: the mean over all pairs (``multi_crop.mean_over_pairs``).
+    For more than two views, the loss is the mean over all pairs (``multi_crop.mean_over_pairs``).
 
     Args:
         p0: predictions from the first view.
@@ -41,17 +41,18 @@ def byol(p0: Embeddings, p1: Embeddings, t0: Embeddings, t1: Embeddings) -> Floa
 
 
 class BYOL(Method):
-    """Predict, from one view, what a slowly following copy of the network makes of another.
+    """Predict, from one view, a target network's embedding of another view.
 
-    The views pass each network one after the other, with batch statistics of their own, as in the
-    original code. The target's momentum rises from ``momentum`` to 1 along half a cosine, step by
-    step. Without a BatchNorm in projector or predictor it may collapse: watch ``spread``.
+    The target network is a moving average of the trained network. The views pass each network one
+    after the other, with their own batch statistics, as in the original code. The target's momentum
+    rises from ``momentum`` to 1 along half a cosine, step by step. Without a BatchNorm in projector
+    or predictor the embeddings may collapse: watch ``spread``.
 
     Args:
-        encoder: trained in place; it is the online one.
+        encoder: the online encoder, trained in place.
         num_classes: not used.
         views: two or more augmentations.
-        momentum: of the target network at the start (τ in the paper).
+        momentum: momentum of the target network at the start (τ in the paper).
         projector: keys of ``Projector``.
         predictor_dim: width of the predictor's hidden layer.
     """
@@ -73,7 +74,7 @@ class BYOL(Method):
     ) -> None:
         super().__init__(encoder, num_classes, views)
         self.momentum = momentum
-        self.step_momentum = momentum  # that of this step, counted from 0 as in the published code
+        self.step_momentum = momentum  # of this step, counted from 0 as in the published code
         self.projector = Projector(encoder.feature_dim, **projector)
         self.target = target_of(self.online)
         dim = projector["dims"][-1]
@@ -101,7 +102,7 @@ class BYOL(Method):
         self.step_momentum = cosine_momentum(self.momentum, progress)
 
     def after_step(self, progress: float) -> None:
-        """Let the target follow."""
+        """Update the target network."""
         follow(self.target, self.online, self.step_momentum)
 
     def scheduled(self, progress: float) -> dict[str, float]:

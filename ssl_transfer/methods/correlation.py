@@ -1,4 +1,4 @@
-"""What losses on correlations and covariances of features share (Barlow Twins, VICReg)."""
+"""Functions for losses on correlations and covariances of features (Barlow Twins, VICReg)."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,38 +15,38 @@ Embeddings = Float[Tensor, "batch dim"]
 
 
 def constant_features(z: Embeddings) -> Bool[Tensor, " dim"]:
-    """Return which features have the same value in the whole batch, up to rounding."""
+    """Return a mask of the features that are constant over the batch, up to rounding."""
     variance, mean = torch.var_mean(z.detach(), dim=0, correction=0)
     return variance <= (torch.finfo(z.dtype).eps * mean).square()
 
 
 def count_constant_features(views: Sequence[Embeddings]) -> Float[Tensor, ""]:
-    """Return how many features of a view are constant, on average over the views."""
+    """Return the number of constant features per view, averaged over the views."""
     constant = torch.stack([constant_features(z) for z in views])
     return constant.to(views[0].dtype).sum() / len(views)
 
 
 def standardise(z: Embeddings, *, unbiased: bool, eps: float) -> Embeddings:
-    """Return each feature with mean 0 and deviation 1 over the batch.
+    """Standardise each feature to mean 0 and deviation 1 over the batch.
 
-    A feature that is constant over the batch becomes 0, also if ``eps`` is 0 (where published
-    code divides by 0).
+    A feature that is constant over the batch becomes 0, also if ``eps`` is 0 (the published code
+    divides by 0 in this case).
 
     Args:
-        z: at least two rows.
-        unbiased: divide by batch - 1 inside the deviation, not by batch.
+        z: embeddings, at least two rows.
+        unbiased: whether to divide by batch - 1 in the deviation instead of by batch.
         eps: added to the variance.
     """
     variance, mean = torch.var_mean(z, dim=0, correction=int(unbiased))
     if eps == 0:
-        # Before the root, whose gradient is infinite at 0.
+        # Replace the variance before the square root, whose gradient is infinite at 0.
         variance = variance.masked_fill(constant_features(z), torch.inf)
     deviation: Tensor = (variance + eps).sqrt()
     return (z - mean) / deviation
 
 
 class _Gram(torch.autograd.Function):
-    """``x xᵀ``; autograd would multiply twice in the backward pass, once per factor."""
+    """``x xᵀ`` with one matrix product in the backward pass; autograd would need two."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -72,13 +72,13 @@ def squared_norms(
 ) -> list[Float[Tensor, ""]]:
     """Return ``‖xᵀ y‖²_F``, summed over all entries of the dim × dim matrix, for pairs (x, y).
 
-    With fewer rows than features that matrix is never computed, since
-    ``‖xᵀ y‖²_F = tr(xᵀ y yᵀ x) = Σ_ij (x xᵀ)_ij (y yᵀ)_ij``, whose matrices are batch × batch; each
-    factor's is computed once.
+    With fewer rows than features, the function uses
+    ``‖xᵀ y‖²_F = tr(xᵀ y yᵀ x) = Σ_ij (x xᵀ)_ij (y yᵀ)_ij`` instead of this matrix. The matrices of
+    the last sum are batch × batch; each factor's is computed once.
 
     Args:
         factors: matrices of one shape.
-        pairs: positions of x and y among the factors; they may be the same.
+        pairs: positions of x and y among the factors; both may be equal.
     """
     if len(factors[0]) < factors[0].shape[1]:
         grams = [gram(x) for x in factors]
@@ -87,10 +87,10 @@ def squared_norms(
 
 
 def warn_of_constant_features(count: float) -> None:
-    """Say once per training that features do not depend on the image.
+    """Warn once per training that features do not depend on the image.
 
     Args:
-        count: number of such features in a step.
+        count: number of constant features in a step.
     """
     if count and distributed.is_main():
         warnings.warn(

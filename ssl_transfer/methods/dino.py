@@ -18,7 +18,7 @@ from ssl_transfer.system import distributed
 
 Keep = Literal["teacher", "student"]
 TAUGHT = 2
-"""The views that the teacher sees: the first two, the large ones."""
+"""Number of views that the teacher sees: the first two, which are the large ones."""
 
 
 def dino(
@@ -31,37 +31,39 @@ def dino(
 ) -> Float[Tensor, ""]:
     """Return the mean cross-entropy between the networks' outputs for different views.
 
-    Equations 1 to 3 of the paper: each of the teacher's views teaches each of the student's others.
-    A student that guesses has ``log(dim)``; the entropy of the teacher's distribution is the least.
+    Equations 1 to 3 of the paper: each of the teacher's views is a target for the student's other
+    views. A student with uniform outputs has the loss ``log(dim)``; the minimum is the entropy of
+    the teacher's distribution.
 
     Args:
-        student: outputs for all views; gradients flow into these alone.
+        student: outputs for all views; gradients only flow into these.
         teacher: outputs for the first views (the large crops), in the same order.
         centre: subtracted from the teacher's outputs.
         student_temperature: divides the student's outputs.
-        teacher_temperature: divides the teacher's; lower, so that its distribution is sharper.
+        teacher_temperature: divides the teacher's outputs; lower than the student's, so that its
+            distribution is sharper.
     """
     targets = ((teacher.detach() - centre) / teacher_temperature).softmax(dim=-1)
-    # View by view: memory of this size is faster to get and to give back in smaller pieces.
+    # Loop over the views: smaller blocks of memory are faster to allocate and to free.
     log_probabilities = [(s / student_temperature).log_softmax(dim=1) for s in student.unbind(1)]
     return cross_entropy_between_views(targets.unbind(1), log_probabilities)
 
 
 def warmed_up(start: float, end: float, share: float, progress: float) -> float:
-    """Return what rises linearly from ``start`` to ``end`` over the first ``share`` of training."""
+    """Return a value that rises linearly from ``start`` to ``end`` over a ``share`` of training."""
     return end if progress >= share else start + (end - start) * progress / share
 
 
 class Head(nn.Module):
-    """The layers after the encoder: a perceptron, length 1, and a layer of unit rows.
+    """The layers after the encoder: a perceptron, normalisation, and a linear layer of unit rows.
 
-    The last layer is ``weight_norm`` with its length fixed to 1, as the published
+    The last layer has ``weight_norm`` with the length fixed to 1, as the published
     ``norm_last_layer``.
 
     Args:
         in_dim: width of the features.
         hidden_dims: widths of the hidden layers, with GELU.
-        bottleneck_dim: width of what is brought to length 1.
+        bottleneck_dim: width of the normalised vectors.
         out_dim: width of the output.
         batch_norm: whether a BatchNorm follows each hidden layer.
 
@@ -101,7 +103,7 @@ class Head(nn.Module):
 
 
 def outputs(network: nn.Sequential, views: Views) -> Float[Tensor, "batch views out_dim"]:
-    """Return what an encoder and a head say about all views; the head takes them together."""
+    """Return the outputs of an encoder and a head for all views; the head takes them together."""
     encoder, head = network
     features = encode(encoder, views)
     result: Tensor = head(features.flatten(0, 1)).unflatten(0, features.shape[:2])
@@ -109,30 +111,31 @@ def outputs(network: nn.Sequential, views: Views) -> Float[Tensor, "batch views 
 
 
 class DINO(Method):
-    """Predict what a teacher, an average of the student over time, says about another view.
+    """Predict the output of a teacher, a moving average of the student, for another view.
 
-    The teacher sees the first two views ("global crops"), the student all. Batch statistics are
-    joint over the views of one size, as in the original code. Gradients are clipped parameter by
-    parameter where ``clip_grad_norm`` is set, as there. What it schedules in epochs is given here
-    as a share of the training.
+    The teacher sees the first two views ("global crops"), the student all. As in the original code,
+    batch statistics are joint over the views of one size, and ``clip_grad_norm`` clips the gradient
+    of each parameter separately. Schedules that the original code gives in epochs are shares of the
+    training here.
 
     Args:
-        encoder: trained in place; it is the student, until the end puts in the one to keep.
+        encoder: the student's encoder, trained in place; at the end it gets the weights to keep.
         num_classes: not used.
         views: two or more augmentations.
-        momentum: of the teacher at the start; rises to 1 along half a cosine.
+        momentum: momentum of the teacher at the start; rises to 1 along half a cosine.
         hidden_dims: see ``Head``.
         bottleneck_dim: see ``Head``.
         out_dim: see ``Head``.
         batch_norm: see ``Head``.
         student_temperature: see ``dino``.
         teacher_temperature: see ``dino``, after its warm-up.
-        teacher_temperature_start: at the beginning of the warm-up.
+        teacher_temperature_start: the temperature at the beginning of the warm-up.
         teacher_temperature_warmup: length of the linear warm-up, a share of the training.
-        centre_momentum: of the centre of the teacher's outputs (equation 4).
-        frozen_last_layer: share of the training, from its beginning, in which the last layer
-            stays as it is.
-        keep: whose encoder the training leaves: the ``teacher``'s is the published one.
+        centre_momentum: momentum of the centre of the teacher's outputs (equation 4).
+        frozen_last_layer: share of the training, from its beginning, in which the last layer is
+            frozen.
+        keep: which network's encoder to keep after the training: ``teacher`` (as published) or
+            ``student``.
     """
 
     separable = True
@@ -177,10 +180,10 @@ class DINO(Method):
         self.head = Head(encoder.feature_dim, hidden_dims, bottleneck_dim, out_dim, batch_norm)
         self.teacher = target_of(self.student)
         self.register_buffer("centre", torch.zeros(out_dim))
-        # A buffer, so that a resumed training goes on with it.
+        # A buffer, so that a resumed training restores it.
         self.register_buffer("temperature", torch.tensor(warmed_up(**self.warmup, progress=0.0)))
         self.fresh: list[Tensor] = []  # mean outputs of the teacher in this step
-        self.step_momentum = momentum  # that of this step, counted from 0 as in the published code
+        self.step_momentum = momentum  # of this step, counted from 0 as in the published code
 
     @property
     def student(self) -> nn.Sequential:
@@ -207,9 +210,9 @@ class DINO(Method):
 
     @torch.no_grad()
     def _observe(self, teacher: Float[Tensor, "batch views dim"]) -> Float[Tensor, ""]:
-        """Keep the mean output for the centre; return the entropy of the mean distribution.
+        """Store the mean output for the centre; return the entropy of the mean distribution.
 
-        It is ``log(out_dim)`` if the teacher uses all outputs alike, 0 if only one.
+        It is ``log(out_dim)`` if the teacher uses all outputs equally, 0 if it uses only one.
         """
         outputs = teacher.flatten(0, 1)
         shares = ((outputs - self.centre) / self.temperature).softmax(dim=-1)
@@ -220,14 +223,14 @@ class DINO(Method):
         return entropy
 
     def before_step(self, progress: float) -> None:
-        """Set the momentum of this step; in the beginning, leave the last layer as it is."""
+        """Set the momentum of this step; in the beginning, drop the last layer's gradient."""
         self.step_momentum = cosine_momentum(self.momentum, progress)
         if progress < self.frozen_last_layer:
             self.head.last_layer.weight.grad = None
 
     @torch.no_grad()
     def after_step(self, progress: float) -> None:
-        """Let teacher, centre and temperature follow; at the end, put in the encoder to keep."""
+        """Update teacher, centre and temperature; at the end, copy the weights to keep."""
         follow(self.teacher, self.student, self.step_momentum)
         self.centre.lerp_(torch.stack(self.fresh).mean(dim=0), 1.0 - self.centre_momentum)
         self.fresh = []
@@ -236,12 +239,12 @@ class DINO(Method):
             self.encoder.load_state_dict(self.teacher[0].state_dict())
 
     def scheduled(self, progress: float) -> dict[str, float]:
-        """Return the momentum and the temperature with which the teacher goes on."""
+        """Return the teacher's momentum and temperature."""
         return {
             "momentum": cosine_momentum(self.momentum, progress),
             "teacher_temperature": float(self.temperature),
         }
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
-        """Return every parameter on its own."""
+        """Return one group per parameter."""
         return [[parameter] for parameter in self.parameters() if parameter.requires_grad]

@@ -1,7 +1,7 @@
 """Mixed Barlow Twins (Bandara et al. 2023, https://arxiv.org/abs/2312.02151).
 
-Barlow Twins, and a term that asks the embeddings of mixed images to correlate with the views' as
-the same mixture of the images' own embeddings does.
+The loss is that of Barlow Twins plus a mixing term: the correlations of mixed images' embeddings
+with the views' should equal those of the same mixture of the images' own embeddings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,14 +45,14 @@ def mixed_barlow_twins(
     unbiased: bool = False,
     eps: float = 1e-5,
 ) -> MixedTerms:
-    """Return the loss of Barlow Twins, and how far mixed images are from their targets.
+    """Return the loss of Barlow Twins, and the distances of mixed images from their targets.
 
     With standardised embeddings Z, the share α and the permutation π (README of wgcban/mix-bt),
     ``C_ma = Z_mᵀ Z_a / B`` has the target ``T_ma = (α Z_a + (1 - α) Z_b[π])ᵀ Z_a / B``;
     ``C_mb`` likewise, with ``Z_b`` on the right. The distances are ``‖C_ma - T_ma‖²_F`` and
     ``‖C_mb - T_mb‖²_F``; gradients flow through the targets, too. Both differences have the same
     left factor, ``C_ma - T_ma = Rᵀ Z_a / B`` with ``R = Z_m - α Z_a - (1 - α) Z_b[π]``, so that
-    neither correlations nor targets need be computed (see ``squared_norms``).
+    the function computes neither correlations nor targets (see ``squared_norms``).
 
     Args:
         a: embeddings of one view of the whole global batch, at least two.
@@ -89,24 +89,24 @@ def mixed_barlow_twins(
 
 
 class MixedBarlowTwins(BarlowTwins):
-    """Barlow Twins that is kept from overfitting by mixed images.
+    """Barlow Twins with mixed images, which reduce overfitting.
 
-    The mixed images pass the encoder after the two views, with batch statistics of their own;
-    running statistics see all three, as in the published code. One permutation and one share are
+    The mixed images pass the encoder after the two views, with their own batch statistics; all
+    three update the running statistics, as in the published code. One permutation and one share are
     drawn per step for the global batch, and deviations are those of the global batch (in the code
-    for ImageNet both belong to a process). Its gradient was 1/processes of the true one; here it is
-    the true one.
+    for ImageNet each process has its own). In the published code the gradient is divided by the
+    number of processes; here it is not.
 
     Args:
-        encoder: trained in place.
+        encoder: the encoder, trained in place.
         num_classes: not used.
         views: two augmentations.
         lambda_bt: λ_BT.
         projector: keys of ``Projector``.
         lambda_reg: λ_reg; the mixing term's weight in the loss is λ_reg · λ_BT. The code for
-            ImageNet halves the term: its λ_reg is twice the value to give here.
-        lambda_reg_warmup: share of the training in which that weight rises linearly from 0; 0 as
-            for small images, ten epochs in the code for ImageNet.
+            ImageNet halves the term: its λ_reg corresponds to half that value here.
+        lambda_reg_warmup: share of the training in which that weight rises linearly from 0; 0 in
+            the code for small images, ten epochs in the code for ImageNet.
         mix_beta: parameters of the Beta distribution of the mixing share.
         second_target: see ``mixed_barlow_twins``.
         offdiag_target: see ``barlow_twins``.
@@ -153,7 +153,7 @@ class MixedBarlowTwins(BarlowTwins):
         self.mixing_weight = lambda_reg * lambda_bt
         self.warmup = lambda_reg_warmup
         self.shares = torch.distributions.Beta(float(mix_beta[0]), float(mix_beta[1]))
-        # A buffer, so that a resumed training goes on with it.
+        # A buffer, so that a resumed training restores it.
         self.register_buffer("warmth", torch.tensor(float(lambda_reg_warmup == 0)))
 
     def mix(
@@ -163,8 +163,8 @@ class MixedBarlowTwins(BarlowTwins):
         count = len(first) * distributed.world_size()
         permutation = distributed.shared_permutation(count).to(first.device)
         share = distributed.broadcast_object(float(self.shares.sample()))
-        mine = permutation.chunk(distributed.world_size())[distributed.rank()]
-        others = distributed.gather(second)[mine]
+        share_indices = permutation.chunk(distributed.world_size())[distributed.rank()]
+        others = distributed.gather(second)[share_indices]
         return share * first + (1 - share) * others, permutation, share
 
     def forward(
@@ -185,9 +185,9 @@ class MixedBarlowTwins(BarlowTwins):
         }
 
     def scheduled(self, progress: float) -> dict[str, float]:
-        """Return the share of the mixing term's weight that it has by now."""
+        """Return the current share of the mixing term's final weight."""
         return {"mix_warmth": min(1.0, progress / self.warmup) if self.warmup else 1.0}
 
     def after_step(self, progress: float) -> None:
-        """Let the weight of the mixing term rise."""
+        """Update the weight of the mixing term."""
         self.warmth.fill_(self.scheduled(progress)["mix_warmth"])

@@ -2,7 +2,7 @@
 
 v1: He et al. 2020, https://arxiv.org/abs/1911.05722; v2: Chen et al. 2020,
 https://arxiv.org/abs/2003.04297; heads for small encoders: Shi et al. 2022,
-https://arxiv.org/abs/2107.14762. Versions differ in their numbers only: see ``conf/method``.
+https://arxiv.org/abs/2107.14762. Versions only differ in their settings: see ``conf/method``.
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ def contrastive_logits(
     """Return each query's similarity to its own key (first) and to the queue's rows.
 
     Args:
-        queries: of any length but 0; gradients flow into these alone.
-        keys: of the other view, in the same order, of any length but 0.
+        queries: embeddings of any length but 0; gradients only flow into these.
+        keys: embeddings of the other view, in the same order, of any length but 0.
         queue: rows of length 1.
         temperature: divides the cosines.
     """
@@ -45,9 +45,9 @@ def contrastive_logits(
 def info_nce(
     queries: Embeddings, keys: Embeddings, queue: Float[Tensor, "rows dim"], temperature: float
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy of finding the own key (equation 1 of MoCo v1).
+    """Return the cross-entropy of identifying each query's own key (equation 1 of MoCo v1).
 
-    Guessing gives ``log(1 + rows)``; see ``contrastive_logits`` for the arguments.
+    Uniform predictions give ``log(1 + rows)``; see ``contrastive_logits`` for the arguments.
     """
     logits = contrastive_logits(queries, keys, queue, temperature)
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
@@ -61,8 +61,8 @@ def build_head(feature_dim: int, dim: int, mlp: MLP) -> Projector:
         dim: width of the embeddings.
         mlp: ``linear``: one layer (MoCo v1). ``simple``: a hidden layer as wide as the features
             (v2). ``wide``: twice as wide; ``deep``: two hidden layers; ``dropout``: as ``simple``
-            with dropout 0.5 before the last layer (the three of Shi et al. 2022). Dropout draws
-            per process, so that its result depends on their number.
+            with dropout 0.5 before the last layer (the last three are from Shi et al. 2022). Each
+            process draws its own dropout, so that the result depends on the number of processes.
     """
     hidden: dict[MLP, list[int]] = {
         "linear": [],
@@ -78,29 +78,30 @@ def build_head(feature_dim: int, dim: int, mlp: MLP) -> Projector:
 
 
 class MoCo(Method):
-    """Tell an image's other view from the views of earlier images, which a queue remembers.
+    """Distinguish an image's other view from the views of earlier images in a queue.
 
-    Queries are the trained network's, keys those of a copy that follows it with a constant
-    momentum. Common batch statistics would tell which key belongs to a query; so keys are computed
-    in a random order of the global batch, with other images in each of ``bn_groups`` groups
-    (shuffling BN, section 3.3 of v1). With one group it is without effect: set several, as the
-    published code has several GPUs; here groups do not depend on the number of processes.
+    The trained network computes the queries; a copy that follows it with a constant momentum
+    computes the keys. Common batch statistics would reveal which key belongs to a query. Therefore
+    keys are computed in a random order of the global batch, so that each of the ``bn_groups``
+    groups has other images (shuffling BN, section 3.3 of v1). With one group this has no effect:
+    set several groups, like the GPUs of the published code; here groups do not depend on the number
+    of processes.
 
     Args:
-        encoder: trained in place; it is the query encoder.
+        encoder: the query encoder, trained in place.
         num_classes: not used.
         views: two augmentations; queries see the first, keys the second.
-        temperature: of the loss.
-        momentum: of the key encoder.
+        temperature: temperature of the loss.
+        momentum: momentum of the key encoder.
         queue_size: number of negatives; at least the batch (twice that if symmetric).
         dim: width of the embeddings.
         mlp: the head, see ``build_head``.
-        symmetric: let each view be query and key, the loss being the sum of both directions
-            (demo for CIFAR-10 of the authors; its queue takes both views' keys).
-        shuffle_bn: false: keys pass in the order of the queries.
+        symmetric: whether each view is both query and key; the loss is then the sum of both
+            directions, and the queue takes both views' keys (the authors' demo for CIFAR-10).
+        shuffle_bn: whether to shuffle the keys as described above.
     """
 
-    separable = False  # keys are shuffled over the whole batch
+    separable = False  # keys are shuffled over the global batch
     minimum_batch = 1
 
     @checked("method.")
@@ -137,7 +138,7 @@ class MoCo(Method):
     def forward(
         self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
     ) -> dict[str, Tensor]:
-        """Return the loss of this process's queries, and how many find their key (a fraction)."""
+        """Return the loss of this process's queries, and the fraction that match their key."""
         first, second = views
         pairs = [(first, second), (second, first)] if self.symmetric else [(first, second)]
         count = len(first) * distributed.world_size()
@@ -163,8 +164,8 @@ class MoCo(Method):
         if order is None:
             return distributed.gather(self._embed(images))
         order = order.to(images.device)
-        mine = order.chunk(distributed.world_size())[distributed.rank()]
-        shuffled = distributed.gather(self._embed(distributed.gather(images)[mine]))
+        share_indices = order.chunk(distributed.world_size())[distributed.rank()]
+        shuffled = distributed.gather(self._embed(distributed.gather(images)[share_indices]))
         keys = torch.empty_like(shuffled)
         keys[order] = shuffled
         return keys
@@ -173,9 +174,9 @@ class MoCo(Method):
         return F.normalize(full_precision(self.key_network(images)))
 
     def after_step(self, progress: float) -> None:
-        """Let the key encoder follow, and the queue take this step's keys.
+        """Update the key encoder, and push this step's keys to the queue.
 
-        Published code averages before the next keys are computed, which is the same.
+        The published code averages before the next keys are computed, which is equivalent.
         """
         follow(self.key_network, self.query_network, self.momentum)
         self.queue.push(torch.cat(self.fresh))

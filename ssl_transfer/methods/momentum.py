@@ -1,8 +1,8 @@
-"""Networks that follow a trained one: BYOL's target, MoCo's key encoder, DINO's teacher.
+"""Moving averages of a trained network: BYOL's target, MoCo's key encoder, DINO's teacher.
 
-Such a network is an ordinary submodule without gradients, so that it is saved and resumed with the
-rest. Its parameters are averaged; its buffers are its own: BatchNorm layers of a target are in
-train mode and keep running statistics of what passes the target.
+Such a network is an ordinary submodule without gradients, so that it is saved and restored with the
+rest. Only its parameters are averaged. BatchNorm layers of a target are in train mode and keep
+their own running statistics.
 """
 
 import copy
@@ -25,9 +25,9 @@ def follow(target: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move the target's parameters, in place, to ``momentum · target + (1 - momentum) · online``.
 
     Args:
-        target: what ``target_of(online)`` returned.
+        target: the network that ``target_of(online)`` returned.
         online: the network that gradients train.
-        momentum: in [0, 1]; 1 leaves the target as it is.
+        momentum: in [0, 1]; 1 does not change the target.
     """
     pairs = zip(target.parameters(), online.parameters(), strict=True)
     for old, new in pairs:
@@ -41,7 +41,7 @@ def cosine_momentum(start: float, progress: float) -> float:
     (https://arxiv.org/abs/2104.14294).
 
     Args:
-        start: at progress 0.
-        progress: share of the training that is over, in [0, 1].
+        start: the momentum at progress 0.
+        progress: completed share of the training, in [0, 1].
     """
     return 1.0 - (1.0 - start) * (math.cos(math.pi * progress) + 1.0) / 2.0

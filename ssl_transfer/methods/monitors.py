@@ -1,8 +1,8 @@
-"""What is looked at while an encoder is pre-trained: nearest neighbours, a linear probe, collapse.
+"""Monitors of a pre-training: nearest neighbours, an online linear probe, measures of collapse.
 
-Nothing here changes a weight or a random number of the training, nor sees the test split. All
-values are those of the global batch or of whole splits, so they do not depend on the number of
-processes; what changes from step to step is saved and restored with the training.
+Monitors do not change weights or random numbers of the training, and do not read the test split.
+All values are those of the global batch or of whole splits, so they do not depend on the number of
+processes. The monitors' state is saved and restored with the training.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ Features = Float[Tensor, "samples dim"]
 def rankme(features: Features, eps: float = 1e-7) -> Float[Tensor, ""]:
     """Return RankMe: the exponential of the entropy of the singular values' shares.
 
-    Equations 1 and 2 of Garrido et al. 2023 (https://arxiv.org/abs/2210.02885). About 1 if all
-    features point one way, at most the lesser of samples and features.
+    Equations 1 and 2 of Garrido et al. 2023 (https://arxiv.org/abs/2210.02885). It is about 1 if
+    all rows have the same direction, and at most the smaller of samples and features.
 
     Args:
         features: not centred, of any length.
@@ -54,10 +54,11 @@ def rankme(features: Features, eps: float = 1e-7) -> Float[Tensor, ""]:
 def correlation(features: Features) -> Float[Tensor, ""]:
     """Return the mean absolute correlation of different features over the samples.
 
-    0 if they are uncorrelated, 1 if all say the same; a constant feature has no correlation.
+    It is 0 if the features are uncorrelated and 1 if all are equivalent; a constant feature counts
+    as uncorrelated.
 
     Args:
-        features: of at least two dimensions.
+        features: features with at least two dimensions.
     """
     centred = features - features.mean(dim=0)
     unit = F.normalize(centred, dim=0)
@@ -67,7 +68,7 @@ def correlation(features: Features) -> Float[Tensor, ""]:
 
 
 def collapse(features: Features) -> dict[str, float]:
-    """Return how many dimensions are in use, by three measures that see different collapses.
+    """Return three measures of the dimensions in use, which detect different kinds of collapse.
 
     Args:
         features: the same on all processes.
@@ -86,16 +87,16 @@ def collapse(features: Features) -> dict[str, float]:
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Monitoring:
-    """The node ``trainer.monitor``: what is looked at, and how often.
+    """The node ``trainer.monitor``: what to measure, and how often.
 
     Args:
-        every_steps: steps between looks at the features of a batch (``None``: never).
-        every_epochs: epochs between looks at whole splits; the last is after the last step, but
-            in a debug run (``None``: never).
-        samples: most images of a split that are looked at; the same ones each time.
+        every_steps: steps between measurements on the features of a batch (``None``: never).
+        every_epochs: epochs between measurements on whole splits; the last follows the last step,
+            except in a debug run (``None``: never).
+        samples: maximum number of images to use per split; always the same images.
         dataset: a node of ``conf/dataset`` whose training split is the bank of the nearest
-            neighbours and whose validation split asks (``None``: the pre-training set); see
-            ``bank_and_queries``.
+            neighbours and whose validation split has the queries (``None``: the pre-training set);
+            see ``bank_and_queries``.
         k: see ``vote``; a smaller bank votes as a whole.
         temperature: see ``vote``.
         metric: see ``vote``.
@@ -118,11 +119,11 @@ class Monitoring:
 
 
 def bank_and_queries(dataset: Dataset) -> tuple[Split, Split]:
-    """Return whose features vote, and who asks for its class.
+    """Return the bank and the queries of the nearest neighbours.
 
-    These are the labelled training images, and the validation split. Where a published recipe
-    leaves none of it, a tenth of the training images asks and does not vote; the encoder has
-    trained on them, the vote has not seen their labels.
+    The bank has the labelled training images, the queries are the validation split. If there is no
+    validation split (some published recipes), a tenth of the training images become queries and
+    leave the bank. The encoder has trained on these images, but the vote does not use their labels.
 
     Returns:
         both; no queries if there are no classes to tell apart, and then all training images.
@@ -138,27 +139,29 @@ def bank_and_queries(dataset: Dataset) -> tuple[Split, Split]:
 
 
 class OnlineProbe:
-    """A linear classifier of detached features that learns beside the encoder.
+    """A linear classifier of detached features, trained together with the encoder.
 
-    Softmax regression by SGD with momentum 0.9 from zero, so that it draws no random numbers; the
-    gradient is written out, so that the encoder's cannot be touched. Each feature vector is
-    standardised first: one learning rate fits all encoders.
+    The probe is softmax regression by SGD with momentum 0.9. It starts from zero weights, so that
+    it draws no random numbers. Its gradient is computed explicitly, without autograd, so that it
+    cannot affect the encoder's. Each feature vector is standardised first, so that one learning
+    rate fits all encoders.
 
     Args:
         dim: number of features.
         classes: number of classes.
         lr: learning rate.
-        device: of the features.
+        device: device of the features.
     """
 
     momentum = 0.9
 
     def __init__(self, dim: int, classes: int, lr: float, device: torch.device) -> None:
         self.lr = lr
-        # One row per class, the bias in its last column; in float64 sums hardly depend on order.
+        # One row per class, with the bias in the last column. In float64 the sums hardly depend on
+        # the order of summation.
         self.weight = torch.zeros(classes, dim + 1, dtype=torch.float64, device=device)
         self.velocity = torch.zeros_like(self.weight)
-        # Loss and hits over samples since they were last reported, and their number.
+        # Sums of loss, correct predictions and samples since the last report.
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def logits(self, features: Features) -> Float[Tensor, "samples classes"]:
@@ -171,7 +174,7 @@ class OnlineProbe:
         return F.pad(standardised, (0, 1), value=1.0)
 
     def learn(self, features: Features, targets: Int64[Tensor, " samples"]) -> None:
-        """Take one step on this process's share of a global batch; -1 is no class."""
+        """Take one SGD step on this process's share of a global batch; target -1 is no class."""
         features, targets = features[targets >= 0], targets[targets >= 0]
         inputs = self._inputs(features)
         log_probabilities = (inputs @ self.weight.T).log_softmax(dim=1)
@@ -179,12 +182,13 @@ class OnlineProbe:
         hits = (log_probabilities.argmax(dim=1) == targets).sum()
         error = log_probabilities.exp() - F.one_hot(targets, len(self.weight))
         sums = torch.stack([loss, hits.double(), loss.new_tensor(len(targets))])
-        # One message for all processes.
-        found = distributed.all_reduce_sum(torch.cat([(error.T @ inputs).flatten(), sums]))
-        gradient = found[:-3].view_as(self.weight) / found[-1].clamp_min(1.0)
+        # Sum the gradient, the loss, the correct predictions and the samples over all processes in
+        # one reduction.
+        totals = distributed.all_reduce_sum(torch.cat([(error.T @ inputs).flatten(), sums]))
+        gradient = totals[:-3].view_as(self.weight) / totals[-1].clamp_min(1.0)
         self.velocity.mul_(self.momentum).add_(gradient)
         self.weight.sub_(self.lr * self.velocity)
-        self.sums += found[-3:]
+        self.sums += totals[-3:]
 
     def report(self) -> dict[str, float]:
         """Return mean loss and accuracy, before each step, since the last report."""
@@ -194,17 +198,17 @@ class OnlineProbe:
 
 
 class Monitor:
-    """What ``fit`` tells of its steps and epochs; it looks at the encoder and logs.
+    """The observer of ``fit`` that measures the encoder's features and logs the values.
 
-    In a step it sees the features that the encoder itself computed of the first view, in train
-    mode (see ``Method``). On whole splits, in eval mode, it looks as the protocols do.
+    In a step it uses the features that the encoder computed for the first view, in train mode (see
+    ``Method``). On whole splits it extracts features in eval mode, as the protocols do.
 
     Args:
-        options: what to look at.
-        method: what is trained.
+        options: what to measure, and how often.
+        method: the method that is trained.
         dataset: the pre-training set; its classes are the online probe's.
-        judged: whose training split is the bank and whose validation split asks.
-        context: the run's surroundings.
+        judged: dataset whose training split is the bank and whose validation split has the queries.
+        context: the run's context.
     """
 
     def __init__(
@@ -221,7 +225,7 @@ class Monitor:
         self.bank, self.queries = (
             _some(split, options.samples) for split in bank_and_queries(judged)
         )
-        self.looks = 0  # at whole splits, so far
+        self.looks = 0  # number of measurements on whole splits
         self.seen: list[Features] = []
         self.warned = False
         self.probe: OnlineProbe | None = None
@@ -233,7 +237,7 @@ class Monitor:
         self._tell()
 
     def _tell(self) -> None:
-        """Say once what cannot be looked at, or not as it should be."""
+        """Log the measurements that are not possible, or possible only with a substitute."""
         if self.options.every_epochs is None or not distributed.is_main():
             return
         remedy = "+dataset@trainer.monitor.dataset=NAME judges by another set"
@@ -246,7 +250,7 @@ class Monitor:
 
     @contextmanager
     def attached(self) -> Iterator["Monitor"]:
-        """See what the encoder computes, while inside."""
+        """Record the encoder's outputs inside of the context."""
         handle = self.encoder.register_forward_hook(self._see)
         try:
             yield self
@@ -259,12 +263,12 @@ class Monitor:
 
     @torch.no_grad()
     def after_step(self, step: int, progress: float, batch: Batch) -> None:
-        """Let the probe learn, and log if it is time.
+        """Train the probe, and log if it is time.
 
         Args:
             step: number of steps so far.
-            progress: share of the training that is over.
-            batch: this process's share of the step's.
+            progress: completed share of the training.
+            batch: this process's share of the step's batch.
         """
         features = self._first_views(len(batch.targets))
         if features is None:
@@ -282,7 +286,7 @@ class Monitor:
         self.context.log(training="monitor", step=step, **values)
 
     def _first_views(self, samples: int) -> Features | None:
-        """Return the features of each sample's first view in this step, if they can be told."""
+        """Return the features of each sample's first view; None if their rows are not known."""
         count = self.context.accumulate
         first = self.seen[:: max(1, len(self.seen) // count)]
         self.seen = []
@@ -298,11 +302,11 @@ class Monitor:
 
     @torch.no_grad()
     def after_epoch(self, step: int, passes: float, *, last: bool) -> None:
-        """Look at whole splits if it is time.
+        """Measure on whole splits if it is time.
 
         Args:
             step: number of steps so far.
-            passes: how often the samples were seen.
+            passes: completed passes over the samples.
             last: whether the training is over.
         """
         every = self.options.every_epochs
@@ -317,7 +321,7 @@ class Monitor:
         self.context.log(training="monitor", step=step, epoch=round(passes, 3), **values)
 
     def look(self) -> dict[str, float]:
-        """Return what the encoder's features of the splits tell, as fractions and ranks."""
+        """Return the measurements of the encoder's features on the splits."""
         bank, queries = self.bank, self.queries
         features = self._extract(bank)
         if not bool(features.isfinite().all()):
@@ -358,7 +362,7 @@ class Monitor:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned, as far as the same is looked at."""
+        """Restore the result of ``state_dict``, as far as the same values are measured."""
         self.looks = state["looks"]
         if self.probe is not None and "weight" in state:
             for name in ("weight", "velocity", "sums"):
@@ -366,13 +370,13 @@ class Monitor:
 
 
 def _has_classes(dataset: Dataset) -> bool:
-    """Return whether some training images show one of several classes."""
+    """Return whether there are labelled training images of several classes."""
     targets = dataset["train"].targets
     return targets.ndim == 1 and len(dataset.classes) > 1 and bool((targets >= 0).any())
 
 
 def _some(split: Split, samples: int) -> Split:
-    """Return a split, or as many of its samples, always the same."""
+    """Return the split, or a fixed choice of ``samples`` samples if it is larger."""
     if len(split) <= samples:
         return split
     return split.subset(np.sort(randomness.permutation(0, "monitor", 0, len(split))[:samples]))

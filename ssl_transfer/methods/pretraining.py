@@ -1,4 +1,4 @@
-"""Pre-training: train an encoder by a method's objective, until its weights exist."""
+"""Pre-training: train an encoder with a method's objective."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,11 +27,11 @@ def train(
     """Train an encoder in place on the training split, and return it with its projector.
 
     Args:
-        encoder: as ``model`` built it.
+        encoder: the encoder with its initial weights.
         dataset: the pre-training set.
-        context: the run's surroundings.
+        context: the run's context.
         method: the resolved ``method`` node.
-        **referenced: the encoders that its references stand for, such as ``teacher``.
+        **referenced: the encoders that the node refers to, such as ``teacher``.
     """
     learner = _learner(encoder, dataset, method, context.seed, **referenced)
     learner = learner.to(context.device, context.dtype)
@@ -65,50 +65,52 @@ def check(
     accumulate: int,
     **referenced: Encoder | list[Encoder],
 ) -> None:
-    """Refuse a method that does not fit, without training anything.
+    """Refuse a method that does not fit the encoder or the dataset, without training anything.
 
     Args:
-        encoder: see ``train``; of it and of the others only ``feature_dim``,
-            ``preprocessing`` and the layers of a ``projector`` are used.
+        encoder: see ``train``; the check only uses ``feature_dim``, ``preprocessing`` and the
+            layers of a ``projector`` of this and of the referenced encoders.
         dataset: see ``train``.
         method: see ``train``.
         accumulate: micro-batches per step.
         **referenced: see ``train``.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: if the method does not fit.
     """
     learner = _learner(encoder, dataset, method, 0, **referenced)
     if learner.needs_classes and dataset.target != "class":
-        found = {"none": "images without labels", "classes": "several classes per image"}
+        descriptions = {"none": "images without labels", "classes": "several classes per image"}
         raise ValueError(
             f"`method.pretrain_on` must have one class per image for {type(learner).__name__}, "
-            f"but `{dataset.name}` has {found[dataset.target]}; choose another set or method."
+            f"but `{dataset.name}` has {descriptions[dataset.target]}; choose another set or "
+            "method."
         )
     trainer.check(learner, len(dataset["train"]), options_of(method), accumulate)
 
 
 def options_of(method: Mapping[str, Any]) -> TrainingOptions:
     """Return the options of a pre-training."""
-    # An image must not meet itself as a negative at the seam of two epochs.
+    # Drop incomplete batches: a batch across two epochs could hold an image twice, which would
+    # become its own negative.
     return TrainingOptions.of(method, drop_last=True)
 
 
 def planned_projector(
     encoder: Encoder, method: Mapping[str, Any], **referenced: Encoder | list[Encoder]
 ) -> torch.nn.Module | None:
-    """Return a projector like the one with which ``train`` will return the encoder, untrained.
+    """Return an untrained projector with the architecture of the one that ``train`` returns.
 
     Args:
         encoder: only ``feature_dim`` and ``preprocessing`` are used.
         method: the resolved ``method`` node.
-        **referenced: see ``train``, and use of them as of the encoder.
+        **referenced: see ``train``; only the same attributes are used.
 
     Raises:
         ValueError: if the method does not fit.
     """
     with randomness.preserved():
-        # The number of classes is without effect on a projector.
+        # The number of classes has no effect on a projector.
         return methods.build(method, encoder, 2, **referenced).projection
 
 
@@ -127,7 +129,7 @@ def _learner(
 def monitored(
     method: methods.Method, dataset: Dataset, context: Context
 ) -> Iterator[Monitor | None]:
-    """Let what ``context.monitor`` asks for look on, while inside."""
+    """Attach the monitors that ``context.monitor`` selects, inside of the context."""
     if context.monitor is None:
         yield None
         return
@@ -140,6 +142,6 @@ def monitored(
 def pipelines(
     views: Sequence[Augmentation], dataset: Dataset, preprocessing: Preprocessing
 ) -> list[Pipeline]:
-    """Return what draws each view of an image, without flips where these change the class."""
+    """Return each view's pipeline, without flips if these change the class."""
     allowed = [view if dataset.flip else view.without_flip() for view in views]
     return [Pipeline(preprocessing, view, view=number) for number, view in enumerate(allowed)]

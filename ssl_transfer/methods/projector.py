@@ -14,10 +14,10 @@ class Projector(nn.Sequential):
     Args:
         in_dim: width of the features.
         dims: width of each linear layer's output; the last is the embedding's.
-        batch_norm: whether a BatchNorm follows each linear layer but the last.
-        hidden_bias: whether the linear layers but the last have a bias (redundant before a
-            BatchNorm, kept where the published network has it).
-        last_bias: whether the last linear layer has one.
+        batch_norm: whether a BatchNorm follows each linear layer except the last.
+        hidden_bias: whether the linear layers except the last have a bias (redundant before a
+            BatchNorm, but some published networks have it).
+        last_bias: whether the last linear layer has a bias.
         last_batch_norm: whether an affine BatchNorm follows the last linear layer, too.
 
     Raises:

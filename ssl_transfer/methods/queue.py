@@ -1,4 +1,4 @@
-"""A first-in, first-out queue of embeddings that outlives a batch."""
+"""A first-in, first-out queue of embeddings of earlier batches."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -32,14 +32,14 @@ class Queue(nn.Module):
 
     @property
     def filled(self) -> int:
-        """How many rows hold what was pushed; the others are still random."""
+        """Number of rows that hold pushed embeddings; the others are still random."""
         return min(int(self.pushed), len(self.rows))
 
     @torch.no_grad()
     def push(self, rows: Float[Tensor, "batch dim"]) -> None:
-        """Put rows in, the last one being the newest.
+        """Add rows to the queue; the last row is the newest.
 
-        Any number up to the queue's size fits; it need not divide the size.
+        The number of rows may be any number up to the queue's size; it need not divide the size.
 
         Raises:
             ValueError: if there are more rows than the queue has.
@@ -49,7 +49,7 @@ class Queue(nn.Module):
                 f"`method.queue_size` must be at least {len(rows)}, the embeddings of one step, "
                 f"but is {len(self.rows)}; raise it, or lower `method.batch_size`."
             )
-        # No number leaves the device, which would make it wait.
+        # Compute the positions on the device; a copy to the CPU would synchronise.
         places = (self.pushed + torch.arange(len(rows), device=rows.device)) % len(self.rows)
         self.rows[places] = rows.to(self.rows.dtype)
         self.pushed += len(rows)

@@ -33,15 +33,16 @@ def similarity_distillation(
     Both compare an image with the teacher's embeddings of itself and of earlier images, each
     through a softmax with its own temperature (section 3.2 of the paper; ``forward`` in
     ``seed/builder.py`` and ``soft_cross_entropy`` in ``tools/utils.py`` of jacobswan1/SEED). The
-    teacher's similarity to itself is 1, the highest, so that a low temperature of its makes the
-    target almost that of ``moco.info_nce``.
+    teacher's similarity to its own embedding is 1, the maximum, so that with a low teacher
+    temperature the target is almost that of ``moco.info_nce``.
 
     Args:
-        students: of any length but 0; gradients flow into these alone.
-        teachers: of the same images, in the same order, of any length but 0.
+        students: the student's embeddings, of any length but 0; gradients only flow into these.
+        teachers: the teacher's embeddings of the same images, in the same order, of any length but
+            0.
         queue: the teacher's embeddings of earlier images, of length 1.
         temperature: divides the student's cosines.
-        teacher_temperature: divides the teacher's.
+        teacher_temperature: divides the teacher's cosines.
     """
     teachers = teachers.detach()
     targets = contrastive_logits(teachers, teachers, queue, teacher_temperature).softmax(dim=1)
@@ -49,26 +50,26 @@ def similarity_distillation(
 
 
 class SEED(Method):
-    """Let a small encoder see the similarities between images that a large one sees.
+    """Train a small encoder to reproduce the similarities between images of a large encoder.
 
-    The teacher is frozen, and in eval mode throughout. It sees the views that the student sees: the
-    same crops with the same colours, prepared as it wants them.
+    The teacher is frozen and always in eval mode. It sees the student's views: the same crops with
+    the same colours, with the teacher's own preprocessing.
 
-    With further, smaller views their loss is added, against a queue of their own that takes the
-    first of them (``seed/small_patch_builder.py`` and ``main_small-patch.py`` of jacobswan1/SEED).
+    The loss of further, smaller views is added. They have their own queue, which takes the first of
+    them (``seed/small_patch_builder.py`` and ``main_small-patch.py`` of jacobswan1/SEED).
 
     Args:
-        encoder: trained in place; the student.
+        encoder: the student, trained in place.
         num_classes: not used.
-        views: one augmentation; or more, those after the first of one size.
-        teacher: not changed.
-        temperature: of the student.
+        views: one augmentation, or more, of which those after the first have one size.
+        teacher: the teacher, not changed.
+        temperature: temperature of the student.
         teacher_temperature: see ``similarity_distillation``.
         queue_size: number of earlier images; at least the batch.
         mlp: the student's head, see ``moco.build_head``; as wide as the teacher's output at its
             end.
-        teacher_output: ``embeddings``: those behind the projector that the teacher was trained
-            with, as published; ``features``: those before it.
+        teacher_output: ``embeddings``: the output of the projector that the teacher was trained
+            with, as published; ``features``: the output of its encoder.
 
     Raises:
         ValueError: if a value is out of its range, or the teacher has no projector to use.
@@ -110,16 +111,16 @@ class SEED(Method):
         self.queue = Queue(queue_size, dim)
         self.small_queue = Queue(queue_size, dim) if len(views) > 1 else None
         self.maximum_batch = queue_size
-        # Embeddings of this step, until the queues take them: first views, and second ones.
+        # Embeddings of this step for the queues: large views, and the first small views.
         self.fresh: list[list[Tensor]] = []
 
     @property
     def queues(self) -> list[Queue]:
-        """What remembers the teacher's embeddings of large views, and of small ones."""
+        """The queues of the teacher's embeddings of large views and of small views."""
         return [queue for queue in (self.queue, self.small_queue) if queue is not None]
 
     def train(self, mode: bool = True) -> "SEED":
-        """Set the mode of all but the teacher."""
+        """Set the mode of all modules except the teacher."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -131,16 +132,16 @@ class SEED(Method):
     def forward(
         self, views: tuple[Float[Tensor, "batch 3 _ _"], ...], targets: Int64[Tensor, " batch"]
     ) -> dict[str, Tensor]:
-        """Return the loss of this process's images, and how many find themselves (a fraction).
+        """Return the loss of this process's images, and the fraction that match themselves.
 
         Args:
-            views: what the student sees, then what the teacher sees if that is prepared otherwise.
+            views: the student's views, then the teacher's if it has another preprocessing.
             targets: not used.
         """
         count = len(self.views)
         with torch.no_grad():
             teachers = F.normalize(full_precision(self._taught(views[-count:])), dim=2)
-        # Of small views one is kept, as published.
+        # Only the first small view enters its queue, as published.
         self.fresh.append([distributed.gather(view) for view in teachers[:, :2].unbind(1)])
         students = full_precision(self.head(encode(self.encoder, views[:count]).flatten(0, 1)))
         students = students.view(*teachers.shape[:2], -1)
@@ -163,7 +164,7 @@ class SEED(Method):
     def _taught(
         self, views: Sequence[Float[Tensor, "batch 3 _ _"]]
     ) -> Float[Tensor, "batch views dim"]:
-        """Return what the teacher makes of all views."""
+        """Return the teacher's embeddings of all views."""
         features = encode(self.teacher, views)
         if not self.embeds:
             return features
@@ -172,26 +173,26 @@ class SEED(Method):
         return embeddings.view(*features.shape[:2], -1)
 
     def after_step(self, progress: float) -> None:
-        """Let the queues take this step's embeddings."""
+        """Push this step's embeddings to the queues."""
         for queue, parts in zip(self.queues, zip(*self.fresh, strict=True), strict=True):
             queue.push(torch.cat(parts))
         self.fresh = []
 
 
 def _embedding_dim(teacher: Encoder) -> int:
-    """Return the width of the embeddings behind a teacher's projector."""
+    """Return the width of the output of a teacher's projector."""
     layers = () if teacher.projector is None else teacher.projector.modules()
     linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
     if linear and linear[0].in_features == teacher.feature_dim:
         return linear[-1].out_features
-    found = (
+    problem = (
         f"takes {linear[0].in_features} features for its {teacher.feature_dim}"
         if linear
         else "is not beside its weights"
     )
     raise ValueError(
         "`method.teacher` must have the projector that it was trained with for "
-        f"`method.teacher_output=embeddings`, but that of `{teacher.name}` {found}; choose a "
+        f"`method.teacher_output=embeddings`, but that of `{teacher.name}` {problem}; choose a "
         "teacher of MoCo, SwAV or another method with a projector (pre-train one again by "
         "`force=true` if that was before projectors were kept), or take what it gives to others by "
         "`method.teacher_output=features`."

@@ -23,8 +23,9 @@ def nt_xent(
 ) -> Float[Tensor, ""]:
     """Return the normalised, temperature-scaled cross-entropy (equation 1 of the paper).
 
-    Each of the 2B embeddings must find its other view among the 2B - 1 others by cosine
-    similarity; the mean over the 2B. Guessing gives ``log(2B - 1)``; 0 is the unreachable best.
+    Each of the 2B embeddings must identify its other view among the 2B - 1 others by cosine
+    similarity; the loss is the mean over the 2B embeddings. Uniform predictions give
+    ``log(2B - 1)``; the infimum is 0.
 
     Args:
         z0: embeddings of the first views of the whole global batch, of any length but 0.
@@ -38,17 +39,17 @@ def nt_xent(
 
 
 class SimCLR(Method):
-    """Tell an image's other view from all other images of the batch.
+    """Distinguish an image's other view from all other images of the batch.
 
-    All views go through encoder and projector as one batch, sample by sample side by side, so that
-    batch statistics are joint (as in the paper) and a group of the batch holds whole samples. Of
-    more than two views, each pair is told from the same two of all other images.
+    All views pass encoder and projector as one batch in which the views of a sample are adjacent.
+    Batch statistics are therefore joint (as in the paper), and a BatchNorm group holds whole
+    samples. With more than two views, the loss is computed for each pair of views.
 
     Args:
-        encoder: trained in place.
+        encoder: the encoder, trained in place.
         num_classes: not used.
         views: two or more augmentations.
-        temperature: of the loss.
+        temperature: temperature of the loss.
         projector: keys of ``Projector``.
     """
 

@@ -19,8 +19,8 @@ from ssl_transfer.models import Encoder
 def simsiam(p0: Embeddings, p1: Embeddings, z0: Embeddings, z1: Embeddings) -> Float[Tensor, ""]:
     """Return the symmetric negative cosine (equation 4 of the paper), in [-1, 1].
 
-    -1 if predictions and embeddings agree. No gradient reaches the embeddings directly, without
-    which all of them become the same.
+    It is -1 if predictions and embeddings agree. The embeddings are detached (stop-gradient);
+    otherwise they would collapse to one point.
 
     Args:
         p0: predictions from the first view.
@@ -36,19 +36,19 @@ def simsiam(p0: Embeddings, p1: Embeddings, z0: Embeddings, z1: Embeddings) -> F
 class SimSiam(Method):
     """Predict, from one view, the embedding of the other, without negatives or a target network.
 
-    The views pass the network one after the other, with batch statistics of their own, as in the
+    The views pass the network one after the other, with their own batch statistics, as in the
     original code. The projector ends in a BatchNorm without scale and shift; a bias before it
-    would be without effect.
+    would have no effect.
 
     Args:
-        encoder: trained in place.
+        encoder: the encoder, trained in place.
         num_classes: not used.
         views: two augmentations.
         projector: keys of ``Projector``, which a BatchNorm follows.
         predictor_dim: width of the predictor's hidden layer; a quarter of the embedding's width
             in the paper.
-        constant_predictor_lr: whether the schedule spares the predictor's learning rate (table 1
-            of the paper), so that it keeps up with the embeddings.
+        constant_predictor_lr: whether the predictor's learning rate stays constant (table 1 of the
+            paper), so that the predictor can follow the embeddings.
     """
 
     separable = True

@@ -15,11 +15,11 @@ from ssl_transfer.models import Encoder
 
 
 class Supervised(Method):
-    """Cross-entropy of a linear classifier that is trained along and then thrown away.
+    """Cross-entropy of a linear classifier that is trained with the encoder and then discarded.
 
     Args:
-        encoder: trained in place.
-        num_classes: of the pre-training set.
+        encoder: the encoder, trained in place.
+        num_classes: number of classes of the pre-training set.
         views: one augmentation.
         label_smoothing: share of the target that is spread over all classes.
 

@@ -20,21 +20,22 @@ from ssl_transfer.system import distributed
 Scores = Float[Tensor, "rows prototypes"]
 
 ASSIGNED = 2
-"""The views whose codes are predicted: the first two, in full size."""
+"""Number of views whose codes are predicted: the first two, in full size."""
 
 
 @torch.no_grad()
 def sinkhorn(scores: Scores, *, eps: float, iterations: int) -> Scores:
-    """Return codes that use all prototypes alike (equations 3 to 5 of the paper).
+    """Return codes that use all prototypes equally (equations 3 to 5 of the paper).
 
-    The matrix ``exp(scores / eps)``, its columns and rows scaled in turn, rows last, so that each
-    code sums to 1. Scales are kept as two vectors; a constant per prototype, which the first
-    scaling takes away again, keeps the exponentials finite for scores of any size.
+    The algorithm scales the columns and the rows of ``exp(scores / eps)`` in turn and ends with the
+    rows, so that each code sums to 1. The scales are stored as two vectors. Subtracting a constant
+    per prototype from the exponents keeps the exponentials finite for scores of any size; the first
+    scaling of the columns cancels this constant.
 
     Args:
-        scores: of the whole global batch (and the queue).
-        eps: smoothness of the codes; the larger, the closer to uniform.
-        iterations: scalings of both kinds, at least 1.
+        scores: scores of the whole global batch (and the queue).
+        eps: smoothness of the codes; larger values give more uniform codes.
+        iterations: number of scalings of columns and rows, at least 1.
     """
     kernel = (scores - scores.amax(dim=0)).div_(eps).exp_()
     tiny = torch.finfo(kernel.dtype).tiny
@@ -52,41 +53,41 @@ def swav(
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy of predicting a view's code from the others (equations 1 and 2).
 
-    The mean over samples, over the assigned views, and over the other views.
+    The mean runs over samples, over the assigned views, and over the other views.
 
     Args:
-        scores: cosines with the prototypes; gradients flow into these alone.
-        codes: of the first views, one after the other, each summing to 1.
+        scores: cosines with the prototypes; gradients only flow into these.
+        codes: codes of the first views in order, each summing to 1.
         temperature: divides the cosines.
     """
-    # View by view: memory of this size is faster to get and to give back in smaller pieces.
+    # Loop over the views: smaller blocks of memory are faster to allocate and to free.
     log_probabilities = [(view / temperature).log_softmax(dim=1) for view in scores.unbind(1)]
     return cross_entropy_between_views([view.detach() for view in codes], log_probabilities)
 
 
 class SwAV(Method):
-    """Predict, from one view, which prototypes the other is assigned to.
+    """Predict, from one view, the assignment of another view to prototypes.
 
-    Views of one size pass the encoder as one batch, sample by sample side by side, and the
-    projector takes all views at once, as in the released code, so that batch statistics are joint
-    and a group of the batch holds whole samples. Codes are those of the global batch. What the
-    released code gives in iterations and epochs is a share of the training here.
+    Views of one size pass the encoder as one batch in which the views of a sample are adjacent, and
+    the projector takes all views at once, as in the released code. Batch statistics are therefore
+    joint, and a BatchNorm group holds whole samples. Codes are computed over the global batch.
+    Schedules that the released code gives in iterations or epochs are shares of the training here.
 
     Args:
-        encoder: trained in place.
+        encoder: the encoder, trained in place.
         num_classes: not used.
         views: two or more augmentations; the first two are assigned codes.
         projector: keys of ``Projector``.
-        prototypes: their number.
-        temperature: of the predictions.
+        prototypes: number of prototypes.
+        temperature: temperature of the predictions.
         sinkhorn_eps: see ``sinkhorn``.
         sinkhorn_iterations: see ``sinkhorn``.
-        frozen_prototypes: share of the training, from its beginning, in which the prototypes stay
-            as they are.
-        queue_size: embeddings of earlier images that take part in the assignment, for each of the
-            assigned views; 0: none.
-        queue_start: share of the training after which the queue begins to fill; it is used once
-            it is full.
+        frozen_prototypes: share of the training, from its beginning, in which the prototypes are
+            frozen.
+        queue_size: number of embeddings of earlier images that take part in the assignment, for
+            each of the assigned views; 0: none.
+        queue_start: share of the training after which the queue begins to fill; it is used when it
+            is full.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -152,7 +153,7 @@ class SwAV(Method):
 
     @torch.no_grad()
     def _codes(self, view: int) -> Float[Tensor, "global_batch prototypes"]:
-        """Return the codes of the global batch, among which are the queue's if it is full."""
+        """Return the codes of the global batch, computed together with the queue if it is full."""
         rows = self.fresh[:, view]
         if self.queues:
             queue = self.queues[view]
@@ -167,12 +168,12 @@ class SwAV(Method):
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight))
 
     def before_step(self, progress: float) -> None:
-        """Leave the prototypes as they are in the beginning."""
+        """Drop the prototypes' gradient at the beginning of the training."""
         if progress < self.frozen_prototypes:
             self.prototypes.weight.grad = None
 
     def after_step(self, progress: float) -> None:
-        """Bring prototypes back to length 1, and let the queues take this step's embeddings."""
+        """Normalise the prototypes, and push this step's embeddings to the queues."""
         self._normalise_prototypes()
         if progress > self.queue_start:
             for queue, rows in zip(self.queues, self.fresh.unbind(1), strict=False):

@@ -23,7 +23,7 @@ from ssl_transfer.system import distributed
 
 
 class Terms(NamedTuple):
-    """The three terms, not weighted."""
+    """The three terms without their weights."""
 
     invariance: Float[Tensor, ""]
     variance: Float[Tensor, ""]
@@ -31,7 +31,7 @@ class Terms(NamedTuple):
 
 
 def regularisers(z: Embeddings, eps: float) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return how far one view's features are from deviation 1, and from being uncorrelated.
+    """Return the variance and the covariance term of one view.
 
     Equations 1 and 4 of the paper. The covariance matrix itself is not computed if the batch is
     smaller than ``dim`` (see ``squared_norms``).
@@ -50,9 +50,9 @@ def regularisers(z: Embeddings, eps: float) -> tuple[Float[Tensor, ""], Float[Te
 def vicreg(a: Embeddings, b: Embeddings, *, eps: float = 1e-4) -> Terms:
     """Return the invariance, variance and covariance terms (equations 5, 1 and 4 of the paper).
 
-    As in the released code, whose weights are the published ones, the squared distance is the mean
-    over features (in the paper: the sum), the variance term the mean over the views (the sum), the
-    covariance term the sum over the views.
+    The normalisation follows the released code, for which the published weights hold: the squared
+    distance is the mean over features (in the paper: the sum), the variance term is the mean over
+    the views (in the paper: the sum), and the covariance term is the sum over the views.
 
     Args:
         a: embeddings of one view of the whole global batch, at least two.
@@ -64,13 +64,13 @@ def vicreg(a: Embeddings, b: Embeddings, *, eps: float = 1e-4) -> Terms:
 
 
 class VICReg(Method):
-    """Make the views' embeddings agree, keeping each feature's variance and no correlations.
+    """Make the views' embeddings agree, and keep features uncorrelated with a minimum variance.
 
-    The views pass the encoder one after the other, each with batch statistics of its own, as in
-    the original code.
+    The views pass the encoder one after the other, each with its own batch statistics, as in the
+    original code.
 
     Args:
-        encoder: trained in place.
+        encoder: the encoder, trained in place.
         num_classes: not used.
         views: two augmentations.
         invariance_weight: λ in the paper.
@@ -122,5 +122,5 @@ class VICReg(Method):
         return {"loss": loss, **parts, "constant_features": self.flat}
 
     def before_step(self, progress: float) -> None:
-        """Warn of constant features; the loop has just waited for the device anyway."""
+        """Warn of constant features; the loop has just synchronised with the device."""
         warn_of_constant_features(float(self.flat))

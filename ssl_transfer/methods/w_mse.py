@@ -25,9 +25,9 @@ RESCUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 def _cholesky(
     covariance: Float[Tensor, "views dim dim"], eps: float
 ) -> tuple[Float[Tensor, "views dim dim"], bool]:
-    """Return the lower factors of ``(1 - eps) Σ + eps I``, and whether all are of use.
+    """Return the lower factors of ``(1 - eps) Σ + eps I``, and whether all are valid.
 
-    A pivot that is only rounding beside the largest variance makes a factor useless.
+    A factor is invalid if a pivot is within rounding of zero, relative to the largest variance.
     """
     identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
     shrunk = (1 - eps) * covariance + eps * identity
@@ -39,18 +39,18 @@ def _cholesky(
 
 
 def whiten(z: ViewsFirst, eps: float) -> tuple[ViewsFirst, float]:
-    """Return each view's embeddings with mean 0 and, for ``eps`` 0, covariance I over the batch.
+    """Whiten each view's embeddings to mean 0 and, for ``eps`` 0, covariance I over the batch.
 
-    ``L⁻¹ (z - mean)`` with the Cholesky factor ``L Lᵀ = (1 - eps) Σ + eps I`` and the unbiased
-    covariance Σ (section 3 of the paper). Gradients flow through mean, covariance and factor. A
-    singular matrix is factored with a larger eps.
+    The result is ``L⁻¹ (z - mean)`` with the Cholesky factor ``L Lᵀ = (1 - eps) Σ + eps I`` and the
+    unbiased covariance Σ (section 3 of the paper). Gradients flow through mean, covariance and
+    factor. A singular matrix is factored with a larger eps.
 
     Args:
         z: embeddings of a sub-batch, at least two.
         eps: in [0, 1].
 
     Returns:
-        The whitened embeddings, and the eps with which that went.
+        The whitened embeddings, and the eps that was used.
     """
     centred = z - z.mean(dim=1, keepdim=True)
     covariance = centred.mT @ centred / (z.shape[1] - 1)
@@ -68,7 +68,7 @@ def agreement(z: ViewsFirst, *, normalise: bool) -> Float[Tensor, ""]:
 
     Args:
         z: embeddings of at least two views.
-        normalise: distances of directions, summed over features (2 - 2 cos, as in the
+        normalise: true: distances of normalised rows, summed over features (2 - 2 cos, as in the
             paper); false: distances averaged over features, as in the released code.
     """
     if normalise:
@@ -89,13 +89,13 @@ def w_mse(
 ) -> tuple[Float[Tensor, ""], float]:
     """Return the distance of the views' embeddings after whitening (section 3 of the paper).
 
-    Each permutation cuts the batch into sub-batches, the same for all views, in each of which each
-    view is whitened by itself; the mean over the permutations. If the size does not divide the
-    batch, sub-batches are as equal as possible and not smaller.
+    Each permutation divides the batch into sub-batches, the same for all views. In each sub-batch
+    each view is whitened separately. The loss is the mean over the permutations. If the size does
+    not divide the batch, sub-batches are as equal as possible and not smaller.
 
     Args:
         z: embeddings of the whole global batch.
-        permutations: of the batch.
+        permutations: permutations of the batch.
         sub_batch: size of a sub-batch, at most the batch; about twice ``dim`` (issue 7 of
             htdt/self-supervised).
         eps: see ``whiten``.
@@ -116,19 +116,19 @@ def w_mse(
 
 
 class WMSE(Method):
-    """Make the views' embeddings agree after whitening them, which keeps them apart.
+    """Make the views' embeddings agree after whitening, which prevents collapse.
 
-    The views pass the encoder one after the other; the projector takes all views at once, as in
-    the released code, sample by sample side by side, so that a group of the batch holds whole
-    samples. Embeddings are whitened in parts of the global batch.
+    The views pass the encoder one after the other; the projector takes all views at once, as in the
+    released code. In that batch the views of a sample are adjacent, so that a BatchNorm group holds
+    whole samples. Embeddings are whitened in sub-batches of the global batch.
 
     Args:
-        encoder: trained in place.
+        encoder: the encoder, trained in place.
         num_classes: not used.
-        views: two or more augmentations; published with two and four.
+        views: two or more augmentations; the paper uses two and four.
         projector: keys of ``Projector``.
-        sub_batch: see ``w_mse``; also the smallest batch.
-        iterations: random partitions of the batch per step.
+        sub_batch: see ``w_mse``; also the minimum of the batch size.
+        iterations: number of random partitions of the batch per step.
         eps: see ``whiten``.
         normalise: see ``agreement``.
 

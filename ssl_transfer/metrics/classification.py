@@ -262,13 +262,13 @@ def check(name: str, target: str, classes: int) -> None:
         return
     several = name in SEVERAL_CLASSES
     if several != (target == "classes"):
-        wanted = f"scores {'several classes' if several else 'one class'} per sample"
-        found = f"the targets have {'one' if several else 'several'}"
+        requirement = f"scores {'several classes' if several else 'one class'} per sample"
+        reason = f"the targets have {'one' if several else 'several'}"
     else:
-        wanted = f"is defined for {'two' if name in TWO_CLASSES else 'more than five'} classes"
-        found = f"there are {classes}"
+        requirement = f"is defined for {'two' if name in TWO_CLASSES else 'more than five'} classes"
+        reason = f"there are {classes}"
     fitting = sorted(name for name in CLASSIFICATION if fits(name, target, classes))
-    raise ValueError(f"`{name}` {wanted}, but {found}; use one of {fitting}.")
+    raise ValueError(f"`{name}` {requirement}, but {reason}; use one of {fitting}.")
 
 
 def check_targets(name: str, targets: Targets, split: str) -> None:

@@ -98,13 +98,13 @@ def scores_on_test(
         val_logits: validation scores by a classifier that was not trained on that split; its
             temperature serves the final one. ``calibration="val"`` without it yields ``ece`` alone.
     """
-    one = dataset.target == "class"
+    single_label = dataset.target == "class"
     # Class numbers; or the scores of all classes, which is what mAP ranks by.
-    predictions = logits.argmax(1).to(torch.int16) if one else logits.float()
+    predictions = logits.argmax(1).to(torch.int16) if single_label else logits.float()
     context.save_predictions("test_predictions", predictions.cpu().numpy())
     labels = torch.from_numpy(dataset["test"].targets)
     names = scored_by(dataset)
-    if one and calibration is not None:
+    if single_label and calibration is not None:
         names += [] if "ece" in names else ["ece"]
     elif calibration is not None and distributed.is_main():
         log.warning("calibration is not measured: `%s` has several classes per image", dataset.name)
@@ -115,7 +115,7 @@ def scores_on_test(
             higher_is_better=name not in metrics.LOWER_IS_BETTER,
             primary=name == dataset.metric,
         )
-    if one and calibration is not None:
+    if single_label and calibration is not None:
         yield from _scaled(logits, dataset, context, calibration, val_logits)
 
 

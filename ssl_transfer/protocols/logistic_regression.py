@@ -110,35 +110,35 @@ class LogisticRegression(FrozenProtocol):
         train, val, test = (features.load(split) for split in ("train", "val", "test"))
         search = Search(self, train, val, dataset)
         # One process decides, so that rounding cannot make two of them choose differently.
-        found: Found | None = None
+        result: SearchResult | None = None
         if distributed.is_main():
-            found = (search.batched if self.solver == "converged" else search.one_by_one)(test[0])
-        found = distributed.broadcast_object(found)
-        assert found is not None
+            result = (search.batched if self.solver == "converged" else search.one_by_one)(test[0])
+        result = distributed.broadcast_object(result)
+        assert result is not None
         points = [{"C": C} for C in self.grid()]
         chosen = self.C is None
         context.note(
             selection={
                 "split": "val" if chosen else None,
-                "chosen": points[found.best],
+                "chosen": points[result.best],
                 "scores": [
                     {**point, "value": score}
-                    for point, score in zip(points, found.scores, strict=chosen)
+                    for point, score in zip(points, result.scores, strict=chosen)
                 ],
-                "at_edge": edges(points, found.scores) if chosen else [],
+                "at_edge": edges(points, result.scores) if chosen else [],
             }
         )
         yield from scores_on_test(
-            found.test_logits,
+            result.test_logits,
             dataset,
             context,
             calibration=self.calibration,
-            val_logits=found.val_logits,
+            val_logits=result.val_logits,
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search ends with.
 
     Args:
@@ -165,14 +165,14 @@ class Search:
         self.classes, self.metric = len(dataset.classes), dataset.metric
         self.both = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
 
-    def batched(self, test: Features) -> Found:
+    def batched(self, test: Features) -> SearchResult:
         """Fit the whole grid at once, every problem to its optimum."""
-        grid, given = self.protocol.grid(), self.protocol.C is not None
+        grid, fixed = self.protocol.grid(), self.protocol.C is not None
         scores: list[float | None] = []
         chosen, val_logits, start = 0, None, None
-        if not given or self.protocol.calibration == "val":
+        if not fixed or self.protocol.calibration == "val":
             path = self._fit_path(self.train, grid)
-            if not given:
+            if not fixed:
                 each = (path.logits(problem, self.val[0]) for problem in range(len(grid)))
                 scores = [self._goodness(logits) for logits in each]
                 chosen = self._best(scores)
@@ -183,7 +183,7 @@ class Search:
                 "the fit at C = %.3g stopped after %d iterations before it converged; raise "
                 "`protocol.max_iter` or `protocol.tol`", grid[chosen], int(final.iterations[0])
             )  # fmt: skip
-        return Found(scores, chosen, final.logits(0, test).cpu(), val_logits)
+        return SearchResult(scores, chosen, final.logits(0, test).cpu(), val_logits)
 
     def _fit_path(
         self, samples: Samples, grid: list[float], start: Solution | None = None
@@ -199,14 +199,14 @@ class Search:
             start=start,
         )
 
-    def one_by_one(self, test: Features) -> Found:
+    def one_by_one(self, test: Features) -> SearchResult:
         """Fit one C after the other as the published code does; a given C starts from nothing."""
         model, grid = self._estimator(), self.protocol.grid()
         if self.protocol.C is not None:
             val_logits = None
             if self.protocol.calibration == "val":
                 val_logits = self._fitted(self._estimator(), grid[0], self.train, self.val[0])
-            return Found([], 0, self._fitted(model, grid[0], self.both, test), val_logits)
+            return SearchResult([], 0, self._fitted(model, grid[0], self.both, test), val_logits)
         scores: list[float | None] = []
         val_logits = None
         for C in grid:
@@ -216,7 +216,9 @@ class Search:
                 val_logits = logits
             scores.append(score)
         chosen = self._best(scores)
-        return Found(scores, chosen, self._fitted(model, grid[chosen], self.both, test), val_logits)
+        return SearchResult(
+            scores, chosen, self._fitted(model, grid[chosen], self.both, test), val_logits
+        )
 
     def _goodness(self, logits: Logits) -> float | None:
         if bool(logits.isnan().any()):
@@ -244,21 +246,21 @@ class Search:
         scikit-learn has since come to divide the loss by the number of samples, and with it the
         gradient that ``tol`` bounds; the division here restores the bound of 2021.
         """
-        features, labels, asked = (tensor.cpu().numpy() for tensor in (*samples, queries))
-        logits = torch.full((len(asked), self.classes), -torch.inf, dtype=torch.float64)
+        features, labels, test_features = (tensor.cpu().numpy() for tensor in (*samples, queries))
+        logits = torch.full((len(test_features), self.classes), -torch.inf, dtype=torch.float64)
         if labels.ndim == 1:
             _fit(model, C, features, labels)
-            found = torch.from_numpy(model.decision_function(asked)).double()
-            if found.ndim == 1:  # two classes: the log odds of the second
-                found = torch.stack([-found, found], dim=1) / 2
-            logits[:, torch.from_numpy(model.classes_)] = found
+            scores = torch.from_numpy(model.decision_function(test_features)).double()
+            if scores.ndim == 1:  # two classes: the log odds of the second
+                scores = torch.stack([-scores, scores], dim=1) / 2
+            logits[:, torch.from_numpy(model.classes_)] = scores
             return logits
         for number, column in enumerate(labels.T):
             counted = column >= 0
             kinds = np.unique(column[counted])
             if len(kinds) == 2:
                 _fit(model, C, features[counted], column[counted])
-                logits[:, number] = torch.from_numpy(model.decision_function(asked))
+                logits[:, number] = torch.from_numpy(model.decision_function(test_features))
             elif 1 in kinds:  # there is nothing to learn
                 logits[:, number] = torch.inf
         return logits

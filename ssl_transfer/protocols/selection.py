@@ -52,15 +52,15 @@ def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None])
     """
     best = max(score for score in scores if score is not None)
     winners = [point for point, score in zip(points, scores, strict=True) if score == best]
-    found = []
+    keys = []
     for key in points[0]:
         values = sorted({point[key] for point in points})
         ends = {value for value in (values[0], values[-1]) if value != 0}
         if len(values) > 2 and all(point[key] in ends for point in winners):
-            found.append(key)
+            keys.append(key)
             if distributed.is_main():
                 log.warning(
                     "the best `%s` lies at an end of its values, %g to %g; a better one may lie "
                     "beyond", key, values[0], values[-1]
                 )  # fmt: skip
-    return found
+    return keys

@@ -132,11 +132,11 @@ class Tuning(TrainingKeys):
         if self.head == "cosine" and self.head_init is not None:
             raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
                              f"is {self.head_init}.")  # fmt: skip
-        given = () if isinstance(self.class_weights, str | None) else self.class_weights
-        if given and not (all(0 <= weight < math.inf for weight in given) and any(given)):
+        weights = () if isinstance(self.class_weights, str | None) else self.class_weights
+        if weights and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
             raise ValueError(
                 "`class_weights` must not be negative, and one of them must be above 0, but they "
-                f"are {given}."
+                f"are {weights}."
             )
         if self.encoder_mode == "train" and self.trainable != "head":
             raise ValueError(
@@ -181,11 +181,11 @@ class Tuning(TrainingKeys):
                 "`class_weights` must be null for images of several classes, whose targets are "
                 f"`{dataset.target}` in `{dataset.name}`, but are {self.class_weights}."
             )
-        given = len(dataset.classes if isinstance(self.class_weights, str) else self.class_weights)
-        if given != len(dataset.classes):
+        count = len(dataset.classes if isinstance(self.class_weights, str) else self.class_weights)
+        if count != len(dataset.classes):
             raise ValueError(
                 f"`class_weights` must be {len(dataset.classes)} numbers, one per class of "
-                f"`{dataset.name}`, but are {given}."
+                f"`{dataset.name}`, but are {count}."
             )
         self.loss_weights(dataset, ["train"])
 
@@ -405,8 +405,8 @@ class TuningRun:
     def grid_scores(self, points: Sequence[Point]) -> list[float | None]:
         """Return the selection score of every point; None where training diverged."""
         if self.protocol.encoder_is_constant:
-            found = self.context.once("grid", lambda: self._bank_scores(points))
-            return list(found)
+            scores = self.context.once("grid", lambda: self._bank_scores(points))
+            return list(scores)
         # An encoder that changes differs from point to point: they train one after another.
         return [
             self.context.once(f"grid {i}", functools.partial(self._point_score, i, point))

@@ -119,8 +119,8 @@ def _is_usable(path: Path, header: Header) -> bool:
     try:
         if not os.path.lexists(path):
             return False
-        found = read_header(path)
-        if found.run == header.run and found.training != header.training:
+        saved = read_header(path)
+        if saved.run == header.run and saved.training != header.training:
             return False  # of another grid point, or of the refit: nothing unusual
         for name, words in (
             ("run", "belongs to another run"),
@@ -128,7 +128,7 @@ def _is_usable(path: Path, header: Header) -> bool:
             ("steps", "belongs to a training of another length"),
             ("inputs", "started from other data or other weights"),
         ):
-            theirs, ours = getattr(found, name), getattr(header, name)
+            theirs, ours = getattr(saved, name), getattr(header, name)
             if None not in (theirs, ours) and theirs != ours:
                 raise Unusable(f"{words}: {theirs} instead of {ours}")
     except (Unusable, OSError) as error:

@@ -182,14 +182,14 @@ def problems(config: Mapping[str, Any]) -> list[str]:
     if name not in OPTIMIZERS:
         return [f"`optimizer.name` must be one of {list(OPTIMIZERS)}, but is {name!r}."]
     known = list(inspect.signature(OPTIMIZERS[name]).parameters)[1:]
-    found = [
+    messages = [
         f"`optimizer.{key}` is not a key of {name}; known keys: {', '.join(known)}."
         for key in config
         if key not in ("name", *known)
     ]
     if "lr" not in config:
-        found.append("`optimizer.lr` must be given.")
-    return found + value_problems(config)
+        messages.append("`optimizer.lr` must be given.")
+    return messages + value_problems(config)
 
 
 def value_problems(config: Mapping[str, Any]) -> list[str]:
@@ -197,10 +197,10 @@ def value_problems(config: Mapping[str, Any]) -> list[str]:
 
     A null is left out, since a grid gives the value.
     """
-    given = {key: value for key, value in config.items() if value is not None}
-    function = OPTIMIZERS.get(given.pop("name", ""))
-    found = {} if function is None else faults(function, given)
-    return [fault.sentence(f"optimizer.{name}") for name, fault in found.items()]
+    settings = {key: value for key, value in config.items() if value is not None}
+    function = OPTIMIZERS.get(settings.pop("name", ""))
+    by_name = {} if function is None else faults(function, settings)
+    return [fault.sentence(f"optimizer.{name}") for name, fault in by_name.items()]
 
 
 def build(config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
@@ -216,9 +216,9 @@ def build(config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> tor
         ValueError: for an unknown name or key, here or in a group, or if nothing is trainable.
     """
     own = [key for group in groups for key in group if key not in ("params", "constant_lr")]
-    found = problems(config) or problems({**config, **dict.fromkeys(own, None)})
-    if found:
-        raise ValueError(" ".join(found))
+    messages = problems(config) or problems({**config, **dict.fromkeys(own, None)})
+    if messages:
+        raise ValueError(" ".join(messages))
     copies = [{**group, "params": _trainable(group["params"])} for group in groups]
     copies = [group for group in copies if group["params"]]
     if not copies:

@@ -48,13 +48,13 @@ class TrainingState:
 
     def _misfit(self, saved: Mapping[str, Any]) -> str | None:
         """Return what of a saved learner this one has no place for, as after a change of code."""
-        mine = self.learner.state_dict()
-        wanted = mine.keys() - self.learner.constant()
-        if saved.keys() != wanted:
-            return f"it has {min(saved.keys() ^ wanted)} or lacks it"
+        state = self.learner.state_dict()
+        keys = state.keys() - self.learner.constant()
+        if saved.keys() != keys:
+            return f"it has {min(saved.keys() ^ keys)} or lacks it"
         for key, value in saved.items():
-            if isinstance(value, Tensor) and value.shape != mine[key].shape:
-                return f"{key} has the shape {tuple(value.shape)}, not {tuple(mine[key].shape)}"
+            if isinstance(value, Tensor) and value.shape != state[key].shape:
+                return f"{key} has the shape {tuple(value.shape)}, not {tuple(state[key].shape)}"
         return None
 
     def state(self) -> dict[str, Any]:

@@ -245,16 +245,16 @@ def _agree(step: int, name: str, parts: Parts, stop: Callable[[], bool]) -> tupl
     Raises:
         NonFiniteLoss: if the mean loss is none.
     """
-    mine = torch.stack(
+    local_values = torch.stack(
         [
             *(part.double() for part in parts.values()),
             parts["loss"].new_tensor(float(stop()), dtype=torch.float64),
         ]
     )
     if distributed.world_size() > 1:
-        torch.distributed.all_reduce(mine)
-        mine /= distributed.world_size()
-    *values, stops = mine.unbind()
+        torch.distributed.all_reduce(local_values)
+        local_values /= distributed.world_size()
+    *values, stops = local_values.unbind()
     means = dict(zip(parts, values, strict=True))
     if not torch.isfinite(means["loss"]):
         remedy = "lower the learning rate, or set `clip_grad_norm`"

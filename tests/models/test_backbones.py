@@ -74,7 +74,7 @@ def test_preprocessing_is_that_of_torchvision_s_default_weights() -> None:
 def test_an_unknown_model_is_answered_with_close_names() -> None:
     with pytest.raises(ValueError, match=r"of torchvision, but is 'resnet5'.*resnet50"):
         backbones.torchvision_backbone("resnet5")
-    with pytest.raises(ValueError, match=r"of timm, but 'vit_base_patch17' is none.*vit_base_p"):
+    with pytest.raises(ValueError, match=r"of timm, but is 'vit_base_patch17'.*vit_base_p"):
         backbones.timm_backbone("vit_base_patch17")
     with pytest.raises(ValueError, match="known are alexnet, "):
         backbones.torchvision_backbone("qqqq")
