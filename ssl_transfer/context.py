@@ -1,4 +1,4 @@
-"""What a run hands to the work it carries out: where, on what, and how to report back."""
+"""The context of a run's work: folders, device, settings, logging and progress."""
 
 import dataclasses
 import logging
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 log = logging.getLogger(__name__)
 
 _RUN, _INPUTS = "run_id", "inputs"
-"""Keys of ``progress.json`` beside the names that ``once`` is given."""
+"""Keys of ``progress.json`` in addition to those of ``once``."""
 
 SHOWN = {
     "loss": "loss",
@@ -33,7 +33,7 @@ SHOWN = {
     "batch_correlation": "corr",
     "momentum": "momentum",
 }
-"""What of the log a progress bar shows, in this order and by these names, as far as it has room."""
+"""Logged values that a progress bar shows, in this order, with their labels."""
 
 
 def _short(value: float) -> str:
@@ -42,7 +42,7 @@ def _short(value: float) -> str:
 
 @dataclasses.dataclass
 class Context:
-    """The surroundings of one run.
+    """The surroundings of one run's work.
 
     Args:
         folder: the run's own folder; everything in it survives an interruption.
@@ -58,12 +58,11 @@ class Context:
         max_steps: stop every training after so many steps (``debug=true``).
         progress_bar: whether to draw one.
         compile: whether learners are compiled.
-        channels_last: whether convolutions find an image's channels side by side in memory.
-        monitor: what to look at while an encoder is pre-trained (keys of ``Monitoring``; ``None``:
-            nothing).
-        run_id: what its checkpoint and progress belong to; those of another run are not taken up.
+        channels_last: whether convolutions use the channels-last memory layout.
+        monitor: what to monitor during pre-training (keys of ``Monitoring``; ``None``: nothing).
+        run_id: owner of checkpoints and progress; those of another run are ignored.
         inputs: identifies the data and the weights that the run starts from (``None``: unknown);
-            a checkpoint of other ones is not taken up.
+            checkpoints that belong to other inputs are ignored.
     """
 
     folder: Path
@@ -89,23 +88,23 @@ class Context:
     _shown: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Take over the resumptions that an earlier process of the run noted."""
+        """Restore the list of resumptions that an earlier process of the run stored."""
         if resumed := self._progress().get("resumed_at"):
             self.note(resumed_at=resumed)
 
     def note(self, **facts: Any) -> None:
-        """Put facts into the run's record."""
+        """Add facts to the run's record."""
         self.facts.update(facts)
 
     def note_resumption(self, training: str, step: int) -> None:
-        """Put into the record, however often the run is interrupted, where it went on."""
+        """Add a resumption to the record; the list survives further interruptions."""
         self.note(resumed_at=[*self.facts.get("resumed_at", []), [training, step]])
         self._keep_progress(resumed_at=self.facts["resumed_at"])
 
     def progress(self, iterable: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
         """Iterate with a progress bar that shows the remaining time (on the first process)."""
         hidden = not (self.progress_bar and distributed.is_main())
-        # Short loops stay silent: the bar appears only after two seconds.
+        # `delay`: short loops show no bar.
         bar = tqdm(
             iterable,
             total=total,
@@ -113,7 +112,7 @@ class Context:
             disable=hidden,
             leave=False,
             delay=2.0,
-            # A log file gets a line now and then, a terminal a moving bar.
+            # A log file gets one line per minute, a terminal a moving bar.
             mininterval=0.5 if sys.stderr.isatty() else 60.0,
         )
         outer, self._bar, self._shown = self._bar, bar, {}
@@ -123,7 +122,7 @@ class Context:
             self._bar = outer
 
     def log(self, **values: Any) -> None:
-        """Append one line to ``metrics.jsonl`` (and to wandb, if chosen); the bar shows a part."""
+        """Append a line to ``metrics.jsonl`` (and wandb, if chosen); the bar shows some values."""
         if self._bar is not None:
             self._shown |= {key: _short(values[key]) for key in SHOWN if key in values}
             shown = {name: self._shown[key] for key, name in SHOWN.items() if key in self._shown}
@@ -143,7 +142,7 @@ class Context:
         return done[key]
 
     def _progress(self) -> dict[str, Any]:
-        """Return what an interruption leaves besides the checkpoint."""
+        """Return the stored results of ``once`` and the resumptions; {} if there are none."""
         path = self.folder / "progress.json"
         try:
             progress = read_json(path, sealed=True)
@@ -152,7 +151,7 @@ class Context:
             if progress is not None and progress.pop(_INPUTS, self.inputs) != self.inputs:
                 raise Unreadable(f"`{path}` belongs to data or weights that changed since")
         except Unreadable as error:
-            log.warning("%s; what it kept is computed anew.", error)
+            log.warning("%s; its contents are computed again.", error)
             return {}
         return progress or {}
 
@@ -163,7 +162,7 @@ class Context:
             write_json(self.folder / "progress.json", progress)
 
     def save_predictions(self, name: str, array: np.ndarray) -> None:
-        """Keep per-sample predictions of the test split beside the record, compactly."""
+        """Save per-sample predictions of the test split, compressed, beside the record."""
         if distributed.is_main():
             replace_atomically(
                 self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, array)
@@ -171,5 +170,5 @@ class Context:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of weights and inputs (autocast lowers it where it is safe)."""
+        """The dtype of weights and inputs; autocast lowers the precision where that is safe."""
         return torch.float64 if self.precision == "fp64" else torch.float32

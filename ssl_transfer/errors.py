@@ -1,4 +1,4 @@
-"""Errors that mean more than a wrong value, and what is refused under its former name."""
+"""Kinds of errors, and keys that are rejected under their former name."""
 
 import functools
 from collections.abc import Callable
@@ -8,27 +8,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FORMER_KEYS = {"also": "extra_metrics", "published": "solver"}
-"""Keys and keyword arguments that were renamed, with the name they have now."""
+"""Former names of keys and keyword arguments -> their present names."""
 
 
-class NotApplicable(ValueError):  # an answer rather than an error
+class NotApplicable(ValueError):  # a result rather than an error
     """A measurement makes no sense for this encoder or dataset; its cell is empty, not failed."""
 
 
 UserError = (ValueError, OSError)
-"""Errors whose message is a sentence for the user; anything else is a bug and shows its trace."""
+"""Errors whose message is a sentence for the user; others are bugs, shown with a traceback."""
 
 
 def last_line(error: Exception) -> str:
-    """Return what an error other than a user's says, as a traceback ends with it."""
+    """Return the type and the first line of an error, as at the end of a traceback."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
 def refuse_former_keys(function: Callable[P, T]) -> Callable[P, T]:
-    """Let a function refuse a keyword argument under its former name, naming the new one.
+    """Return the function with a check that rejects keyword arguments with former names.
 
     Raises:
-        ValueError: by the function that is returned.
+        ValueError: from the returned function; the message has the new name.
     """
 
     @functools.wraps(function)

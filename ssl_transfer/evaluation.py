@@ -1,4 +1,4 @@
-"""``evaluate``: any protocol on any encoder, from one's own script."""
+"""``evaluate``: runs any protocol on any encoder from a user's own script."""
 
 import copy
 import tempfile
@@ -32,26 +32,27 @@ def evaluate(
     seed: int = 0,
     folder: Path | None = None,
 ) -> dict[str, float]:
-    """Return the scores of ``encoder``, which stays as it is, on ``dataset`` by ``protocol``.
+    """Return the scores of ``encoder`` on ``dataset`` by ``protocol``.
 
-    The global random generators of Python, numpy and torch stay as they are, too, so that a loop
-    of one's own may evaluate after every epoch.
+    Neither the encoder nor the global random generators of Python, numpy and torch are changed, so
+    a user's training loop may call this after every epoch.
 
     Args:
         encoder: a module from images ``[B, 3, H, W]`` to features ``[B, D]``.
         dataset: an option of ``conf/dataset``, or a dataset.
         protocol: an option of ``conf/protocol``, or an object with its hyper-parameters.
         overrides: as on the command line, e.g. ``["protocol.epochs=5"]``.
-        preprocessing: what the encoder expects of its images (``None``: its own attribute).
-        seed: of the evaluation.
-        folder: keeps checkpoints and predictions, so that an interrupted call goes on, and what
-            ``protocol.keep_encoder`` leaves (``None``: a temporary one).
+        preprocessing: the preprocessing of the encoder's images (``None``: the encoder's attribute
+            ``preprocessing``).
+        seed: seed of the evaluation.
+        folder: folder for checkpoints, predictions and the encoder of ``protocol.keep_encoder``; an
+            interrupted call can be resumed from it (``None``: a temporary folder).
 
     Returns:
         Metric -> value; bounded scores are fractions in ``[0, 1]``.
 
     Raises:
-        ValueError: in one sentence, for whatever does not fit together.
+        ValueError: in one sentence, if the arguments do not fit together.
     """
     if not isinstance(dataset, str | Dataset):
         raise ValueError(
@@ -68,9 +69,9 @@ def evaluate(
         config = plain(compose([*names, f"seed={seed}", *overrides]))
     except HydraException as error:
         raise ValueError(sentence(error)) from error
-    found = problems(config, processes=distributed.world_size())
-    if found:
-        raise ValueError(" ".join(found))
+    sentences = problems(config, processes=distributed.world_size())
+    if sentences:
+        raise ValueError(" ".join(sentences))
     resolved = resolve(config)
     judged = models.wrap(copy.deepcopy(encoder), preprocessing)
     if isinstance(dataset, str):
@@ -80,12 +81,12 @@ def evaluate(
     require(protocol, dataset)
     device = distributed.start(resolved["trainer"]["device"])
     with tempfile.TemporaryDirectory() as temporary, randomness.preserved(device):
-        # For an encoder that draws in eval mode; everything else seeds what it draws itself.
+        # For encoders that draw random numbers in eval mode; all other code seeds its own draws.
         randomness.seed_torch(randomness.derive(seed, "evaluate"), device)
         place = folder or Path(temporary)
         context = make_context(Run(config), device)
         context.folder, context.features = place, place / "features"
-        if folder is not None:  # what lies there may be of another encoder, or of other images
+        if folder is not None:  # it may have files of another encoder or data set
             context.run_id = digest(context.run_id, models.fingerprint(judged), dataset.fingerprint)
         place.mkdir(parents=True, exist_ok=True)
         scores = {score.metric: score.value for score in protocol.run(judged, dataset, context)}

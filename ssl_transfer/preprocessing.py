@@ -1,4 +1,4 @@
-"""What a set of weights expects of its input images; it travels with the encoder."""
+"""Preprocessing of images for a set of weights; it is stored with the encoder."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 @checked("preprocessing.")
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the encoder's input.
+    """The preprocessing from an image to the encoder's input.
 
     Args:
         size: side of the square the encoder sees, in pixels.
         resize: length the shorter side is scaled to before the centre crop, in pixels
             (``None``: the same as ``size``).
-        interpolation: of every resize, in evaluation and in random crops.
-        mean: per channel in the encoder's order, of pixels in ``[0, 1]``.
+        interpolation: interpolation of every resize, in evaluation and in random crops.
+        mean: per channel in the encoder's order, for pixels in ``[0, 1]``.
         std: likewise; ``mean`` 0 and ``std`` 1 leave the pixels in ``[0, 1]``.
-        square: whether the whole image is squeezed into the square, whatever the ratio of its
-            sides, instead of being cropped; ``resize`` then has no say.
-        channel_order: in which the encoder sees colours. Code that read images by OpenCV and took
-            them for RGB has ``bgr``, with the statistics of red for blue.
+        square: whether the whole image is resized to the square without keeping its aspect ratio,
+            instead of being cropped; ``resize`` is then ignored.
+        channel_order: order of the encoder's input channels. Weights from code that read images
+            with OpenCV and treated them as RGB need ``bgr``, with red's statistics for blue.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -64,7 +64,7 @@ class Preprocessing:
         return self.size if self.resize is None else self.resize
 
     def at_size(self, size: int | None) -> "Preprocessing":
-        """Return the same preprocessing for another input size, the crop's share kept."""
+        """Return the same preprocessing for another input size; the crop keeps its share."""
         if size is None or size == self.size:
             return self
         resize = None if self.resize is None else round(self.resize * size / self.size)
@@ -76,9 +76,9 @@ class Preprocessing:
         """Return the same preprocessing with some values replaced.
 
         Args:
-            size: another input size (``None``: the same); without a ``resize`` among the values
-                the crop keeps its share of the image.
-            values: fields, as YAML writes them; one may be ``size`` instead.
+            size: another input size (``None``: the same); unless ``values`` has ``resize``, the
+                crop keeps its share of the image.
+            values: fields as in YAML; ``size`` may be among them instead.
 
         Raises:
             ValueError: for an unknown key, a value out of its range, or two sizes.
@@ -96,17 +96,17 @@ class Preprocessing:
                 f"The keys of `preprocessing` must be among {known}, but are {unknown}."
             )
         base = self if "resize" in values else self.at_size(values.get("size"))
-        # YAML and JSON know lists only, and write whole numbers without a point.
-        given: dict[str, Any] = {
+        # YAML and JSON have lists only, and write 1.0 as 1.
+        fields: dict[str, Any] = {
             key: tuple(map(float, value)) if isinstance(value, list) else value
             for key, value in values.items()
         }
-        return dataclasses.replace(base, **given)
+        return dataclasses.replace(base, **fields)
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that tell it apart from others, as plain values."""
+        """Return the fields that identify the preprocessing, as plain values."""
         values = dataclasses.asdict(self)
-        # Those of all preprocessing there was before there was a choice.
+        # Left out if they have the values from before these fields existed, so that ids stay.
         for key, earlier in (("channel_order", "rgb"), ("square", False)):
             if values[key] == earlier:
                 del values[key]

@@ -1,8 +1,8 @@
-"""``python -m ssl_transfer.preview method=simclr``: a picture of what a method sees.
+"""``python -m ssl_transfer.preview method=simclr``: a picture of a method's views.
 
-One row per image: as it is on disk, then its views, normalisation undone, below their names and the
-side that the network sees. They are the views of the training itself: same seed, same epoch, same
-pixels.
+Each row shows an image as it is on disk, then its views without normalisation. The header gives the
+name and the size of each view. The views are exactly those of the training with the same seed and
+epoch.
 """
 
 import argparse
@@ -28,17 +28,17 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs.signature import problems
 
 CELL = 96
-"""Least side of a picture in the grid, in pixels; smaller ones are enlarged by a whole number."""
+"""Minimal side of a picture in the grid, in pixels; smaller ones are enlarged by an integer."""
 GAP = 4
 HEADER = 16
-"""Height of the columns' names, in pixels."""
+"""Height of the header with the columns' names, in pixels."""
 PAPER = (190, 190, 190)
 
 
 def denormalised(
     views: Float[Tensor, "batch 3 height width"], preprocessing: Preprocessing
 ) -> list[Image.Image]:
-    """Return views as pictures again, in RGB."""
+    """Return views as RGB pictures, with the normalisation undone."""
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )
@@ -50,11 +50,11 @@ def denormalised(
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], side: int) -> Image.Image:
-    """Return pictures side by side, those of up to ``side`` pixels all enlarged alike.
+    """Return a picture of pictures in rows; all of up to ``side`` pixels are enlarged equally.
 
     Args:
-        rows: pictures from left to right; those larger than ``side`` are made to fit.
-        side: of a cell before it is enlarged, in pixels.
+        rows: pictures from left to right; those larger than ``side`` are reduced.
+        side: side of a cell before it is enlarged, in pixels.
     """
     factor = math.ceil(CELL / side)
     step = factor * side + GAP
@@ -76,7 +76,7 @@ def grid(rows: Sequence[Sequence[Image.Image]], side: int) -> Image.Image:
 
 
 def titled(picture: Image.Image, titles: Sequence[str]) -> Image.Image:
-    """Return a picture of columns of one width with a name above each."""
+    """Return a picture of equally wide columns with a title above each column."""
     paper = Image.new("RGB", (picture.width, picture.height + HEADER), PAPER)
     paper.paste(picture, (0, HEADER))
     step = (picture.width - GAP) // len(titles)
@@ -87,29 +87,29 @@ def titled(picture: Image.Image, titles: Sequence[str]) -> Image.Image:
 
 @randomness.preserved()
 def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image:
-    """Return the picture for what would be pre-trained by these overrides.
+    """Return the picture for the pre-training that these overrides configure.
 
     Args:
         overrides: as on the command line of ``run.py``.
-        images: rows; evenly spread over the training split.
-        epoch: whose random numbers are used, from 0.
+        images: number of rows; the images are evenly spread over the training split.
+        epoch: the epoch, from 0, whose random numbers are used.
 
     Raises:
-        ValueError: in one sentence, if the configuration does not fit, or trains nothing.
+        ValueError: in one sentence, if the configuration is wrong or trains nothing.
         OSError: if the data cannot be read.
     """
-    # What would be evaluated afterwards is left out, also of an experiment.
-    wanted = [o for o in overrides if o.partition("=")[0] not in ("protocol", "recipe")]
+    # Leave out the evaluation, also that of an experiment.
+    training_overrides = [o for o in overrides if o.partition("=")[0] not in ("protocol", "recipe")]
     try:
-        config = plain(compose([*wanted, "recipe=pretrain"]))
+        config = plain(compose([*training_overrides, "recipe=pretrain"]))
     except HydraException as error:
         raise ValueError(sentence(error)) from error
-    if found := problems(config):
-        raise ValueError(" ".join(found))
+    if sentences := problems(config):
+        raise ValueError(" ".join(sentences))
     resolved = resolve(config)
     method = resolved["method"]
     dataset = datasets.build(method["pretrain_on"])
-    # How images are prepared belongs to the model; its weights are not needed for it.
+    # The preprocessing comes from the model, whose weights are not needed for it.
     preprocessing = models.build({**resolved["model"], "weights": None}).preprocessing
     drawn = pipelines(methods.augmentations(method), dataset, preprocessing)
     split = dataset["train"]
@@ -133,23 +133,23 @@ def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:
-    """Return an image enlarged by the largest whole number with which it fits into a cell."""
+    """Return an image enlarged by the largest integer with which it fits into a cell."""
     factor = max(1, side // max(image.size))
     return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
 
 
 def _whole(lowest: int, text: str) -> int:
-    """Return a whole number that is not below ``lowest``."""
+    """Return the integer in ``text``; argparse reports one below ``lowest``."""
     if not text.isdecimal() or int(text) < lowest:
         raise argparse.ArgumentTypeError(f"must be a whole number from {lowest}, but is {text!r}")
     return int(text)
 
 
 def _require_writable(target: Path) -> None:
-    """Refuse a file that could not be written once the picture is drawn.
+    """Check before drawing that the picture's file can be written.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: in one sentence, if its format or its folder is wrong.
     """
     known = sorted(Image.registered_extensions())
     if target.suffix.lower() not in known or not target.absolute().parent.is_dir():
@@ -160,7 +160,7 @@ def _require_writable(target: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the picture; return the exit status."""
+    """Write the picture and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ssl_transfer.preview",
         description="Draw a method's views: each image as it is, then what the method sees of it.",
@@ -171,15 +171,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--epoch", type=partial(_whole, 0), default=0, help="whose views (default: 0)"
     )
     parser.add_argument("--to", type=Path, default=Path("views.png"), help="default: views.png")
-    asked = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     try:
-        _require_writable(asked.to)
-        picture = preview(asked.overrides, images=asked.images, epoch=asked.epoch)
-        picture.save(asked.to)
+        _require_writable(options.to)
+        picture = preview(options.overrides, images=options.images, epoch=options.epoch)
+        picture.save(options.to)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    sys.stdout.write(f"{asked.to}: {picture.width} x {picture.height} pixels\n")
+    sys.stdout.write(f"{options.to}: {picture.width} x {picture.height} pixels\n")
     return 0
 
 

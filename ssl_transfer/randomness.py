@@ -1,12 +1,11 @@
-"""Counter-based randomness: every draw is a pure function of what it is for.
+"""Counter-based random numbers: every draw is a pure function of its purpose and position.
 
-A draw depends on ``(seed, purpose, epoch, sample index, view)`` and on nothing else: not on the
-worker or process that makes it, not on the order of calls, not on what was drawn before. This is
-what makes one process equal to many, and an interrupted run equal to an uninterrupted one, with
-no generator state to save.
+A draw depends only on ``(seed, purpose, epoch, sample index, view)``, not on the worker or process
+that makes it, the order of calls, or earlier draws. So one process gives the same results as
+several, and an interrupted run the same as an uninterrupted one, without a generator state to save.
 
-Layers and dropout draw from torch's global generators, which belong to the caller: whatever seeds
-or uses them does so within ``preserved`` or ``seeded``.
+Layers and dropout draw from torch's global generators, which belong to the caller: code that seeds
+or uses them does so inside ``preserved`` or ``seeded``.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def _mix(z: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
-    """Return SplitMix64's output function, a bijection whose output bits look independent."""
+    """Apply SplitMix64's output function, a bijection with independent-looking output bits."""
     z = z + _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
     z = (z ^ (z >> np.uint64(27))) * _MIX_2
@@ -52,7 +51,7 @@ def uniforms(
     draws: int = 1,
 ) -> Float64[np.ndarray, "samples draws"]:
     """Return uniform numbers in ``[0, 1)``; row i belongs to sample ``indices[i]``."""
-    # uint64 arithmetic wraps around on arrays without a warning, which is what the hash wants.
+    # uint64 arithmetic on arrays wraps around without a warning, as the hash requires.
     state = np.full(len(indices), derive(seed, purpose, view), dtype=np.uint64)
     for part in (epochs, indices):
         state = _mix(state ^ _mix(part.astype(np.uint64)))
@@ -69,18 +68,18 @@ def permutation(seed: int, purpose: str, epoch: int, size: int) -> Int64[np.ndar
 
 @contextlib.contextmanager
 def preserved(device: "torch.device | None" = None) -> Iterator[None]:
-    """Give every global generator back as it was: Python's, numpy's, torch's of CPU and GPUs.
+    """Restore all global generators afterwards: Python's, numpy's and torch's on CPU and GPUs.
 
-    It is a context and a decorator, and restores the generators after an exception, too. A GPU that
-    nothing has used yet stays untouched unless ``device`` says that it will be used.
+    It works as a context manager and as a decorator, and also restores after an exception. CUDA is
+    not initialised for this unless ``device`` is a GPU.
 
     Args:
-        device: where the work inside takes place (``None``: on the CPU, or on GPUs in use already).
+        device: the device of the work inside (``None``: the CPU, or GPUs already in use).
     """
-    import torch  # not above: commands that train nothing start without it
+    import torch  # not at the top: commands that train nothing start without it
 
     own, cpu = random.getstate(), torch.get_rng_state()
-    numpys = np.random.get_state(legacy=False)  # noqa: NPY002 - the caller's
+    numpys = np.random.get_state(legacy=False)  # noqa: NPY002 - the caller's generator
     gpus = None
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     if in_use or (device is not None and device.type == "cuda"):
@@ -97,7 +96,7 @@ def preserved(device: "torch.device | None" = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Let layers inside be initialised by ``seed`` alone; restore the generators afterwards."""
+    """Seed torch inside the block, e.g. to initialise layers; restore the generators afterwards."""
     import torch
 
     with preserved():

@@ -1,8 +1,8 @@
 """Configurations: their schema, their composition by Hydra, and the names inside them.
 
 A configuration is a plain dictionary with the keys of ``schema.RootOptions``. ``compose`` builds
-one from overrides, ``plain`` expands its encoder references, ``resolve`` settles its
-interpolations, ``locate`` imports what a ``_target_`` names.
+one from overrides, ``plain`` expands its encoder references, ``resolve`` resolves its
+interpolations, and ``locate`` imports the function or class that a ``_target_`` names.
 """
 
 from ssl_transfer.config.composition import compose, groups, options, resolve

@@ -1,19 +1,19 @@
-"""Arguments of the command line as a user can type them, for messages that say what to set."""
+"""Command-line arguments as a user can type them, for messages that suggest one."""
 
 import re
 import shlex
 
 _PLAIN = re.compile(r"[A-Za-z_/][\w./-]*", re.ASCII)
-_WORDS = frozenset({"null", "true", "false", "nan", "inf"})  # words that Hydra takes for values
+_WORDS = frozenset({"null", "true", "false", "nan", "inf"})  # words that Hydra reads as values
 
 
 def argument(key: str, *values: str, is_list: bool = False) -> str:
-    """Return ``key=value``, quoted for the shell and for Hydra's grammar where that is needed.
+    """Return ``key=value``, quoted for the shell and for Hydra's grammar where needed.
 
     Args:
-        key: of the configuration, e.g. ``dataset.test_folder``.
-        values: the text that the key is to get; several make a list.
-        is_list: whether one value makes a list, too.
+        key: key of the configuration, e.g. ``dataset.test_folder``.
+        values: value of the key as text; several values make a list.
+        is_list: whether to write a single value as a list, too.
     """
     parts = [quoted(value) for value in values]
     whole = f"[{','.join(parts)}]" if is_list or len(values) != 1 else parts[0]
@@ -22,7 +22,7 @@ def argument(key: str, *values: str, is_list: bool = False) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return a text that Hydra reads as that text, not as a number or a list."""
+    """Return a text quoted so that Hydra reads it as text, not as a number or a list."""
     if _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
     escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)  # Hydra's rule: backslashes before a quote count

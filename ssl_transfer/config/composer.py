@@ -1,4 +1,4 @@
-"""Composes configurations as Hydra does, and lets Hydra merge each choice of options only once."""
+"""Composes configurations as Hydra does, but merges each choice of options only once."""
 
 import json
 import pickle
@@ -12,22 +12,22 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, flag_override
 
-# An interpolation with `hydra`, within one string of JSON.
+# An interpolation that contains `hydra`, within one JSON string.
 _INTO_HYDRA = re.compile(r'\$\{([^"\\]|\\.)*hydra')
 
 
 class Composer:
-    """Composes configurations, and asks Hydra once per choice of options.
+    """Composes configurations; calls Hydra once per choice of options.
 
-    Hydra takes 0.1 s: it first merges the files that the overrides of groups choose, then applies
-    the other overrides to the result, one after another. That result is kept here: the next
+    Hydra takes 0.1 s for a composition: it first merges the files that group overrides choose, then
+    applies the other overrides one after another. This class caches the merged files, so the next
     configuration with the same options takes 3 ms.
 
     Args:
-        loader: Hydra's.
+        loader: Hydra's configuration loader.
         whole: composes with Hydra alone; its result may have the node ``hydra``.
         config_name: the name of the primary configuration.
-        hydra_overrides: the overrides of Hydra itself that hold for all configurations.
+        hydra_overrides: overrides of Hydra itself that apply to all configurations.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Composer:
         self._chosen: dict[tuple[str, ...], bytes | None] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the configuration of these overrides, sometimes without the node ``hydra``.
+        """Return the configuration of these overrides; it may lack the node ``hydra``.
 
         Raises:
             hydra.errors.HydraException: as ``whole`` does.
@@ -65,14 +65,14 @@ class Composer:
         return config
 
     def _sets_a_value(self, override: Override) -> bool:
-        """Tell values from options as ``hydra._internal.defaults_list.Overrides`` does."""
+        """Return whether an override sets a value; the rule is that of Hydra's ``Overrides``."""
         key = override.key_or_group
         if key not in self._is_group:
             self._is_group[key] = self._files.group_exists(key)
         return not self._is_group[key] or isinstance(override.value(), dict)
 
     def _choose(self, options: tuple[str, ...]) -> bytes | None:
-        """Return what these options merge to, pickled; None if values need more than that."""
+        """Return these options' merged configuration, pickled; None if it cannot be cached."""
         if options not in self._chosen:
             config = self.whole(options)
             with flag_override(config, ["struct", "readonly"], False):
@@ -94,5 +94,5 @@ def _is_for_hydra(override: Override) -> bool:
 
 
 def _looks_into_hydra(values: Any) -> bool:
-    """Return whether Hydra's own node may matter: it is filled after the overrides are applied."""
+    """Return whether values refer to Hydra's own node, which is filled after the overrides."""
     return _INTO_HYDRA.search(json.dumps(values, default=str)) is not None

@@ -1,4 +1,4 @@
-"""From overrides to a configuration, as Hydra composes it, and its interpolations."""
+"""Composition of a configuration from overrides, and resolution of its interpolations."""
 
 import functools
 import os
@@ -17,10 +17,10 @@ from ssl_transfer.config.schema import AXES, CONF
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the configuration that these overrides give on the command line.
+    """Return the configuration that these command-line overrides produce.
 
     Raises:
-        hydra.errors.HydraException: for an unknown option or key; the message lists the known.
+        hydra.errors.HydraException: for an unknown option or key; the message lists the known ones.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -32,7 +32,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def _edits() -> tuple[int, int]:
-    """Return the number of the files in ``conf/`` and the latest time at which one was written."""
+    """Return the number of files in ``conf/`` and the latest modification time."""
     times = [
         Path(folder, name).stat().st_mtime_ns
         for folder, _, names in os.walk(CONF)
@@ -43,7 +43,7 @@ def _edits() -> tuple[int, int]:
 
 @functools.lru_cache(maxsize=1)
 def _loader(edits: tuple[int, int]) -> ConfigLoader:
-    """Return Hydra's loader of ``conf/``; ``edits`` tells versions of the files apart."""
+    """Return Hydra's loader of ``conf/``; ``edits`` is the cache key for the files' version."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -87,21 +87,21 @@ def groups() -> list[str]:
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plain configuration as it is meant here: without interpolations and ``~``."""
+    """Return a plain configuration with interpolations and ``~`` resolved on this computer."""
     resolved = OmegaConf.to_container(OmegaConf.create(unsettled(config)), resolve=True)
     assert isinstance(resolved, dict)
     return {key: _copied(resolved[key] if key in resolved else config[key]) for key in config}
 
 
-# An interpolation that spells out what it stands for, without another one or a user's resolver.
+# An interpolation with a literal key, without a nested one and without a user's resolver.
 _SPELT_OUT = re.compile(r"\$\{(oc\.(env|select):)?[^${}:\\'\"]*\}")
 _SIMPLE = frozenset({str, int, float, bool, type(None)})
 
 
 def unsettled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nodes with interpolations or missing values, and all that these may refer to.
+    """Return the nodes with interpolations or missing values, and the nodes they may refer to.
 
-    OmegaConf takes 20 ms for a whole configuration, of which next to nothing needs it.
+    OmegaConf takes 20 ms to resolve a whole configuration, but only few nodes need it.
     """
     unsettled: dict[str, str] = {}
     for key, node in config.items():
@@ -120,7 +120,7 @@ def unsettled(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(node: Any) -> Iterator[Any]:
-    """Yield everything in a node but lists and dictionaries with textual keys."""
+    """Yield the leaves of a node: all values but lists and dictionaries with textual keys."""
     if type(node) is dict and all(type(key) is str for key in node):
         for value in node.values():
             yield from _leaves(value)
@@ -132,7 +132,7 @@ def _leaves(node: Any) -> Iterator[Any]:
 
 
 def _copied(node: Any) -> Any:
-    """Return a copy, as OmegaConf would: with lists for tuples; ``~`` is the home folder."""
+    """Return a copy with lists for tuples, as OmegaConf does, and the home folder for ``~``."""
     if isinstance(node, dict):
         return {key: _copied(value) for key, value in node.items()}
     if isinstance(node, str):

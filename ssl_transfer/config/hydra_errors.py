@@ -1,4 +1,4 @@
-"""What Hydra finds wrong with a command line, in one sentence each."""
+"""Translates Hydra's errors about a command line into one sentence each."""
 
 import difflib
 import re
@@ -16,17 +16,17 @@ from ssl_transfer.errors import FORMER_KEYS
 
 _UNREADABLE = ("no viable alternative", "mismatched input", "extraneous input", "missing ",
                "token recognition error", "LexerNoViableAltException")  # fmt: skip
-"""How the parser of Hydra's grammar begins what it says."""
+"""Beginnings of the messages of Hydra's parser."""
 
 
 _KEY = re.compile(r"(\+\+?|~)?[\w.@/$-]+")
 
 _MISPLACED = re.compile(r"Could not override '(\w+@(\w+)[\w.]*)'")
-"""How Hydra begins where a group was to fill a key that there is not."""
+"""Hydra's message for a group that should fill a key that does not exist."""
 
 
 def sentence(error: HydraException) -> str:
-    """Return what is wrong and what would be right, without Hydra's internals."""
+    """Return what is wrong and how to correct it, without Hydra's internals."""
     lines = str(error).splitlines() or [type(error).__name__]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _unknown_option(error.missing_cfg_file, error.options)
@@ -43,7 +43,7 @@ def sentence(error: HydraException) -> str:
             where = f"`{parent}{option}`" if parent else "the configuration"
             known = [name for name in siblings if name not in ("_target_", "hydra")]
             hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}."
-            if not known:  # an open mapping, or what is null
+            if not known:  # an open mapping, or null
                 hint = f" as it stands; `+{cause.full_key}=…` adds it."
             return f"`{cause.full_key}` is not a key of {where}{hint}"
         reason = str(cause.msg).partition("\n")[0]
@@ -59,13 +59,13 @@ def sentence(error: HydraException) -> str:
     if lines[0].startswith(("Ambiguous value for argument", "Sweep parameters")):
         argument = lines[0].partition("'")[2].removesuffix(" requires --multirun")[:-1]
         key, _, text = argument.partition("=")
-        told = f"`{argument}` names several values; add -m to run every combination, or write "
+        prefix = f"`{argument}` names several values; add -m to run every combination, or write "
         if "." not in key:
-            return f"{told}key=[a,b] for a list."
-        listed = f"{shlex.quote(f'{key}=[{text}]')} for a list, or "
-        return f"{told}{listed * lines[0].startswith('Amb')}{typed(key, text)} for one text."
-    said = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
-    text = "; ".join(said)
+            return f"{prefix}key=[a,b] for a list."
+        as_list = f"{shlex.quote(f'{key}=[{text}]')} for a list, or "
+        return f"{prefix}{as_list * lines[0].startswith('Amb')}{typed(key, text)} for one text."
+    messages = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
+    text = "; ".join(messages)
     return text if text.endswith("?") else f"{text}."
 
 
@@ -112,17 +112,17 @@ def renamed_option(group: str, former: str) -> str | None:
 
 
 def _unreadable(argument: str, reason: str) -> str:
-    """Return what is wrong with an argument that Hydra's grammar does not take."""
-    told = f"every argument must read as key=value, but `{argument}` does not ({reason}); "
+    """Return what is wrong with an argument that Hydra's parser rejects."""
+    prefix = f"every argument must read as key=value, but `{argument}` does not ({reason}); "
     key, equals, text = argument.partition("=")
     if not equals or not _KEY.fullmatch(key):
-        return f"{told}put quotes around text with special characters, such as 'key=\"a b\"'."
+        return f"{prefix}put quotes around text with special characters, such as 'key=\"a b\"'."
     if text.startswith(("[", "{")):
         return (
-            f"{told}put quotes around text with special characters, such as "
+            f"{prefix}put quotes around text with special characters, such as "
             f'overrides:["method.epochs=5"], or type {typed(key, text)} if all of it is one text.'
         )
-    return f"{told}a text with special characters is typed in quotes: {typed(key, text)}."
+    return f"{prefix}a text with special characters is typed in quotes: {typed(key, text)}."
 
 
 def _siblings(node: Any) -> dict[str, str]:
@@ -133,7 +133,7 @@ def _siblings(node: Any) -> dict[str, str]:
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
-    """Return the end of a sentence that names the new or nearest name; "" if none is near."""
+    """Return the end of a sentence with the new or the most similar name; "" if there is none."""
     if FORMER_KEYS.get(name) in known:
         return f"; it is called `{FORMER_KEYS[name]}` now."
     near = difflib.get_close_matches(name, known, n=1)

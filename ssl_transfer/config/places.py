@@ -1,4 +1,4 @@
-"""Paths as a user writes them: ``~`` is the home folder, and none is empty."""
+"""Paths as a user writes them: expands ``~`` and reports empty or wrong paths."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,29 +7,29 @@ from typing import Any
 
 _AT_HOME = re.compile(r"~[\w.-]*(/|$)")
 
-# A value, or one among several, that begins with `~`, which Hydra takes only in quotes.
+# A value, or an item of a list, that begins with `~`; Hydra accepts it only in quotes.
 _BARE = re.compile(r"(?<=[=,:\[{(])(~[^,\[\]{}()'\"]*)(?=[,\]})]|$)")
 
 
 def at_home(text: str) -> str:
-    """Return a path with the user's home folder for ``~``; any other text stays as it is."""
+    """Return a path with ``~`` replaced by the home folder; other text is returned unchanged."""
     if not _AT_HOME.match(text):
         return text
     try:
         return str(Path(text).expanduser())
-    except RuntimeError:  # no such user, or one without a home folder; see `problems`
+    except RuntimeError:  # no such user, or no home folder; `problems` reports it
         return text
 
 
 def quoted(argument: str) -> str:
-    """Return an argument of the command line with quotes around paths that begin with ``~``."""
+    """Return a command-line argument with quotes around paths that begin with ``~``."""
     if '"' in argument or "'" in argument:
         return argument
-    return _BARE.sub(lambda found: f'"{found[1]}"', argument)
+    return _BARE.sub(lambda match: f'"{match[1]}"', argument)
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:
-    """Return one sentence for every path in a resolved configuration that cannot be one."""
+    """Return one sentence for every invalid path in a resolved configuration."""
     return [sentence for path, value in _paths(config) if (sentence := _problem(path, value))]
 
 
@@ -58,7 +58,7 @@ def _of_method(path: str, node: Any) -> Iterator[tuple[str, str]]:
         return
     yield from _of_data(f"{path}.pretrain_on", node.get("pretrain_on"))
     for key, value in node.items():
-        if isinstance(value, Mapping) and "model" in value:  # an encoder that it refers to
+        if isinstance(value, Mapping) and "model" in value:  # an encoder reference
             yield from _of_weights(f"{path}.{key}.model", value["model"])
             yield from _of_method(f"{path}.{key}.method", value.get("method"))
 
@@ -70,7 +70,7 @@ def _of_weights(path: str, node: Any) -> Iterator[tuple[str, str]]:
 
 
 def _of_data(path: str, node: Any) -> Iterator[tuple[str, str]]:
-    """Yield all texts of a data set of this project but its name: none may be empty."""
+    """Yield all texts of one of this project's data sets but its name: none may be empty."""
     if isinstance(node, Mapping) and str(node.get("_target_")).startswith("ssl_transfer."):
         yield from _texts(path, {key: value for key, value in node.items() if key != "name"})
 

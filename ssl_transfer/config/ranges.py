@@ -1,7 +1,7 @@
-"""Which values a parameter takes: its type and its range, both read from its annotation.
+"""Types and ranges of parameters, both read from their annotations.
 
-A number's range stands in the annotation, as in ``k: Count``. The check of a configuration reads
-it without a call (``faults``), and ``checked`` enforces it where Python code calls.
+The range of a number is part of the annotation, as in ``k: Count``. ``faults`` checks the values of
+a configuration without a call, and ``checked`` checks the arguments of calls from Python code.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ Checked = TypeVar("Checked", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The finite numbers that a parameter takes, as metadata of ``Annotated``.
+    """The finite numbers that a parameter accepts, as metadata of ``Annotated``.
 
     Args:
-        low: the least of them.
-        high: the largest of them (infinity: there is none).
+        low: the smallest number.
+        high: the largest number (infinity: no limit).
         open_low: whether ``low`` itself is excluded.
         open_high: whether ``high`` itself is excluded.
-        cap: bound above which a value can only be a mistake, whatever the mathematics allow.
+        cap: bound above which a value is surely a mistake, although it is valid mathematically.
     """
 
     low: float
@@ -37,7 +37,7 @@ class Range:
     cap: float = math.inf
 
     def violated(self, value: Any) -> str | None:
-        """Return what a number must be and is not, as ``be at least 1``; None if it fits."""
+        """Return the violated requirement, such as ``be at least 1``; None if the number fits."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         if above and below and value <= self.cap and value != math.inf:
@@ -54,38 +54,38 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class NotEmpty:
-    """A text with more than blanks, or a list with an item, as metadata of ``Annotated``."""
+    """A text that is not blank, or a list that is not empty, as metadata of ``Annotated``."""
 
     def violated(self, value: Any) -> str | None:
-        """Return what a value must be and is not; None if it fits."""
+        """Return the violated requirement; None if the value fits."""
         return None if (value.strip() if isinstance(value, str) else value) else "not be empty"
 
 
 @dataclasses.dataclass(frozen=True)
 class Length:
-    """The number of items that a list has, as metadata of ``Annotated``."""
+    """The required number of items of a list, as metadata of ``Annotated``."""
 
     items: int
 
     def violated(self, value: Any) -> str | None:
-        """Return what a list must be and is not; None if it fits."""
+        """Return the violated requirement; None if the list fits."""
         return None if len(value) == self.items else f"have {self.items} items"
 
 
 @dataclasses.dataclass(frozen=True)
 class Matching:
-    """A text of a certain form, as metadata of ``Annotated``.
+    """A text that matches a pattern, as metadata of ``Annotated``.
 
     Args:
-        pattern: what the whole text matches.
-        words: the form, for messages.
+        pattern: regular expression that the whole text must match.
+        words: description of the pattern for messages.
     """
 
     pattern: str
     words: str
 
     def violated(self, value: Any) -> str | None:
-        """Return what a text must be and is not; None if it fits."""
+        """Return the violated requirement; None if the text fits."""
         return None if re.fullmatch(self.pattern, value) else f"be {self.words}"
 
 
@@ -94,10 +94,10 @@ NotNegative = Annotated[float, Range(0)]
 Fraction = Annotated[float, Range(0, 1)]
 ProperFraction = Annotated[float, Range(0, 1, open_low=True, open_high=True)]
 Decay = Annotated[float, Range(0, 1, open_high=True)]
-"""A momentum of gradients: at 1 nothing would ever be forgotten."""
+"""A momentum of gradients; with 1, old gradients would never decay."""
 Finite = Annotated[float, Range(-1e300, cap=1e300)]
 LearningRate = Annotated[float, Range(0, cap=1e30)]
-"""Beyond the cap, a step is no number in single precision."""
+"""Above the cap, a step overflows in single precision."""
 PositiveRate = Annotated[float, Range(0, open_low=True, cap=1e30)]
 Epochs = Annotated[float, Range(0, open_low=True, cap=1e6)]
 Count = Annotated[int, Range(1, cap=10**9)]
@@ -113,10 +113,10 @@ class Fault:
     """Why a value does not fit its annotation.
 
     Args:
-        must: the verb and what follows it, as ``be at least 1``.
-        value: what does not, the value itself or an item of it.
-        of_item: whether it is an item.
-        of_type: whether already the type is wrong.
+        must: the requirement as a verb phrase, such as ``be at least 1``.
+        value: the wrong value, or the wrong item of a list.
+        of_item: whether ``value`` is an item.
+        of_type: whether the type is wrong rather than the range.
     """
 
     must: str
@@ -125,17 +125,17 @@ class Fault:
     of_type: bool = False
 
     def sentence(self, name: str, remedy: str = "") -> str:
-        """Return what is wrong with the parameter ``name``, and after it what to do."""
+        """Return what is wrong with the parameter ``name``, followed by the remedy."""
         if self.of_item:
             return f"every item of `{name}` must {self.must}, but one is {shown(self.value)}."
         return f"`{name}` must {self.must}, but is {shown(self.value)}{remedy}."
 
 
 def shown(value: Any) -> str:
-    """Return a value as messages show it, in 200 characters at most."""
+    """Return a value's ``repr`` for messages, at most 200 characters long."""
     try:
         text = repr(value)
-    except ValueError:  # Python prints no number of more than 4300 digits
+    except ValueError:  # Python refuses to print integers of more than 4300 digits
         text = "a number of thousands of digits"
     return text if len(text) <= 200 else f"{text[:197]}…"
 
@@ -146,7 +146,7 @@ def hints(target: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError):
-        return {}  # a user's own callable may annotate with names that only a type checker knows
+        return {}  # a user's callable may have annotations that only a type checker can resolve
 
 
 def faults(target: Callable[..., Any], keys: Mapping[str, Any]) -> dict[str, Fault]:
@@ -154,21 +154,21 @@ def faults(target: Callable[..., Any], keys: Mapping[str, Any]) -> dict[str, Fau
 
     Args:
         target: function or class; it is not called.
-        keys: the arguments; those that it does not know are passed over.
+        keys: the arguments; unknown ones are ignored.
     """
     known = hints(target)
-    found = {name: fault(value, known[name]) for name, value in keys.items() if name in known}
-    return {name: one for name, one in found.items() if one is not None}
+    results = {name: fault(value, known[name]) for name, value in keys.items() if name in known}
+    return {name: result for name, result in results.items() if result is not None}
 
 
 def checked(place: str = "") -> Callable[[Checked], Checked]:
-    """Let a function or class raise a ``ValueError`` for arguments outside of their ranges.
+    """Return a decorator with which a function or class raises ValueError for wrong arguments.
 
-    Types are left to the type checker, except those of annotations with a range: a boolean is no
-    number, and a number no boolean.
+    It checks only parameters whose annotations have a range, and their types: a boolean is not a
+    number, and a number is not a boolean.
 
     Args:
-        place: what the sentences put before each name, e.g. ``dataset.``.
+        place: prefix of each name in messages, e.g. ``dataset.``.
     """
 
     def decorate(target: Checked) -> Checked:
@@ -184,13 +184,15 @@ def checked(place: str = "") -> Callable[[Checked], Checked]:
         @functools.wraps(function)
         def call(*arguments: Any, **keys: Any) -> Any:
             try:
-                given = signature.bind(*arguments, **keys).arguments
+                values = signature.bind(*arguments, **keys).arguments
             except TypeError:
-                given = {}  # the call itself says what is wrong
-            found = {
-                name: fault(given[name], hint) for name, hint in bounded().items() if name in given
+                values = {}  # the call below raises the same error
+            results = {
+                name: fault(values[name], hint)
+                for name, hint in bounded().items()
+                if name in values
             }
-            if wrong := [f.sentence(f"{place}{n}") for n, f in found.items() if f is not None]:
+            if wrong := [f.sentence(f"{place}{n}") for n, f in results.items() if f is not None]:
                 raise ValueError(" ".join(wrong))
             return function(*arguments, **keys)
 
@@ -211,7 +213,7 @@ def _bounds(hint: Any) -> Iterator[Any]:
 
 
 def wanted(hint: Any) -> str:
-    """Return an annotation as words."""
+    """Return an annotation as text for messages."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return wanted(parts[0])
@@ -233,30 +235,30 @@ def wanted(hint: Any) -> str:
 
 
 def fault(value: Any, hint: Any) -> Fault | None:
-    """Return why a value does not fit an annotation, every item of it judged; None if it does."""
+    """Return why a value, or an item of it, does not fit an annotation; None if it fits."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     mistyped = Fault(f"be {wanted(hint)}", value, of_type=True)
     if origin is Annotated:
         base, *extras = parts
-        if (found := fault(value, base)) is not None:
-            return found
+        if (base_fault := fault(value, base)) is not None:
+            return base_fault
         limits = (extra.violated(value) for extra in extras if hasattr(extra, "violated"))
         return next((Fault(must, value) for must in limits if must), None)
     if origin in (typing.Union, types.UnionType):
-        found_by_part = [fault(value, part) for part in parts]
-        if any(found is None for found in found_by_part):
+        faults_by_part = [fault(value, part) for part in parts]
+        if any(part_fault is None for part_fault in faults_by_part):
             return None
-        return next((f for f in found_by_part if f is not None and not f.of_type), mistyped)
+        return next((f for f in faults_by_part if f is not None and not f.of_type), mistyped)
     if origin is Literal:
         fits = any(type(value) is type(part) and value == part for part in parts)
         return None if fits else mistyped
     if origin in (Sequence, list, tuple) and isinstance(value, list | tuple):
-        wanted_items = [parts[0]] * len(value)
+        item_hints = [parts[0]] * len(value)
         if origin is tuple and parts[-1] is not Ellipsis:
             if len(value) != len(parts):
                 return mistyped
-            wanted_items = list(parts)
-        return _fault_of_items(value, wanted_items, mistyped)
+            item_hints = list(parts)
+        return _fault_of_items(value, item_hints, mistyped)
     if origin in (Mapping, dict) and isinstance(value, Mapping):
         items = [*value.keys(), *value.values()]
         sides = [parts[0]] * len(value) + [parts[1]] * len(value)
@@ -266,14 +268,14 @@ def fault(value: Any, hint: Any) -> Fault | None:
 
 def _fault_of_items(values: Sequence[Any], items: Sequence[Any], mistyped: Fault) -> Fault | None:
     for value, item in zip(values, items, strict=True):
-        if (found := fault(value, item)) is not None:
-            return mistyped if found.of_type else dataclasses.replace(found, of_item=True)
+        if (item_fault := fault(value, item)) is not None:
+            return mistyped if item_fault.of_type else dataclasses.replace(item_fault, of_item=True)
     return None
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Return whether a value has a type that is none of the generic ones above."""
-    if hint in (int, float):  # a whole number is a float, too; True is neither
+    """Return whether a value has a type that is not one of the generic types above."""
+    if hint in (int, float):  # an integer is accepted as a float; a boolean is neither
         kind = numbers.Integral if hint is int else numbers.Real
         return isinstance(value, kind) and not isinstance(value, bool)
     from beartype import BeartypeConf
@@ -282,10 +284,10 @@ def _is_a(value: Any, hint: Any) -> bool:
 
     tower = BeartypeConf(is_pep484_tower=True)
     try:
-        # YAML knows lists only; a tuple may be asked for.
+        # YAML has lists only, but the annotation may be a tuple.
         return any(is_bearable(v, hint, conf=tower) for v in (value, _as_tuple(value)))
     except BeartypeException:
-        return True  # an annotation beartype cannot judge
+        return True  # beartype cannot check this annotation
 
 
 def _as_tuple(value: Any) -> Any:

@@ -1,9 +1,9 @@
 """Encoder references: the other encoders that a method's node names, such as a teacher.
 
-A reference is the name of a model, whose weights are taken as they are, or a mapping of ``model``
-(left out: the run's own), ``method`` (left out: ``as_is``), ``seed`` (of the method) and
-``overrides`` (as on the command line). ``expanded`` puts whole nodes in the names' place, so that
-ids and frozen configurations hold what they stood for.
+A reference is either the name of a model, whose weights are used without training, or a mapping
+with the keys ``model`` (default: the run's own), ``method`` (default: ``as_is``), ``seed`` (of the
+method) and ``overrides`` (as on the command line). ``expanded`` replaces the names by whole nodes,
+so that ids and frozen configurations contain what the names meant.
 """
 
 import copy
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 class Role(enum.Enum):
-    """What a method does with the encoder that a reference names."""
+    """How a method uses the encoder that a reference names."""
 
-    INITIAL_WEIGHTS = "its weights are those that the trained encoder starts from"
+    INITIAL_WEIGHTS = "the trained encoder starts from its weights"
     ARGUMENT = "the method's constructor receives it under the key's name"
 
 
 class Reference(NamedTuple):
-    """What a key of a method's node refers to."""
+    """The role of a key that holds references."""
 
     role: Role
     several: bool = False
@@ -47,7 +47,7 @@ REFERENCES = {
 """The keys of a method's node that hold references."""
 
 AXES = ("model", "method")
-"""What an encoder consists of: the keys of an expanded reference."""
+"""The keys of an expanded reference."""
 
 _KNOWN = {*AXES, "seed", "overrides"}
 
@@ -68,13 +68,14 @@ def plain(config: DictConfig) -> dict[str, Any]:
 def expanded(config: Node) -> Node:
     """Return a composed configuration with the references of its method expanded.
 
-    What is no reference, or is expanded already, stays: ``config.problems`` has its say on it.
+    Values that are not references, or are already expanded, are returned unchanged;
+    ``config.problems`` checks them.
 
     Args:
         config: plain, interpolations unresolved.
 
     Raises:
-        hydra.errors.HydraException: in one sentence, for a name that there is not.
+        hydra.errors.HydraException: in one sentence, for an unknown name.
     """
     method = config.get("method")
     if not isinstance(method, Mapping):
@@ -94,7 +95,7 @@ def expanded(config: Node) -> Node:
 def items(method: Mapping[str, Any]) -> dict[str, Any]:
     """Return the references of a method's node by their paths, e.g. ``teacher``, ``teachers[0]``.
 
-    A key that must hold a list and does not, or the other way round, is one item.
+    A key that should hold a list but does not, or the reverse, counts as one item.
     """
     references: dict[str, Any] = {}
     for key, reference in REFERENCES.items():
@@ -112,7 +113,7 @@ def role(path: str) -> Role:
 
 
 def by_key(values: Mapping[str, T]) -> dict[str, T | list[T]]:
-    """Return values by path (see ``items``) as the keys of a node hold them: alone or in lists."""
+    """Return values by path (see ``items``) grouped by key: single values or lists."""
     grouped: dict[str, T | list[T]] = {}
     for path, value in values.items():
         key, bracket, _ = path.partition("[")
@@ -126,14 +127,14 @@ def by_key(values: Mapping[str, T]) -> dict[str, T | list[T]]:
 
 
 def _is_short(value: Any) -> bool:
-    """Return whether a value is a reference with names in it."""
+    """Return whether a value is a reference that contains names."""
     if isinstance(value, str):
-        return value != "???"  # what must be given
+        return value != "???"  # a required value that is missing
     return isinstance(value, Mapping) and value.keys() <= _KNOWN and not _is_whole(value)
 
 
 def _is_whole(value: Any) -> bool:
-    """Return whether a value is the two nodes of a reference."""
+    """Return whether a value is an expanded reference with both nodes."""
     return isinstance(value, Mapping) and all(isinstance(value.get(axis), Mapping) for axis in AXES)
 
 
@@ -152,7 +153,7 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
         overrides.insert(0, f"method.seed={named['seed']}")
     axes = {axis: named.get(axis) for axis in AXES}
     for axis, name in axes.items():
-        # The run's own model, and nodes, are complete.
+        # The run's own model, and whole nodes, need no composition.
         fixed = isinstance(name, Mapping) or (axis == "model" and name is None)
         if fixed and any(_axis(override) == axis for override in overrides):
             raise ConfigCompositionException(
@@ -161,17 +162,17 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
             )
     options = [f"{axis}={name}" for axis, name in axes.items() if isinstance(name, str)]
     try:
-        found = plain(compose([*options, *overrides]))
+        other = plain(compose([*options, *overrides]))
     except HydraException as error:
         raise ConfigCompositionException(f"`{path}`: {sentence(error)}") from error
-    nodes = {axis: axes[axis] if isinstance(axes[axis], Mapping) else found[axis] for axis in axes}
+    nodes = {axis: axes[axis] if isinstance(axes[axis], Mapping) else other[axis] for axis in axes}
     if axes["model"] is None:
         nodes["model"] = copy.deepcopy(config["model"])
     return nodes
 
 
 def _refuse_keys(path: str, value: Any) -> None:
-    """Refuse keys that a reference has not, but perhaps its method."""
+    """Raise an error for keys that a reference does not have."""
     unknown = [] if not isinstance(value, Mapping) else sorted(map(str, value.keys() - _KNOWN))
     if unknown:
         elsewhere = f"; keys of its method belong into overrides:[method.{unknown[0]}=…]"
@@ -182,7 +183,7 @@ def _refuse_keys(path: str, value: Any) -> None:
 
 
 def _refuse_file(path: str, axis: str, name: Any) -> None:
-    """Refuse the place of a file where the name of an option belongs."""
+    """Raise an error for a file path instead of the name of an option."""
     if isinstance(name, str) and ("/" in name or Path(name).suffix):
         override = quoted(f"model.weights.path={quoted(name)}")
         remedy = shlex.quote(f"{path}={{model:NAME,overrides:[{override}]}}")

@@ -1,4 +1,4 @@
-"""Names and types of what every run is configured by: the axes, and the groups beside them."""
+"""Names and types of the keys of every configuration: the axes and the other groups."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from ssl_transfer.config.ranges import Count, Matching, Range, Seed, Text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-# A wheel holds the files inside the package; a clone has them beside it.
+# A wheel contains the files inside the package; a clone has them beside the package.
 _PLACES = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
 CONF = next((place for place in _PLACES if (place / "config.yaml").is_file()), _PLACES[-1])
 """The folder of the configuration files."""
@@ -21,7 +21,7 @@ DEVICE = Matching("auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", "auto, cpu or cuda")
 
 @dataclasses.dataclass
 class TrainerOptions:
-    """Group ``trainer``: how training is carried out; nothing here can change a score."""
+    """Group ``trainer``: how training is executed; no key changes a score."""
 
     device: Annotated[str, Matching("auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", "auto, cpu or cuda")] = (
         "auto"
@@ -40,7 +40,7 @@ class TrainerOptions:
 
 @dataclasses.dataclass
 class PathOptions:
-    """Group ``paths``: where things lie on this computer."""
+    """Group ``paths``: folders on this computer."""
 
     outputs: str = "outputs"
     data: str = "data"
@@ -52,7 +52,7 @@ class PathOptions:
 
 @dataclasses.dataclass
 class LoggerOptions:
-    """Group ``logger``; all keys but the name belong to wandb."""
+    """Group ``logger``; all keys except ``name`` are options of wandb."""
 
     name: Literal["none", "wandb"]
     project: Text = "ssl_transfer"
@@ -82,8 +82,8 @@ class RootOptions:
     tables: bool = True
 
 
-# Without types: OmegaConf would take 2 for true and 2.5 for 2. `problems` reads the annotations.
+# Without types: OmegaConf would convert 2 to true and 2.5 to 2. `problems` checks the types.
 ConfigStore.instance().store(name="schema", node=dataclasses.asdict(RootOptions()))
 
 NEEDED = (*AXES, "trainer", "paths", "seed", "precision", "debug", "retry", "force")
-"""Keys without which a run has no identity or no place."""
+"""Keys that the identity or the folder of a run needs."""

@@ -1,4 +1,4 @@
-"""From the dotted name of a ``_target_`` to the function or class."""
+"""Import of the function or class that a ``_target_`` names."""
 
 import importlib
 import typing
@@ -14,12 +14,12 @@ def locate(target: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), attribute)
+        value = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f"`_target_` must name something that can be imported as package.module.name, "
             f"but `{target}` cannot ({error})."
         ) from error
-    if not callable(found):
+    if not callable(value):
         raise ValueError(f"`_target_` must name a function or class, but `{target}` is neither.")
-    return typing.cast("Callable[..., Any]", found)
+    return typing.cast("Callable[..., Any]", value)

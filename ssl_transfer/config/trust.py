@@ -1,10 +1,10 @@
-"""Which code a configuration read from disk may call without the user's word.
+"""Which code a configuration read from disk may call without the user's permission.
 
-What a user types is trusted. A record, a frozen configuration or an ``encoder.yaml`` is data: it
-may come from anybody. Of the targets in such a file, only what makes an encoder, a method, a data
-set or a protocol in this project, torchvision or timm is called. It does not suffice that a name
-begins with one of these packages: they re-export others (``os``, ``torch.hub``) and have functions
-that write, download or unpickle.
+Configurations that a user types are trusted. A record, a frozen configuration or an
+``encoder.yaml`` is data and may come from anybody. A target in such a file is called only if it
+makes an encoder, a method, a data set or a protocol of this project, torchvision or timm. It is not
+sufficient that a name begins with one of these packages: they re-export others (``os``,
+``torch.hub``) and have functions that write, download or unpickle.
 """
 
 import functools
@@ -20,14 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_transfer.config import locate, resolve
 
 FLAG = "--trust-targets"
-"""What a user adds to a command that may call whatever a file names."""
+"""Option of commands with which a user allows all targets that a file names."""
 
 _PLACES = re.compile(
     r"(ssl_transfer\.(models|methods|datasets|protocols)|torchvision\.models|timm(\.models)?)"
     r"(\.[^\W\d]\w*)+"
 )
 _DEFINED_IN = ("ssl_transfer.", "torchvision.", "timm.")
-# What a node of an axis becomes; by name, since this module comes before those that define it.
+# Base classes of permitted results, by name: this module is imported before their modules.
 _MADE = {("torch.nn.modules.module", "Module"), ("ssl_transfer.datasets.base", "Dataset")}
 
 
@@ -35,11 +35,11 @@ def targets(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (path, value) of every ``_target_`` in a plain configuration that is not null."""
     if isinstance(config, Mapping):
         for key, value in config.items():
-            here = f"{path}.{key}" if path else str(key)
+            key_path = f"{path}.{key}" if path else str(key)
             if key == "_target_" and value is not None:
-                yield here, value
+                yield key_path, value
             else:
-                yield from targets(value, here)
+                yield from targets(value, key_path)
     elif isinstance(config, list | tuple):
         for place, value in enumerate(config):
             yield from targets(value, f"{path}[{place}]")
@@ -47,10 +47,10 @@ def targets(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 @functools.cache
 def is_known(target: str) -> bool:
-    """Return whether a ``_target_`` may be called without the user's word.
+    """Return whether a ``_target_`` may be called without the user's permission.
 
-    Nothing outside of the packages named above is imported to find out. What cannot be located is
-    not known.
+    Only modules of the packages named above are imported for the check. A target that cannot be
+    located is not known.
     """
     if not _PLACES.fullmatch(target):
         return False
@@ -76,12 +76,16 @@ def _is_made(kind: Any) -> bool:
 def _returned(function: Any) -> Any:
     try:
         return typing.get_type_hints(function).get("return")
-    except (NameError, TypeError, AttributeError):  # names that only a type checker knows
+    except (
+        NameError,
+        TypeError,
+        AttributeError,
+    ):  # only a type checker can resolve them
         return None
 
 
 def _is_timm_model(function: Any) -> bool:
-    """Return whether a function is one of timm's models, not all of which say what they return."""
+    """Return whether a function is one of timm's models; some lack a return annotation."""
     if not function.__module__.startswith("timm.models."):
         return False
     import timm
@@ -90,12 +94,12 @@ def _is_timm_model(function: Any) -> bool:
 
 
 def foreign_targets(config: Mapping[str, Any], source: str) -> list[str]:
-    """Return one sentence for each ``_target_`` that needs the user's word.
+    """Return one sentence for each ``_target_`` that needs the user's permission.
 
     Args:
-        config: a whole configuration, plain, as it was read. It is looked at with interpolations
-            resolved, too: one of these may stand for a mapping with a target.
-        source: the file, for the sentences.
+        config: a whole configuration, plain, as it was read. It is also checked with its
+            interpolations resolved, because an interpolation may refer to a mapping with a target.
+        source: the file, for the messages.
 
     Raises:
         ValueError: in one sentence, if an interpolation cannot be resolved.
@@ -111,13 +115,13 @@ def foreign_targets(config: Mapping[str, Any], source: str) -> list[str]:
     return [
         "a `_target_` that is read from a file must make an encoder, method, data set or protocol "
         f"of this project, torchvision or timm, but `{path}` in `{source}` is {target}; add {FLAG} "
-        "if you trust whoever wrote that file."
+        "if you trust the author of that file."
         for target, path in wrong.items()
     ]
 
 
 def _foreign(config: Any) -> dict[str, str]:
-    """Return target -> the first path at which it stands, of targets that are not known."""
+    """Return the targets that are not known, each with the first path that contains it."""
     wrong: dict[str, str] = {}
     for path, target in targets(config):
         if not (isinstance(target, str) and is_known(target)):
@@ -126,7 +130,7 @@ def _foreign(config: Any) -> dict[str, str]:
 
 
 def without_downloads(node: Any) -> Any:
-    """Return a plain configuration in which nothing may be downloaded; ids stay as they are."""
+    """Return a plain configuration with all downloads disabled; its ids stay the same."""
     if isinstance(node, Mapping):
         return {
             key: False if key == "download" else without_downloads(value)
@@ -136,12 +140,12 @@ def without_downloads(node: Any) -> Any:
 
 
 def strangers(node: Any, allowed: Collection[Path], path: str = "") -> Iterator[tuple[str, Path]]:
-    """Yield (key, place) of what a resolved configuration would download to outside of folders.
+    """Yield (key, path) of every download target outside of the allowed folders.
 
     Args:
-        node: resolved.
+        node: a node of a resolved configuration.
         allowed: the folders, resolved.
-        path: of the node.
+        path: dotted path of the node.
     """
     if isinstance(node, list | tuple):
         for place, value in enumerate(node):
@@ -149,14 +153,14 @@ def strangers(node: Any, allowed: Collection[Path], path: str = "") -> Iterator[
     if not isinstance(node, Mapping):
         return
     for key, value in node.items():
-        here = f"{path}.{key}" if path else str(key)
+        key_path = f"{path}.{key}" if path else str(key)
         if key in ("path", "root") and node.get("download") and isinstance(value, str):
             if not is_inside(Path(value), allowed):
-                yield here, Path(value)
+                yield key_path, Path(value)
         else:
-            yield from strangers(value, allowed, here)
+            yield from strangers(value, allowed, key_path)
 
 
 def is_inside(path: Path, folders: Collection[Path]) -> bool:
-    """Return whether a path lies in one of some resolved folders, links followed."""
+    """Return whether a path, links followed, lies in one of the resolved folders."""
     return any(path.expanduser().resolve().is_relative_to(folder) for folder in folders)

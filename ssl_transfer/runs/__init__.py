@@ -1,6 +1,6 @@
-"""Runs: what identifies one, its folder and record, the checks before it, and its execution.
+"""Runs: identity, folder and record of a run, the checks before it, and its execution.
 
-Importing this package is cheap; ``execution``, ``builders`` and ``preflight`` load torch.
+Importing this package is cheap; only ``execution``, ``builders`` and ``preflight`` import torch.
 """
 
 from ssl_transfer.runs.folder import begin, clear, finish

@@ -1,4 +1,4 @@
-"""What a run's configuration describes, built: its data set, protocol, encoders, surroundings."""
+"""Builds what a run's configuration describes: data set, protocol, encoders, context."""
 
 import contextlib
 import functools
@@ -30,26 +30,26 @@ def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
     """Return the dataset that a run trains on, built once per process.
 
     Args:
-        run: whose dataset it is.
-        stage: whether to bring it near first: copied to ``paths.stage``, if that is set, and
-            decoded once, as ``trainer.decode_once`` says.
+        run: the run.
+        stage: whether to prepare fast access first: copy the data to ``paths.stage`` if it is set,
+            and decode the images once if ``trainer.decode_once`` says so.
 
     Raises:
         ValueError: if the data do not fit their description.
-        OSError: if they cannot be copied.
+        OSError: if the data cannot be copied.
     """
     config = run.resolved
     node = config["method"]["pretrain_on"] if run.is_pretraining else config["dataset"]
     folder = config["paths"].get("stage") if stage else None
     bar = bool(config["trainer"]["progress_bar"])
-    # A configuration frozen before there was the key has none.
+    # Configurations that were frozen by older code lack the key.
     choice = config["trainer"].get("decode_once", "auto")
-    # Pixels lie where the copy lies, on the node's own disk, or else beside the feature store.
+    # Decoded pixels are stored beside the copy on the node's own disk, or else in the outputs.
     near = f"{folder}/ssl_transfer" if folder else config["paths"]["outputs"]
     text = json.dumps(node, sort_keys=True)
     if not stage:
         return read(text, folder, bar)
-    # The launcher looked at the contents of the source once; a copy is known on its node alone.
+    # The launcher has checked the contents of the source; only this node knows the copy.
     with inputs.doubting() if config["force"] and folder else contextlib.nullcontext():
         read(text, folder, bar)
     return _decoded(text, folder, bar, str(Path(near).expanduser().absolute() / "decoded"), choice)
@@ -65,7 +65,7 @@ def _decoded(
 
 @functools.lru_cache(maxsize=16)
 def read(node: str, stage: str | None, progress_bar: bool) -> Dataset:
-    """Return the dataset of a node in JSON, read from a copy below ``stage`` if that is given."""
+    """Return the dataset of a node in JSON; ``stage``: folder for a copy to read from."""
     source: dict[str, Any] = json.loads(node)
     if stage is not None:
         doubt = inputs.is_doubting()
@@ -75,11 +75,13 @@ def read(node: str, stage: str | None, progress_bar: bool) -> Dataset:
         except ValueError as error:
             if copy == source:
                 raise
-            # Either the source is as wrong, and the sentence should name it, or the data refer to
-            # something outside of their root, like `images: ../photos`.
+            # Either the source is wrong, too, and the message should name it, or the data refer to
+            # files outside of their root, such as `images: ../photos`.
             dataset = datasets.build(source)
             log.warning(
-                "`%s` is read where it lies, for its copy does not do: %s", dataset.name, error
+                "`%s` is read from its original folder, because its copy cannot be used: %s",
+                dataset.name,
+                error,
             )
             return dataset
     return datasets.build(source)
@@ -93,7 +95,7 @@ def protocol_of(node: Mapping[str, Any]) -> EvaluationProtocol:
 
 
 def arguments_of(run: Run) -> dict[str, Encoder | list[Encoder]]:
-    """Return the encoders that the constructor of a pre-training's method receives, by key."""
+    """Return the encoders that a method's constructor receives as arguments, by key."""
     encoders = {}
     for path, source in run.sources.items():
         if role(path) is Role.ARGUMENT:
@@ -104,10 +106,10 @@ def arguments_of(run: Run) -> dict[str, Encoder | list[Encoder]]:
 
 
 def initial_encoder(run: Run) -> Encoder:
-    """Return the encoder with the weights that the run's work starts from.
+    """Return the encoder with the weights that the run starts from.
 
-    An evaluation judges what its pre-training left; a pre-training starts from what its method
-    says, else from the model's own weights.
+    An evaluation starts from the weights of its pre-training. A pre-training starts from the
+    encoder that its method names, or else from the model's own weights.
     """
     config = run.resolved
     encoder = models.build(config["model"], seed=config["method"]["seed"])
@@ -120,7 +122,7 @@ def initial_encoder(run: Run) -> Encoder:
 
 
 def _built(source: Run) -> Encoder:
-    """Return the encoder of a pre-training: what it left, or its model's weights as they are."""
+    """Return the encoder of a pre-training, or its untrained model if the method is ``as_is``."""
     encoder = models.build(source.resolved["model"], seed=source.seed)
     if source.trains:
         load_product(encoder, source)
@@ -128,15 +130,15 @@ def _built(source: Run) -> Encoder:
 
 
 def load_product(encoder: Encoder, source: Run) -> None:
-    """Load the encoder that a finished pre-training left, and compare it with its record.
+    """Load the encoder of a finished pre-training and compare it with the record.
 
     Raises:
-        DamagedProduct: if it is not the one that the record names.
+        DamagedProduct: if the weights differ from those that the record names.
     """
     record = source.record()
     products.verify(source.folder, record)
     models.load_encoder(encoder, source.folder)
-    stated = record["weights_sha256"]  # all there is in records of older code
+    stated = record["weights_sha256"]  # the only checksum in records of older code
     if (loaded := models.fingerprint(encoder)) != stated:
         raise products.DamagedProduct(
             f"`{source.folder / products.ENCODER}` must hold the weights that the run's record "
@@ -146,11 +148,11 @@ def load_product(encoder: Encoder, source: Run) -> None:
 
 
 def trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn.Module | None:
-    """Return what an encoder was trained with on top of it, None if that is not at hand.
+    """Return the projector that an encoder was trained with; None if it is not available.
 
     Args:
         model: the encoder's resolved node.
-        folder: that of the pre-training (``None``: the model's weights are taken as they are).
+        folder: the pre-training's folder (``None``: the model's weights are used untrained).
     """
     weights = model.get("weights") or {}
     path = folder or weights.get("path")
@@ -161,12 +163,12 @@ def trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn
 def make_context(
     run: Run, device: torch.device, folder: Path | None = None, started_from: str | None = None
 ) -> Context:
-    """Return the surroundings that the configuration describes.
+    """Return the context that a run's configuration describes.
 
     Args:
-        run: with the configuration.
-        device: to compute on.
-        folder: to work in (``None``: the run's own).
+        run: the run.
+        device: the device to compute on.
+        folder: the folder to work in (``None``: the run's own).
         started_from: identifies the data and weights that the run starts from (``None``: unknown).
     """
     config = run.resolved
@@ -187,7 +189,7 @@ def make_context(
         accumulate=trainer["accumulate"],
         max_steps=2 if config["debug"] else None,
         progress_bar=trainer["progress_bar"],
-        # A configuration frozen before there was the key has none.
+        # Configurations that were frozen by older code lack the key.
         monitor=trainer.get("monitor"),
         compile=trainer["compile"],
         channels_last=trainer.get("channels_last", False),
@@ -195,7 +197,7 @@ def make_context(
 
 
 def require_precision(run: Run, device: torch.device) -> None:
-    """Raise ValueError if the device cannot compute in the precision asked for."""
+    """Raise ValueError if the device does not support the configured precision."""
     if run.config["precision"] == "fp16" and device.type == "cpu":
         raise ValueError(
             "`precision=fp16` must have a GPU, but there is none; use `precision=bf16`, or fp32."

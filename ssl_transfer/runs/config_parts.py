@@ -1,4 +1,4 @@
-"""Which callable each part of an axis's node belongs to, so that its keys can be checked."""
+"""Maps each part of an axis's node to the callable that receives its keys, for checks."""
 
 import dataclasses
 import inspect
@@ -11,22 +11,22 @@ from ssl_transfer.config.references import REFERENCES, Role, items
 from ssl_transfer.preprocessing import Preprocessing
 
 PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
-"""Keys of a protocol's node that say what it is called and what it asks of a cluster."""
+"""Keys of a protocol's node that its constructor does not receive."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ConfigPart:
-    """Keys of a node and the callable that will receive them."""
+    """Keys of a node and the callable that receives them."""
 
     path: str
-    target: Any  # a callable or its dotted name, unless the user wrote something else
-    keys: Any  # a mapping, likewise
+    target: Any  # a callable or its dotted name; a user may have written any value
+    keys: Any  # a mapping; a user may have written any value
     supplied: frozenset[str] = frozenset()
-    built: bool = False  # whether calling it with the keys checks their values, and no more
+    built: bool = False  # whether a call with the keys only checks their values
 
 
 def parts(path: str, node: Mapping[str, Any]) -> Iterator[ConfigPart]:
-    """Yield the callables that a node's keys belong to."""
+    """Yield the parts of a node, each with the callable that receives its keys."""
     axis = path.rpartition(".")[2]
     yield from {
         "model": _model,
@@ -75,20 +75,20 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
         yield ConfigPart(path, _untrained, _without(node))
         return
     arguments = [key for key, (role, _) in REFERENCES.items() if role is Role.ARGUMENT]
-    given = {key: node[key] for key in arguments if node.get(key) is not None}
-    taken = {key for key in given if _takes(node["_target_"], key)}
-    supplied = frozenset({"encoder", "num_classes", "views", *taken})
-    unknown = {key: value for key, value in given.items() if key not in taken}
-    yield ConfigPart(path, node["_target_"], own_keys(node) | unknown, supplied)
+    encoders = {key: node[key] for key in arguments if node.get(key) is not None}
+    accepted = {key for key in encoders if _takes(node["_target_"], key)}
+    supplied = frozenset({"encoder", "num_classes", "views", *accepted})
+    rejected = {key: value for key, value in encoders.items() if key not in accepted}
+    yield ConfigPart(path, node["_target_"], own_keys(node) | rejected, supplied)
     yield _labels(path, node, "seed")
     if "projector" in node:
         yield ConfigPart(f"{path}.projector", Projector, node["projector"], frozenset({"in_dim"}))
     views = node.get("views")
     if not isinstance(views, list) or not views:
-        yield ConfigPart(f"{path}.views", _views, {"found": views}, built=True)
+        yield ConfigPart(f"{path}.views", _views, {"value": views}, built=True)
     else:
         for number, view in enumerate(views):
-            if isinstance(view, Mapping):  # YAML knows lists only
+            if isinstance(view, Mapping):  # YAML has lists only
                 view = {k: tuple(v) if isinstance(v, list) else v for k, v in view.items()}
             yield ConfigPart(f"{path}.views[{number}]", View, view, built=True)
     options = {field.name: node[field.name] for field in dataclasses.fields(TrainingOptions)
@@ -98,13 +98,13 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
     for place, value in items(node).items():
         if place in REFERENCES and REFERENCES[place].several:
-            yield ConfigPart(f"{path}.{place}", _several, {"found": value}, built=True)
+            yield ConfigPart(f"{path}.{place}", _several, {"value": value}, built=True)
         else:
             yield from _reference(f"{path}.{place}", value)
 
 
 def _labels(path: str, node: Mapping[str, Any], *others: str) -> ConfigPart:
-    """Return a part with what a node is called, and keys that no callable receives."""
+    """Return a part with a node's name and other keys that no callable receives."""
     keys = {key: node[key] for key in ("name", *others) if key in node}
     return ConfigPart(path, _labelled, keys)
 
@@ -115,15 +115,15 @@ def _labelled(
     seed: Seed = 0,
     resources: Mapping[str, Any] | None = None,
 ) -> None:
-    """Take a node's name, which ``results`` shows, a method's seed, a protocol's resources."""
+    """Signature of the keys that no callable receives: name, seed, resources."""
 
 
 def _takes(target: Any, key: str) -> bool:
-    """Return whether what a method's node names has a parameter for a reference."""
+    """Return whether a method's target has a parameter named like a reference's key."""
     try:
         return key in inspect.signature(locate(target)).parameters
     except (ValueError, AttributeError):
-        return False  # whoever looks at the target says why
+        return False  # the check of the target reports the error
 
 
 def _reference(path: str, node: Any) -> Iterator[ConfigPart]:
@@ -135,21 +135,21 @@ def _reference(path: str, node: Any) -> Iterator[ConfigPart]:
             yield from _method(f"{path}.method", dict(node["method"]))
 
 
-def _several(*, found: Any) -> None:
-    """Refuse a value that must be a list of encoder references."""
-    raise ValueError(f"there must be a list of encoders, but is {found!r}; write [A,B].")
+def _several(*, value: Any) -> None:
+    """Raise ValueError: the value must be a list of encoder references."""
+    raise ValueError(f"there must be a list of encoders, but is {value!r}; write [A,B].")
 
 
 def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:
-    """Take an encoder reference."""
+    """Signature of an encoder reference."""
 
 
 def _untrained(*, name: Text, seed: Seed = 0) -> None:
-    """Take the keys of ``as_is``."""
+    """Signature of the keys of ``as_is``."""
 
 
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
-    if node.get("name") == "pretrain" and node.get("_target_") is None:  # it judges nothing
+    if node.get("name") == "pretrain" and node.get("_target_") is None:  # it has no callable
         yield ConfigPart(path, _labelled, _without(node))
         return
     yield _with_optimizer(path, _target(node), _without(node, *PROTOCOL_LABELS))
@@ -170,46 +170,46 @@ def _monitor(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
 
 
 def _optimizer(path: str, node: Any, *, grid: Any = None) -> ConfigPart:
-    """Return a part that takes an optimizer's keys; it must know those of a grid, too."""
+    """Return the part for an optimizer's keys, to which those of a search grid belong, too."""
     from ssl_transfer.training.optim import OPTIMIZERS
 
     if not isinstance(node, Mapping):
-        return ConfigPart(path, _whole_optimizer, {"path": path, "found": node}, built=True)
+        return ConfigPart(path, _whole_optimizer, {"path": path, "value": node}, built=True)
     if node.get("name") not in OPTIMIZERS:
         return ConfigPart(path, _known_optimizer, {"name": node.get("name")})
     function = OPTIMIZERS[node["name"]]
-    # The protocol's own signature says what a grid must be; it checks the values.
-    listed = grid if isinstance(grid, Mapping) else {}
-    swept = {key for key, values in listed.items() if values is not None and key != "encoder_lr"}
+    # The protocol's own signature checks the type and the values of the grid.
+    axes = grid if isinstance(grid, Mapping) else {}
+    swept = {key for key, values in axes.items() if values is not None and key != "encoder_lr"}
     known = swept & set(inspect.signature(function).parameters)
     keys = {**_without(node, "name", *known), **dict.fromkeys(swept - known)}
     return ConfigPart(path, function, keys, frozenset({"groups", *known}))
 
 
 def _with_optimizer(path: str, target: Any, keys: dict[str, Any]) -> ConfigPart:
-    """Return a part that takes an optimizer's node; ``_optimizer`` tells what is wrong with it."""
+    """Return a part that receives an optimizer's node; ``_optimizer`` checks a wrong node."""
     if isinstance(keys.get("optimizer", {}), Mapping):
         return ConfigPart(path, target, keys, built=True)
     return ConfigPart(path, target, _without(keys, "optimizer"), frozenset({"optimizer"}))
 
 
-def _whole_optimizer(*, path: str, found: Any) -> None:
-    """Refuse what is no optimizer's node."""
+def _whole_optimizer(*, path: str, value: Any) -> None:
+    """Raise ValueError: the value is not an optimizer's node."""
     raise ValueError(
-        f"there must be a mapping of keys, but is {found!r}; an option of `optimizer` is chosen by "
-        f"`optimizer@{path}={found if isinstance(found, str) else 'NAME'}`."
+        f"there must be a mapping of keys, but is {value!r}; an option of `optimizer` is chosen by "
+        f"`optimizer@{path}={value if isinstance(value, str) else 'NAME'}`."
     )
 
 
 def _known_optimizer(*, name: Literal["sgd", "adam", "adamw", "lars"]) -> None:
-    """Take an optimizer's name."""
+    """Signature of an optimizer's name."""
 
 
-def _views(*, found: Any) -> None:
-    """Refuse a method's views that are no list of mappings, or an empty one."""
+def _views(*, value: Any) -> None:
+    """Raise ValueError: a method's views must be a list of mappings that is not empty."""
     from ssl_transfer.config import options
 
     raise ValueError(
-        f"there must be a list of one mapping or more, but is {found!r}; a list that has a name is "
+        f"there must be a list of one mapping or more, but is {value!r}; a list that has a name is "
         f"chosen by `views@method=NAME`, among {options('views')}."
     )

@@ -1,4 +1,4 @@
-"""Carrying out one run: check it, claim it, do the work, leave a record or a failure."""
+"""Execution of one run: check it, claim it, do the work, write a record or a failure."""
 
 import contextlib
 import datetime
@@ -38,7 +38,7 @@ from ssl_transfer.system.inputs import Inputs
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 10.0
-"""How long a process that lost a partner waits to hear why."""
+"""How long a process that lost another one waits for that one's failure file."""
 
 
 class RunFailed(RuntimeError):
@@ -47,27 +47,27 @@ class RunFailed(RuntimeError):
 
 @randomness.preserved()
 def execute(run: Run) -> dict[str, Any]:
-    """Carry out one run whose requirements are finished, and return its record.
+    """Execute one run whose requirements are finished, and return its record.
 
-    A finished run is not computed again (unless ``force=true``); an interrupted one goes on.
-    With several processes, all of them call this.
+    A finished run is not computed again (unless ``force=true``); an interrupted one is resumed.
+    With several processes, all of them call this function.
 
     Raises:
-        RunFailed: with one sentence; the folder holds ``failure.json`` with the whole traceback.
-        Interrupted: if a signal stopped it; it can go on.
+        RunFailed: with one sentence; the folder contains ``failure.json`` with the traceback.
+        Interrupted: if a signal stopped the run; it can be resumed.
     """
     with signals.stoppable():
         try:
             return _execute(run)
         except RuntimeError as error:
-            # Of a loader's second process, whose end was heard of while the first one's was
-            # dealt with; the claim may have been left.
+            # A second worker of a data loader may end while the end of the first one is handled.
+            # The claim may then still exist.
             if isinstance(error, RunFailed) or (lost := loading.lost_worker(error)) is None:
                 raise
             with loading.deaf_to_workers(error):
                 claims.release(run.folder)
                 raise RunFailed(lost) from error
-        except OSError as error:  # before the work: the folder cannot be made, or written to
+        except OSError as error:  # before the work: the folder cannot be created or written to
             raise RunFailed(
                 f"`{run.folder}` must be a folder that can be written to, but {error}."
             ) from error
@@ -77,11 +77,11 @@ def _execute(run: Run) -> dict[str, Any]:
     try:
         device = distributed.start(run.config["trainer"]["device"])
         require_precision(run, device)
-    except ValueError as error:  # says something about this computer, and nothing about the run
+    except ValueError as error:  # concerns this computer, not the run
         fail(run, str(error), trace=traceback.format_exc(), stage="check")
         raise RunFailed(str(error)) from error
     if not distributed.is_main():
-        logging.getLogger("ssl_transfer").setLevel(logging.WARNING)  # the first process tells
+        logging.getLogger("ssl_transfer").setLevel(logging.WARNING)  # only the first process logs
     with contextlib.ExitStack() as stack:
         ours = True
         if distributed.is_main():
@@ -104,18 +104,18 @@ def _execute(run: Run) -> dict[str, Any]:
 
 
 def _settle_failure(run: Run, error: Exception, trace: str) -> str:
-    """Leave ``failure.json`` where an error says something about the run; return the sentence.
+    """Write ``failure.json`` unless another process already did; return the reason.
 
     Raises:
-        Interrupted: if a signal arrived, or KeyboardInterrupt.
+        Interrupted: if a signal arrived; KeyboardInterrupt after Ctrl-C.
     """
-    if signals.arrived():  # what fails on the way out says nothing about the run
+    if signals.arrived():  # an error during the shutdown does not concern the run
         signals.end()
     if distributed.is_lost_partner(error) and run.failure() is None:
-        # Its signal may reach this process a little later, and then raises here; or its
-        # reason may take a while to be seen on a network file system.
+        # The signal that ended it may arrive here a little later and then raises; or its failure
+        # file may take a while to appear on a network file system.
         time.sleep(PATIENCE_SECONDS)
-    earlier = run.failure()  # of another process, whose end made this one fail
+    earlier = run.failure()  # written by another process, whose end made this one fail
     if earlier is not None:
         return str(earlier["error"])
     sentence, stage = _explain(error)
@@ -126,9 +126,10 @@ def _settle_failure(run: Run, error: Exception, trace: str) -> str:
 
 
 def _explain(error: Exception) -> tuple[str, str]:
-    """Return the sentence for the user, and the stage: ``check`` if it says nothing about the run.
+    """Return the sentence for the user and the stage.
 
-    Such a run is tried again without being asked to: the disk was full, a process was lost.
+    The stage is ``check`` if the cause lies outside of the run, such as a full disk or a lost
+    process; the run is then tried again without ``retry=true``.
     """
     if distributed.is_lost_partner(error):
         return (
@@ -152,13 +153,13 @@ def _say_waiting(owner: dict[str, Any]) -> None:
 
 
 def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
-    """Leave ``failure.json``, so that the run is not repeated unless ``retry=true``.
+    """Write ``failure.json``, so that the run is not repeated unless ``retry=true``.
 
     Args:
-        run: what failed.
-        sentence: why, for the user.
+        run: the run that failed.
+        sentence: the reason, for the user.
         trace: the whole traceback.
-        stage: ``check`` if nothing was started (such a run is tried again), else ``work``.
+        stage: ``work``, or ``check`` if the run may be tried again without ``retry=true``.
     """
     encoder = {"id": encoder_id(run), "label": run.label}
     failure = {
@@ -175,11 +176,11 @@ def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
     try:
         write_json(run.folder / "failure.json", failure)
     except OSError as error:
-        log.warning("%s", error)  # the disk is full: the sweep's summary still names the run
+        log.warning("%s", error)  # e.g. a full disk: the sweep's summary still names the run
 
 
 def encoder_id(run: Run) -> str | None:
-    """Return the id of the encoder a run judges; None where only its weights can tell."""
+    """Return the id of the encoder that a run evaluates; None if only its weights identify it."""
     if run.is_pretraining:
         return run.id
     for required in run.requirements:
@@ -223,7 +224,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             processes=distributed.world_size(),
         )
         context.logger.finish(scores)
-        if distributed.is_main():  # before the logger ends, which may wait for a server
+        if distributed.is_main():  # before the logger closes, which may wait for a server
             read = {"data": dataset.inputs, "weights": weights_files, "code": _code_of(config)}
             record["inputs"] = _kept(read, run.folder.parent.parent)
             _say_differences(run, record)
@@ -233,7 +234,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
 
 
 def differing_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Return which scores of two records of one run differ beyond rounding, and how."""
+    """Return which scores of two records of a run differ by more than rounding errors."""
     olds, news = (
         {(s["metric"], s["split"]): s["value"] for s in record["scores"]}
         for record in (before, after)
@@ -252,7 +253,7 @@ def differing_scores(before: Mapping[str, Any], after: Mapping[str, Any]) -> str
 
 
 def _say_differences(run: Run, record: dict[str, Any]) -> None:
-    """Say where a run that was computed again on the same files has other scores."""
+    """Log a warning if a run that was computed again from the same files has other scores."""
     before = run.readable_record()
     if before is None or _stands_on(before) != _stands_on(record):
         return
@@ -264,36 +265,36 @@ def _say_differences(run: Run, record: dict[str, Any]) -> None:
 
 
 def _stands_on(record: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the fingerprints of the data and of the weights that a record's scores belong to."""
+    """Return the fingerprints of a record's data and weights."""
     return dict(record.get("data") or {}).get("fingerprint"), record.get("weights_sha256")
 
 
 def _started_from(dataset: Dataset, weights_files: Inputs) -> str:
-    """Return what identifies the data and the weights that a training starts from."""
+    """Return a hash of the data and the weights that a training starts from."""
     contents = sorted(digest.hex() for digest in weights_files.contents().values())
     return digest(dataset.fingerprint, contents)
 
 
 def _code_of(config: Mapping[str, Any]) -> Inputs:
-    """Return the source files of the user's own classes and functions that a run called."""
+    """Return the source files of the user's own classes and functions that a run uses."""
     axes = {axis: config[axis] for axis in ("model", "method", "dataset", "protocol")}
-    with inputs.collected() as found:
+    with inputs.collected() as code:
         for path in sources.files_of(axes):
             inputs.note_file(path)
-    return found
+    return code
 
 
-def _kept(read: Mapping[str, Inputs], outputs: Path) -> dict[str, dict[str, Any]]:
-    """Keep the lists of the files that a run read; return what its record says of them."""
+def _kept(files_by_kind: Mapping[str, Inputs], outputs: Path) -> dict[str, dict[str, Any]]:
+    """Save the lists of the files that a run read; return the record's entry for each list."""
     return {
-        kind: {"list": manifests.save(listed, outputs), "files": len(listed)}
-        for kind, listed in read.items()
-        if len(listed)
+        kind: {"list": manifests.save(files, outputs), "files": len(files)}
+        for kind, files in files_by_kind.items()
+        if len(files)
     }
 
 
 def _require_finite(encoder: Encoder) -> None:
-    """Refuse weights that the very last step broke, after which no loss was computed."""
+    """Raise ValueError if weights are not finite: no loss is computed after the last step."""
     for name, tensor in encoder.state_dict().items():
         if not tensor.isfinite().all():
             raise ValueError(
@@ -326,15 +327,15 @@ def _record(
     encoder_id: str | None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Return the record of a run: its head, what ``facts`` says of its work, and its code.
+    """Return the record of a run: its head, the facts about its work, and its code.
 
     Args:
-        run: that ended.
-        began: when, as ISO 8601.
+        run: the run.
+        began: start time in ISO 8601.
         status: ``finished`` or ``not_applicable``.
-        reason: why it is not applicable.
-        encoder_id: of the encoder that it judged or made.
-        **facts: at least ``scores`` and ``duration_s``.
+        reason: why the run is not applicable.
+        encoder_id: id of the encoder that the run evaluated or trained.
+        **facts: further keys, at least ``scores`` and ``duration_s``.
     """
     return {
         **run.identify(),

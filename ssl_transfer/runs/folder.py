@@ -1,4 +1,4 @@
-"""A run's folder: made ready for its work, completed with the record, and cleared."""
+"""A run's folder: prepared for the work, completed with the record, and cleaned."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,11 +11,11 @@ from ssl_transfer.system.files import discard, set_aside, write_json
 
 
 def begin(run: Run) -> Path | None:
-    """Make a run's folder ready for its work, by the process that holds the claim.
+    """Prepare a run's folder for its work; only the process with the claim may call this.
 
     Returns:
-        the folder to work in: the run's own, or one inside it if there is a record that stays
-        until the new one stands; None if only a replacement had to be completed.
+        The folder to work in: the run's own, or one inside it if an old record must stay until the
+        new one is written. None if only an interrupted replacement had to be completed.
     """
     discard(run.folder / "failure.json")
     if products.is_half_replaced(run.folder):
@@ -32,17 +32,17 @@ def begin(run: Run) -> Path | None:
         anew.mkdir(exist_ok=True)
         return anew
     if (record := run.folder / products.RECORD).exists():
-        set_aside(record)  # perhaps of a newer version
+        set_aside(record)  # perhaps written by a newer version
     return run.folder
 
 
 def finish(run: Run, record: Mapping[str, Any], folder: Path) -> None:
-    """Write the record, atomically, then remove what only a resume would need.
+    """Write the record atomically, then remove the files that only a resumption needs.
 
     Args:
-        run: what is finished.
-        record: without the names of the products, which are added.
-        folder: that ``begin`` returned.
+        run: the finished run.
+        record: the record without the names of the products, which are added.
+        folder: the folder that ``begin`` returned.
     """
     sealed = {**record, "files": products.seal(folder)}
     write_json(folder / products.RECORD, sealed)
@@ -54,7 +54,7 @@ def finish(run: Run, record: Mapping[str, Any], folder: Path) -> None:
 
 
 def clear(run: Run) -> None:
-    """Remove what only a resume would need, and the traces of earlier failures."""
+    """Remove the files that only a resumption needs, and those of earlier failures."""
     for leftover in _leftovers(run.folder):
         discard(leftover)
 
@@ -62,6 +62,6 @@ def clear(run: Run) -> None:
 def _leftovers(folder: Path) -> Iterator[Path]:
     for name in ("failure.json", "progress.json", "checkpoint.pt"):
         yield folder / name
-    # Not `.claim.*.tmp`: those belong to processes that wait for this run.
+    # Not `.claim.*.tmp`, which belong to processes that wait for this run.
     yield from folder.glob(".checkpoint.pt.*.tmp")
     yield from folder.glob(".progress.json.*.tmp")

@@ -1,14 +1,14 @@
-"""What identifies a run: the part of its configuration that can change a score, and its hash.
+"""The identity of a run: the part of its configuration that can change a score, and its hash.
 
-Every key has an owner. The project itself reads some keys of an axis's node whatever its
-``_target_`` is (``_READ_HERE``): they belong to the axis, with everything inside them. All others
-are keyword arguments of the node's ``_target_`` and belong to it. Nodes inside a node
-(``optimizer``, ``views``, ``weights``, ``grid``, …) have no owner of their own; a key in one is
-named by its path from the axis's node. Only the pre-training set and the encoders that a method
-refers to are nodes of an axis themselves (``_AXES_INSIDE``).
+Every key has an owner. The project itself reads some keys of an axis's node for every ``_target_``
+(``_READ_HERE``): these keys and everything inside them belong to the axis. All other keys are
+keyword arguments of the node's ``_target_`` and belong to it. Nodes inside a node (``optimizer``,
+``views``, ``weights``, ``grid``, …) have no owner of their own; a key inside one is named by its
+path from the axis's node. Only the pre-training set and the encoders that a method refers to are
+nodes of an axis themselves (``_AXES_INSIDE``).
 
-Tables name keys by owner and path, never by a bare name. Of code outside of this project nothing
-is known, so every keyword argument of it counts, null included.
+The tables name keys by owner and path, never by name alone. Nothing is known about code outside of
+this project, so all its keyword arguments count, including those that are null.
 """
 
 import functools
@@ -62,9 +62,9 @@ _AXES_INSIDE: dict[tuple[str, str], str] = {
     },
 }
 
-# The tables: owner -> paths. An owner is an axis, a `_target_`, or the package of several.
+# The tables: owner -> paths. An owner is an axis, a `_target_`, or a package of targets.
 
-# What says how, not what, or what a run keeps: it enters no id.
+# Keys that do not change what is computed; they are not part of an id.
 _OUTSIDE: dict[str, frozenset[str]] = {
     "model": frozenset({"facts", "weights.url", "weights.download", "weights.obtain"}),
     "method": frozenset({"resources"}),
@@ -75,27 +75,27 @@ _OUTSIDE: dict[str, frozenset[str]] = {
 
 
 def _weights_place(path: Any) -> Any:
-    """Name a folder of weights by itself, not by the file in it (`models.weights`)."""
+    """Return the folder of a weights file ``encoder.safetensors``; both mean the same weights."""
     return re.sub("(/encoder.safetensors)?/*$", "", path) or path if type(path) is str else path
 
 
 def _check_of_sizes(value: Any) -> Any:
-    """Name what refuses data, or lets them pass, and changes none, by one value."""
+    """Return one value for all settings that check sizes without changing data."""
     return "strict" if value == "warn" else value
 
 
 def _check_of_copies(value: Any) -> Any:
-    """Name what refuses copies, or lets them pass, and changes none, by one value."""
+    """Return one value for all settings that check duplicates without changing data."""
     return "error" if value == "warn" else value
 
 
-# Values that compute the same, by the one that stands for them in an id.
+# Normalisation of values that compute the same, so that they give the same id.
 _SAME: dict[str, dict[str, Callable[[Any], Any]]] = {
     "model": {"weights.path": _weights_place},
     "ssl_transfer.datasets": {"sizes": _check_of_sizes, "on_duplicates": _check_of_copies},
 }
 
-# Keys that came after the first ids, with the value that leaves an id as it was: their default.
+# Keys that were added after the first ids, with their default, which leaves an id unchanged.
 _NEUTRAL: dict[str, dict[str, Any]] = {
     "method": {"schedule_per": "step", "step_factor": 0.1, "final_factor": 0.0},
     "ssl_transfer.datasets.folder.image_folder": {"class_depth": 1, "on_duplicates": "error"},
@@ -117,8 +117,8 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     },
 }
 
-# What null means differs from what a missing key means in these; elsewhere a null is left out,
-# for it is the default of every key of this project that takes one.
+# Keys for which null differs from a missing key. A null of any other key is left out of the id,
+# because it is the default of every key of this project that accepts null.
 _NULL_COUNTS: dict[str, frozenset[str]] = {
     "model": frozenset({"preprocessing"}),
     "method": frozenset({"views"}),
@@ -131,14 +131,14 @@ _NULL_COUNTS: dict[str, frozenset[str]] = {
 
 
 class _Rules(NamedTuple):
-    """What the tables say of the keys of one node, by path."""
+    """The entries of the tables for the keys of one node, by path."""
 
     outside: frozenset[str]
     same: dict[str, Callable[[Any], Any]]
     neutral: dict[str, Any]
     null_counts: frozenset[str]
     foreign: bool
-    """Whether keyword arguments go to code outside of this project."""
+    """Whether the target is outside of this project."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -161,11 +161,11 @@ def _rules(axis: str, target: str | None) -> _Rules:
 
 
 def identity_of(axis: str, node: Any) -> Any:
-    """Return what of an axis's node identifies it: without outside, neutral and default keys.
+    """Return the part of an axis's node that identifies it, without neutral and default keys.
 
     Args:
         axis: ``model``, ``method``, ``dataset`` or ``protocol``.
-        node: plain, of dictionaries and lists; anything but a dictionary stays as it is.
+        node: plain dictionaries and lists; anything but a dictionary is returned unchanged.
     """
     if not isinstance(node, dict):
         return node
@@ -173,15 +173,15 @@ def identity_of(axis: str, node: Any) -> Any:
     rules = _rules(axis, target if isinstance(target, str) else None)
     if not rules.foreign:
         return _entering(node, axis, rules)
-    here = _READ_HERE[axis]
-    own = {key: value for key, value in node.items() if key in here}
-    return {key: v for key, v in node.items() if key not in here} | _entering(own, axis, rules)
+    axis_keys = _READ_HERE[axis]
+    own = {key: value for key, value in node.items() if key in axis_keys}
+    return {key: v for key, v in node.items() if key not in axis_keys} | _entering(own, axis, rules)
 
 
 def _entering(
     node: dict[str, Any], axis: str, rules: _Rules, prefix: str = "", *, null_counts: bool = False
 ) -> dict[str, Any]:
-    """Return the keys of a mapping that enter an id."""
+    """Return the keys of a mapping that are part of an id."""
     entering: dict[str, Any] = {}
     for key, value in node.items():
         if value is None:
@@ -200,7 +200,7 @@ def _entering(
 
 
 def _inside(value: Any, axis: str, rules: _Rules, path: str, *, null_counts: bool) -> Any:
-    """Return what of a dictionary or list inside a node enters an id."""
+    """Return the part of a nested dictionary or list that belongs to an id."""
     null_counts = null_counts or path in rules.null_counts
     if type(value) is dict:
         if (axis, path) in _AXES_INSIDE:
@@ -222,18 +222,19 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# Interpolations that mean the same on every computer and in every run of which the node is part:
-# places, and keys of the same node. Those with `{}` among them name an axis.
+# Interpolations that mean the same on every computer and in every run that contains the node:
+# paths, and keys of the same node. `{axis}` is replaced by the name of the node's axis.
 _MAY_STAY = r"\$\{{(?!paths\.|\.|oc\.select:\.|{axis}\.)"
 _MUST_SETTLE = {axis: re.compile(_MAY_STAY.format(axis=axis)) for axis in AXES}
 
 
 def settled(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a plain configuration whose axes refer to nothing outside of themselves but ``paths``.
+    """Return a plain configuration whose axes refer only to themselves and to ``paths``.
 
-    A value that another node or the environment gives becomes that value, so that an id holds
-    what is computed: ``method.seed=${seed}`` is another pre-training for each seed. What does not
-    resolve stays, for ``config.problems`` to say.
+    Interpolations of other nodes or of the environment are replaced by their values, so that the
+    id depends on what is computed: ``method.seed=${seed}`` is another pre-training for each seed.
+    If an interpolation does not resolve, the configuration is returned unchanged and
+    ``config.problems`` reports it.
     """
     loose = [axis for axis in AXES if _MUST_SETTLE[axis].search(repr(config.get(axis)))]
     if not loose and not any("${" in str(config.get(key)) for key in ("seed", "precision")):
@@ -251,5 +252,5 @@ def _settle(node: Any, resolved: Any, must: "re.Pattern[str]") -> Any:
     if isinstance(node, Mapping):
         return {key: _settle(value, resolved[key], must) for key, value in node.items()}
     if isinstance(node, list | tuple):
-        return [_settle(one, two, must) for one, two in zip(node, resolved, strict=True)]
+        return [_settle(item, value, must) for item, value in zip(node, resolved, strict=True)]
     return resolved if isinstance(node, str) and must.search(node) else node

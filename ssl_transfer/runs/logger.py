@@ -1,4 +1,4 @@
-"""Where a run's numbers go while it works: ``metrics.jsonl``, and wandb if chosen."""
+"""Logging of a run's numbers to ``metrics.jsonl``, and to wandb if chosen."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class LoggerRefused(ValueError):
-    """An option of the logger is wrong; that says nothing about the run."""
+    """An option of the logger is wrong; the run itself may be correct."""
 
 
 class RunLogger:
@@ -37,7 +37,7 @@ class RunLogger:
             options = self.run.resolved["logger"]
             if options["name"] == "wandb":
                 self.wandb = _start_wandb(self.run, options)
-            # Opened last: where wandb does not start, nothing is left open.
+            # Opened last, so that no file stays open if wandb does not start.
             self.file = _open_lines(self.folder / "metrics.jsonl")
         return self
 
@@ -52,14 +52,14 @@ class RunLogger:
         self._mirror(lambda run: run.finish(exit_code=0 if kind is None else 1))
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Append one line; wandb sees the numbers under ``training/name``."""
+        """Append one line; wandb receives the numbers as ``training/name``."""
         if self.file is None:
             return
         try:
             self.file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
             self.file.flush()
         except OSError as error:
-            with contextlib.suppress(OSError):  # it tries to write the rest, too
+            with contextlib.suppress(OSError):  # closing tries to write the rest
                 self.file.close()
             path, self.file = self.folder / "metrics.jsonl", None
             raise OSError(
@@ -79,20 +79,20 @@ class RunLogger:
         summary = {f"{s.split}/{s.metric}": s.value for s in scores}
         self._mirror(lambda run: run.summary.update(summary))
 
-    def _mirror(self, tell: Callable[[Any], object]) -> None:
-        """Tell wandb something; where that fails it is switched off, for it is no part of a run."""
+    def _mirror(self, call: Callable[[Any], object]) -> None:
+        """Call a function on the wandb run; if it fails, switch wandb off and go on without it."""
         if self.wandb is None:
             return
         try:
-            tell(self.wandb)
-        except Exception as error:  # whatever it raises: its errors have no common ancestor
+            call(self.wandb)
+        except Exception as error:  # wandb's errors have no common base class
             self.wandb = None
             _say_switched_off(self.run, error)
 
 
 def _open_lines(path: Path) -> io.TextIOWrapper:
-    """Open a file of lines for appending; half a line that a killed process left is ended."""
-    path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
+    """Open a file of lines for appending; end an incomplete last line of a killed process."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # it may have been removed in the meantime
     try:
         file = path.open("a+b")
     except OSError:
@@ -108,10 +108,10 @@ def _open_lines(path: Path) -> io.TextIOWrapper:
 
 
 def _start_wandb(run: Run, options: Mapping[str, Any]) -> Any:
-    """Return wandb's run, None where it cannot be started, which is said in one sentence.
+    """Return wandb's run; None if it cannot be started, which is logged in one sentence.
 
     Raises:
-        LoggerRefused: if a template asks for an unknown name.
+        LoggerRefused: if a template contains an unknown name.
     """
     names = {**run.names, "seed": run.seed, "label": run.label, "run_id": run.id}
     labels = {key: _fill(options[key], names) for key in ("group", "run_name")}
@@ -129,7 +129,7 @@ def _start_wandb(run: Run, options: Mapping[str, Any]) -> Any:
             mode=options["mode"],
             dir=str(run.folder),
             config=run.resolved,
-            # Nobody may be there to answer; and a server that does not is no reason to wait long.
+            # No user may be present to answer a prompt, and a run must not wait long for a server.
             settings=wandb.Settings(login_timeout=20, init_timeout=60),
         )
     except Exception as error:  # not installed, no login, no server, the run was deleted there
@@ -138,11 +138,11 @@ def _start_wandb(run: Run, options: Mapping[str, Any]) -> Any:
 
 
 def _say_switched_off(run: Run, error: Exception) -> None:
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     log.warning(
         "wandb is switched off for %s (%s); its numbers are in metrics.jsonl all the same. "
         "`wandb login` logs in, `logger.mode=offline` needs no server.",
-        run.describe(), said,
+        run.describe(), reason,
     )  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def _fill(template: str | None, names: Mapping[str, Any]) -> str | None:
     """Fill a name template.
 
     Raises:
-        LoggerRefused: if it asks for a name that does not exist; the known ones are listed.
+        LoggerRefused: if it contains an unknown name; the message lists the known ones.
     """
     if template is None:
         return None

@@ -1,4 +1,4 @@
-"""What is wrong with a run, found before any run of a sweep starts."""
+"""Checks of a run's data, weights and method before any run of a sweep starts."""
 
 import contextlib
 import functools
@@ -25,18 +25,18 @@ from ssl_transfer.system import inputs
 log = logging.getLogger(__name__)
 
 LARGE = 128
-"""Side, in pixels, above which images are none that a ResNet's stem for small ones is made for."""
+"""Side in pixels above which images are too large for a ResNet's stem for small images."""
 
 _AXIS_KEY = re.compile(r"(?<![\w./])dataset\.(?=[a-z_]+\b)")
-"""How a dataset calls its keys in what it tells; where it is not the axis, they lie elsewhere."""
+"""Prefix of keys in a dataset's messages; for a pre-training set it is replaced."""
 
 
 def check(run: Run) -> str | None:
-    """Return what is wrong with the run's data, weights or kind of target; None if nothing is.
+    """Return what is wrong with the run's data, weights or kind of target, or None.
 
-    This is everything that needs no training, done before any run of a sweep starts.
+    These are all checks that need no training; they happen before any run of a sweep starts.
     """
-    # Stamps may deceive where clocks or file systems do: `force=true` reads every byte again, once.
+    # With wrong clocks or on some file systems, stamps miss changes: `force=true` reads all bytes.
     doubting = inputs.doubting() if run.config["force"] else contextlib.nullcontext()
     try:
         with doubting:
@@ -61,7 +61,7 @@ def check(run: Run) -> str | None:
             require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
     except UserError as error:
         return str(error)
-    except Exception as error:  # a bug, perhaps in an encoder of the user's own: others go on
+    except Exception as error:  # a bug, perhaps in a user's own encoder: the other runs continue
         log.error("%s", traceback.format_exc())
         return last_line(error)
     return None
@@ -69,7 +69,7 @@ def check(run: Run) -> str | None:
 
 @functools.lru_cache(maxsize=64)
 def _warn_of_stem(name: str, stem: str | None, size: int | None) -> None:
-    """Say once per process that a stem for small images is to see large ones."""
+    """Warn once per process if a stem for small images will receive large ones."""
     if stem not in (None, "imagenet") and size is not None and size > LARGE:
         log.warning(
             "%s: `model.stem=%s` is made for images of 32 to 96 px and costs about %d times as "
@@ -80,7 +80,7 @@ def _warn_of_stem(name: str, stem: str | None, size: int | None) -> None:
 
 
 def _warn_of_enlarging(run: Run, dataset: Dataset) -> None:
-    """Say that an encoder is to be pre-trained on small images as if they were large."""
+    """Warn if small images are enlarged for the pre-training of an encoder."""
     model = run.resolved["model"]
     size = (model.get("preprocessing") or {}).get("size")
     side = max(dataset["train"].images[0].size)
@@ -95,13 +95,13 @@ def _warn_of_enlarging(run: Run, dataset: Dataset) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _try_weights(node: str) -> None:
-    """Load a model's weights once per process, to see whether they fit."""
+    """Load a model's weights once per process, to check that they fit."""
     models.build(json.loads(node))
 
 
 @functools.lru_cache(maxsize=64)
 def _try_start(model: str, start: str) -> None:
-    """See once per process whether a model has room for another one's weights."""
+    """Check once per process that a model can take the weights of another one."""
     if model != start:
         models.copy_weights(
             *(models.build({**json.loads(node), "weights": None}) for node in (model, start))
@@ -109,12 +109,12 @@ def _try_start(model: str, start: str) -> None:
 
 
 def _try_method(run: Run, dataset: Dataset) -> None:
-    """See whether a pre-training's method fits its model, its data and what it refers to."""
+    """Check that a pre-training's method fits its model, its data and its references."""
     config = run.resolved
     trainer = config["trainer"]
-    judged = (trainer.get("monitor") or {}).get("dataset")
-    if judged is not None:
-        read(json.dumps(judged, sort_keys=True), None, bool(trainer["progress_bar"]))
+    monitored = (trainer.get("monitor") or {}).get("dataset")
+    if monitored is not None:
+        read(json.dumps(monitored, sort_keys=True), None, bool(trainer["progress_bar"]))
     for size in {view.size for view in methods.augmentations(config["method"])} - {None}:
         _try_size(json.dumps(config["model"], sort_keys=True), size)
     pretraining.check(
@@ -128,7 +128,7 @@ def _try_method(run: Run, dataset: Dataset) -> None:
 
 
 def _try_starts(run: Run) -> None:
-    """See whether the model of a pre-training has room for the weights that it starts from."""
+    """Check that the model of a pre-training can take the weights that it starts from."""
     for path, source in run.sources.items():
         if role(path) is Role.INITIAL_WEIGHTS:
             nodes = (run.resolved["model"], source.resolved["model"])
@@ -136,7 +136,7 @@ def _try_starts(run: Run) -> None:
 
 
 def _shapes(run: Run) -> dict[str, Encoder | list[Encoder]]:
-    """Return, without layers, the encoders that the constructor of a method receives, by key."""
+    """Return stand-ins for the encoders that a method's constructor receives, by key."""
     shapes = {}
     for path, source in run.sources.items():
         if role(path) is Role.ARGUMENT:
@@ -155,14 +155,14 @@ def _shapes(run: Run) -> dict[str, Encoder | list[Encoder]]:
 
 @functools.lru_cache(maxsize=64)
 def _projector(model: str, folder: Path | None) -> torch.nn.Module | None:
-    """Return the layers, without memory, of what an encoder was trained with on top of it."""
-    found = trained_projector(json.loads(model), folder)
-    return None if found is None else found.to("meta")
+    """Return the projector that an encoder was trained with, on the meta device."""
+    projector = trained_projector(json.loads(model), folder)
+    return None if projector is None else projector.to("meta")
 
 
 @functools.lru_cache(maxsize=64)
 def _try_size(model: str, size: int) -> None:
-    """See whether a model takes views of a size of their own, as not every transformer does."""
+    """Check that a model accepts views of another size; some transformers do not."""
     whole = models.build({**json.loads(model), "weights": None})
     try:
         measure_feature_dim(whole, size, whole.name)
@@ -174,6 +174,6 @@ def _try_size(model: str, size: int) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _shape(model: str) -> Encoder:
-    """Return an encoder without layers that takes and gives what a model does."""
+    """Return an encoder without layers that has the input and output sizes of a model."""
     whole = models.build({**json.loads(model), "weights": None})
     return Encoder(torch.nn.Identity(), whole.feature_dim, whole.preprocessing, whole.name)

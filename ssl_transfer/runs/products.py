@@ -1,13 +1,13 @@
-"""The files that a run leaves beside its record, and how a new set replaces an old one.
+"""The products of a run, i.e. the files beside its record, and their replacement by a new set.
 
-A record names its products with their sha256. A finished run that is computed again works in the
-folder ``anew`` inside its own, so that the old record and its products stay and belong together
-until the new record stands there. From that moment on the new set counts: its files are moved up
-one by one, and whoever finds a replacement that was interrupted completes it.
+A record names its products with their sha256. If a finished run is computed again, it works in the
+folder ``anew`` inside its own, so that the old record and its products stay consistent until the
+new record exists. From then on the new set is valid: its files are moved up one by one, and the
+next process that finds an interrupted replacement completes it.
 
-<run>/record.json, encoder.safetensors, …     what counts
-<run>/anew/checkpoint.pt, metrics.jsonl, …    a computation that goes on
-<run>/anew/record.json                        a computation that is complete, about to be moved up
+<run>/record.json, encoder.safetensors, …     the valid set
+<run>/anew/checkpoint.pt, metrics.jsonl, …    a computation in progress
+<run>/anew/record.json                        a complete computation, to be moved up
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 from ssl_transfer.system.files import discard, file_sha256, set_aside
 
 ANEW = "anew"
-"""Folder inside a finished run's own, in which it is computed again."""
+"""Folder inside a finished run's folder, in which it is computed again."""
 RECORD = "record.json"
 ENCODER = "encoder.safetensors"
 _PATTERNS = ("*.safetensors", "encoder.yaml", "*.npz")
@@ -41,37 +41,37 @@ def _products(folder: Path) -> list[Path]:
 
 
 def verify(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare the encoder that a finished run left with its record.
+    """Compare the encoder files of a finished run with its record.
 
     Args:
-        folder: of the run.
-        record: of the run; one that older code wrote names no files, and nothing is compared.
+        folder: the run's folder.
+        record: the run's record; if older code wrote it, it names no files and nothing is compared.
 
     Raises:
-        DamagedProduct: if one of the encoder's files has other contents, or cannot be read. A
-            missing one is left to whoever needs it.
+        DamagedProduct: if a file of the encoder has other contents or cannot be read. A missing
+            file is not reported here but by the code that loads it.
     """
     for name, stated in dict(record.get("files") or {}).items():
         path = folder / name
         if path.suffix == ".npz":
             continue  # no run reads predictions
         try:
-            found = file_sha256(path)
+            actual = file_sha256(path)
         except FileNotFoundError:
             continue
         except OSError as error:
-            found = f"unreadable: {error.strerror}"
-        if found != stated:
+            actual = f"unreadable: {error.strerror}"
+        if actual != stated:
             raise DamagedProduct(
                 f"`{path}` must be the file that the run's record names (sha256 {stated[:16]}…), "
-                f"but is {found[:16]}…: it was damaged or replaced. Restore it, or remove "
+                f"but is {actual[:16]}…: it was damaged or replaced. Restore it, or remove "
                 f"`{folder / ENCODER}`, and the same command computes it again."
             )
 
 
 def is_half_replaced(folder: Path) -> bool:
     """Return whether a new set of products is complete but not yet moved up."""
-    # Asked for each of thousands of finished runs: building paths costs more than looking.
+    # Called for thousands of finished runs: building a Path would cost more than the look-up.
     return os.path.exists(f"{folder}/{ANEW}/{RECORD}")  # noqa: PTH110
 
 
@@ -79,13 +79,13 @@ def replace(folder: Path, record: Mapping[str, Any]) -> None:
     """Move the complete set of ``<folder>/anew`` up; an interrupted call is completed by the next.
 
     Args:
-        folder: of the run.
-        record: the one in ``anew``, which names the new set's files.
+        folder: the run's folder.
+        record: the record in ``anew``, which names the files of the new set.
     """
     new = folder / ANEW
     for path in _products(folder):
         if path.name not in record.get("files", {}):
-            path.unlink()  # the old set had it, the new one has not
+            path.unlink()  # a file of the old set that the new one lacks
     for path in (*_products(new), *new.glob("metrics.jsonl"), new / RECORD):  # the record last
         above = folder / path.name
         if above.is_dir() and not above.is_symlink():
@@ -95,8 +95,8 @@ def replace(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def abandon(folder: Path) -> None:
-    """Remove what a computation in ``anew`` left."""
+    """Remove the folder ``anew`` of an earlier computation."""
     new = folder / ANEW
-    discard(new / RECORD)  # first: without it the rest counts for nothing
+    discard(new / RECORD)  # first: without a record the other files are not valid
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(new)

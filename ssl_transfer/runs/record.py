@@ -1,4 +1,4 @@
-"""Reading what a run leaves: its record or its failure. A damaged file counts as no file."""
+"""Reading of a run's record or failure. A damaged file counts as missing."""
 
 import functools
 import logging
@@ -20,19 +20,25 @@ _FAILURE: dict[str, type | tuple[type, ...]] = {"error": str, "stage": str, "tra
 
 
 def read_record(path: Path, run_id: str) -> dict[str, Any] | None:
-    """Return a finished run's record; None if there is none of use, which is logged once."""
+    """Return a finished run's record; None if it is missing or unusable.
+
+    An unusable file is logged once per process.
+    """
     return _readable(path, _RECORD, run_id)
 
 
 def read_failure(path: Path, run_id: str) -> dict[str, Any] | None:
-    """Return why a run failed; None if nothing of use says so, which is logged once."""
+    """Return a run's failure; None if it is missing or unusable.
+
+    An unusable file is logged once per process.
+    """
     return _readable(path, _FAILURE, run_id)
 
 
 def _readable(
     path: Path, required: Mapping[str, type | tuple[type, ...]], run_id: str
 ) -> dict[str, Any] | None:
-    """Return a run's record or failure; None if there is none, or none of use, which is said."""
+    """Return a run's record or failure; None if it is missing, or unusable, which is logged."""
     try:
         document = read_json(path, schema=SCHEMA)
         if document is None:
@@ -60,5 +66,5 @@ def _is_score(score: Any) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _warn_of_unreadable(what: str) -> None:
-    """Say once per process that a file counts for nothing."""
+    """Log once per process that a file is ignored."""
     log.warning("%s; the run counts as if the file were not there.", what)

@@ -1,7 +1,7 @@
-"""What a run is: its identity, what it requires, and where its folder lies.
+"""The class ``Run``: identity, requirements and folder of a run.
 
-A run is its configuration. The same configuration has the same id and the same folder, so a
-finished run is never computed again and an interrupted one goes on where it stopped.
+A run is defined by its configuration. The same configuration gives the same id and the same folder,
+so a finished run is not computed again and an interrupted one is resumed.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ class Run:
     """One cell of the product of the axes.
 
     Args:
-        config: the whole composed configuration, plain; interpolations stay unresolved where they
-            name places or keys of the same node; frozen by use.
+        config: the whole composed configuration, plain. Interpolations of paths and of keys of the
+            same node stay unresolved. It must not be changed after the first use.
     """
 
     config: dict[str, Any] = dataclasses.field(hash=False)
@@ -37,12 +37,12 @@ class Run:
 
     @property
     def is_pretraining(self) -> bool:
-        """Whether the run ends once the method's weights exist."""
+        """Whether the run only pre-trains and evaluates nothing."""
         return bool(self.config["protocol"]["name"] == PRETRAIN["name"])
 
     @property
     def trains(self) -> bool:
-        """Whether the method trains the model, rather than taking its weights as they are."""
+        """Whether the method trains the model; ``as_is`` uses its weights unchanged."""
         return self.config["method"].get("_target_") is not None
 
     @functools.cached_property
@@ -52,17 +52,16 @@ class Run:
 
     @functools.cached_property
     def requirements(self) -> tuple["Run", ...]:
-        """The distinct runs whose products this one needs; ``sources`` says what each serves."""
+        """The distinct runs whose products this one needs; ``sources`` gives their roles."""
         return tuple({run.id: run for run in self.sources.values() if run.trains}.values())
 
     @functools.cached_property
     def sources(self) -> dict[str, "Run"]:
-        """The pre-training behind each encoder that this run does not make itself.
+        """The pre-training of each encoder that this run uses but does not train itself.
 
-        The key is the encoder's role: ``encoder`` is the one that an evaluation judges; a
-        pre-training has the paths of its method's references (``teacher``, ``teachers[0]``). A
-        pre-training of ``as_is`` is never executed: it stands for weights that are taken as they
-        are.
+        The key is the encoder's role: ``encoder`` for the one that an evaluation judges, and the
+        paths of the method's references for a pre-training (``teacher``, ``teachers[0]``). A
+        pre-training with ``as_is`` is never executed; it represents unchanged weights.
         """
         if not self.is_pretraining:
             return {"encoder": pretraining_of(self.config)} if self.trains else {}
@@ -71,7 +70,7 @@ class Run:
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What of the configuration the id is a hash of, besides the ids of required runs."""
+        """The part of the configuration that the id is a hash of, with the ids of required runs."""
         config = self.config
         identity: dict[str, Any] = {
             axis: identity_of(axis, config[axis]) for axis in references.AXES
@@ -80,14 +79,14 @@ class Run:
         if config.get("debug"):
             identity["debug"] = True
         if self.is_pretraining:
-            # The pre-training set and seed stand in the method; no downstream task enters.
+            # The method holds the pre-training set and the seed; no downstream task counts.
             return identity | {"protocol": {"name": PRETRAIN["name"]}}
         downstream = {axis: identity_of(axis, config[axis]) for axis in ("dataset", "protocol")}
         return identity | downstream | {"seed": config["seed"]}
 
     @functools.cached_property
     def id(self) -> str:
-        """16 hex digits: a hash of what the run is, and of what it requires."""
+        """16 hex digits: a hash of the run's identity and of the runs that it requires."""
         return digest(self.identity, [required.id for required in self.requirements])
 
     @functools.cached_property
@@ -99,7 +98,7 @@ class Run:
 
     def _name(self, axis: str) -> str:
         name = str(self.config[axis]["name"])
-        # Resolving a whole configuration costs 20 ms, too much for each of 10,000 finished runs.
+        # Resolving a whole configuration takes 20 ms, too long for 10,000 finished runs.
         return str(self.resolved[axis]["name"]) if "${" in name else name
 
     @property
@@ -110,7 +109,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The encoder's short name; ``results`` tells apart encoders that share one."""
+        """The encoder's short name; ``results`` distinguishes encoders that share one."""
         model, method = self.names["model"], self.names["method"]
         return model if method == "as_is" else f"{model}-{method}"
 
@@ -123,7 +122,7 @@ class Run:
 
     @functools.cached_property
     def folder(self) -> Path:
-        """The folder that holds everything the run leaves."""
+        """The folder of all files of the run."""
         return outputs_folder(json.dumps(self.config["paths"])) / self.place
 
     def describe(self) -> str:
@@ -134,9 +133,9 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the record stands (it is written last, whole), with the encoder if one is kept.
+        """Whether the record exists, and the encoder if one is kept; the record is written last.
 
-        A run whose encoder is asked for only now is computed again, under the same id.
+        If ``keep_encoder`` was set after the run had finished, it is computed again.
         """
         record = self.readable_record()
         if record is None or products.is_half_replaced(self.folder):
@@ -146,22 +145,22 @@ class Run:
         return not leaves_encoder or (self.folder / products.ENCODER).is_file()
 
     def readable_record(self) -> dict[str, Any] | None:
-        """Return the record, None where there is none; one that is of no use is said."""
+        """Return the record; None if it is missing, or unusable, which is logged."""
         record = read_record(self.folder / products.RECORD, self.id)
-        # Of 10,000 records the part that the launchers compare is kept, and nothing is read twice.
+        # Only the part that the launchers compare is cached, because there may be 10,000 records.
         vars(self)["recorded_inputs"] = (record or {}).get("inputs")
         return record
 
     @functools.cached_property
     def recorded_inputs(self) -> Any:
-        """The lists of files that the record names, as of the last time that it was read."""
+        """The lists of input files that the record named when it was last read."""
         return (self.readable_record() or {}).get("inputs")
 
     def record(self) -> dict[str, Any]:
         """Return a finished run's record.
 
         Raises:
-            Unreadable: if there is none that can be read.
+            Unreadable: if the record is missing or cannot be read.
         """
         record = self.readable_record()
         if record is None:
@@ -169,7 +168,7 @@ class Run:
         return record
 
     def failure(self) -> dict[str, Any] | None:
-        """Return what ``fail`` wrote, None where there is nothing; what is of no use is said."""
+        """Return what ``fail`` wrote; None if it is missing, or unusable, which is logged."""
         return read_failure(self.folder / "failure.json", self.id)
 
     def identify(self) -> dict[str, Any]:
@@ -191,17 +190,16 @@ def outputs_folder(paths: str) -> Path:
 
 
 def pretraining_of(config: Mapping[str, Any]) -> Run:
-    """Return the run that pre-trains what ``config`` evaluates.
+    """Return the run that pre-trains the encoder that ``config`` evaluates.
 
-    It is built from the model and the method alone, so that every dataset, protocol and seed
-    shares it.
+    It depends only on the model and the method, so all datasets, protocols and seeds share it.
     """
-    kept = {key: value for key, value in config.items() if key != "dataset"}
-    return Run({**kept, "dataset": None, "protocol": dict(PRETRAIN)})
+    rest = {key: value for key, value in config.items() if key != "dataset"}
+    return Run({**rest, "dataset": None, "protocol": dict(PRETRAIN)})
 
 
 def graph(runs: Iterable[Run]) -> list[Run]:
-    """Return every distinct run, with what it requires before it, otherwise in the given order."""
+    """Return every distinct run after the runs that it requires, otherwise in the given order."""
     ordered: dict[str, Run] = {}
 
     def visit(run: Run) -> None:
@@ -216,5 +214,5 @@ def graph(runs: Iterable[Run]) -> list[Run]:
 
 
 def _filename(text: str) -> str:
-    """Return ``text`` with everything that file systems dislike replaced."""
+    """Return ``text`` as a file name, without characters that file systems may reject."""
     return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")[:60] or "unnamed"

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a configuration, before anything is read: keys, types, ranges."""
+"""Checks of a configuration's keys, types and ranges, before any data are read."""
 
 import functools
 import inspect
@@ -25,10 +25,10 @@ from ssl_transfer.training.batch_rules import group_problem, share_problem
 
 
 def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
-    """Return one sentence for everything that is wrong with a composed configuration.
+    """Return one sentence for each problem of a composed configuration.
 
-    Nothing is read but the code that the configuration names: missing data or weights are the
-    business of ``runs.check``.
+    Only the code that the configuration names is imported; ``preflight.check`` checks the data and
+    the weights.
 
     Args:
         config: the whole configuration, plain, interpolations unresolved.
@@ -41,8 +41,8 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
         resolved = resolve(config)
     except OmegaConfBaseException as error:
         return [f"every interpolation must resolve, but {str(error).splitlines()[0]}."]
-    found = shared_problems(resolved)
-    found += places.problems(resolved)
+    sentences = shared_problems(resolved)
+    sentences += places.problems(resolved)
     for axis in AXES:
         if (
             axis == "dataset"
@@ -50,26 +50,26 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
             and _name(resolved["protocol"]) == "pretrain"
         ):
             continue  # the pre-training set stands in the method
-        found += _node_problems(axis, resolved[axis])
-    if not found:
-        found += _pretraining_problems(resolved)
-        found += _batch_problems(resolved, processes)
-        found += _start_problems(resolved)
-    return found
+        sentences += _node_problems(axis, resolved[axis])
+    if not sentences:
+        sentences += _pretraining_problems(resolved)
+        sentences += _batch_problems(resolved, processes)
+        sentences += _start_problems(resolved)
+    return sentences
 
 
 def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> list[str]:
-    """Return what is wrong with everything but the axes; quick enough for finished runs, too.
+    """Return the problems outside of the axes; fast enough to check finished runs, too.
 
     Args:
         config: the whole configuration.
-        with_monitor: whether to look into ``trainer.monitor``, too, which takes torch.
+        with_monitor: whether to check ``trainer.monitor``, too, which imports torch.
     """
     if missing := list(_missing(config)):
         return [f"`{key}` must be given, but is removed; leave out `~{key}`." for key in missing]
     own = {key: value for key, value in config.items() if key not in (*AXES, "hydra")}
     seed = own.get("seed")
-    # The runs of a sweep differ in their seeds; a plain one is fine.
+    # The runs of a sweep differ in their seeds; a plain valid seed needs no check.
     plain_seed = type(seed) is int and 0 <= seed < 1 << 31
     told_apart = {key: value for key, value in own.items() if key != "seed" or not plain_seed}
     seen: tuple[str, str] | None = ("" if with_monitor else "light", repr(told_apart))
@@ -77,22 +77,22 @@ def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> 
         return []
     try:
         resolved = resolve(own)
-    except OmegaConfBaseException:  # a value may refer to one of an axis
+    except OmegaConfBaseException:  # a value may refer to one in an axis
         seen = None
         resolved = {key: resolve(config)[key] for key in own}
-    found = signature_problems("", RootOptions, resolved, supplied=frozenset(AXES))
+    sentences = signature_problems("", RootOptions, resolved, supplied=frozenset(AXES))
     groups = {"trainer": TrainerOptions, "paths": PathOptions, "logger": LoggerOptions}
     for group, options_of in groups.items():
         node = resolved.get(group, {"name": "none"} if group == "logger" else {})
         if not isinstance(node, Mapping):
-            found.append(f"`{group}` must be an option of its group, but is {shown(node)}.")
+            sentences.append(f"`{group}` must be an option of its group, but is {shown(node)}.")
             continue
-        found += signature_problems(group, options_of, node, supplied=frozenset())
+        sentences += signature_problems(group, options_of, node, supplied=frozenset())
         if with_monitor and (monitor := node.get("monitor")) is not None:
-            found += _node_problems("trainer.monitor", monitor)
-    if not found and seen is not None:
+            sentences += _node_problems("trainer.monitor", monitor)
+    if not sentences and seen is not None:
         _FINE.add(seen)
-    return found
+    return sentences
 
 
 def _missing(config: Mapping[str, Any]) -> Iterator[str]:
@@ -109,50 +109,50 @@ def _name(node: Any) -> Any:
     return node.get("name") if isinstance(node, Mapping) else None
 
 
-# Nodes with nothing wrong, as (path, text): the runs of a sweep share them. A wrong one is looked
-# at again, for the code that it names may have been put right.
+# Correct nodes as (path, text), which the runs of a sweep share. Wrong nodes are checked again,
+# because the code that they name may have been corrected in the meantime.
 _FINE: set[tuple[str, str]] = set()
 
 
 def _node_problems(path: str, node: Any) -> list[str]:
-    """Return what is wrong with one axis's node."""
+    """Return the problems of one axis's node."""
     seen = (path, repr(node))
     if seen in _FINE:
         return []
-    found = _bind(path, node)
-    if not found:
+    sentences = _bind(path, node)
+    if not sentences:
         _FINE.add(seen)
-    return found
+    return sentences
 
 
 def _bind(path: str, node: Any) -> list[str]:
-    """Bind one axis's node to what it names: its target, its options, its optimizer."""
+    """Return the problems of binding a node's keys to its target, its options and its optimizer."""
     if not isinstance(node, Mapping):
         return [f"`{path}` must be an option of its group, but is {node!r}."]
-    found: list[str] = []
+    sentences: list[str] = []
     checkable: list[Callable[[], list[str]]] = []
     for part in config_parts.parts(path, node):
         if not isinstance(part.keys, Mapping):
-            found.append(f"`{part.path}` must be a mapping of keys, but is {part.keys!r}.")
+            sentences.append(f"`{part.path}` must be a mapping of keys, but is {part.keys!r}.")
             continue
         if not (isinstance(part.target, str) or callable(part.target)):
-            found.append(
+            sentences.append(
                 f"`{part.path}._target_` must name a function or class, but is {part.target!r}."
             )
             continue
         try:
             target = locate(part.target) if isinstance(part.target, str) else part.target
         except ValueError as error:
-            found.append(f"`{part.path}`: {error}")
+            sentences.append(f"`{part.path}`: {error}")
             continue
-        found += signature_problems(part.path, target, part.keys, supplied=part.supplied)
+        sentences += signature_problems(part.path, target, part.keys, supplied=part.supplied)
         if part.built:
             checkable.append(functools.partial(_value_problems, part.path, target, part.keys))
-    return found or [problem for check in checkable for problem in check()]
+    return sentences or [problem for check in checkable for problem in check()]
 
 
 def _value_problems(path: str, target: Callable[..., Any], keys: Mapping[str, Any]) -> list[str]:
-    """Return what an object that checks its own values has to say of them."""
+    """Call a target that checks its own values; return its complaint."""
     try:
         target(**keys)
     except ValueError as error:
@@ -163,13 +163,13 @@ def _value_problems(path: str, target: Callable[..., Any], keys: Mapping[str, An
 def signature_problems(
     path: str, target: Callable[..., Any], keys: Mapping[str, Any], *, supplied: frozenset[str]
 ) -> list[str]:
-    """Return what is wrong with calling ``target(**keys)``, without calling it.
+    """Return the problems of the call ``target(**keys)``, without making it.
 
     Args:
-        path: where the keys stand in the configuration.
+        path: path of the keys in the configuration.
         target: function or class.
         keys: the keyword arguments.
-        supplied: parameters that the caller adds by itself.
+        supplied: parameters that the caller adds.
     """
     parameters = inspect.signature(target).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -179,21 +179,21 @@ def signature_problems(
         if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and name not in supplied
     ]
     place, whole = (f"{path}.", f"`{path}`") if path else ("", "the configuration")
-    found = []
+    sentences = []
     for key in keys:
         if key not in named and not open_ended:
             hint = did_you_mean(str(key), named) or f"; known keys: {', '.join(named)}."
-            found.append(f"`{place}{key}` is not a key of {whole}{hint}")
+            sentences.append(f"`{place}{key}` is not a key of {whole}{hint}")
     for name in named:
         if parameters[name].default is inspect.Parameter.empty and name not in keys:
-            found.append(f"`{place}{name}` must be given.")
+            sentences.append(f"`{place}{name}` must be given.")
     for key, fault in faults(target, keys).items():
         remedy = ""
         if fault.must == "be str" and type(keys[key]) in (int, float):
             typed = argument(f"{place}{key}", str(keys[key]))
             remedy = f"; a text that looks like a number stands in quotes, as in {typed}"
-        found.append(fault.sentence(f"{place}{key}", remedy))
-    return found
+        sentences.append(fault.sentence(f"{place}{key}", remedy))
+    return sentences
 
 
 def _pretraining_problems(config: Mapping[str, Any]) -> Iterator[str]:

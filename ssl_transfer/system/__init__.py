@@ -1,4 +1,4 @@
-"""What the machine offers: processes and nodes, signals, claims, files and what they held.
+"""Access to the machine: processes and nodes, signals, claims, files and their contents.
 
-Nothing in here knows what a run is. Import its modules by name.
+No module in this package knows what a run is. Import the modules by name.
 """

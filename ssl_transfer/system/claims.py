@@ -1,16 +1,19 @@
-"""Claims: of several processes that meet on one run, one computes it.
+"""Claims: when several processes want the same run, exactly one computes it.
 
-A claim is a file ``claim.json`` in the run's folder, created exclusively. Its owner is a SLURM job
-(from its submission on, through requeues), alive while the queue knows it; or a process: host +
-boot + PID namespace + process number (+ its start time, since process numbers come round again),
-which touches the file twice a minute. A process's claim is dead if the process is gone (same host,
-boot and namespace), its host has booted since, or its heartbeat is far from now (another host, or
-another container of this one), be that in the past or, where clocks differ, in the future.
+A claim is a file ``claim.json`` in the run's folder, created exclusively. Its owner is one of:
 
-A dead claim is taken over by renaming it away first: the rename succeeds for one process only. No
-file locks are needed, which network file systems often lack. A claim carries a token of its maker's
-and only who made it (or the job that it was made for) gives it up. What is no claim counts as half
-of one: alive for as long as writing the rest may take.
+* a SLURM job, from its submission on and through requeues; the claim is alive while the queue knows
+  the job;
+* a process, identified by host, boot id, PID namespace, process number and start time (process
+  numbers are reused). The process touches the file twice a minute. On the same host and in the same
+  namespace, the claim is dead if the process is gone or the host has rebooted. On another host, or
+  in another container of this host, it is dead if the file's time differs too much from the current
+  time, in either direction because clocks differ.
+
+To take over a dead claim, a process first renames it; the rename succeeds for one process only. So
+no file locks are needed, which many network file systems lack. A claim holds a token of the process
+that made it, and only that process, or the job it was made for, removes it. An unreadable file is
+treated as a claim that is still being written: alive for ``HEARTBEAT_SECONDS``.
 """
 
 import contextlib
@@ -40,7 +43,7 @@ LOG = "SSL_TRANSFER_LOG"
 HEARTBEAT_SECONDS = 30.0
 DEAD_AFTER_SECONDS = 600.0
 HIDDEN_SECONDS = 86400.0
-"""For how long another user's job is believed in, where the queue does not show it."""
+"""How long another user's job counts as alive where the queue hides other users' jobs."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/self/ns/pid")
 _JOB = re.compile(r"\d+(_\d+)?")
@@ -59,7 +62,11 @@ def _started(pid: int) -> str | None:
 
 
 def owner(*, alone: bool = False) -> dict[str, Any]:
-    """Return who this process is, or works for (``alone``: without a word of its job)."""
+    """Return the claim of this process, or of its job.
+
+    Args:
+        alone: whether to leave out the job, so that the claim is the process's own.
+    """
     boot = _BOOT.read_text().strip() if _BOOT.exists() else ""
     pid = os.getpid()
     try:
@@ -78,7 +85,7 @@ def owner(*, alone: bool = False) -> dict[str, Any]:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return the claim on a run's folder; None if there is none, or something that is none."""
+    """Return the claim on a run's folder; None if there is no valid claim."""
     return _parse(folder / NAME)
 
 
@@ -104,14 +111,14 @@ def is_alive(path: Path) -> bool:
     except OSError:
         return False
     claim = _parse(path)
-    if claim is None:  # created, but not yet filled; or damaged
+    if claim is None:  # created but not yet filled, or damaged
         return age < HEARTBEAT_SECONDS
     if "job" in claim:
         if slurm.may_run(claim["job"]):
             return True
-        # Other users' jobs cannot be seen everywhere; give them time.
-        theirs = claim.get("user", slurm.user()) != slurm.user()
-        return theirs and slurm.hides_others() and age < HIDDEN_SECONDS
+        # Some clusters hide other users' jobs: believe the claim for a while.
+        is_other_user = claim.get("user", slurm.user()) != slurm.user()
+        return is_other_user and slurm.hides_others() and age < HIDDEN_SECONDS
     me = owner()
     if claim["host"] != me["host"] or claim.get("namespace", me["namespace"]) != me["namespace"]:
         return age < DEAD_AFTER_SECONDS
@@ -119,22 +126,25 @@ def is_alive(path: Path) -> bool:
 
 
 def _is_ours(claim: dict[str, Any] | None) -> bool:
-    """Return whether the claim is that of this process's job, made by the submission or earlier."""
+    """Return whether the claim belongs to the SLURM job of this process."""
     me = owner()
     if claim is None or "job" not in me:
         return False
     if "job" in claim:
         return bool(claim["job"] == me["job"])
-    # The job started before its submission could write down the job's id.
+    # The job started before the submitting process could write the job's id into the claim.
     return bool(me["submission"] and claim.get("submission") == me["submission"])
 
 
 def try_claim(folder: Path, claim: dict[str, Any] | None = None) -> bool:
-    """Claim a run's folder if nobody alive holds it; a dead claim is moved out of the way first.
+    """Claim a run's folder unless a live owner holds it; a dead claim is renamed first.
 
     Args:
-        folder: of the run, created if missing.
-        claim: what the claim says (``None``: this process, or its job).
+        folder: the run's folder, created if missing.
+        claim: the claim to write (``None``: that of this process or its job).
+
+    Returns:
+        Whether the claim is now ours.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
@@ -150,11 +160,11 @@ def try_claim(folder: Path, claim: dict[str, Any] | None = None) -> bool:
         except FileNotFoundError:
             return False  # another process was quicker
         if is_alive(grave):
-            # Quicker still: it had already put its own claim there, which is given back.
+            # The other process had already written its own claim: put that back.
             grave.rename(path)
             return False
         if _parse(grave) is None:
-            log.warning("`%s` was no claim of a job or a process; it is replaced", path)
+            log.warning("`%s` is not a valid claim; it is replaced", path)
         _bury(grave)
     if not _create(path, json.dumps(claim)):
         return False
@@ -163,21 +173,21 @@ def try_claim(folder: Path, claim: dict[str, Any] | None = None) -> bool:
 
 
 def _bury(grave: Path) -> None:
-    """Remove a dead claim; a folder in a claim's place is left under its new name."""
+    """Remove a dead claim; a folder instead of a file is left under its new name."""
     with contextlib.suppress(IsADirectoryError, PermissionError):
         grave.unlink(missing_ok=True)
 
 
 def _create(path: Path, content: str) -> bool:
     """Create the file with its content unless it exists."""
-    # A link appears whole or not at all, so nobody ever reads half a claim.
+    # A hard link appears with its whole content, so no process reads half a claim.
     draft = path.with_name(f".claim.{uuid.uuid4().hex[:8]}.tmp")
     draft.write_text(content)
     try:
         os.link(draft, path)
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links: `is_alive` allows for half a claim
+    except OSError:  # a file system without hard links: `is_alive` tolerates half a claim
         try:
             with path.open("x") as file:
                 file.write(content)
@@ -195,38 +205,38 @@ def _write(path: Path, claim: dict[str, Any]) -> None:
 
 
 def _is_mine(path: Path) -> bool:
-    """Return whether the claim at ``path`` is the one that this process made."""
+    """Return whether this process made the claim at ``path``."""
     claim = _parse(path)
     return claim is not None and path in _tokens and claim.get("token") == _tokens[path]
 
 
 def hand_over(folder: Path, claim: dict[str, Any]) -> None:
-    """Let a claim that this process holds belong to ``claim``, e.g. to the job just submitted."""
-    if _is_mine(folder / NAME):  # else the job was quick enough to have begun or finished
+    """Replace a claim that this process holds by ``claim``, e.g. that of the submitted job."""
+    if _is_mine(folder / NAME):  # otherwise the job has already started or finished
         _write(folder / NAME, claim)
     _tokens.pop(folder / NAME, None)
 
 
 def describe(claim: dict[str, Any]) -> str:
-    """Return who owns a claim, in words."""
+    """Return the owner of a claim as text for messages."""
     if "job" in claim:
         return f"job {claim['job']}"
     return f"process {claim['pid']} on {claim['host']}"
 
 
 def other(folder: Path) -> dict[str, Any] | None:
-    """Return the claim of somebody else alive, or None."""
+    """Return the live claim of another owner, or None."""
     claim = read(folder)
     if claim is None or _is_ours(claim) or not is_alive(folder / NAME):
         return None
     me = owner()
-    same = ("host", "boot", "namespace", "pid", "started")
-    theirs = {"namespace": me["namespace"], **claim}  # older code did not note it
-    return None if all(theirs.get(key) == me[key] for key in same) else claim
+    keys = ("host", "boot", "namespace", "pid", "started")
+    holder = {"namespace": me["namespace"], **claim}  # claims of older code lack it
+    return None if all(holder.get(key) == me[key] for key in keys) else claim
 
 
 def release(folder: Path) -> None:
-    """Give up the claim if this process made it, or if it is that of this process's job."""
+    """Remove the claim if this process or its job owns it."""
     path = folder / NAME
     if _is_mine(path) or _is_ours(_parse(path)):
         path.unlink(missing_ok=True)
@@ -241,27 +251,27 @@ def claimed(
     waiting: Callable[[dict[str, Any]], None],
     alone: bool = False,
 ) -> Iterator[bool]:
-    """Hold the folder's claim, waiting while a live process holds it.
+    """Hold the folder's claim; wait while another live owner holds it.
 
     Args:
         folder: the run's folder, created if missing.
-        finished: asked while waiting; once true there is nothing left to do.
-        waiting: called once, with the other owner, when there is one to wait for.
-        alone: whether the claim is this process's alone: processes of one job exclude each other,
-            too, and nothing is kept for the job's next turn.
+        finished: called repeatedly while waiting; true means that no work is left.
+        waiting: called once, with the other owner's claim, before the first wait.
+        alone: whether the process rather than its job owns the claim: processes of one job then
+            exclude each other, and the claim is removed when the job is interrupted.
 
     Yields:
         True if the claim is ours, False if another process finished the run.
     """
     path = folder / NAME
-    told = False
+    announced = False
     while not try_claim(folder, owner(alone=True) if alone else None):
         if finished():
             yield False
             return
-        if not told and (holder := read(folder)) is not None:  # it may just have been released
+        if not announced and (holder := read(folder)) is not None:  # None if it was just released
             waiting(holder)
-            told = True
+            announced = True
         time.sleep(0.5)
     stop = threading.Event()
     threading.Thread(target=_heartbeat, args=(path, stop), daemon=True).start()
@@ -269,12 +279,12 @@ def claimed(
     try:
         yield not finished()
     except Interrupted:
-        # The job comes back, or the queue forgets it.
+        # The job is requeued and continues, or the queue forgets it and the claim dies.
         keep = not alone and slurm.current_job() is not None
         raise
     finally:
         stop.set()
-        if not keep and _is_mine(path):  # not if somebody took it over, who took us for dead
+        if not keep and _is_mine(path):  # another process may have taken it over as dead
             path.unlink(missing_ok=True)
         _tokens.pop(path, None)
 

@@ -1,6 +1,6 @@
-"""Start-up of the process group, who am I, and collectives that carry gradients.
+"""Start-up of the process group, ranks, and collectives that propagate gradients.
 
-Everything here is a no-op with a single process, so callers never ask which case they are in.
+Everything here is a no-op with a single process, so callers need no special case.
 
 What the gradients mean: the collectives differentiate the SUM of all processes' losses (the
 adjoint of "every process reads x" is "add up what every process sends back"), and
@@ -38,7 +38,7 @@ class Place:
         rank: number of this process.
         world_size: number of processes.
         local_rank: number of this process on its computer.
-        address: ``tcp://host:port`` to meet at (``None``: torchrun's environment says it).
+        address: rendezvous as ``tcp://host:port`` (``None``: from torchrun's environment).
     """
 
     rank: int = 0
@@ -48,10 +48,13 @@ class Place:
 
 
 def find_place(environment: Mapping[str, str] | None = None) -> Place:
-    """Return the place that torchrun, or submitit, or neither gave this process.
+    """Return this process's place, from the environment of torchrun or submitit.
 
-    torchrun's variables come first: a job that packs several single-process runs side by side
-    sets ``WORLD_SIZE=1`` and thereby keeps them apart.
+    torchrun's variables have priority: a job that packs several single-process runs sets
+    ``WORLD_SIZE=1`` for each of them.
+
+    Returns:
+        The place of a single process if neither launcher started this one.
 
     Raises:
         ValueError: if torchrun's variables are incomplete.
@@ -59,9 +62,9 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
     env = os.environ if environment is None else environment
     if "WORLD_SIZE" in env:
         return _torchrun_place(env)
-    # A SLURM batch script has SLURM_NTASKS and SLURM_PROCID too, and so has the shell of salloc:
-    # only a step started by srun knows SLURM_STEP_NUM_TASKS. Believing the others would make a
-    # single process wait for partners that do not exist.
+    # Batch scripts and the shell of salloc have SLURM_NTASKS and SLURM_PROCID, too, but only a step
+    # started by srun has SLURM_STEP_NUM_TASKS. With the other variables a single process would wait
+    # for processes that do not exist.
     executor = env.get("SUBMITIT_EXECUTOR")
     if executor == "local" or (executor == "slurm" and "SLURM_STEP_NUM_TASKS" in env):
         return _submitit_place()
@@ -86,14 +89,14 @@ def _submitit_place() -> Place:
 
     try:
         job = submitit.JobEnvironment()
-    except RuntimeError:  # the variables were inherited from a job that this process is not
+    except RuntimeError:  # variables inherited from a job that this process does not belong to
         return Place()
     if job.num_tasks == 1:
         return Place()
     first = job.hostnames[0] if job.num_nodes > 1 else "127.0.0.1"
     host = os.environ.get("MASTER_ADDR", first)
-    # A function of the job's id, hence the same for all; below the ports that Linux hands out to
-    # outgoing connections (32768 and up).
+    # Derived from the job's id, so it is the same on all processes; below the range that Linux uses
+    # for outgoing connections (32768 and up).
     port = 20000 + randomness.derive(0, "port", job.job_id) % 12000
     return Place(job.global_rank, job.num_tasks, job.local_rank, f"tcp://{host}:{port}")
 
@@ -101,17 +104,17 @@ def _submitit_place() -> Place:
 def start(device: str = "auto", *, timeout_minutes: float = 30.0) -> torch.device:
     """Join the other processes of this run, if there are any, and return this process's device.
 
-    A process that ends closes its connections, and partners that wait for it raise at once. So
-    a failed process must end, or call ``stop``; the time limit is for one that hangs.
+    When a process ends, its connections close and waiting processes raise at once. A failed
+    process must therefore end or call ``stop``; the time limit only covers one that hangs.
 
     Args:
-        device: ``auto`` (CUDA if there is any), ``cpu``, ``cuda``, or a full device name for a
+        device: ``auto`` (CUDA if available), ``cpu``, ``cuda``, or a full device name for a
             single process.
         timeout_minutes: longest wait in a collective.
 
     Raises:
         ValueError: if the device does not exist, if two processes would share a GPU, or if the
-            computer to meet at is unknown.
+            rendezvous host is unknown.
     """
     place = find_place()
     chosen = _device(device, place)
@@ -121,7 +124,7 @@ def start(device: str = "auto", *, timeout_minutes: float = 30.0) -> torch.devic
         return chosen
     _refuse_unknown_host(place)
     dist.init_process_group(
-        # Objects, flags and barriers travel by gloo: they stay out of the GPU's queue.
+        # Objects, flags and barriers use gloo, so that they do not enter the GPU's queue.
         "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo",
         init_method=place.address or "env://",
         rank=place.rank,
@@ -151,14 +154,14 @@ def _device(name: str, place: Place) -> torch.device:
             "CUDA devices are visible; use `trainer.device=auto`."
         )
     if device.index is None or place.world_size > 1:
-        # Modulo: SLURM may show each process only its own GPU, then number 0 for all. For the
-        # same reason CUDA_VISIBLE_DEVICES is left as it is.
+        # Modulo, because SLURM may make only one GPU visible to each process, which is then
+        # number 0. CUDA_VISIBLE_DEVICES is left unchanged for the same reason.
         return torch.device("cuda", place.local_rank % count)
     return device
 
 
 def _refuse_unknown_host(place: Place) -> None:
-    """Torch would try to find the computer for as long as the time limit."""
+    """Raise ValueError if the rendezvous host has no address; torch would retry for minutes."""
     if place.address is None:
         return
     host = place.address.removeprefix("tcp://").rpartition(":")[0]
@@ -172,9 +175,9 @@ def _refuse_unknown_host(place: Place) -> None:
 
 
 def _refuse_shared_gpus(device: torch.device) -> None:
-    """NCCL hangs or fails obscurely when two processes use one GPU."""
-    mine = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
-    gpus = gather_objects(mine)
+    """Raise ValueError if two processes use one GPU: NCCL would hang or fail obscurely."""
+    gpu = (socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid))
+    gpus = gather_objects(gpu)
     if len(set(gpus)) < len(gpus):
         stop()
         raise ValueError(
@@ -184,14 +187,14 @@ def _refuse_shared_gpus(device: torch.device) -> None:
 
 
 def stop() -> None:
-    """Leave the process group; partners that still wait for this process raise at once.
+    """Leave the process group; processes that still wait for this one raise at once.
 
-    A ``DistributedDataParallel`` module that is still referenced (by the traceback of an exception
-    that is being handled, too) keeps the connections open, until it goes or the process ends.
+    A ``DistributedDataParallel`` module keeps the connections open while anything refers to it,
+    such as the traceback of an exception that is being handled.
     """
     if dist.is_initialized():
         _subgroups.clear()
-        gc.collect()  # such modules are part of reference cycles
+        gc.collect()  # such modules are in reference cycles
         dist.destroy_process_group()
 
 
@@ -251,8 +254,8 @@ def broadcast_object(value: T) -> T:
 def shared_permutation(size: int) -> Int64[Tensor, " size"]:
     """Return a random order that is the same on all processes.
 
-    It is the first process's draw. The training loop seeds generators at every step, so that a
-    draw made before anything else in a forward pass is a function of (seed, step) alone.
+    The first process draws it. The training loop seeds the generators at every step, so the first
+    draw in a forward pass is a function of (seed, step) alone.
     """
     return broadcast_object(torch.randperm(size))
 
@@ -276,7 +279,7 @@ def subgroup(size: int) -> dist.ProcessGroup:
         for first in range(0, world_size(), size):
             members = list(range(first, first + size))
             group = dist.new_group(members)
-            if isinstance(group, dist.ProcessGroup):  # not so for those who are no members
+            if isinstance(group, dist.ProcessGroup):  # otherwise this process is no member
                 _subgroups[size] = group
     return _subgroups[size]
 
@@ -288,7 +291,7 @@ def gather(
 
     Args:
         x: the same shape on every process.
-        group: of processes (``None``: all).
+        group: the processes (``None``: all).
     """
     if world_size() == 1:
         return x
@@ -303,7 +306,7 @@ def all_reduce_sum(
 
     Args:
         x: the same shape on every process.
-        group: of processes (``None``: all).
+        group: the processes (``None``: all).
     """
     if world_size() == 1:
         return x
@@ -312,7 +315,7 @@ def all_reduce_sum(
 
 
 class _Gather(torch.autograd.Function):
-    """Forward: concatenate. Backward: sum what all processes send back, keep the own rows."""
+    """Forward: concatenate. Backward: sum the gradients of all processes, keep the own rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:

@@ -1,9 +1,9 @@
-"""Fetching a published file: with checksum, going on after a broken connection, never half.
+"""Download of a published file: resumable, verified by checksum, stored atomically.
 
-<folder>/<name>                          the file; takes this name when it is whole and checked
-<folder>/.downloads/<name>/part          what has arrived so far
-                           version       which version of the file that is, as the server names it
-                           claim.json    while a process fetches; others wait
+<folder>/<name>                          the file; gets this name when it is complete and verified
+<folder>/.downloads/<name>/part          the bytes received so far
+                           version       the file's version (ETag or date) as the server names it
+                           claim.json    exists while a process downloads; others wait
 """
 
 import hashlib
@@ -29,13 +29,13 @@ log = logging.getLogger(__name__)
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 60.0
 PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0)
-"""Before each further attempt; what arrives in between starts the count anew."""
+"""Pause before each further attempt; an attempt that received bytes resets the count."""
 MOST_ATTEMPTS = 100
-"""However much arrived in between."""
+"""Limit on all attempts, including those that received bytes."""
 LARGEST = 100 << 30
-"""Bytes of a file; what is longer has no end."""
+"""Largest size of a file, in bytes; a longer reply is taken for endless."""
 SLOWEST = 1000
-"""Bytes per second, over ``TIMEOUT_SECONDS``."""
+"""Lowest accepted rate in bytes per second, averaged over ``TIMEOUT_SECONDS``."""
 _SPARE = 64 << 20  # bytes that stay free on the disk
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _BROKEN = (
@@ -44,19 +44,19 @@ _BROKEN = (
 
 
 class _BrokenOff(ConnectionError):
-    """The server said what would come, and something else came."""
+    """The reply differs from what its headers announced, or was too slow."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to web servers alone, and to none without encryption from one with it."""
+    """Follows redirects to http and https only, and never from https to http."""
 
     def redirect_request(  # urllib's names
         self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        """Return the request that follows.
+        """Return the request for the redirect's target.
 
         Raises:
-            ValueError: in one sentence, if the server sends elsewhere.
+            ValueError: in one sentence, if the target has another scheme.
         """
         kinds = ("https://",) if req.full_url.startswith("https://") else ("https://", "http://")
         if not newurl.lower().startswith(kinds):
@@ -73,18 +73,18 @@ _OPENER = urllib.request.build_opener(_Redirects)
 
 
 def fetch(url: str, path: Path, *, sha256: str | None = None, md5: str | None = None) -> None:
-    """Download a file, unless it is there; another process that already does is waited for.
+    """Download a file unless it exists; wait if another process is downloading it.
 
     Args:
         url: http or https; redirects are followed.
-        path: where the file will stand, whole or not at all.
+        path: the file; it appears only when it is complete.
         sha256: expected checksum in hexadecimal digits, or its first digits.
-        md5: likewise, where no other is published.
+        md5: likewise, for publishers that give no sha256.
 
     Raises:
         ValueError: in one sentence, if the server does not have the file or has another one.
-        OSError: in one sentence, if there is no connection or no space; what arrived is kept, and
-            the next call goes on from there.
+        OSError: in one sentence, if there is no connection or no space; the received part is kept
+            and the next call resumes from it.
     """
     if not re.match(r"https?://", url):
         raise ValueError(f"`url` must start with http:// or https://, but is {url!r}.")
@@ -104,7 +104,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, md5: str | None = 
                 (folder / "version").unlink(missing_ok=True)
         _remove_if_empty(folder)
     except FileNotFoundError:
-        if not path.exists():  # else another process was done, and took its folder with it
+        if not path.exists():  # otherwise another process finished and removed the folder
             raise
     except PermissionError as error:
         raise OSError(
@@ -114,7 +114,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, md5: str | None = 
 
 
 def _arrive(url: str, folder: Path, path: Path) -> None:
-    """Bring ``folder/part`` to its full length, in as many attempts as it takes."""
+    """Complete ``folder/part``, retrying after transient failures."""
     part, failures = folder / "part", 0
     for attempt in range(1, MOST_ATTEMPTS + 1):
         before = _size(part)
@@ -125,7 +125,7 @@ def _arrive(url: str, folder: Path, path: Path) -> None:
             with error:
                 if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and before:
                     if error.headers.get("Content-Range") == f"bytes */{before}":
-                        return  # all of it had arrived when the last call was stopped
+                        return  # the part was already complete when the last call stopped
                     part.unlink()
                     continue
                 if error.code not in _TRANSIENT:
@@ -137,7 +137,7 @@ def _arrive(url: str, folder: Path, path: Path) -> None:
         except _BROKEN as error:
             reason = error
         failures = 0 if _size(part) > before else failures
-        # Where there is no connection at all, waiting seldom helps.
+        # Without any connection, waiting rarely helps.
         refused = type(reason) is urllib.error.URLError and not _size(part)
         if failures == (1 if refused else len(PAUSES_SECONDS)) or attempt == MOST_ATTEMPTS:
             raise OSError(_unreachable(url, path, _size(part), reason)) from reason
@@ -148,13 +148,13 @@ def _arrive(url: str, folder: Path, path: Path) -> None:
 
 
 def _attempt(url: str, folder: Path, path: Path) -> None:
-    """Append what one connection brings to ``folder/part``."""
+    """Append the bytes of one connection to ``folder/part``."""
     part, version = folder / "part", folder / "version"
     headers = {"User-Agent": "ssl_transfer", "Accept-Encoding": "identity"}
-    # Without knowing that it is still the same file, half of one and half of another would meet.
+    # Without a version, the two parts might come from different files.
     if _size(part) and version.exists():
         headers |= {"Range": f"bytes={_size(part)}-", "If-Range": version.read_text()}
-    with _OPENER.open(  # the scheme was looked at in `fetch`
+    with _OPENER.open(  # `fetch` checked the scheme
         urllib.request.Request(url, headers=headers), timeout=TIMEOUT_SECONDS
     ) as reply:
         if reply.headers.get_content_type() == "text/html":
@@ -196,7 +196,7 @@ def _length(text: str, url: str) -> int:
     """Return the length that a server states.
 
     Raises:
-        ValueError: in one sentence, if it is no number.
+        ValueError: in one sentence, if it is not a number.
     """
     if re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) is None:
         raise ValueError(
@@ -213,12 +213,12 @@ def _endless(url: str) -> str:
 
 
 def _said(text: object) -> str:
-    """Return what a server says, on one line, short and without what a terminal obeys."""
+    """Return a server's text on one short line, without control characters."""
     return printable(" ".join(str(text).split()))[:200]
 
 
 def _note_version(version: Path, etag: str | None, modified: str | None) -> None:
-    """Keep what names the file for ``If-Range``, which takes no weak tags (RFC 9110, 13.1.5)."""
+    """Save the file's version for ``If-Range``, which takes no weak tags (RFC 9110, 13.1.5)."""
     name = etag if etag and not etag.startswith("W/") else modified
     if name:
         version.write_text(name)
@@ -229,7 +229,7 @@ def _note_version(version: Path, etag: str | None, modified: str | None) -> None
 def _receive(
     reply: http.client.HTTPResponse, part: Path, path: Path, start: int, total: int | None
 ) -> None:
-    # No bar in a log file.
+    # `disable=None`: no progress bar in a log file.
     with (
         part.open("ab") as file,
         tqdm(total=total, initial=start, desc=path.name, unit="B", unit_scale=True,
@@ -240,7 +240,7 @@ def _receive(
             content = reply.read1(min(CHUNK, (total or LARGEST + CHUNK) - arrived))
             if not content:
                 break
-            if total is None:  # nobody said how long it is
+            if total is None:  # the length is unknown
                 _check_space(part.parent, path, len(content))
             _append(file, content, path)
             bar.update(len(content))
@@ -255,7 +255,7 @@ def _receive(
 
 
 def _append(file: IO[bytes], content: bytes, path: Path) -> None:
-    """Write, and on nothing make sure that all is on the disk."""
+    """Write a piece; an empty piece flushes the file to the disk."""
     try:
         file.write(content)
         if not content:
@@ -278,19 +278,19 @@ def _check_space(folder: Path, path: Path, missing: int) -> None:
         )
 
 
-def _check(part: Path, url: str, wanted: dict[str, str | None]) -> None:
-    """Compare checksums; a file with a wrong one is removed."""
-    for kind, digits in wanted.items():
+def _check(part: Path, url: str, expected: dict[str, str | None]) -> None:
+    """Compare the checksums; remove a file with a wrong one."""
+    for kind, digits in expected.items():
         if digits is None:
             continue
-        found = checksum(part, kind)
-        if not found.startswith(digits.lower()):
+        actual = checksum(part, kind)
+        if not actual.startswith(digits.lower()):
             part.unlink()
             raise ValueError(
-                f"The {kind} of {url} must be {digits}, but is {found}; what was downloaded is "
+                f"The {kind} of {url} must be {digits}, but is {actual}; what was downloaded is "
                 "removed: try again, and if it stays so the published file has changed."
             )
-    if not any(wanted.values()):
+    if not any(expected.values()):
         log.info("%s: no checksum is published; its sha256 is %s", url, checksum(part, "sha256"))
 
 
@@ -308,7 +308,7 @@ def _unreachable(url: str, path: Path, arrived: int, reason: Exception) -> str:
             f"again ({why}); the same command goes on from the {_megabytes(arrived)} that are here."
         )
     return (
-        f"`{path.name}` must be fetched from {url}, but it cannot be had now ({why}); run the "
+        f"`{path.name}` must be fetched from {url}, but it cannot be fetched now ({why}); run the "
         f"same command later or where there is a connection, or put the file at `{path}`."
     )
 
@@ -325,5 +325,5 @@ def _remove_if_empty(folder: Path) -> None:
     for empty in (folder, folder.parent):
         try:
             empty.rmdir()
-        except OSError:  # another download, or another process of this one, is still there
+        except OSError:  # another download, or another process, still uses it
             return

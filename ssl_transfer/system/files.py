@@ -1,4 +1,4 @@
-"""Files that are either there and whole, or not there."""
+"""Atomic writing of files: a file is complete or does not exist. Reading of checked JSON files."""
 
 import atexit
 import errno
@@ -21,12 +21,12 @@ CHECKSUM = "checksum"
 
 
 class Unreadable(OSError):
-    """A file of our own is damaged, foreign or newer than this code; the message says how."""
+    """A file of this project is damaged, foreign or too new; the message says which."""
 
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` that never survives a failure."""
+    """Yield a temporary path beside ``path``; the file is removed afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -36,11 +36,11 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def replace_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a file that takes the name ``path`` only when it is whole on disk.
+    """Let ``write`` fill a temporary file, which replaces ``path`` once it is complete on disk.
 
     Raises:
-        OSError: in one sentence, if the disk is full or read-only; an older file at ``path`` is
-            still there unharmed.
+        OSError: in one sentence, if the disk is full or read-only; an older file at ``path`` stays
+            unchanged.
     """
     try:
         with _temporary(path) as temporary:
@@ -65,14 +65,14 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def set_aside(path: Path) -> None:
-    """Rename what is in the way at ``path``, so that nothing is lost, and say so."""
+    """Rename the file or folder at ``path``, so that nothing is lost, and log a warning."""
     aside = path.with_name(f"{path.name}.unreadable-{uuid.uuid4().hex[:4]}")
     path.rename(aside)
     log.warning("`%s` was moved out of the way, to `%s`", path, aside.name)
 
 
 def discard(path: Path) -> None:
-    """Remove a file of our own, if it is there; a directory in its place is set aside."""
+    """Remove a file of this project if it exists; a directory at its path is set aside."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
@@ -82,7 +82,7 @@ def discard(path: Path) -> None:
 
 
 def checksum(document: Mapping[str, Any]) -> str:
-    """Return the sha256 of a JSON object, whatever its layout in the file and its keys' order."""
+    """Return the sha256 of a JSON object, independent of whitespace and of the keys' order."""
     rest = {key: value for key, value in document.items() if key != CHECKSUM}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -90,7 +90,7 @@ def checksum(document: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON object with its checksum by ``replace_atomically``."""
-    plain = json.loads(json.dumps(document))  # keys that are numbers become text before they count
+    plain = json.loads(json.dumps(document))  # turns numeric keys into text before the checksum
     text = json.dumps({**plain, CHECKSUM: checksum(plain)}, indent=1)
     write_atomically(path, text.encode())
 
@@ -101,12 +101,13 @@ def read_json(
     """Return the object that ``write_json`` wrote, without its checksum; None if there is no file.
 
     Args:
-        path: of the file.
+        path: the file.
         schema: newest schema that the caller understands (``None``: the file has none).
-        sealed: whether there must be a checksum; older code wrote none, and people edit files.
+        sealed: whether a checksum is required; files of older code and edited files lack it.
 
     Raises:
-        Unreadable: if it cannot be read, is no JSON object, was changed, or has a newer schema.
+        Unreadable: if the file cannot be read, is not a JSON object, was changed, or has a newer
+            schema.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -118,12 +119,12 @@ def read_json(
     if not isinstance(document, dict):
         raise Unreadable(f"`{path}` cannot be read (it is no JSON object)")
     if schema is not None:
-        found = document.get("schema", 1)
-        if not isinstance(found, int) or isinstance(found, bool):
-            raise Unreadable(f"`{path}` cannot be read (its schema is {found!r})")
-        if found > schema:
+        version = document.get("schema", 1)
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise Unreadable(f"`{path}` cannot be read (its schema is {version!r})")
+        if version > schema:
             raise Unreadable(
-                f"`{path}` has schema {found}, but this version reads up to {schema}; update the "
+                f"`{path}` has schema {version}, but this version reads up to {schema}; update the "
                 "project to read it"
             )
     stated = document.pop(CHECKSUM, None)
@@ -140,7 +141,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _words(error: Exception) -> str:
-    """Return what an error says, in a few words."""
+    """Return an error's message in a few words."""
     if isinstance(error, OSError):
         return error.strerror or os.strerror(error.errno or errno.EIO)
     return str(error)
@@ -153,15 +154,16 @@ def file_sha256(path: Path) -> str:
 
 
 def own_folder(variable: str, below_home: str) -> Path:
-    """Return a folder of this user's for what is kept between commands.
+    """Return a folder of this user for files that outlive a command.
 
     Args:
-        variable: of the environment that names it, e.g. ``XDG_CACHE_HOME``.
-        below_home: its place below the home otherwise; a user without a home (a number that the
-            user database does not know) gets a folder that lasts as long as this process.
+        variable: environment variable that names the folder, e.g. ``XDG_CACHE_HOME``.
+        below_home: path below the home folder if the variable is not set. A user without a home
+            folder (an id that the user database does not know) gets a folder that is removed when
+            this process ends.
     """
-    if named := os.environ.get(variable):
-        return Path(named)
+    if value := os.environ.get(variable):
+        return Path(value)
     try:
         return Path.home() / below_home
     except RuntimeError:
@@ -176,14 +178,14 @@ def _lasting_a_process() -> Path:
 
 
 def let_group_write(paths: Mapping[str, Any]) -> None:
-    """Let the group write whatever this process creates from now on, if ``paths`` asks for that.
+    """Make files that this process creates from now on group-writable, if ``paths`` says so.
 
-    What others may do stays as the user's umask says. Called before anything is written, by every
-    process that a launcher starts.
+    The permissions of others stay as the user's umask says. Every process that a launcher starts
+    calls this before it writes anything.
 
     Args:
-        paths: the configuration's node; without ``group_writable`` nothing changes.
+        paths: the configuration's node ``paths``; without ``group_writable`` nothing changes.
     """
     if paths.get("group_writable"):
-        before = os.umask(0o077)  # it cannot be read without being set
+        before = os.umask(0o077)  # the umask cannot be read without being set
         os.umask(before & ~0o070)

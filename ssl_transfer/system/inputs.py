@@ -1,14 +1,15 @@
-"""The files that a run reads: who reads says so here, with their stamps and their contents.
+"""The files that a run reads, with the stamps and the hashes of their contents.
 
-While a data set is built (``collected``), every file below its root that Python opens is noted by
-itself. What Python does not see open is noted by whoever reads it: images by the check of image
-files, folders by whoever lists them, annotations by ``annotations.reading``.
+While a data set is built inside ``collected``, every file below its root that Python opens is
+recorded automatically. Code that reads files by other means records them itself: the check of image
+files records the images, code that lists a folder records the folder, and ``annotations.reading``
+records annotations.
 
-    with collected(places) as found:
+    with collected(places) as files:
         …                         # builds the data set
-    found.paths, found.stamps     # what it was built from
+    files.paths, files.stamps     # the files it was built from
 
-Of a file in a copy on a node's own disk the original is noted.
+For a file in a copy on a node's own disk, the original is recorded.
 """
 
 import contextlib
@@ -32,21 +33,21 @@ from ssl_transfer.system.stamps import DIGEST_BYTES, Stamp
 log = logging.getLogger(__name__)
 
 UNSETTLED = b"\xff" * DIGEST_BYTES
-"""Stands for the content of a file that changed while it was read: it equals no content."""
+"""Hash of a file that changed while it was read; it equals the hash of no content."""
 ABSENT = b"\0" * DIGEST_BYTES
-"""Stands for the content of a file that must not be there for the data to stay what they are."""
+"""Hash of a file that did not exist; the data change if it appears."""
 _NO_STAMP = Stamp(-1, -1, -1, -1)
-_CODE = (".py", ".pyc", ".so", ".pyd")  # what Python opens to import
+_CODE = (".py", ".pyc", ".so", ".pyd")  # files that Python opens to import modules
 
 
 @dataclasses.dataclass(eq=False)
 class Inputs:
-    """Files and listed folders, a row each, in columns: a set of images may have a million.
+    """Files and listed folders, stored in columns: a set of images may have a million rows.
 
     Args:
-        paths: absolute; no file twice.
+        paths: absolute paths, without duplicates.
         stamps: four numbers per row (see ``Stamp``).
-        digests: ``DIGEST_BYTES`` per row: the content's hash, or that of a folder's names.
+        digests: ``DIGEST_BYTES`` per row: hash of a file's content, or of a folder's names.
         rules: row of a folder -> suffixes of the files that count in it (see
             ``stamps.of_folder``).
     """
@@ -83,7 +84,7 @@ class Inputs:
 
     @functools.cached_property
     def identity(self) -> str:
-        """32 hex digits of paths and contents; stamps, which change by copying, do not enter."""
+        """32 hex digits of paths and contents, not of stamps, because copying changes these."""
         digest = hashlib.sha256()
         for row in sorted(range(len(self)), key=self.paths.__getitem__):
             digest.update(self.paths[row].encode(errors="surrogateescape") + b"\0")
@@ -94,7 +95,7 @@ class Inputs:
 
 
 class _Collector:
-    """Gathers what is noted, and at the end the contents that are not known yet."""
+    """Collects recorded files; ``close`` computes the hashes that are still missing."""
 
     def __init__(self, places: Iterable[str]) -> None:
         self.places = tuple(place.rstrip(os.sep) + os.sep for place in places)
@@ -104,17 +105,17 @@ class _Collector:
         self.pending: dict[str, Stamp] = {}
 
     def opened(self, path: str) -> None:
-        """Note a file that Python opens, if it lies where the data lie."""
+        """Record a file that Python opens, if it lies in one of the places."""
         if (
             (path.startswith(self.places) or path in self.exact)
             and not path.endswith(_CODE)
             and path not in self.pending
         ):
-            with contextlib.suppress(OSError):  # it is made just now, or is no file
+            with contextlib.suppress(OSError):  # it is just being created, or is not a file
                 self.pending[path] = stamps.stamp(path)
 
     def close(self) -> None:
-        """Find the contents of what was only opened."""
+        """Compute the hashes of files that were only opened."""
         left = {
             place: (path, before)
             for path, before in self.pending.items()
@@ -134,10 +135,10 @@ _doubting: list[bool] = []
 
 @contextlib.contextmanager
 def collected(places: Iterable[str] = ()) -> Iterator[Inputs]:
-    """Yield what is read inside the block; it is complete when the block ends.
+    """Yield the files that are read inside the block; complete when the block ends.
 
     Args:
-        places: absolute paths of files and folders, below which every opened file counts.
+        places: absolute paths of files and folders; every file opened below them is recorded.
     """
     _watch()
     collector = _Collector(places)
@@ -151,7 +152,7 @@ def collected(places: Iterable[str] = ()) -> Iterator[Inputs]:
 
 @contextlib.contextmanager
 def doubting() -> Iterator[None]:
-    """Read every content anew inside the block, whatever stamps say."""
+    """Read and hash every file again inside the block, even if its stamp is unchanged."""
     _doubting.append(True)
     try:
         yield
@@ -160,50 +161,52 @@ def doubting() -> Iterator[None]:
 
 
 def is_doubting() -> bool:
-    """Return whether contents that are known by a stamp must be read anew."""
+    """Return whether contents must be read again although their stamps are known."""
     return bool(_doubting)
 
 
-def note_files(paths: Sequence[str], about: Sequence[Stamp], digests: Sequence[bytes]) -> None:
-    """Note files whose contents are known already.
+def note_files(
+    paths: Sequence[str], file_stamps: Sequence[Stamp], digests: Sequence[bytes]
+) -> None:
+    """Record files whose hashes are already known.
 
     Args:
-        paths: absolute or relative; copies stand for their originals.
-        about: their stamps (of originals).
-        digests: of their contents.
+        paths: absolute or relative; for a copy, its original is recorded.
+        file_stamps: stamps of the original files.
+        digests: hashes of their contents.
     """
     for collector in _active:
-        for path, found, digest in zip(paths, about, digests, strict=True):
+        for path, stamp, digest in zip(paths, file_stamps, digests, strict=True):
             place = staging.original(os.path.abspath(path))  # noqa: PTH100 - ten times as fast
             if place not in collector.known:
                 collector.known.add(place)
-                collector.inputs.add(place, found, digest)
+                collector.inputs.add(place, stamp, digest)
 
 
 def note_file(path: str | Path) -> None:
-    """Note a file that is about to be read, or one that would be read if it were there."""
+    """Record a file that is about to be read, or that would be read if it existed."""
     place = os.path.abspath(path)  # noqa: PTH100
     for collector in _active:
-        found = _stamp(place)
-        if found is not None:
-            collector.pending.setdefault(place, found)
+        stamp = _stamp(place)
+        if stamp is not None:
+            collector.pending.setdefault(place, stamp)
         elif (original := staging.original(place)) not in collector.known:
             collector.known.add(original)
             collector.inputs.add(original, _NO_STAMP, ABSENT)
 
 
 def is_file(path: str | Path) -> bool:
-    """Return whether there is a file, and note the answer: another one would change the data."""
+    """Return whether a file exists, and record the answer, because the data depend on it."""
     note_file(path)
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def note_folder(path: str | Path, suffixes: Sequence[str]) -> None:
-    """Note a folder whose entries are listed, so that added and removed ones are seen.
+    """Record a folder whose entries are listed, so that added and removed files are detected.
 
     Args:
         path: the folder.
-        suffixes: of the files in it that matter (see ``stamps.of_folder``).
+        suffixes: suffixes of the files that count (see ``stamps.of_folder``).
     """
     if not _active:
         return
@@ -213,61 +216,63 @@ def note_folder(path: str | Path, suffixes: Sequence[str]) -> None:
     for collector in _active:
         if key not in collector.known:
             collector.known.add(key)
-            with contextlib.suppress(OSError):  # whoever lists it says so
+            with contextlib.suppress(OSError):  # the code that lists it reports the error
                 digest = stamps.of_folder(place, suffixes)
-                about = stamp_of(place) or _NO_STAMP
-                collector.inputs.add(original, about, digest, tuple(suffixes))
+                stamp = stamp_of(place) or _NO_STAMP
+                collector.inputs.add(original, stamp, digest, tuple(suffixes))
 
 
 def stamp_of(path: str) -> Stamp | None:
-    """Return the stamp of a file or folder, of a copy that of its original; None without one."""
+    """Return the stamp of a file or folder, for a copy that of its original; None if missing."""
     return staging.stamp(path) or _stamp(staging.original(path))
 
 
 def contents(paths: Sequence[str]) -> list[bytes]:
-    """Return the hash of every file's content, read in threads unless it is known by its stamp."""
-    about = [stamp_of(os.path.abspath(path)) for path in paths]  # noqa: PTH100
-    known = Remembered("contents", paths, about)
-    if (found := known.get()) is not None:
-        return list(found["digests"])
+    """Return the hash of every file; files with changed stamps are read in threads."""
+    file_stamps = [stamp_of(os.path.abspath(path)) for path in paths]  # noqa: PTH100
+    cache = Remembered("contents", paths, file_stamps)
+    if (facts := cache.get()) is not None:
+        return list(facts["digests"])
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         digests = list(pool.map(_content, paths))
-    known.keep({"digests": digests})
+    cache.keep({"digests": digests})
     return digests
 
 
 class Remembered:
-    """What was found out about a list of files, kept under ``$XDG_CACHE_HOME`` (``~/.cache``).
+    """Cached facts about a list of files, stored under ``$XDG_CACHE_HOME`` (``~/.cache``).
 
-    It holds as long as no path and no stamp changes. A damaged file counts as none.
+    They are valid while no path and no stamp changes. A damaged cache file counts as missing.
 
     Args:
-        kind: of what was found out.
-        paths: the files; copies stand for their originals.
-        about: their stamps; with a None nothing is kept.
+        kind: name of the facts.
+        paths: the files; for a copy, its original counts.
+        file_stamps: their stamps; if one is None nothing is stored.
     """
 
-    def __init__(self, kind: str, paths: Sequence[str], about: Sequence[Stamp | None]) -> None:
+    def __init__(
+        self, kind: str, paths: Sequence[str], file_stamps: Sequence[Stamp | None]
+    ) -> None:
         digest = hashlib.sha256(kind.encode())
-        for path, found in zip(paths, about, strict=True):
+        for path, stamp in zip(paths, file_stamps, strict=True):
             place = staging.original(os.path.abspath(path))  # noqa: PTH100
-            digest.update(f"{place}\0{found}\n".encode(errors="surrogateescape"))
+            digest.update(f"{place}\0{stamp}\n".encode(errors="surrogateescape"))
         folder = own_folder("XDG_CACHE_HOME", ".cache") / "ssl_transfer"
         self.path = folder / "verified" / f"{digest.hexdigest()[:32]}.json"
-        self.sure = None not in about
+        self.sure = None not in file_stamps
         self.files = len(paths)
 
     def get(self) -> dict[str, Any] | None:
-        """Return what is known, None if nothing is, or if contents are doubted."""
+        """Return the cached facts; None if there are none, or inside ``doubting``."""
         if is_doubting() or not self.sure:
             return None
         try:
             known = dict(json.loads(self.path.read_text()))
             whole = bytes.fromhex(known["digests"])
             if len(whole) != DIGEST_BYTES * self.files:
-                raise ValueError("it is of other files")
+                raise ValueError("it belongs to other files")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.debug("nothing known yet, or a damaged file (%s)", error)
+            log.debug("no cached facts, or a damaged cache file (%s)", error)
             return None
         known["digests"] = [
             whole[start : start + DIGEST_BYTES] for start in range(0, len(whole), DIGEST_BYTES)
@@ -275,14 +280,14 @@ class Remembered:
         return known
 
     def keep(self, known: Mapping[str, Any]) -> None:
-        """Keep what was found out; ``digests`` are the contents' hashes."""
+        """Store the facts; ``digests`` are the hashes of the contents."""
         if not self.sure:
             return
         text = json.dumps({**known, "digests": b"".join(known["digests"]).hex()})
         try:
             write_atomically(self.path, text.encode())
         except OSError as error:
-            log.info("what was seen of %d files cannot be kept (%s)", self.files, error)
+            log.info("the hashes of %d files cannot be cached (%s)", self.files, error)
 
 
 def _stamp(path: str) -> Stamp | None:
@@ -301,7 +306,7 @@ def _content(path: str) -> bytes:
 
 @functools.cache
 def _watch() -> None:
-    """Let every opening of a file be looked at, from now on in this process."""
+    """Install the audit hook that sees every file that this process opens."""
     sys.addaudithook(_opened)
 
 

@@ -1,9 +1,9 @@
-"""Lists of input files, kept once for all runs that read them, and their comparison with the disk.
+"""Lists of input files, stored once for all runs that read them, and compared with the disk.
 
 <outputs>/inputs/<32 hex>    a list: one line of JSON, then its columns, compressed
 
-The hex digits stand for paths and contents. Stamps are in the file, too, and are renewed when they
-changed but no content did, so that copying or restoring files costs one reading.
+The hex digits are a hash of paths and contents. The file also holds the stamps. If only stamps
+changed, they are updated, so that copied or restored files are read only once more.
 """
 
 import dataclasses
@@ -25,28 +25,29 @@ from ssl_transfer.system.stamps import Stamp
 log = logging.getLogger(__name__)
 
 FOLDER = "inputs"
-_HERE = "." + os.sep  # begins the path of what lies in the outputs, which may be moved
-_NUMBERS = 4  # of a stamp
+_HERE = "." + os.sep  # prefix of paths inside the outputs folder, which may be moved
+_NUMBERS = 4  # per stamp
 
 
 def save(listed: Inputs, outputs: Path) -> str:
-    """Keep a list, unless the same one is there with the same stamps; return its identity.
+    """Write a list unless it exists with the same stamps; return its identity.
 
-    Where it cannot be kept, the log says so and the run goes on: its inputs are not compared later.
+    If it cannot be written, that is logged and the run continues; its inputs are then not compared
+    later.
 
     Args:
         listed: the files.
         outputs: absolute folder of all runs.
     """
     path = _place(outputs, listed.identity)
-    there = load(listed.identity, outputs) if path.exists() else None
-    if there is None or sorted(_rows(there)) != sorted(_rows(listed)):
+    stored = load(listed.identity, outputs) if path.exists() else None
+    if stored is None or sorted(_rows(stored)) != sorted(_rows(listed)):
         _write(listed, outputs, listed.identity)
     return listed.identity
 
 
 def load(identity: str, outputs: Path) -> Inputs | None:
-    """Return a list; None if there is none, or a damaged one."""
+    """Return a list; None if it is missing or damaged."""
     path = _place(outputs, identity)
     try:
         head, _, body = path.read_bytes().partition(b"\n")
@@ -54,30 +55,30 @@ def load(identity: str, outputs: Path) -> Inputs | None:
         columns = zlib.decompress(body)
         lengths = [facts["paths"], facts["stamps"], facts["digests"]]
         if sum(lengths) != len(columns):
-            raise ValueError("it lacks a part")
+            raise ValueError("a part is missing")
         names, numbers = columns[: lengths[0]], columns[lengths[0] : lengths[0] + lengths[1]]
-        found = Inputs(digests=bytearray(columns[-lengths[2] :]))
-        found.paths = [_absolute(name, outputs) for name in os.fsdecode(names).split("\0")]
-        found.stamps.frombytes(numbers)
+        inputs = Inputs(digests=bytearray(columns[-lengths[2] :]))
+        inputs.paths = [_absolute(name, outputs) for name in os.fsdecode(names).split("\0")]
+        inputs.stamps.frombytes(numbers)
         if facts["byteorder"] != sys.byteorder:
-            found.stamps.byteswap()
-        found.rules = {int(row): tuple(rule) for row, rule in facts["rules"].items()}
+            inputs.stamps.byteswap()
+        inputs.rules = {int(row): tuple(rule) for row, rule in facts["rules"].items()}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         log.warning("`%s` is damaged (%s); what it lists is not compared", path, error)
         return None
-    return found
+    return inputs
 
 
 @dataclasses.dataclass
 class Comparison:
-    """What became of a list's files.
+    """How a list's files differ from those on the disk.
 
     Args:
-        changed: files with other content, and folders with other files in them.
-        gone: files that are not there any more.
-        unreachable: whether nothing of the list can be seen: it was not compared.
+        changed: files with other content, and folders with other entries.
+        gone: files that no longer exist.
+        unreachable: whether no file can be reached, so that nothing was compared.
     """
 
     changed: list[str] = dataclasses.field(default_factory=list)
@@ -86,18 +87,18 @@ class Comparison:
 
     @property
     def stale(self) -> bool:
-        """Whether the files are not any more those that were read."""
+        """Whether the files differ from those that were read."""
         return bool(self.changed or self.gone) and not self.unreachable
 
     def describe(self) -> str:
-        """Return what changed, with the first path."""
+        """Return the numbers of changed and missing files, with the first path."""
         parts = [f"{len(self.changed)} changed"] if self.changed else []
         parts += [f"{len(self.gone)} gone"] if self.gone else []
         return f"{', '.join(parts)}, first `{[*self.changed, *self.gone][0]}`"
 
 
 class Comparer:
-    """Compares lists with the disk, each list and each file once.
+    """Compares lists with the disk; looks at each list and each file only once.
 
     Args:
         outputs: absolute folder of all runs.
@@ -109,15 +110,15 @@ class Comparer:
         self.seen: dict[str, Stamp | None] = {}
 
     def compare(self, identity: str) -> Comparison:
-        """Return what became of the files of a list."""
+        """Return how the files of a list differ from those on the disk."""
         if identity not in self.known:
             listed = load(identity, self.outputs)
-            known = Comparison(unreachable=True) if listed is None else self._compare(listed)
-            self.known[identity] = known
+            comparison = Comparison(unreachable=True) if listed is None else self._compare(listed)
+            self.known[identity] = comparison
         return self.known[identity]
 
     def _compare(self, listed: Inputs) -> Comparison:
-        found, seen, numbers = Comparison(), self.seen, listed.stamps
+        comparison, seen, numbers = Comparison(), self.seen, listed.stamps
         differing, files = [], 0
         for row, path in enumerate(listed.paths):
             if path not in seen:
@@ -125,13 +126,13 @@ class Comparer:
                     seen[path] = stamps.stamp(path)
                 except (FileNotFoundError, NotADirectoryError):
                     seen[path] = None
-                except OSError as error:  # no right to look, a server that does not answer
+                except OSError as error:  # no permission, or a server that does not answer
                     log.debug("%s", error)
                     return Comparison(unreachable=True)
             now, start = seen[path], _NUMBERS * row
             if now is None:
                 if listed.digest_of(row) != ABSENT:
-                    found.gone.append(path)
+                    comparison.gone.append(path)
                 continue
             files += row not in listed.rules
             if (
@@ -141,27 +142,27 @@ class Comparer:
                 or numbers[start + 1] != now.modified
             ):
                 differing.append(row)
-        if not files and found.gone:  # nothing but empty folders: a disk that is not mounted
+        if not files and comparison.gone:  # only empty folders: the disk is not mounted
             return Comparison(unreachable=True)
-        self._look_into(listed, differing, found)
-        return found
+        self._look_into(listed, differing, comparison)
+        return comparison
 
-    def _look_into(self, listed: Inputs, rows: Sequence[int], found: Comparison) -> None:
-        """Read what has another stamp; renew the list's stamps if only these changed."""
+    def _look_into(self, listed: Inputs, rows: Sequence[int], comparison: Comparison) -> None:
+        """Read the files with other stamps; update the list if only their stamps changed."""
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             digests = list(pool.map(lambda row: _content(listed, row), rows))
         for row, digest in zip(rows, digests, strict=True):
             path = listed.paths[row]
             if digest != listed.digest_of(row):
-                found.changed.append(path)
+                comparison.changed.append(path)
             elif (now := self.seen[path]) is not None:
                 listed.stamps[_NUMBERS * row : _NUMBERS * (row + 1)] = array("q", now)
-        if rows and not found.changed:
+        if rows and not comparison.changed:
             _write(listed, self.outputs, listed.identity)
 
 
 def _content(listed: Inputs, row: int) -> bytes:
-    """Return the hash of a row's content as it is now; one that equals none if it is unreadable."""
+    """Return the hash of a row's present content; ``UNSETTLED`` if it cannot be read."""
     path = listed.paths[row]
     try:
         if row in listed.rules:

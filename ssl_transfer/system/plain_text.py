@@ -1,13 +1,13 @@
-"""Texts out of files as a terminal may show them: with nothing that it, or a reader, obeys."""
+"""Escapes control characters in text from files before it is printed or logged."""
 
 import logging
 
 
 def printable(text: str) -> str:
-    r"""Return a text with every character escaped that does not show itself.
+    r"""Return a text with every unprintable character escaped.
 
-    Control characters, escapes of terminals and marks that turn the direction of writing become
-    ``\x1b`` and the like; ends of lines and tabs stay. ``results.plain_text`` does the same.
+    Control characters, terminal escapes and marks that change the direction of writing become
+    ``\x1b`` and the like; newlines and tabs stay. ``results.plain_text`` does the same.
     """
     if text.isprintable():
         return text
@@ -15,8 +15,8 @@ def printable(text: str) -> str:
 
 
 class Formatter(logging.Formatter):
-    """Lines of a log without anything that a terminal obeys."""
+    """Log formatter that escapes control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return the formatted record."""
         return printable(super().format(record))

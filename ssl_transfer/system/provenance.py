@@ -1,4 +1,4 @@
-"""Which code computed a run: commit, uncommitted changes, versions."""
+"""The code that computes a run: commit, uncommitted changes, package versions."""
 
 import functools
 import hashlib
@@ -15,11 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 """The folder that the code runs from: the clone, a snapshot of it, or ``site-packages``."""
 
 SUBMITTED = "SSL_TRANSFER_CODE"
-"""Environment variable in a job: what ``code`` said when it was submitted, as JSON."""
+"""Environment variable in a job: the value of ``code`` at submission, as JSON."""
 
 
 def git(*arguments: str) -> str | None:
-    """Return what git says about the code, or None where no repository tracks the code.
+    """Return the output of a git command on the code; None if no repository tracks the code.
 
     A virtual environment or a snapshot often lies inside the repository of another project, whose
     commit says nothing about this code.
@@ -40,24 +40,24 @@ def _git(*arguments: str) -> str | None:
 
 
 def is_installed() -> bool:
-    """Return whether the code lies where Python looks for packages without being told to."""
+    """Return whether the code lies in a folder of installed packages."""
     folders = (*site.getsitepackages(), site.getusersitepackages())
     return ROOT in {Path(folder).resolve() for folder in folders}
 
 
 def search_path(code: Path | None = None) -> str:
-    """Return the ``PYTHONPATH`` with which another process finds the code.
+    """Return the ``PYTHONPATH`` for another process that imports the code.
 
     Args:
-        code: the folder of the code that the process is to run (None: that of this process).
+        code: the folder of the code (``None``: that of this process).
     """
-    # Site-packages in front of everything would hide modules of the standard library.
+    # Site-packages at the front of the path would hide modules of the standard library.
     own = [] if code in (None, ROOT) and is_installed() else [str(code or ROOT)]
     return os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))
 
 
 def _installed_revision() -> str | None:
-    """Return the commit that pip installed from a repository, else the release's version."""
+    """Return the commit that pip installed from, or the version of an installed release."""
     try:
         package = distribution("ssl_transfer")
     except PackageNotFoundError:
@@ -89,10 +89,10 @@ def _commit() -> str | None:
 
 @functools.cache
 def code() -> dict[str, Any]:
-    """Return commit, whether files were changed since, and whether they were since submission.
+    """Return the revision of the code, and whether it has uncommitted or later changes.
 
-    The revision is the commit; of an installed package, the commit that it was installed from or
-    its version (``v0.1.0``); None where neither is known.
+    The revision is the commit. For an installed package it is the commit that pip installed from,
+    or the version (``v0.1.0``). It is None if neither is known.
     """
     state: dict[str, Any] = {
         "revision": _installed_revision() if is_installed() else _commit(),
@@ -102,6 +102,6 @@ def code() -> dict[str, Any]:
     if text := os.environ.get(SUBMITTED):
         submitted = json.loads(text)
         changed = submitted["fingerprint"] != state["fingerprint"]
-        # A snapshot has no repository that could tell the commit; the submission could.
+        # A snapshot has no repository; the submitting process knew the commit.
         state = {**(state if changed else submitted), "changed_since_submission": changed}
     return state

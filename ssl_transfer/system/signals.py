@@ -1,16 +1,16 @@
-"""Stopping on request: a signal ends a run where it can go on later.
+"""Stopping on request: a signal ends a run so that it can be resumed.
 
-SIGTERM (a cancelled job, a requeue, ``kill``) and SIGUSR2 (SLURM's warning before a time limit or a
-preemption) raise ``Interrupted`` at once, as does SIGHUP (the terminal is gone), unless it is
-ignored as under ``nohup``, because whatever a run does between trainings is either
-finished and on disk or quickly repeated. A training defers them: it saves at the step boundary.
-Ctrl-C does the same with ``KeyboardInterrupt``; a second one does not wait.
+SIGTERM (a cancelled job, a requeue, ``kill``), SIGUSR2 (SLURM's warning before a time limit or a
+preemption) and SIGHUP (the terminal was closed; ignored under ``nohup``) raise ``Interrupted`` at
+once. Outside of training this loses nothing: work is either on disk or quickly repeated. A training
+defers the signals and saves a checkpoint after the current step. Ctrl-C is handled in the same way
+but raises ``KeyboardInterrupt``; a second Ctrl-C is not deferred.
 """
 
 import atexit
 import contextlib
 import multiprocessing
-import multiprocessing.util  # registers its own exit function: ours must come after it
+import multiprocessing.util  # registers an exit function; ours must be registered later
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -19,17 +19,17 @@ from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2)
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits(3): start again to go on."""
+"""EX_TEMPFAIL of sysexits(3): the same command resumes the run."""
 
 _arrived: set[int] = set()
 _deferring = False
 _installed = False
 _on_terminal: list[int] = []
-"""Standard output and error, as far as they are a terminal, which may go away."""
+"""File descriptors of standard output and error that are terminals."""
 
 
 class Interrupted(SystemExit):
-    """A signal asked the run to stop; it has saved what it must and can go on."""
+    """A signal stopped the run; its state is saved and it can be resumed."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_CODE)
@@ -41,11 +41,11 @@ def arrived(number: int | None = None) -> bool:
 
 
 def end() -> NoReturn:
-    """End the run as the signal that arrived asks for it.
+    """End the run with the exception that belongs to the signal.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C.
-        Interrupted: otherwise, also where another process got the signal.
+        Interrupted: otherwise, including when another process received the signal.
     """
     raise KeyboardInterrupt if signal.SIGINT in _arrived else Interrupted
 
@@ -58,37 +58,37 @@ def _remember(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and not (first and _deferring):
         raise KeyboardInterrupt
     if first and not _deferring:
-        raise Interrupted  # once only: the second signal must not disturb the way out
+        raise Interrupted  # only once: a second signal must not disturb the clean-up
 
 
 def _leave_terminal() -> None:
-    """Print into the void: where the terminal is gone, writing to it would fail the run."""
-    with open(os.devnull, "w") as void:  # noqa: PTH123 - in a signal handler, as little as possible
+    """Redirect output to the null device: writing to a closed terminal would fail the run."""
+    with open(os.devnull, "w") as void:  # noqa: PTH123 - a signal handler does as little as possible
         for descriptor in _on_terminal:
             os.dup2(void.fileno(), descriptor)
 
 
 def _heeded() -> Iterator[signal.Signals]:
     yield from SIGNALS
-    # Ignored under nohup; a caller's script may have a use of its own for it, too.
+    # Not if it is ignored (nohup), or handled by the caller's script.
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         yield signal.SIGHUP
-    # Ignored in the background of a shell, and a caller's script may have a use of its own for it.
+    # Not if it is ignored (a background job of a shell), or handled by the caller's script.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         yield signal.SIGINT
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let signals end a run as above inside; the handlers before return afterwards."""
+    """Handle the signals inside the block as described above; restore the handlers after it."""
     global _installed
     if _installed:
         yield
         return
-    _arrived.clear()  # in a thread, too, where nothing can arrive
+    _arrived.clear()  # also in a thread, where no signal can arrive
     try:
         before = {number: signal.signal(number, _remember) for number in _heeded()}
-    except ValueError:  # not in the main thread: a caller's script decides about signals
+    except ValueError:  # not in the main thread: the caller's script handles signals
         yield
         return
     _installed = True
@@ -103,7 +103,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Hold the end back inside; yield a function that tells whether it is wanted."""
+    """Defer the signals inside the block; yield a function that returns whether one arrived."""
     global _deferring
     with stoppable():
         _deferring = True
@@ -111,22 +111,22 @@ def deferred() -> Iterator[Callable[[], bool]]:
             yield arrived
         finally:
             _deferring = False
-        if _arrived:  # too late for the last step to see it
+        if _arrived:  # arrived after the last step had checked
             end()
 
 
 def shield_worker(worker: int) -> None:
-    """Let a DataLoader worker ignore the signals: its parent alone decides (``worker_init_fn``).
+    """Make a DataLoader worker ignore the signals, which its parent handles (``worker_init_fn``).
 
-    SLURM signals every process of a step, a terminal every process of a command, and a worker that
-    dies of it fails its parent's run.
+    SLURM signals every process of a step, and a terminal every process of a command. A worker that
+    ends because of a signal would fail its parent's run.
     """
     for number in (*SIGNALS, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _kill_children() -> None:
-    # Shielded workers cannot be terminated, for which multiprocessing would wait at exit.
+    # At exit multiprocessing terminates its children and waits, but shielded workers ignore that.
     for child in multiprocessing.active_children():
         child.kill()
 

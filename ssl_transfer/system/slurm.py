@@ -1,6 +1,6 @@
-"""What SLURM's commands say: the one place that calls them.
+"""Calls to SLURM's commands; no other module runs them.
 
-A job is spoken of as ``12``, an element of an array as ``12_3``.
+The id of a job is ``12``, that of an array element ``12_3``.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
-# States of squeue(1) in which a job is over for good; everything else still does, or will do, work.
+# States of squeue(1) in which a job has ended for good; in all others it runs or will run.
 _OVER = frozenset({
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
     "PREEMPTED", "TIMEOUT",
@@ -35,8 +35,8 @@ class Job:
 
     Args:
         id: ``12`` or ``12_3``.
-        state: SLURM's word for it, e.g. ``PENDING``.
-        reason: why it waits, or ended as it did; where it runs.
+        state: in SLURM's words, e.g. ``PENDING``.
+        reason: why it waits or how it ended; the nodes of a running job.
     """
 
     id: str
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def is_over(self) -> bool:
-        """Whether it will never run again by itself."""
+        """Whether it has ended and SLURM will not restart it."""
         return self.state in _OVER
 
     @property
@@ -54,7 +54,7 @@ class Job:
         return self.state in ("RUNNING", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SUSPENDED")
 
     def describe(self) -> str:
-        """Return the state and its reason in words."""
+        """Return the state and its reason as text."""
         words = self.state.lower().replace("_", " ")
         return f"{words} ({self.reason})" if self.reason not in ("", "None") else words
 
@@ -65,9 +65,9 @@ def is_available() -> bool:
 
 
 def current_job(environment: Mapping[str, str] | None = None) -> str | None:
-    """Return the id of the job that a launcher of this project started this process in, or None.
+    """Return the id of the job in which a launcher of this project started this process, or None.
 
-    Shells of an allocation have SLURM's variables, too, but outlive what is started in them.
+    The shell of an allocation also has SLURM's variables, but it is not such a job.
     """
     env = os.environ if environment is None else environment
     if env.get("SUBMITIT_EXECUTOR") != "slurm" or "SLURM_JOB_ID" not in env:
@@ -89,7 +89,7 @@ def _call(*command: str, feed: str | None = None) -> subprocess.CompletedProcess
         done = subprocess.run(
             command, input=feed, capture_output=True, text=True, check=False,
             timeout=_ANSWER_SECONDS,
-            env={**env, "SLURM_BITSTR_LEN": "0"},  # `12_[0,2,4,…]` whole, not its beginning
+            env={**env, "SLURM_BITSTR_LEN": "0"},  # prints `12_[0,2,4,…]` in full
         )  # fmt: skip
     except FileNotFoundError as error:
         raise NoAnswer(
@@ -107,25 +107,25 @@ def _call(*command: str, feed: str | None = None) -> subprocess.CompletedProcess
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
-    """Return what a command complained about, in one line."""
+    """Return the error messages of a command in one line."""
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    told = [re.sub(r"^(sbatch|scancel|scontrol|squeue|allocation)?:? ?(error: )?", "", x)
+    messages = [re.sub(r"^(sbatch|scancel|scontrol|squeue|allocation)?:? ?(error: )?", "", x)
             for x in lines]  # fmt: skip
-    return "; ".join(dict.fromkeys(told)) or f"exit code {done.returncode}"
+    return "; ".join(dict.fromkeys(messages)) or f"exit code {done.returncode}"
 
 
-_silent_until = -float("inf")  # no answer lately: do not ask again before
-_answers: dict[str, tuple[float, dict[str, Job]]] = {}  # array -> when asked, its elements
+_silent_until = -float("inf")  # SLURM did not answer: ask again after this time
+_answers: dict[str, tuple[float, dict[str, Job]]] = {}  # array -> time of the answer, its elements
 
 
 def queue(ids: Iterable[str], *, trust_seconds: float = 0.0) -> dict[str, Job]:
-    """Return what the queue knows of these jobs and of all elements of their arrays; one call.
+    """Return these jobs and all elements of their arrays as the queue reports them, in one call.
 
-    Jobs that SLURM has forgotten (some minutes after their end) are missing.
+    Jobs that ended some minutes ago are missing, because SLURM forgets them.
 
     Args:
         ids: ``12`` or ``12_3``.
-        trust_seconds: for how long an earlier answer is believed.
+        trust_seconds: how long an earlier answer is reused.
 
     Raises:
         NoAnswer: if SLURM cannot be asked.
@@ -141,41 +141,41 @@ def queue(ids: Iterable[str], *, trust_seconds: float = 0.0) -> dict[str, Job]:
 
 
 def _ask_queue(arrays: Sequence[str]) -> dict[str, dict[str, Job]]:
-    found: dict[str, dict[str, Job]] = {array: {} for array in arrays}
+    elements: dict[str, dict[str, Job]] = {array: {} for array in arrays}
     form = "%i|%T|%r|%N"
     done = _call("squeue", "-h", "-r", "-t", "all", "-o", form, "-j", ",".join(arrays))
-    if done.returncode and "Invalid job id" not in done.stderr:  # a single forgotten one
+    if done.returncode and "Invalid job id" not in done.stderr:  # the only job, already forgotten
         raise NoAnswer(f"`squeue` must list the jobs, but says: {_said(done)}.")
     for line in done.stdout.splitlines():
         identifier, state, reason, nodes = line.split("|", 3)
         job = Job(identifier, state, nodes if state == "RUNNING" else reason)
-        found[identifier.partition("_")[0]][identifier] = job
-    return found
+        elements[identifier.partition("_")[0]][identifier] = job
+    return elements
 
 
 def history(ids: Iterable[str]) -> dict[str, Job]:
-    """Return how these jobs ended by accounting; empty where the cluster keeps no accounts."""
-    asked = set(ids)
-    wanted = sorted({identifier.partition("_")[0] for identifier in asked})
-    if not wanted or shutil.which("sacct") is None:
+    """Return how these jobs ended, from SLURM's accounting; empty if the cluster has none."""
+    requested = set(ids)
+    arrays = sorted({identifier.partition("_")[0] for identifier in requested})
+    if not arrays or shutil.which("sacct") is None:
         return {}
     done = _call("sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode,NodeList",
-                 "-j", ",".join(wanted))  # fmt: skip
-    found = {}
+                 "-j", ",".join(arrays))  # fmt: skip
+    jobs = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else ():
         identifier, state, code, nodes = line.split("|", 3)
         # "CANCELLED by 1000"
         word, _, rest = state.partition(" ")
         reason = rest or (f"exit code {code} on {nodes}" if word in ("FAILED", "NODE_FAIL") else "")
         for element in _elements(identifier):
-            found[element] = Job(element, word, reason)
-    # An element that was cancelled while it waited has no row of its own, but its array has.
-    known = {i: i if i in found else i.partition("_")[0] for i in asked}
-    return {i: found[row] for i, row in known.items() if row in found}
+            jobs[element] = Job(element, word, reason)
+    # An element that was cancelled while pending has no row of its own; its array has one.
+    rows = {i: i if i in jobs else i.partition("_")[0] for i in requested}
+    return {i: jobs[row] for i, row in rows.items() if row in jobs}
 
 
 def _elements(identifier: str) -> list[str]:
-    """Return the single elements of ``12_[0-2,5%1]``; anything else stands for itself."""
+    """Return the elements of ``12_[0-2,5%1]``; any other id is returned alone."""
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(%\d+)?\]", identifier)
     if match is None:
         return [identifier]
@@ -184,11 +184,11 @@ def _elements(identifier: str) -> list[str]:
 
 
 def may_run(job: str, *, trust_seconds: float = 5.0) -> bool:
-    """Return whether a job runs or will run; true where SLURM cannot be asked.
+    """Return whether a job runs or will run; true if SLURM does not answer.
 
     Args:
         job: ``12`` or ``12_3``.
-        trust_seconds: for how long an earlier answer is believed.
+        trust_seconds: how long an earlier answer is reused.
     """
     global _silent_until
     if time.monotonic() < _silent_until:
@@ -197,15 +197,15 @@ def may_run(job: str, *, trust_seconds: float = 5.0) -> bool:
     try:
         queue([array], trust_seconds=trust_seconds)
     except NoAnswer as error:
-        log.warning("job %s is taken for alive: %s", job, error)
+        log.warning("job %s is assumed to be alive: %s", job, error)
         _silent_until = time.monotonic() + _SILENCE_SECONDS
         return True
-    found = _answers[array][1].get(job)
-    return found is not None and not found.is_over
+    element = _answers[array][1].get(job)
+    return element is not None and not element.is_over
 
 
 def requeue(job: str) -> str | None:
-    """Send the job that this process belongs to back to the queue; return why that failed."""
+    """Put this process's job back into the queue; return the error message if that fails."""
     try:
         done = _call("scontrol", "requeue", job)
     except NoAnswer as error:
@@ -214,9 +214,9 @@ def requeue(job: str) -> str | None:
 
 
 def cancel(jobs: Sequence[str]) -> str | None:
-    """Cancel jobs or elements of arrays; return what SLURM complained about."""
+    """Cancel jobs or elements of arrays; return SLURM's error messages, if any."""
     complaints = []
-    for start in range(0, len(jobs), 500):  # a command line has a limit, too
+    for start in range(0, len(jobs), 500):  # the length of a command line is limited
         done = _call("scancel", *jobs[start : start + 500])
         if done.returncode or done.stderr.strip():
             complaints.append(_said(done))
@@ -224,7 +224,7 @@ def cancel(jobs: Sequence[str]) -> str | None:
 
 
 def test(batch_file: str) -> tuple[bool, str]:
-    """Return whether SLURM would accept a batch file, and what it says; nothing is submitted."""
+    """Return whether SLURM would accept a batch file, and its message; nothing is submitted."""
     done = _call("sbatch", "--test-only", feed=batch_file)
     return done.returncode == 0, _said(done)
 
@@ -246,7 +246,7 @@ def largest_array() -> int:
 
 
 def hides_others() -> bool:
-    """Return whether users see their own jobs only (``PrivateData``); true if that is unknown."""
+    """Return whether users see only their own jobs (``PrivateData``); true if unknown."""
     try:
         return "jobs" in configuration().get("PrivateData", "")
     except NoAnswer:

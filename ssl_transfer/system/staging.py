@@ -1,12 +1,12 @@
-"""Data on a node's own disk: a dataset is copied there once, and read from there.
+"""Data on a node's own disk: a dataset is copied there once and then read from there.
 
-<stage>/ssl_transfer/<16 hex>/<name of the root>   the copy; takes this name when it is whole
-                              claim.json           while a process copies
+<stage>/ssl_transfer/<16 hex>/<name of the root>   the copy; gets this name when it is complete
+                              claim.json           exists while a process copies
 
-The hex digits stand for the place of the dataset and the names and stamps of all its files, so that
-a changed dataset gets another copy. Looking at them costs what reading the dataset where it lies
-would cost, too. A copy is compared with that list before each use, because clusters clean their
-scratch disks file by file, and a node that crashed may have kept files without content.
+The hex digits are a hash of the dataset's path and of the names and stamps of all its files, so a
+changed dataset gets a new copy. Listing the files costs no more than reading the dataset in its
+original place would. Each use of a copy first compares it with that list, because clusters clean
+scratch disks file by file, and a node that crashed may have left empty files.
 """
 
 import dataclasses
@@ -34,12 +34,12 @@ from ssl_transfer.system.stamps import Stamp
 log = logging.getLogger(__name__)
 
 THREADS = 16
-"""Files copied at the same time: small ones on a network wait for answers, not for bandwidth."""
-CHUNK = 1 << 20  # bytes between two looks at the signals, and movements of the bar
+"""Files copied in parallel: for small files on a network, latency is the bottleneck."""
+CHUNK = 1 << 20  # bytes between two checks for a stop and updates of the progress bar
 _BATCH_FILES, _BATCH_BYTES = 64, 64 << 20
-_BLOCK = 4096  # what a file system gives to the smallest file
+_BLOCK = 4096  # bytes that the smallest file occupies
 
-_copies: dict[str, "_Copy"] = {}  # by folder or file in the stage
+_copies: dict[str, "_Copy"] = {}  # by the path of the copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class File:
 
     Args:
         path: relative to the root (empty: the root is the file).
-        stamp: of the file.
+        stamp: the file's stamp.
     """
 
     path: str
@@ -57,13 +57,13 @@ class File:
 
 @dataclasses.dataclass
 class Tree:
-    """What lies below a dataset's root, links followed; paths are relative to the root.
+    """The folders and files below a dataset's root, links followed; paths are relative to it.
 
     Args:
-        folders: parents first.
-        files: each file once, whatever number of names it has.
-        more_names: further name of a file -> its name among ``files``.
-        links: further name of a folder -> its name among ``folders``.
+        folders: parents come first.
+        files: each file once, even if it has several names.
+        more_names: other name of a file -> its name in ``files``.
+        links: other name of a folder -> its name in ``folders``.
     """
 
     folders: list[str] = dataclasses.field(default_factory=list)
@@ -89,7 +89,7 @@ class Tree:
 
 @dataclasses.dataclass(frozen=True)
 class _Copy:
-    """A copy that this process uses: where it comes from, and the stamps of what was copied."""
+    """A copy that this process uses: its source, and the stamps of the source's files."""
 
     source: str
     stamps: Mapping[str, Stamp]
@@ -98,15 +98,16 @@ class _Copy:
 def staged(
     node: Mapping[str, Any], stage: str, *, progress_bar: bool = True, doubt: bool = False
 ) -> dict[str, Any]:
-    """Return a dataset's node with its ``root`` copied to the stage, if it has one that exists.
+    """Copy a dataset's ``root`` to the stage and return the dataset's node with the copy's path.
 
-    Of all processes of the node that call this, one copies and the others wait.
+    If several processes of a computer call this, one copies and the others wait. A node without a
+    ``root`` that exists is returned unchanged.
 
     Args:
         node: the dataset's keys, all resolved.
-        stage: a folder on the node's own disk, made if missing.
-        progress_bar: whether to draw one when copying takes longer than two seconds.
-        doubt: whether to compare the bytes of a copy that is there already with the source's.
+        stage: a folder on the computer's own disk, created if missing.
+        progress_bar: whether to draw a progress bar if copying takes longer than two seconds.
+        doubt: whether to compare the bytes of an existing copy with those of the source.
 
     Raises:
         OSError: in one sentence, before anything is copied if there is not enough space.
@@ -114,10 +115,10 @@ def staged(
     root = node.get("root")
     if not isinstance(root, str):
         return dict(node)
-    source = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - `..` gives no name
+    source = Path(os.path.abspath(Path(root).expanduser()))  # noqa: PTH100 - `..` has no name
     place = Path(stage).expanduser().absolute()
     inside = source.resolve().is_relative_to(place.resolve())
-    if inside or not source.exists():  # of a missing one the reader speaks
+    if inside or not source.exists():  # the code that reads the data reports a missing root
         return dict(node)
     if place.resolve().is_relative_to(source.resolve()):
         raise OSError(
@@ -137,20 +138,20 @@ def staged(
                 f"copying failed ({error}); repair that, choose another folder as `paths.stage`, "
                 "or set paths.stage=null."
             ) from error
-    about = {file.path: file.stamp for file in tree.files}
-    about |= {name: about[first] for name, first in tree.more_names.items()}
-    _copies[str(copy)] = _Copy(str(source), about)
-    # What a copy lacks is fetched to where the data belong, not to a disk that is soon cleaned.
+    file_stamps = {file.path: file.stamp for file in tree.files}
+    file_stamps |= {name: file_stamps[first] for name, first in tree.more_names.items()}
+    _copies[str(copy)] = _Copy(str(source), file_stamps)
+    # Downloads belong into the original root, not onto a disk that will be cleaned.
     offline = {"download": False} if "download" in node else {}
     return {**node, "root": str(copy), **offline}
 
 
 class NoSpace(OSError):
-    """The stage cannot hold a dataset."""
+    """The stage has too little space for a dataset."""
 
 
 def original(path: str) -> str:
-    """Return where a file in a copy that this process uses was copied from; others as they are."""
+    """Return the source of a path in a copy that this process uses; other paths unchanged."""
     for copy, known in _copies.items():
         if path.startswith(copy) and path[len(copy) : len(copy) + 1] in ("", os.sep):
             return known.source + path[len(copy) :]
@@ -158,7 +159,7 @@ def original(path: str) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Return the stamp that a file in a copy had where it was copied from; None for others."""
+    """Return the stamp of the source of a file in a copy; None for other files."""
     for copy, known in _copies.items():
         if path.startswith(copy) and path[len(copy) : len(copy) + 1] in ("", os.sep):
             return known.stamps.get(path[len(copy) + 1 :])
@@ -166,64 +167,64 @@ def stamp(path: str) -> Stamp | None:
 
 
 def look(source: Path) -> Tree:
-    """Return what lies at ``source``, a folder or a file.
+    """Return the tree of ``source``, a folder or a file.
 
-    A folder or file that has been met before under another name, as through a link, is noted as
-    that, so that circles end and a copy shows readers what the source does.
+    If a folder or file appears again under another name, for example through a link, only the
+    other name is stored. So circular links end, and a copy has the same names as the source.
     """
     tree = Tree()
-    about = source.stat()
-    if stat.S_ISREG(about.st_mode):
-        tree.files.append(File("", stamps.of(about)))
+    status = source.stat()
+    if stat.S_ISREG(status.st_mode):
+        tree.files.append(File("", stamps.of(status)))
         return tree
-    met = {_identity(about): ""}
+    first_names = {_identity(status): ""}
     tree.folders.append("")
     waiting = [""]
     while waiting:
         folder = waiting.pop()
-        for path, about in _entries(source, folder):
-            identity = _identity(about)
-            first = met.setdefault(identity, path) if about.st_ino else path
-            if stat.S_ISDIR(about.st_mode):
+        for path, status in _entries(source, folder):
+            identity = _identity(status)
+            first = first_names.setdefault(identity, path) if status.st_ino else path
+            if stat.S_ISDIR(status.st_mode):
                 if first == path:
                     tree.folders.append(path)
                     waiting.append(path)
                 else:
                     tree.links[path] = first
             elif first == path:
-                tree.files.append(File(path, stamps.of(about)))
+                tree.files.append(File(path, stamps.of(status)))
             else:
                 tree.more_names[path] = first
     return tree
 
 
-def _identity(about: os.stat_result) -> tuple[int, int]:
-    return about.st_dev, about.st_ino
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _entries(source: Path, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the folders and files in a folder, sorted, without links that lead nowhere."""
+    """Yield the folders and files in a folder, sorted, without broken links."""
     try:
         with os.scandir(source / folder) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except PermissionError:
-        return  # like `lost+found`; to readers it is empty, too
+        return  # e.g. `lost+found`; code that reads the data cannot list it either
     for entry in entries:
         try:
-            about = entry.stat()
+            status = entry.stat()
         except OSError:
             continue
-        if stat.S_ISDIR(about.st_mode) or stat.S_ISREG(about.st_mode):
-            yield f"{folder}/{entry.name}" if folder else entry.name, about
+        if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
+            yield f"{folder}/{entry.name}" if folder else entry.name, status
 
 
 def _is_whole(copy: Path, tree: Tree) -> bool:
-    """Return whether everything is in a copy, files with their sizes."""
+    """Return whether a copy has all folders, and all files with the right sizes."""
     names = {**tree.more_names, **{file.path: file.path for file in tree.files}}
     sizes = {file.path: file.stamp.size for file in tree.files}
     base = str(copy)
     try:
-        # The joined text is several times as fast as Path for a million files.
+        # For a million files, joined text is several times as fast as Path.
         return all(
             os.stat(f"{base}/{name}" if name else base).st_size == sizes[first]  # noqa: PTH116
             for name, first in names.items()
@@ -233,13 +234,13 @@ def _is_whole(copy: Path, tree: Tree) -> bool:
 
 
 def _is_equal(source: Path, copy: Path, tree: Tree) -> bool:
-    """Return whether every file of a copy has the bytes of its source; a wrong one is removed."""
+    """Return whether every file of a copy equals its source; remove files that differ."""
 
     def same(file: File) -> bool:
         pair = (str(place / file.path) for place in (source, copy))
         equal = bool(operator.eq(*map(stamps.of_file, pair)))
-        if not equal:  # what lacks a file is copied again
-            log.warning("`%s` is not what its source is any more", copy / file.path)
+        if not equal:  # a copy that lacks a file is made again
+            log.warning("`%s` differs from its source", copy / file.path)
             (copy / file.path).unlink()
         return equal
 
@@ -248,10 +249,10 @@ def _is_equal(source: Path, copy: Path, tree: Tree) -> bool:
 
 
 def _copy_once(source: Path, copy: Path, tree: Tree, *, progress_bar: bool) -> None:
-    """Make a copy unless another process of the node does.
+    """Make a copy unless another process of the computer does.
 
     Raises:
-        OSError: if it cannot be made; nothing of it is left.
+        OSError: if copying fails; the incomplete copy is removed.
     """
     folder = copy.parent
 
@@ -264,9 +265,9 @@ def _copy_once(source: Path, copy: Path, tree: Tree, *, progress_bar: bool) -> N
         if not ours:
             return
         if copy.exists():
-            log.warning("`%s` is not whole any more and will be copied again", copy)
+            log.warning("`%s` is no longer complete and is copied again", copy)
             copy.rename(_draft(copy))
-        for leftover in folder.glob(".*.copy.tmp"):  # nobody else is at work here
+        for leftover in folder.glob(".*.copy.tmp"):  # the claim excludes other processes
             _remove(leftover)
         _refuse_too_large(source, folder, tree)
         began, draft = time.monotonic(), _draft(copy)
@@ -275,7 +276,7 @@ def _copy_once(source: Path, copy: Path, tree: Tree, *, progress_bar: bool) -> N
             try:
                 draft.rename(copy)
             except OSError:
-                # On a disk that several nodes share, one may have taken another for dead.
+                # On a shared disk another computer may have taken over the claim as dead.
                 if not _is_whole(copy, tree):
                     raise
         finally:
@@ -337,7 +338,7 @@ def _fill(source: Path, target: Path, tree: Tree, *, progress_bar: bool) -> None
             try:
                 for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
                     job.result()
-            finally:  # a signal, too, ends the others soon
+            finally:  # stops the other threads, also after a signal
                 stop.set()
                 pool.shutdown(cancel_futures=True)
     for name, first in tree.more_names.items():
@@ -350,7 +351,7 @@ def _fill(source: Path, target: Path, tree: Tree, *, progress_bar: bool) -> None
 
 
 def _batches(files: Sequence[File]) -> Iterator[list[File]]:
-    """Yield the files in portions: a future for each of a million would take a gigabyte."""
+    """Yield the files in batches: one future per file would take a gigabyte for a million."""
     batch: list[File] = []
     size = 0
     for file in files:
@@ -363,10 +364,10 @@ def _batches(files: Sequence[File]) -> Iterator[list[File]]:
 
 
 def _copy_file(source: Path, target: Path, file: File, advance: Callable[[int], None]) -> None:
-    """Copy one file with its time of change.
+    """Copy one file with its modification time.
 
     Raises:
-        OSError: if it cannot be copied, or is not any more what it was when it was looked at.
+        OSError: if it cannot be copied, or changed since it was listed.
     """
     copied = 0
     with source.open("rb", buffering=0) as reading, target.open("xb") as writing:
@@ -375,5 +376,5 @@ def _copy_file(source: Path, target: Path, file: File, advance: Callable[[int], 
             copied += len(chunk)
             advance(len(chunk))
     if copied != file.stamp.size or stamps.of(source.stat()) != file.stamp:
-        raise OSError(f"`{source}` changed meanwhile")
+        raise OSError(f"`{source}` changed while it was copied")
     os.utime(target, ns=(file.stamp.modified, file.stamp.modified))

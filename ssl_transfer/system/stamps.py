@@ -1,7 +1,8 @@
-"""What tells whether a file is still the one that was read: its stamp, and its content.
+"""Detection of changed files by their stamps and by hashes of their contents.
 
-Size and time of change alone do not: ``cp -p``, ``rsync -t`` and archives set the time of what they
-write. No program sets ``ctime``, and another file has another number.
+Size and modification time do not suffice: ``cp -p``, ``rsync -t`` and archive programs set the
+modification time of the files they write. So a stamp also has the ``ctime``, which no program sets,
+and the inode number, which differs between files.
 """
 
 import hashlib
@@ -10,19 +11,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 DIGEST_BYTES = 16
-"""Length of a content's hash."""
+"""Length of the hash of a file's content."""
 FOLDERS_ONLY = "/"
-"""Among suffixes: only folders are listed."""
+"""Special suffix: only folders count."""
 JUNK = frozenset(
     {"__macosx", "@eadir", "#recycle", "@recycle", "@recently-snapshot", "$recycle.bin",
      "system volume information", "lost+found", "__pycache__"}
 )  # fmt: skip
-"""Folders that operating systems and network drives leave, in lower case; they hold no samples."""
-_SIGNED = (1 << 63) - 1  # some file systems number files with all 64 bits
+"""Folders that operating systems and network drives create, in lower case."""
+_SIGNED = (1 << 63) - 1  # some file systems use all 64 bits for inode numbers
 
 
 class Stamp(NamedTuple):
-    """What a file system says of a file.
+    """Facts about a file from the file system that change with its content.
 
     Args:
         size: in bytes.
@@ -37,16 +38,16 @@ class Stamp(NamedTuple):
     inode: int
 
 
-def of(about: os.stat_result) -> Stamp:
-    """Return the stamp of a file from what ``os.stat`` says of it."""
-    return Stamp(about.st_size, about.st_mtime_ns, about.st_ctime_ns, about.st_ino & _SIGNED)
+def of(status: os.stat_result) -> Stamp:
+    """Return the stamp of a file from the result of ``os.stat``."""
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & _SIGNED)
 
 
 def stamp(path: str) -> Stamp:
     """Return the stamp of a file or folder.
 
     Raises:
-        OSError: if there is none.
+        OSError: if there is no such file or folder.
     """
     return of(os.stat(path))  # noqa: PTH116 - six times as fast as Path.stat
 
@@ -57,7 +58,7 @@ def of_bytes(content: bytes) -> bytes:
 
 
 def of_file(path: str) -> bytes:
-    """Return the hash of a file's content, read piece by piece.
+    """Return the hash of a file's content; the file is read in pieces.
 
     Raises:
         OSError: if the file cannot be read.
@@ -67,29 +68,31 @@ def of_file(path: str) -> bytes:
 
 
 def of_folder(path: str, suffixes: Sequence[str]) -> bytes:
-    """Return a hash of the names in a folder that a reader would look at.
+    """Return a hash of the names in a folder that matter to a data set.
 
-    These are the files with one of the suffixes and the folders that hold such a file at some
-    depth. Hidden ones and those of operating systems are left out.
+    These are the names of files with one of the suffixes, and of folders that contain such a file
+    at any depth. Hidden entries and those of operating systems are left out.
 
     Args:
         path: the folder.
-        suffixes: in lower case, with the dot; none: every file counts. After ``FOLDERS_ONLY``
-            the files of this folder itself do not count, but those below its folders.
+        suffixes: in lower case, with the dot; if empty, every file counts. With ``FOLDERS_ONLY``
+            among them, files directly in this folder do not count, only those in its subfolders.
 
     Raises:
         OSError: if the folder cannot be listed.
     """
     only = FOLDERS_ONLY in suffixes
-    wanted = tuple(suffix for suffix in suffixes if suffix != FOLDERS_ONLY)
+    file_suffixes = tuple(suffix for suffix in suffixes if suffix != FOLDERS_ONLY)
     with os.scandir(path) as scan:
         entries = [entry for entry in scan if entry.is_dir() or not only]
-    names = [entry.name + os.sep * entry.is_dir() for entry in entries if _counts(entry, wanted)]
+    names = [
+        entry.name + os.sep * entry.is_dir() for entry in entries if _counts(entry, file_suffixes)
+    ]
     return of_bytes("\0".join(sorted(names)).encode(errors="surrogateescape"))
 
 
 def is_junk(name: str) -> bool:
-    """Return whether a file or folder is hidden, or left by an operating system."""
+    """Return whether a file or folder is hidden, or was created by an operating system."""
     return name.startswith(".") or name.lower() in JUNK
 
 
@@ -102,10 +105,10 @@ def _counts(
     if not entry.is_dir():
         return not suffixes or entry.name.lower().endswith(suffixes)
     place = os.path.realpath(entry.path)
-    if place in above:  # a link that leads in a circle
+    if place in above:  # a circular link
         return False
     try:
         with os.scandir(entry.path) as scan:
             return any(_counts(inside, suffixes, (*above, place)) for inside in scan)
     except OSError:
-        return False  # to readers a folder without the right to list it is empty
+        return False  # a folder that cannot be listed counts as empty

@@ -235,7 +235,7 @@ def test_code_that_only_a_record_names_needs_the_users_word(
     (folder / "record.json").write_text(json.dumps(record))
     assert bn_tuning.main([str(folder)]) == 1
     said = capsys.readouterr().err
-    assert "is 'os.mkdir'; add --trust-targets if you trust whoever wrote that file." in said
+    assert "is 'os.mkdir'; add --trust-targets if you trust the author of that file." in said
     assert not fault.exists()
     bn_tuning.main([str(folder), "--trust-targets"])
     assert fault.exists()

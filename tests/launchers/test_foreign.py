@@ -77,7 +77,7 @@ def test_own_code_of_a_foreign_sweep_needs_the_users_word(
 ) -> None:
     (state / "ssl_transfer" / "key").unlink()  # the user's own is another one
     said = refused(sweep.outputs, monkeypatch, capsys)
-    assert "is 'odd_runs.Smooth'; add --trust-targets if you trust whoever wrote that file." in said
+    assert "is 'odd_runs.Smooth'; add --trust-targets if you trust the author of that file." in said
     assert not sweep.runs()[0].folder.exists()
     assert retry(sweep.outputs, monkeypatch, "--trust-targets") == 0
     assert sweep.runs()[0].is_finished

@@ -92,7 +92,7 @@ def test_what_is_no_claim_holds_nobody_up_for_longer_than_half_of_one(tmp_path, 
     aside = time.time() + claims.HEARTBEAT_SECONDS + 1
     os.utime(path, (aside, aside))
     assert claims.try_claim(tmp_path)
-    assert "was no claim of a job or a process; it is replaced" in caplog.text
+    assert "is not a valid claim; it is replaced" in caplog.text
     assert claims.read(tmp_path)["pid"] == os.getpid()
 
 

@@ -219,7 +219,7 @@ def test_a_busy_server_is_asked_again(server: Server, target: Path) -> None:
     assert [status for _, status in server.seen] == [503, 429, 200]
     target.unlink()
     server.statuses = [500] * 9
-    assert "cannot be had now (Internal Server Error)" in _refusal(OSError, server, target)
+    assert "cannot be fetched now (Internal Server Error)" in _refusal(OSError, server, target)
 
 
 def test_a_web_page_is_not_taken_for_weights(server: Server, target: Path) -> None:
@@ -236,7 +236,7 @@ def test_no_connection_is_one_sentence(target: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(OSError, match=r"it cannot be had now \(.*refused\); run") as caught:
+    with pytest.raises(OSError, match=r"it cannot be fetched now \(.*refused\); run") as caught:
         fetch(f"http://127.0.0.1:{port}/x.pth", target)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="must start with http"):

@@ -227,7 +227,7 @@ def test_data_that_refer_to_something_outside_of_their_root_are_read_where_they_
     run = tiny(tmp_path, "protocol=knn", *keys, tuned=False, data=False)
     dataset = builders.dataset_of(run, stage=True)
     assert dataset.fingerprint == builders.dataset_of(run).fingerprint
-    assert "is read where it lies, for its copy does not do" in caplog.text
+    assert "is read from its original folder, because its copy cannot be used" in caplog.text
 
 
 def test_a_problem_of_the_data_names_their_source(tmp_path: Path, photos: Path) -> None:
@@ -339,7 +339,7 @@ def test_a_file_that_changes_while_it_is_copied_is_noticed(
     tree = staging.look(photos)
     monkeypatch.setattr(staging, "look", lambda source: tree)
     (photos / "ant" / "0.png").write_bytes(b"something else")
-    with pytest.raises(OSError, match=r"`.*ant/0.png` changed meanwhile"):
+    with pytest.raises(OSError, match=r"`.*ant/0.png` changed while"):
         stage(photos, tmp_path / "disk")
 
 
