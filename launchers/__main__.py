@@ -1,4 +1,4 @@
-"""Sweeps that were sent: how they stand, what failed, what they print.
+"""Shows the states, failures and logs of sweeps; retries or cancels their runs.
 
 python -m launchers status [--watch]
 """
@@ -21,11 +21,11 @@ from ssl_transfer.system.plain_text import printable
 DESCRIPTION = """\
 examples:
   python -m launchers status                 the latest sweep's runs
-  python -m launchers status --watch         … until none waits or runs
+  python -m launchers status --watch         … until no run waits or runs
   python -m launchers logs 3f2a              the log of a run (the beginning of its id or folder)
-  python -m launchers logs --failed          the reasons and logs of all that failed or were lost
-  python -m launchers retry                  send again what failed or was lost, as configured then
-  python -m launchers cancel                 cancel what waits or runs
+  python -m launchers logs --failed          the reasons and logs of failed and lost runs
+  python -m launchers retry                  send failed and lost runs again, configured as before
+  python -m launchers cancel                 cancel waiting and running jobs
 """
 
 
@@ -40,54 +40,59 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     verbs = parser.add_subparsers(dest="verb", required=True)
     texts = {
-        "status": "how each run stands",
-        "retry": "send what failed or was lost again",
-        "cancel": "cancel what waits or runs",
-        "logs": "what runs printed, and why they failed",
+        "status": "the state of each run",
+        "retry": "send failed and lost runs again",
+        "cancel": "cancel waiting and running jobs",
+        "logs": "the output of runs, and why they failed",
     }
     for verb, text in texts.items():
-        one = verbs.add_parser(verb, help=text, description=text)
-        one.add_argument("--sweep", default="latest", help="folder or name (default: the latest)")
+        sub = verbs.add_parser(verb, help=text, description=text)
+        sub.add_argument("--sweep", default="latest", help="folder or name (default: the latest)")
         default = os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")
-        one.add_argument(
+        sub.add_argument(
             "--outputs", type=_folder, default=_folder(default), help="folder of all runs"
         )
         if verb == "status":
-            one.add_argument("--watch", action="store_true", help="until no run waits or runs")
-            one.add_argument("--all", action="store_true", help="every run, not the first 40")
-            one.add_argument("--every", type=float, default=10.0, help="seconds between looks")
+            sub.add_argument(
+                "--watch", action="store_true", help="repeat until no run waits or runs"
+            )
+            sub.add_argument("--all", action="store_true", help="show all runs, not only 40")
+            sub.add_argument("--every", type=float, default=10.0, help="seconds between updates")
         else:
-            one.add_argument("runs", nargs="*", help="beginnings of run ids, or parts of folders")
+            sub.add_argument("runs", nargs="*", help="beginnings of run ids, or parts of folders")
         if verb == "retry":
-            one.add_argument(FLAG, action="store_true",
-                             help="do whatever the files of somebody else's sweep say")  # fmt: skip
+            sub.add_argument(
+                FLAG, action="store_true", help="trust all that another user's sweep names"
+            )
         if verb == "logs":
-            one.add_argument("--failed", action="store_true", help="all that failed or were lost")
-            one.add_argument("--lines", type=int, default=40, help="of each log's end")
-            one.add_argument("--follow", "-f", action="store_true", help="as the log grows")
+            sub.add_argument("--failed", action="store_true", help="all failed and lost runs")
+            sub.add_argument("--lines", type=int, default=40, help="number of lines of each log")
+            sub.add_argument(
+                "--follow", "-f", action="store_true", help="print new lines as they are written"
+            )
     return parser
 
 
 def show(*lines: str, file: TextIO | None = None) -> None:
-    """Print lines, some of which come from files, as text that no terminal obeys."""
+    """Print lines with control characters escaped, because some lines come from files."""
     print(*map(printable, lines), sep="\n", file=file or sys.stdout)
 
 
-def _chosen(found: Sequence[RunStatus], names: Sequence[str]) -> list[RunStatus]:
-    """Return the runs that are meant; all if none is named.
+def _chosen(runs: Sequence[RunStatus], names: Sequence[str]) -> list[RunStatus]:
+    """Return the runs that the names select; all runs if there are no names.
 
     Raises:
-        SweepRefused: for a name that fits no run.
+        SweepRefused: for a name that matches no run.
     """
     for name in names:
-        if not any(run.id.startswith(name) or name in run.place for run in found):
+        if not any(run.id.startswith(name) or name in run.place for run in runs):
             raise SweepRefused(
                 [f"`{name}` must begin a run's id or be part of its folder, but fits none of the "
-                 f"sweep's {len(found)} runs; `python -m launchers status` lists them."]
+                 f"sweep's {len(runs)} runs; `python -m launchers status` lists them."]
             )  # fmt: skip
     return [
         run
-        for run in found
+        for run in runs
         if not names or any(run.id.startswith(name) or name in run.place for name in names)
     ]
 
@@ -95,22 +100,22 @@ def _chosen(found: Sequence[RunStatus], names: Sequence[str]) -> list[RunStatus]
 def _status(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
     if options.watch:
         status.watch(sweep_folder, every_seconds=options.every)
-    found = status.survey(sweep_folder)
-    if not any(run.state in status.UNFINISHED for run in found):
+    runs = status.survey(sweep_folder)
+    if not any(run.state in status.UNFINISHED for run in runs):
         sweep_folder.tidy()
     show(f"{sweep_folder.folder}: {sweep_folder.about['command']}")
-    show(*status.table(found, rows=None if options.all else 40))
+    show(*status.table(runs, rows=None if options.all else 40))
     return 0
 
 
 def _logs(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
-    found = _chosen(status.survey(sweep_folder), options.runs)
+    runs = _chosen(status.survey(sweep_folder), options.runs)
     if options.failed or not options.runs:
-        wanted = ("failed", "lost") if options.failed else ("failed", "lost", "running")
-        found = [run for run in found if run.state in wanted]
-    if options.follow and len(found) == 1 and found[0].log:
-        os.execvp("tail", ["tail", "-n", str(options.lines), "-F", found[0].log])
-    for run in found:
+        states = ("failed", "lost") if options.failed else ("failed", "lost", "running")
+        runs = [run for run in runs if run.state in states]
+    if options.follow and len(runs) == 1 and runs[0].log:
+        os.execvp("tail", ["tail", "-n", str(options.lines), "-F", runs[0].log])
+    for run in runs:
         show(f"== {run.state}: {run.place}  {run.owner}\n   {run.detail}")
         failure = status.read_failure(sweep_folder.outputs / run.place)
         if failure and failure.get("traceback"):
@@ -118,7 +123,7 @@ def _logs(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
         log = run.log or status.find_log(sweep_folder, run)
         if log:
             show(f"-- {log}", *status.last_lines(log, options.lines))
-    if not found:
+    if not runs:
         show(f"nothing to show; logs lie in {sweep_folder.jobs}")
     return 0
 
@@ -126,19 +131,19 @@ def _logs(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
 def _cancel(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
     from ssl_transfer.system import slurm
 
-    found = status.survey(sweep_folder)
-    every = [run for run in found if run.state in status.UNFINISHED]
-    found = [run for run in _chosen(found, options.runs) if run in every]
-    jobs = sorted({run.owner.split()[1] for run in found if run.owner.startswith("job ")})
-    chosen = {run.id for run in found}
-    for run in every:
+    runs = status.survey(sweep_folder)
+    unfinished = [run for run in runs if run.state in status.UNFINISHED]
+    runs = [run for run in _chosen(runs, options.runs) if run in unfinished]
+    jobs = sorted({run.owner.split()[1] for run in runs if run.owner.startswith("job ")})
+    chosen = {run.id for run in runs}
+    for run in unfinished:
         if run.id not in chosen and run.owner.split()[1:2] and run.owner.split()[1] in jobs:
             show(f"  {run.place} shares {run.owner} and ends with it")
     complaint = slurm.cancel(jobs)
     if complaint:
         show(f"error: {complaint}", file=sys.stderr)
     show(f"{count(len(jobs), 'job')} cancelled; what is saved stays, for `retry` to go on")
-    for run in found:
+    for run in runs:
         if not run.owner.startswith("job "):
             show(f"  {run.place} belongs to {run.owner}: stop it there, with Ctrl-C or `kill`")
     return 1 if complaint else 0
@@ -147,14 +152,14 @@ def _cancel(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
 def _retry(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
     from launchers import foreign, local, slurm, sweep
 
-    found = _chosen(status.survey(sweep_folder), options.runs)
-    wanted = {run.id for run in found if run.state in ("failed", "lost", "new")}
+    selected = _chosen(status.survey(sweep_folder), options.runs)
+    ids = {run.id for run in selected if run.state in ("failed", "lost", "new")}
     runs = sweep_folder.runs()
-    for run in runs:  # before anything is derived from the configuration
+    for run in runs:  # before any property is derived from the configuration
         run.config.update(retry=True, force=False)
-    runs = [run for run in runs if run.id in wanted]
+    runs = [run for run in runs if run.id in ids]
     if not runs:
-        show(f"nothing to send again: {status.counts(found)}")
+        show(f"nothing to send again: {status.counts(selected)}")
         return 0
     trusted = options.trust_targets or sweep_folder.is_own
     if not trusted and (problems := foreign.problems(sweep_folder, runs)):
@@ -174,7 +179,7 @@ def _retry(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Do what the command line says and return the exit code."""
+    """Run the command and return the exit code."""
     options = _parser().parse_args()
     sweep_folder = SweepFolder.find(options.outputs, options.sweep)
     verbs = {"status": _status, "logs": _logs, "cancel": _cancel, "retry": _retry}

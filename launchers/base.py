@@ -1,4 +1,4 @@
-"""What every launcher of this project is for Hydra: it composes each run once and hands it on."""
+"""Base class of this project's Hydra launchers; it composes each run once."""
 
 import functools
 import json
@@ -21,30 +21,30 @@ from ssl_transfer.system.files import let_group_write
 
 
 class ProjectLauncher(Launcher):
-    """Composes every run of a sweep, once, and carries them out in ``run_all``."""
+    """Composes every run of a sweep once; subclasses execute the runs in ``run_all``."""
 
     last_outcome: sweep.Outcome | None = None
-    """How the sweep of this process went, for the tables that follow it."""
+    """The outcome of this process's sweep, for the tables that follow it."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what composition needs."""
+        """Store the objects that the composition needs."""
         self.hydra_context, self.config = hydra_context, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Compose every run, then carry them out.
+        """Compose every run, then execute them.
 
         Raises:
-            SweepRefused: before any work, if a command line does not compose or check.
+            SweepRefused: before any work, if a command line does not compose or is invalid.
         """
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
         let_group_write(self.config.paths)
         runs = self._compose(job_overrides)
-        sweep.refuse_misspelt(runs)  # before anybody asks for their names
+        sweep.refuse_misspelt(runs)  # before the names of the runs are used
         outcome = self.run_all(runs, runs[0].folder.parent.parent)
         ProjectLauncher.last_outcome = outcome
         return [
@@ -53,17 +53,17 @@ class ProjectLauncher(Launcher):
         ]
 
     def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
-        """Carry out, or submit, what is left of the runs."""
+        """Execute or submit the unfinished runs."""
         raise TypeError(f"{type(self).__name__} must define `run_all`.")
 
     def _compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
         loader = self.hydra_context.config_loader
         searched = loader.get_search_path().get_path()
         folders = {entry.path.removeprefix("file://") for entry in searched if entry.path}
-        here = resolve({"paths": OmegaConf.to_container(self.config.paths)})
-        sweep.refuse_paths(here)
+        resolved = resolve({"paths": OmegaConf.to_container(self.config.paths)})
+        sweep.refuse_paths(resolved)
         cache = CompositionCache(
-            Path(here["paths"]["outputs"]) / ".cache" / "compositions.jsonl",
+            Path(resolved["paths"]["outputs"]) / ".cache" / "compositions.jsonl",
             search_path=sorted(f for f in folders if "://" not in f),
             context=str(self.config.hydra.job.config_name),
         )
@@ -85,16 +85,16 @@ class ProjectLauncher(Launcher):
 
 
 def refuse_default_datasets(runs: Sequence[Run], overrides: Sequence[Sequence[str]]) -> None:
-    """Refuse a sweep that would compare protocols on different sets because none was chosen.
+    """Refuse a sweep without a dataset whose protocols have different default datasets.
 
     Args:
-        runs: of the sweep.
-        overrides: of each run.
+        runs: the runs of the sweep.
+        overrides: the overrides of each run.
 
     Raises:
-        SweepRefused: with the line to add.
+        SweepRefused: the message has the override to add.
     """
-    protocol_of: dict[str, str] = {}  # by the dataset that it takes by default
+    protocol_of: dict[str, str] = {}  # by the default dataset
     for run, line in zip(runs, overrides, strict=True):
         chosen = any(override.startswith("dataset=") for override in line)
         if not (chosen or run.is_pretraining):
@@ -109,21 +109,21 @@ def refuse_default_datasets(runs: Sequence[Run], overrides: Sequence[Sequence[st
 
 @functools.lru_cache(maxsize=16)
 def _absolute(paths: str) -> dict[str, Any]:
-    """Return the node ``paths`` as it is meant here and now, wherever the run is carried out."""
-    given = json.loads(paths)
-    here = resolve({"paths": given})
-    sweep.refuse_paths(here)
-    resolved = here["paths"]
-    if "${" in (given.get("stage") or ""):
-        # The one folder that is each node's own: so are the variables that name it.
-        resolved["stage"] = given["stage"]
+    """Return the node ``paths`` with absolute paths, for use in other processes."""
+    node = json.loads(paths)
+    config = resolve({"paths": node})
+    sweep.refuse_paths(config)
+    resolved = config["paths"]
+    if "${" in (node.get("stage") or ""):
+        # Each computer has its own stage, and its own values of the variables in its path.
+        resolved["stage"] = node["stage"]
     fixed = {key: str(Path(value).absolute()) for key, value in resolved.items()
              if isinstance(value, str) and "${" not in value}  # fmt: skip
     return {**resolved, **fixed}
 
 
 def _job_return(run: Run, overrides: Sequence[str], outcome: sweep.Outcome) -> JobReturn:
-    job = JobReturn(overrides=overrides)  # nobody asks for `cfg`, which takes 50 ms to build
+    job = JobReturn(overrides=overrides)  # without the unused `cfg`, which takes 50 ms
     job.status = JobStatus.FAILED if run.id in outcome.failures else JobStatus.COMPLETED
     job.return_value = outcome.failures.get(run.id)
     return job

@@ -1,9 +1,9 @@
-"""From a run's overrides to its configuration, remembered between invocations.
+"""Cache of compositions: the configuration of a run by its overrides.
 
-A composition depends on nothing but the overrides, the files under ``conf/`` and
-the versions involved, so it is kept in one append-only file, a line each: key, signature, JSON.
-Torn lines, and those of other users, are passed over: no lock is needed, and nobody decides what
-somebody else's command line means.
+A composition depends only on the overrides, the files under ``conf/`` and the versions of the
+packages. The cache is one append-only file with a line for each composition: key, signature, JSON.
+Incomplete lines and lines of other users are ignored, so the file needs no lock, and other users
+cannot change the meaning of a command line.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ Composition = dict[str, Any]
 
 
 def _surroundings(extra: Sequence[str]) -> str:
-    """Return a hash of everything besides the overrides that a composition depends on."""
+    """Return a hash of everything that a composition depends on, except the overrides."""
     hasher = hashlib.sha256()
     for folder in (CONF, *map(Path, extra)):
         for path in sorted(folder.rglob("*.yaml")):
             hasher.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
-    for module in (configuration, references):  # the schema, and what references expand to
+    for module in (configuration, references):  # the schema and the expansion of references
         hasher.update(inspect.getsource(module).encode())
     versions = [version("hydra-core"), version("omegaconf"), sys.version.split()[0]]
     hasher.update("\0".join(versions).encode())
@@ -47,15 +47,15 @@ class CompositionCache:
     """Compositions by their overrides.
 
     Args:
-        path: the file that remembers them; created on the first miss.
-        search_path: folders with configuration besides ``conf/``.
-        context: anything else that compositions depend on, e.g. the primary config's name.
+        path: the cache file; created on the first miss.
+        search_path: folders with configuration files in addition to ``conf/``.
+        context: other values that compositions depend on, e.g. the primary config's name.
     """
 
     def __init__(self, path: Path, *, search_path: Sequence[str] = (), context: str = "") -> None:
         self.path = path
         self.surroundings = _surroundings(search_path) + context
-        self.sign = signature.signer()  # without one nothing is remembered
+        self.sign = signature.signer()  # None: nothing is cached
         self.lines = dict(self._read())
 
     def _read(self) -> list[tuple[str, str]]:
@@ -69,11 +69,11 @@ class CompositionCache:
         return hashlib.sha256("\0".join([self.surroundings, *overrides]).encode()).hexdigest()
 
     def get(self, overrides: Sequence[str], compose: Callable[[], DictConfig]) -> Composition:
-        """Return the plain composition of these overrides, from the file if it is there."""
+        """Return the plain composition of these overrides, from the cache if it has it."""
         key = self.key(overrides)
         signed, _, text = self.lines.pop(key, "").partition("\t")
         if self.sign is not None and signed == self.sign(f"{key}\t{text}".encode()):
-            self.lines[key] = f"{signed}\t{text}"  # no torn line, and not somebody else's
+            self.lines[key] = f"{signed}\t{text}"  # a complete line of this user
             return dict(json.loads(text))
         composed = plain(compose())
         text = json.dumps(composed, separators=(",", ":"))
@@ -81,22 +81,22 @@ class CompositionCache:
             return dict(json.loads(text))
         signed = self.sign(f"{key}\t{text}".encode())
         self.lines[key] = f"{signed}\t{text}"
-        # Where nothing can be written, composing takes longer; whatever else fails there says why.
+        # If the file cannot be written, only the speed suffers; other code reports the cause.
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                # The leading line end closes a line that a killed process left open.
+                # The leading newline ends an incomplete line of a killed process.
                 file.write(f"\n{key}\t{signed}\t{text}\n")
-        # What JSON cannot tell apart (1 and True, tuples) must not differ between first and later.
+        # Through JSON, like a cached composition, so that tuples are lists in both.
         return dict(json.loads(text))
 
 
 def sweep_composer(loader: ConfigLoader, master: DictConfig) -> Composer:
-    """Return what composes the runs of a sweep as Hydra's ``load_sweep_config`` does.
+    """Return a composer of a sweep's runs that works like Hydra's ``load_sweep_config``.
 
     Args:
-        loader: Hydra's.
-        master: the configuration of the sweep as a whole.
+        loader: Hydra's configuration loader.
+        master: the configuration of the whole sweep.
     """
     return Composer(
         loader,
@@ -107,7 +107,7 @@ def sweep_composer(loader: ConfigLoader, master: DictConfig) -> Composer:
 
 
 def task_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that shape a run, without those of Hydra itself."""
+    """Return the overrides of a run's configuration, without those of Hydra itself."""
     return [line for override in overrides if (line := _of_the_run(override)) is not None]
 
 
@@ -117,10 +117,10 @@ _NUMBER = re.compile(r"(?!hydra)[A-Za-z_][\w.]*=[0-9]+")
 
 @functools.lru_cache(maxsize=1 << 16)
 def _of_the_run(override: str) -> str | None:
-    """Return an override as Hydra reads it, None if it is Hydra's own.
+    """Return an override as Hydra reads it; None if it is one of Hydra itself.
 
-    Parsing takes ten times as long as everything else that a finished run costs; the runs of a
-    sweep share most of their overrides, and the others are mostly seeds.
+    Parsing takes ten times as long as all other work for a finished run. The cache helps because
+    the runs of a sweep share most of their overrides; ``_NUMBER`` covers seeds.
     """
     if _NUMBER.fullmatch(override):
         return override

@@ -1,4 +1,4 @@
-"""Whether finished runs belong to the files as they are now; without torch."""
+"""Checks whether the input files of finished runs have changed; imports no torch."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,29 +8,29 @@ from ssl_transfer.runs import Run
 from ssl_transfer.system.manifests import Comparer
 
 WORDS = {"data": "data", "weights": "weights", "code": "code"}
-"""Kinds of input files that a record lists, as messages call them."""
+"""Kinds of input files in a record -> their names in messages."""
 
 
 def complaints(finished: Sequence[Run]) -> list[str]:
     """Return a sentence for every set of files that changed since finished runs read it.
 
-    Each set, and each file, is looked at once. Runs whose records list no files are current.
+    Each set and each file is checked once. Runs whose records list no files count as current.
 
     Args:
-        finished: runs that will not be computed (again), whose records were just looked at.
+        finished: runs that will not be computed again; their records were just read.
     """
     comparers: dict[Path, Comparer] = {}
     stale: dict[tuple[Path, str, str], list[Run]] = {}
-    unseen: dict[str, None] = {}
-    kept: set[str] = set()
+    unreachable: dict[str, None] = {}
+    unchecked: set[str] = set()
     for run in finished:
         outputs = run.folder.parent.parent
         comparer = comparers.setdefault(outputs, Comparer(outputs))
         for kind, identity in _listed(run.recorded_inputs):
             comparison = comparer.compare(identity)
             if comparison.unreachable:
-                unseen[identity] = None
-                kept.add(run.id)
+                unreachable[identity] = None
+                unchecked.add(run.id)
             elif comparison.stale:
                 stale.setdefault((outputs, kind, identity), []).append(run)
     sentences = [
@@ -39,20 +39,22 @@ def complaints(finished: Sequence[Run]) -> list[str]:
         f"{WORDS[kind]}: force=true computes them again."
         for (outputs, kind, identity), runs in stale.items()
     ]
-    if kept:
-        many = f"{len(kept)} finished runs" if len(kept) > 1 else "a finished run"
+    if unchecked:
+        many = f"{len(unchecked)} finished runs" if len(unchecked) > 1 else "a finished run"
         sentences.append(
-            f"the files that {many} read cannot be seen from here ({len(unseen)} sets of files), "
-            "so they were not compared; the scores count as current."
+            f"the files that {many} read cannot be seen from here ({len(unreachable)} sets of "
+            "files), so they were not compared; the scores count as current."
         )
     return sentences
 
 
 def _listed(recorded: Any) -> list[tuple[str, str]]:
-    """Return kind and identity of each list of files that a record names."""
+    """Return the kind and the identity of each list of files in a record."""
     if not isinstance(recorded, Mapping):
         return []
-    named = {kind: one.get("list") for kind, one in recorded.items() if isinstance(one, Mapping)}
+    named = {
+        kind: entry.get("list") for kind, entry in recorded.items() if isinstance(entry, Mapping)
+    }
     return [
         (kind, identity)
         for kind, identity in named.items()

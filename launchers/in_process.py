@@ -1,4 +1,4 @@
-"""The in-process launcher: one Python process for the whole sweep, requirements first."""
+"""The in-process launcher: one Python process executes the whole sweep, requirements first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ class InProcessLauncher(base.ProjectLauncher):
     """Executes the runs of a sweep one after another in this process."""
 
     def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
-        """Execute what is left of the runs and remember how it went."""
+        """Execute the unfinished runs and record the outcome."""
         from launchers.sweep_folder import SweepFolder
 
         outcome, todo = sweep.prepare(runs)

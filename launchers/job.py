@@ -1,13 +1,15 @@
-"""What one SLURM job (or one element of an array) does: the callable that submitit pickles.
+"""The work of one SLURM job (or one element of an array): the callable that submitit pickles.
 
-How a job ends without losing a step (each line tried on a real SLURM):
+How a job ends without losing a step (each point was tested on a real SLURM):
 
-1. A run stops at its step boundary, saved, when USR2 (warning) or TERM arrives; see ``stopping``.
-2. After USR2, rank 0 calls submitit's own handler: it pickles this callable, asks SLURM to requeue
-   the job, and exits. The other ranks wait until SLURM ends them.
-3. After TERM alone everybody waits until killed. A preemption or ``scontrol requeue`` brings the
-   job back; a job that was cancelled stays cancelled. Requeueing on TERM would resurrect it.
-4. What a job goes on with is what lies on disk: records, checkpoints, claims under its own id.
+1. When USR2 (the warning) or TERM arrives, a run saves and stops after its current step; see
+   ``ssl_transfer.system.signals``.
+2. After USR2, rank 0 calls submitit's own handler, which pickles this callable, asks SLURM to
+   requeue the job, and exits. The other ranks wait until SLURM ends them.
+3. After TERM alone, all ranks wait until they are killed. SLURM starts the job again after a
+   preemption or ``scontrol requeue``, but not after a cancellation. Requeueing on TERM would
+   restart cancelled jobs, too.
+4. A restarted job continues from the files on disk: records, checkpoints, claims with its own id.
 """
 
 import logging
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class JobFailed(RuntimeError):
-    """At least one run of the job failed; the job is FAILED for SLURM, too."""
+    """At least one run of the job failed, so the job is FAILED for SLURM, too."""
 
 
 class Job:
@@ -40,18 +42,18 @@ class Job:
 
     Args:
         configs: the runs' frozen configurations, requirements first.
-        slots: how many are carried out at the same time, in processes of their own.
+        slots: number of runs executed at the same time, each in its own process.
     """
 
     def __init__(self, configs: Sequence[dict[str, Any]], *, slots: int = 1) -> None:
         self.configs, self.slots = list(configs), slots
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Return what submitit starts after a requeue: the same; the rest lies on disk."""
+        """Return the callable for submitit after a requeue: this one; the state is on disk."""
         return submitit.helpers.DelayedSubmission(self)
 
     def __call__(self) -> None:
-        """Carry out the runs that are not finished.
+        """Execute the unfinished runs.
 
         Raises:
             JobFailed: naming every run that failed.
@@ -59,13 +61,13 @@ class Job:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         for handler in logging.getLogger().handlers:
             handler.setFormatter(Formatter("%(message)s"))
-        logging.getLogger("submitit").propagate = False  # it prints by itself
+        logging.getLogger("submitit").propagate = False  # it has its own handler
         for config in self.configs:
             let_group_write(config["paths"])
-        here = submitit.JobEnvironment()
-        os.environ[claims.LOG] = str(here.paths.stdout)
-        if here.global_rank == 0:
-            _remove_halves(here.paths.folder, here.job_id)
+        environment = submitit.JobEnvironment()
+        os.environ[claims.LOG] = str(environment.paths.stdout)
+        if environment.global_rank == 0:
+            _remove_halves(environment.paths.folder, environment.job_id)
             if provenance.code().get("changed_since_submission"):
                 log.warning("the code changed since this job was submitted")
         before = {number: signal.getsignal(number) for number in signals.SIGNALS}
@@ -73,7 +75,7 @@ class Job:
         try:
             failures = self._side_by_side(runs) if self.slots > 1 else _one_by_one(runs)
         except signals.Interrupted:
-            failures = _step_aside(before, here.global_rank)
+            failures = _step_aside(before, environment.global_rank)
         if failures:
             raise JobFailed("; ".join(failures))
 
@@ -81,7 +83,7 @@ class Job:
         folder = Path(os.environ[claims.LOG]).parent
         job = slurm.current_job()
         logs = [folder / f"{job}_slot{number}_log.out" for number in range(self.slots)]
-        # The batch file gave the whole job's cores to one process.
+        # The batch file set OMP_NUM_THREADS to the cores of the whole job.
         threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")) // self.slots)
         slots = pool.slots_for(logs, gpus=pool.visible_gpus(), threads=threads)
         failures = pool.serve(runs, slots)
@@ -99,10 +101,10 @@ def _one_by_one(runs: Sequence[Run]) -> list[str]:
 
 
 def _step_aside(before: dict[signal.Signals, Any], rank: int) -> list[str]:
-    """End a job whose run was interrupted: by submitit's requeue after a warning, else in sleep.
+    """End a job after an interrupted run: requeue after a warning, otherwise wait for SLURM.
 
     Returns:
-        why it cannot go on, if submitit refuses another turn.
+        The reason if submitit refuses to requeue the job again.
     """
     if signals.arrived(signal.SIGUSR2) and rank == 0:
         requeue: Callable[[int, None], None] = before[signal.SIGUSR2]
@@ -115,13 +117,13 @@ def _step_aside(before: dict[signal.Signals, Any], rank: int) -> list[str]:
                 "checkpoint."
             ]
         except (OSError, ValueError, subprocess.SubprocessError) as error:
-            # No scontrol here, a slow controller, or a site that forbids requeueing.
+            # No scontrol on this node, a slow controller, or a site that forbids requeueing.
             log.warning("the job cannot be requeued from here (%s)", error)
     log.info("waiting for SLURM to end this process")
     return wait_for_the_end()
 
 
 def _remove_halves(folder: Path, job: str) -> None:
-    """Remove what a process left that was killed while submitit wrote; it refuses to overwrite."""
+    """Remove incomplete files of a killed process, which submitit would not overwrite."""
     for path in folder.glob(f"{job}_*.save_tmp"):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The local launcher: every GPU of this computer, or ``n_jobs`` processes, as a queue."""
+"""The local launcher: parallel runs on this computer's GPUs, or in ``n_jobs`` processes."""
 
 import dataclasses
 import os
@@ -20,9 +20,9 @@ class Slots:
     """Keys of ``hydra.launcher``.
 
     Args:
-        n_jobs: slots on a computer without GPUs (``None``: as many as cores).
+        n_jobs: number of slots on a computer without GPUs (``None``: the number of cores).
         runs_per_gpu: slots per GPU.
-        threads: CPU threads per slot (``None``: the cores shared out evenly).
+        threads: CPU threads per slot (``None``: the cores are divided evenly).
     """
 
     n_jobs: Slot | None = None
@@ -31,7 +31,7 @@ class Slots:
 
 
 class LocalLauncher(base.ProjectLauncher):
-    """Carries out a sweep side by side on this computer.
+    """Executes the runs of a sweep in parallel on this computer.
 
     Args:
         options: keys of ``Slots``.
@@ -47,26 +47,26 @@ class LocalLauncher(base.ProjectLauncher):
         self.options = dataclasses.asdict(Slots(**options))
 
     def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
-        """Carry out what is left, show each run as it ends, remember how the sweep went."""
+        """Execute the unfinished runs, print each one as it ends, and record the outcome."""
         return send(runs, outputs, self.options)
 
 
-def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
-    """Carry out runs in the slots of this computer, and return how it went."""
+def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
+    """Execute runs in the slots of this computer and return the outcome."""
     from launchers.sweep_folder import SweepFolder
 
-    outcome, todo = sweep.prepare(asked)
+    outcome, todo = sweep.prepare(runs)
     todo = [run for run in todo if run.id not in outcome.failures]
-    sweep_folder = SweepFolder.create(asked, outputs, {"name": "local", **options})
+    sweep_folder = SweepFolder.create(runs, outputs, {"name": "local", **options})
     if not todo:
         sweep_folder.note(outcome)
         return outcome
     gpus = pool.visible_gpus()
     if gpus and options["n_jobs"] is None:
-        wanted = len(gpus) * options["runs_per_gpu"]
+        num_slots = len(gpus) * options["runs_per_gpu"]
     else:
-        wanted = options["n_jobs"] or len(os.sched_getaffinity(0))
-    logs = [sweep_folder.jobs / f"slot{n}_log.out" for n in range(min(wanted, len(todo)))]
+        num_slots = options["n_jobs"] or len(os.sched_getaffinity(0))
+    logs = [sweep_folder.jobs / f"slot{n}_log.out" for n in range(min(num_slots, len(todo)))]
     slots = pool.slots_for(logs, gpus=gpus, threads=options["threads"])
     sweep.say(
         f"{sweep.count(len(todo), 'run')} in {sweep.count(len(slots), 'slot')}; "

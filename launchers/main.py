@@ -1,6 +1,6 @@
 """The command ``ssl-transfer`` (in a clone: ``python run.py``).
 
-It composes, checks and runs one run; with ``-m`` it hands the product of the axes to the launcher.
+It composes, checks and executes one run; with ``-m`` the launcher executes the product of the axes.
 """
 
 import os
@@ -41,28 +41,28 @@ Afterwards: python -m results table
 
 
 def command() -> str:
-    """Return how the user started this program, for examples."""
+    """Return the command that started this program, for examples."""
     if (name := Path(sys.argv[0]).name) == "run.py":
         return "python run.py"
     return "python -m launchers.main" if name == "main.py" else "ssl-transfer"
 
 
 def help_text() -> str:
-    """Return what ``--help`` prints: the axes and all other groups, with their options."""
+    """Return the text of ``--help``: the axes and all other groups with their options."""
 
-    def listed(groups: Sequence[str]) -> str:
+    def option_lists(groups: Sequence[str]) -> str:
         width = max(map(len, groups))
         lines = (f"  {g:<{width}} {', '.join(configuration.options(g))}" for g in groups)
         return "\n".join(lines)
 
     axes = configuration.AXES
     others = [group for group in configuration.groups() if group not in axes]
-    return HELP.format(command=command(), axes=listed(axes), groups=listed(others))
+    return HELP.format(command=command(), axes=option_lists(axes), groups=option_lists(others))
 
 
 @hydra.main(version_base="1.3", config_path=str(configuration.CONF), config_name="config")
 def run(config: DictConfig) -> None:
-    """Run one run and what it requires."""
+    """Execute one run and the runs that it requires."""
     from launchers import sweep
     from ssl_transfer.config.hydra_errors import sentence
     from ssl_transfer.runs import Run
@@ -71,23 +71,23 @@ def run(config: DictConfig) -> None:
     let_group_write(config.paths)
     try:
         sweep.refuse_paths(configuration.resolve({"paths": OmegaConf.to_container(config.paths)}))
-        asked = Run(configuration.plain(config))
-    except HydraException as error:  # of an encoder reference
+        single_run = Run(configuration.plain(config))
+    except HydraException as error:  # from an encoder reference
         raise sweep.SweepRefused([sentence(error)]) from error
-    outcome = sweep.execute_all([asked])
+    outcome = sweep.execute_all([single_run])
     sweep.conclude(outcome)
 
 
 def _refuse_deleted_folder() -> None:
-    """Refuse to work where relative paths lead nowhere.
+    """Refuse to work in a deleted folder, where relative paths are invalid.
 
     Raises:
-        SweepRefused: if the current folder does not exist any more.
+        SweepRefused: if the current folder no longer exists.
     """
     from launchers.sweep import SweepRefused
 
     try:
-        os.getcwd()  # noqa: PTH109 - Path.cwd says no more
+        os.getcwd()  # noqa: PTH109 - Path.cwd gives the same error
     except OSError as error:
         reason = "the current folder must exist, but it was deleted or replaced; `cd` into another."
         raise SweepRefused([reason]) from error
@@ -114,7 +114,7 @@ def main() -> None:
     if "HYDRA_FULL_ERROR" in os.environ:
         run()
         return
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         run()
     except HydraException as error:
@@ -122,11 +122,11 @@ def main() -> None:
         from ssl_transfer.config.hydra_errors import sentence
 
         raise SweepRefused([sentence(error)]) from error
-    except OmegaConfBaseException as error:  # a variable that a path names is not set here
+    except OmegaConfBaseException as error:  # e.g. a path with an unset variable
         from launchers.sweep import SweepRefused
 
-        said = str(error).splitlines()[0]
-        raise SweepRefused([f"every interpolation must resolve, but {said}."]) from error
+        reason = str(error).splitlines()[0]
+        raise SweepRefused([f"every interpolation must resolve, but {reason}."]) from error
     except ValueError as error:
         from launchers.sweep import SweepRefused
 

@@ -1,4 +1,4 @@
-"""What the lines of a sweep call its runs, so that no two of them read alike."""
+"""Distinct one-line descriptions of a sweep's runs."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,8 +10,8 @@ from ssl_transfer.runs import Run
 def descriptions(runs: Sequence[Run]) -> dict[str, str]:
     """Return run id -> one line for logs.
 
-    ``Run.describe`` names the axes and the seed. Where runs share that, their lines also show as
-    few keys as tell them apart, such as ``model.width=16``.
+    ``Run.describe`` names the axes and the seed. If several runs share these, their lines also show
+    the few keys that distinguish them, such as ``model.width=16``.
     """
     alike: dict[str, dict[str, Run]] = defaultdict(dict)
     for run in runs:
@@ -20,8 +20,8 @@ def descriptions(runs: Sequence[Run]) -> dict[str, str]:
     for names, members in alike.items():
         flat = [dict(_leaves(run.identity, "")) for run in members.values()]
         keys = _enough(flat) if len(members) > 1 else []
-        for (identifier, run), one in zip(members.items(), flat, strict=True):
-            shown = "".join(f", {key}={one[key]}" for key in keys if key in one)
+        for (identifier, run), values in zip(members.items(), flat, strict=True):
+            shown = "".join(f", {key}={values[key]}" for key in keys if key in values)
             lines[identifier] = f"{names}{shown}{run.describe().removeprefix(names)}"
     return lines
 
@@ -42,12 +42,12 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _enough(flat: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return few keys that separate as much as all do, the shallow ones first."""
+    """Return a small set of keys that distinguishes as much as all keys do, shallow ones first."""
 
     def separated(keys: Sequence[str]) -> int:
-        return len({tuple(one.get(key) for key in keys) for one in flat})
+        return len({tuple(values.get(key) for key in keys) for values in flat})
 
-    every = dict.fromkeys(key for one in flat for key in one)
+    every = dict.fromkeys(key for values in flat for key in values)
     differing = [key for key in every if separated([key]) > 1]
     candidates = sorted(differing, key=lambda key: key.count("."))
     chosen: list[str] = []

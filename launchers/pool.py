@@ -1,7 +1,7 @@
-"""Slots: runs side by side on one computer, each slot a process that serves one run after another.
+"""Slots: parallel execution of runs on one computer; each slot's process executes run after run.
 
-The local queue is made of them, and so is a SLURM job with ``runs_per_gpu``. Python and torch start
-once per slot. A run whose process dies does not stop the others: the slot gets a new process.
+The local launcher and SLURM jobs with ``runs_per_gpu`` use slots. Python and torch start only once
+per slot. If the process of a run dies, the slot starts a new process and the other runs continue.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ssl_transfer.runs import Run
 from ssl_transfer.system import claims, provenance, signals
 
 GRACE_SECONDS = 120.0
-"""How long a slot may take to save after it was asked to stop."""
+"""How long a slot may take to save after the signal to stop."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Slot:
     """A place for one run at a time.
 
     Args:
-        log: file that the runs' output goes to.
-        environment: variables that differ from this process's.
+        log: file for the runs' output.
+        environment: environment variables that differ from those of this process.
     """
 
     log: Path
@@ -45,20 +45,20 @@ def visible_gpus() -> list[str]:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     if shutil.which("nvidia-smi") is None:
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    output = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    gpus = [line for line in output.stdout.splitlines() if line.startswith("GPU ")]
     return [str(number) for number in range(len(gpus))]
 
 
 def slots_for(
     logs: Sequence[Path], *, gpus: Sequence[str], threads: int | None = None
 ) -> list[Slot]:
-    """Return a slot per log file, the GPUs and the cores shared out evenly.
+    """Return one slot per log file; the GPUs and the cores are divided evenly.
 
     Args:
         logs: one file per slot.
-        gpus: as ``CUDA_VISIBLE_DEVICES`` names them; empty: none.
-        threads: CPU threads per slot (``None``: the cores shared out, or as OMP_NUM_THREADS says).
+        gpus: as ``CUDA_VISIBLE_DEVICES`` names them; may be empty.
+        threads: CPU threads per slot (``None``: OMP_NUM_THREADS, or an equal share of the cores).
     """
     cores = len(os.sched_getaffinity(0))
     fair = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // len(logs))))
@@ -75,15 +75,15 @@ def serve(
     *,
     done: Callable[[Run, dict[str, Any]], None] = lambda run, answer: None,
 ) -> dict[str, str]:
-    """Carry out runs in the slots; return run id -> why it has no record.
+    """Execute runs in the slots; return run id -> reason why it has no record.
 
-    A run waits for those of its requirements that are among the runs. A signal, or Ctrl-C, stops
-    the slots where they can go on and is raised when they have saved.
+    A run waits for its requirements if they are among the runs. After a signal or Ctrl-C, the slots
+    save their runs and stop; then the exception is raised.
 
     Args:
         runs: requirements first.
-        slots: places for them.
-        done: called with each run and what its process said: ``failure`` and ``said``.
+        slots: the slots.
+        done: called with each run and its process's answer (keys ``failure`` and ``said``).
 
     Raises:
         Interrupted: after SIGTERM or SIGUSR2.
@@ -101,8 +101,8 @@ def serve(
                     raise error
                 if not alive:
                     return queue.failures
-                # Not `Thread.join`: a signal that raises inside lets Python take the thread for
-                # ended, and its process would be killed instead of waited for.
+                # Not `Thread.join`: if a signal raises inside it, Python considers the thread
+                # ended, and its process would be killed before it has saved.
                 time.sleep(0.05)
         except BaseException:
             _stop(workers, queue)
@@ -110,7 +110,7 @@ def serve(
 
 
 def _stop(workers: Sequence["_Worker"], queue: "_Queue") -> None:
-    """Ask every slot to stop where it can go on; kill those that take too long, or at Ctrl-C."""
+    """Ask every slot to save and stop; kill slots that take too long, or all after Ctrl-C."""
     queue.close()
     for worker in workers:
         worker.signal(signal.SIGTERM)
@@ -124,7 +124,7 @@ def _stop(workers: Sequence["_Worker"], queue: "_Queue") -> None:
 
 
 class _Queue:
-    """Which run is next: the first whose requirements are settled."""
+    """Queue of runs; the next one is the first whose requirements have ended."""
 
     def __init__(self, runs: list[Run]) -> None:
         self.waiting = runs
@@ -134,7 +134,7 @@ class _Queue:
         self.changed = threading.Condition()
 
     def next(self) -> Run | None:
-        """Return a run to carry out, waiting until one is ready; None if there is no more."""
+        """Return the next run, waiting until one is ready; None if there are no more."""
         with self.changed:
             while self.waiting and not self.closed:
                 for run in self.waiting:
@@ -145,7 +145,7 @@ class _Queue:
             return None
 
     def settle(self, run: Run, failure: str | None) -> None:
-        """Note how a run ended."""
+        """Record that a run has ended, and its failure."""
         with self.changed:
             self.unsettled.discard(run.id)
             if failure is not None:
@@ -153,14 +153,14 @@ class _Queue:
             self.changed.notify_all()
 
     def close(self) -> None:
-        """Hand out nothing any more."""
+        """Stop returning runs."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
 
 class _Worker(threading.Thread):
-    """The slot's thread: feeds its process with runs and listens to it."""
+    """Thread of a slot: sends runs to the slot's process and receives the answers."""
 
     def __init__(
         self, slot: Slot, queue: _Queue, done: Callable[[Run, dict[str, Any]], None]
@@ -171,13 +171,13 @@ class _Worker(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
-        """Serve runs until there are none; an error here ends the whole queue and is kept."""
+        """Execute runs until the queue is empty; an error here is stored and closes the queue."""
         try:
             while (run := self.queue.next()) is not None:
                 answer = self._run_one(run)
                 self.queue.settle(run, answer.get("failure"))
                 self.done(run, answer)
-        except Exception as error:  # no log file, no process, nobody who reads what `done` prints
+        except Exception as error:  # e.g. no log file, no process, or a closed standard output
             self.error = error
             self.queue.close()
         if self.process is not None:
@@ -186,7 +186,7 @@ class _Worker(threading.Thread):
     def _run_one(self, run: Run) -> dict[str, Any]:
         if self.process is None:
             self.process = self._start()
-            if self.queue.closed:  # while it started: the signal to stop did not reach it
+            if self.queue.closed:  # the stop signal came before the process existed
                 self.process.terminate()
         process = self.process
         assert process.stdin is not None
@@ -219,17 +219,17 @@ class _Worker(threading.Thread):
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                start_new_session=True,  # Ctrl-C reaches this process, which asks the slots to stop
+                start_new_session=True,  # only this process receives Ctrl-C; it stops the slots
             )
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the slot's process, if it has one."""
+        """Send a signal to the slot's process, if it runs."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
 
 def _part(process: subprocess.Popen[str]) -> int:
-    """Let a slot's process end, or find it ended; return its exit code."""
+    """Close the input of a slot's process, wait for its end, and return its exit code."""
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError):

@@ -1,4 +1,4 @@
-"""What a run asks of a cluster."""
+"""Cluster resources that a run requests."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,16 +18,16 @@ class Resources:
 
     Args:
         nodes: computers per run.
-        gpus_per_node: GPUs per computer, one process each; 0: none, one process.
-        tasks_per_node: processes per computer, where they are not as many as GPUs.
+        gpus_per_node: GPUs per computer, with one process each; 0: one process without a GPU.
+        tasks_per_node: processes per computer, if their number differs from that of the GPUs.
         cpus_per_task: cores per process (``None``: the cluster's default).
         mem_gb: memory per computer in GiB (``None``: the cluster's default).
-        timeout_min: time limit in minutes; a run that reaches it saves, and goes on in a new turn.
+        timeout_min: time limit in minutes; a run that reaches it saves and resumes after a requeue.
         partition, qos, account, constraint, exclude, nodelist, gres: as of sbatch(1).
-        additional: further flags of sbatch, ``True`` for one without a value.
+        additional: further flags of sbatch; ``True`` for a flag without a value.
         setup: shell commands before the run, e.g. ``module load cuda``.
-        runs_per_gpu: runs side by side on one GPU, a process each.
-        runs_per_job: runs one after another in a job, without starting Python and torch again.
+        runs_per_gpu: parallel runs on one GPU, each in its own process.
+        runs_per_job: consecutive runs in a job, without starting Python and torch again.
     """
 
     nodes: Few = 1
@@ -58,64 +58,64 @@ class Resources:
         """Processes per computer that share one run."""
         if self.tasks_per_node is not None:
             return self.tasks_per_node
-        # Side by side, the GPUs of a job are shared out among single-process runs.
+        # With parallel runs, the GPUs of a job are divided among single-process runs.
         return 1 if self.runs_per_gpu > 1 else max(self.gpus_per_node, 1)
 
     @property
     def runs_in_a_job(self) -> int:
-        """Runs that one job takes."""
+        """Number of runs per job."""
         return self.runs_per_job * self.slots
 
     @property
     def slots(self) -> int:
-        """Runs that a job carries out at the same time."""
+        """Number of runs that a job executes at the same time."""
         return self.runs_per_gpu * max(self.gpus_per_node, 1) if self.runs_per_gpu > 1 else 1
 
     def problems(self) -> list[str]:
-        """Return one sentence for everything that contradicts itself."""
-        found = []
+        """Return one sentence for each contradiction between the keys."""
+        sentences = []
         if self.runs_per_gpu > 1 and (self.nodes > 1 or self.tasks > 1):
-            found.append(
+            sentences.append(
                 "`runs_per_gpu` packs runs of a single process on one computer, but "
                 f"`nodes={self.nodes}` and `tasks_per_node={self.tasks}` give a run "
                 f"{self.processes}; set one of them to 1."
             )
         if self.runs_per_job > 1 and self.processes > 1:
-            found.append(
+            sentences.append(
                 f"`runs_per_job` packs runs of a single process, but nodes and GPUs give a run "
                 f"{self.processes}: the failure of one would end the others; set it to 1."
             )
         if self.runs_per_gpu > 1 and self.gpus_per_node > 1:
-            found.append(
+            sentences.append(
                 f"`gpus_per_node` must be 1 with `runs_per_gpu={self.runs_per_gpu}`, but is "
                 f"{self.gpus_per_node}: jobs of one GPU each start sooner; set one of them to 1."
             )
-        return found
+        return sentences
 
 
 def of(run: Run, launcher: Mapping[str, Any]) -> Resources:
-    """Return what a run asks for: its protocol's or method's wish, overridden by the launcher's.
+    """Return a run's resources: those of its protocol or method, overridden by the launcher's.
 
     Args:
-        run: to be submitted.
-        launcher: options of ``hydra.launcher``; those for pre-training alone under ``pretrain``.
+        run: the run to submit.
+        launcher: options of ``hydra.launcher``; ``pretrain`` has those for pre-training only.
 
     Raises:
         SweepRefused: for an unknown key, a wrong type, or a contradiction.
     """
     owner = "method" if run.is_pretraining else "protocol"
-    wishes = {
+    requests = {
         f"{owner}.resources": run.config[owner].get("resources") or {},
         "hydra.launcher": {f.name: launcher.get(f.name) for f in dataclasses.fields(Resources)},
     }
     if run.is_pretraining:
-        wishes["hydra.launcher.pretrain"] = launcher.get("pretrain") or {}
+        requests["hydra.launcher.pretrain"] = launcher.get("pretrain") or {}
     chosen: dict[str, Any] = {}
     problems = []
-    for path, keys in wishes.items():
-        given = {key: value for key, value in keys.items() if value is not None}
-        problems += signature_problems(path, Resources, given, supplied=frozenset())
-        chosen |= given
+    for path, keys in requests.items():
+        options = {key: value for key, value in keys.items() if value is not None}
+        problems += signature_problems(path, Resources, options, supplied=frozenset())
+        chosen |= options
     if not problems:
         resources = Resources(**chosen)
         problems = resources.problems()

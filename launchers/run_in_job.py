@@ -1,4 +1,4 @@
-"""What a job, or a slot, does with one run: look whether it can begin, then execute it."""
+"""Execution of one run in a job or slot, after a check whether it can start."""
 
 import logging
 import signal
@@ -14,23 +14,24 @@ log = logging.getLogger(__name__)
 
 
 def run_one(run: Run, *, packed: bool) -> str | None:
-    """Carry out one run of a job; return why it has no record, None if it has one.
+    """Execute one run of a job; return the reason if it has no record, otherwise None.
 
     Args:
-        run: whose configuration is frozen.
-        packed: whether the job has others, because of which it may be started again.
+        run: the run, with a frozen configuration.
+        packed: whether the job has several runs. Such a job is not requeued when another process
+            computes the run, and a restarted job does not repeat its failed runs.
     """
     from ssl_transfer.runs.execution import fail
     from ssl_transfer.system import distributed
 
     try:
         distributed.start(run.config["trainer"]["device"])
-    except (OSError, ValueError, RuntimeError) as error:  # no such device, nobody to meet
+    except (OSError, ValueError, RuntimeError) as error:  # no such device, or no rendezvous
         if sweep.is_main_process():
             fail(run, str(error), trace=traceback.format_exc(), stage="check")
             claims.release(run.folder)
         return str(error)
-    # One process looks at the files, so that all of them agree.
+    # Only the first process checks the files, so that all processes agree.
     verdict, reason = distributed.broadcast_object(
         _verdict(run, packed=packed) if distributed.is_main() else ("", "")
     )
@@ -47,14 +48,22 @@ def run_one(run: Run, *, packed: bool) -> str | None:
 
 
 def _verdict(run: Run, *, packed: bool) -> tuple[str, str]:
-    """Return whether to go on with a run, and if not, why."""
-    me = slurm.current_job()
-    in_earlier_turn = me is not None and run.is_finished and run.record().get("job") == me
+    """Return what to do with a run (``go``, ``finished``, ``failed``, ``blocked``) and why."""
+    this_job = slurm.current_job()
+    in_earlier_turn = (
+        this_job is not None and run.is_finished and run.record().get("job") == this_job
+    )
     if run.is_finished and (in_earlier_turn or not run.config["force"]):
         claims.release(run.folder)
         return "finished", ""
     failure = run.failure()
-    if packed and me and failure and failure["stage"] == "work" and failure.get("job") == me:
+    if (
+        packed
+        and this_job
+        and failure
+        and failure["stage"] == "work"
+        and failure.get("job") == this_job
+    ):
         return "failed", str(failure["error"])  # in an earlier turn of this job
     for needed in (*run.requirements, run):
         if (needed is run or not needed.is_finished) and (other := claims.other(needed.folder)):
@@ -64,19 +73,19 @@ def _verdict(run: Run, *, packed: bool) -> tuple[str, str]:
 
 
 def _go_behind(owner: dict[str, Any], run: Run, *, give_back: bool) -> None:
-    """Queue again, because somebody else computes what this job needs; wait if that cannot be."""
-    log.info("%s computes %s; this job goes behind it", claims.describe(owner), run.describe())
-    me = slurm.current_job()
-    if give_back and me is not None:
-        complaint = slurm.requeue(me)
+    """Requeue this job, because another owner computes a run that it needs; else wait for it."""
+    log.info("%s computes %s; this job waits for it", claims.describe(owner), run.describe())
+    this_job = slurm.current_job()
+    if give_back and this_job is not None:
+        complaint = slurm.requeue(this_job)
         if complaint is None:
             wait_for_the_end()
-        log.warning("the job cannot be requeued (%s), so it waits where it is", complaint)
+        log.warning("the job cannot be requeued (%s), so it waits without a requeue", complaint)
     while claims.other(run.folder) and not run.is_finished:
         time.sleep(5)
 
 
 def wait_for_the_end() -> NoReturn:
-    """Sleep until SLURM ends this process; what is between keeps its signal handlers."""
+    """Sleep until SLURM ends this process; the signal handlers stay installed."""
     while True:
         signal.pause()

@@ -1,8 +1,9 @@
-"""Which sweeps and compositions are this user's: a keyed hash that nobody else can make.
+"""Signatures of a user's own sweeps and compositions: a keyed hash with the user's secret key.
 
-``python -m launchers retry`` may call any code that the user's own sweep names, for the user typed
-it. Who owns a file does not tell whose it is: what is unpacked or copied belongs to whoever does
-so. The key lies in ``$XDG_STATE_HOME/ssl_transfer/key`` (``~/.local/state`` without that variable).
+``python -m launchers retry`` may call any code that the user's own sweep names, because the user
+typed its configuration. The owner of a file proves nothing: files that a user unpacked or copied
+belong to that user, too. The key is in ``$XDG_STATE_HOME/ssl_transfer/key`` (by default below
+``~/.local/state``).
 """
 
 import contextlib
@@ -19,18 +20,18 @@ _LENGTH = 32  # bytes
 
 
 def sign(runs: bytes, launcher: Mapping[str, Any]) -> str | None:
-    """Return the signature of a sweep's runs and launcher; None where no key can be kept.
+    """Return the signature of a sweep's runs and launcher; None if no key can be stored.
 
     Args:
         runs: content of ``runs.jsonl.gz``.
-        launcher: its name and options.
+        launcher: the launcher's name and options.
     """
     signs = signer()
     return signs and signs(json.dumps(launcher, sort_keys=True).encode() + b"\0" + runs)
 
 
 def signer() -> Callable[[bytes], str] | None:
-    """Return what makes hashes that nobody else can make; None where no key can be kept."""
+    """Return the function that computes signatures; None if no key can be stored."""
     key = _key()
     if key is None:
         return None
@@ -48,7 +49,7 @@ def is_own(signature: Any, runs: bytes, launcher: Any) -> bool:
 
 
 def _key() -> bytes | None:
-    """Return the user's key, made at the first call; None where it cannot be kept."""
+    """Return the user's key, created by the first call; None if it cannot be stored."""
     try:
         state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
         path = Path(state) / "ssl_transfer" / "key"
@@ -56,13 +57,13 @@ def _key() -> bytes | None:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _create(path)
         key = path.read_bytes()
-    except (OSError, RuntimeError):  # a user without a home, or with a full or read-only one
+    except (OSError, RuntimeError):  # no home folder, or a full or read-only one
         return None
     return key if len(key) == _LENGTH else None
 
 
 def _create(path: Path) -> None:
-    """Write a key that no other user can read; one of another process at the same time wins."""
+    """Write a key that other users cannot read, unless another process just wrote one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""The SLURM launcher: submit what is left of a sweep, print where to look, return."""
+"""The SLURM launcher: submits the unfinished runs of a sweep and prints where to find them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from ssl_transfer.runs.signature import signature_problems
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(Resources):
-    """Keys of ``hydra.launcher``: what every run asks for, and how the sweep is submitted.
+    """Keys of ``hydra.launcher``: the resources of every run, and options of the submission.
 
     Args:
         pretrain: keys of ``Resources`` for pre-training runs only.
         job_name, comment, wckey: as of sbatch(1).
         array_parallelism: elements of an array that run at the same time.
         array_size: largest array (``None``: the cluster's limit).
-        signal_delay_s: seconds between the warning and a time limit.
-        max_num_timeout: turns that a run may take.
-        wait: whether to stay and show a live table.
-        dry_run: whether only to show what would be submitted.
+        signal_delay_s: seconds between the warning and the time limit.
+        max_num_timeout: how often a job may be requeued after its time limit.
+        wait: whether to wait for the jobs and show a live table.
+        dry_run: whether to show the submission without submitting.
         snapshot: whether the jobs run from a copy of the code.
     """
 
@@ -50,7 +50,7 @@ class SlurmLauncher(base.ProjectLauncher):
         options: keys of ``conf/hydra/launcher/slurm.yaml``.
 
     Raises:
-        SweepRefused: for an unknown key, as a site's own file may have one, or a wrong type.
+        SweepRefused: for an unknown key, e.g. in a site's own file, or a wrong type.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -58,18 +58,18 @@ class SlurmLauncher(base.ProjectLauncher):
             key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
             for key, value in options.items()
         }
-        given = {key: value for key, value in self.options.items() if value is not None}
-        problems = signature_problems("hydra.launcher", Options, given, supplied=frozenset())
+        set_options = {key: value for key, value in self.options.items() if value is not None}
+        problems = signature_problems("hydra.launcher", Options, set_options, supplied=frozenset())
         if problems:
             raise sweep.SweepRefused(problems)
 
     def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
-        """Submit what is left of the runs; with ``dry_run`` only say what that would be."""
+        """Submit the unfinished runs; with ``dry_run`` only print the submission."""
         return send(runs, outputs, self.options)
 
 
-def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
-    """Submit what is left of some runs and what they require.
+def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
+    """Submit the unfinished ones of some runs and of their requirements.
 
     Raises:
         SweepRefused: before anything is submitted, if a configuration is wrong, the outputs
@@ -86,26 +86,26 @@ def send(asked: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.
     from launchers.sweep_folder import SweepFolder
 
     try:
-        found = submission.plan(asked, options)
+        plan = submission.plan(runs, options)
         if options["dry_run"]:
-            status.show_plan(found, outputs, options)
-            return found.outcome
-        submission.refuse_impossible(found, options)
-        sweep_folder = SweepFolder.create(asked, outputs, {"name": "slurm", **options})
-        began = found.outcome
+            status.show_plan(plan, outputs, options)
+            return plan.outcome
+        submission.refuse_impossible(plan, options)
+        sweep_folder = SweepFolder.create(runs, outputs, {"name": "slurm", **options})
+        outcome = plan.outcome
         try:
-            jobs = submission.submit(found, sweep_folder, options)
+            jobs = submission.submit(plan, sweep_folder, options)
         finally:
-            began.pending = len(found.live) + sum(len(group.runs) for group in found.groups)
-            sweep_folder.note(began)
-    except OSError as error:  # no answer, or a folder that cannot be written
+            outcome.pending = len(plan.live) + sum(len(group.runs) for group in plan.groups)
+            sweep_folder.note(outcome)
+    except OSError as error:  # SLURM does not answer, or a folder cannot be written
         raise sweep.SweepRefused([str(error)]) from error
-    status.tell_submission(found, sweep_folder, jobs)
+    status.tell_submission(plan, sweep_folder, jobs)
     if options["wait"]:
         status.watch(sweep_folder)
         sweep_folder.tidy()
-        began.pending = 0
+        outcome.pending = 0
         ended = {run.id: run for run in status.survey(sweep_folder)}
-        began.failures |= {i: run.detail for i, run in ended.items() if run.state != "done"}
-        sweep_folder.note(began)
-    return began
+        outcome.failures |= {i: run.detail for i, run in ended.items() if run.state != "done"}
+        sweep_folder.note(outcome)
+    return outcome

@@ -1,4 +1,4 @@
-"""How a sweep stands: from the runs' own files and one question to SLURM."""
+"""The state of a sweep, from the runs' own files and one request to SLURM."""
 
 import collections
 import dataclasses
@@ -25,16 +25,16 @@ _TAIL_BYTES = 8192
 
 @dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """How one run stands.
+    """The state of one run.
 
     Args:
-        id: of the run.
+        id: the run's id.
         place: its folder below ``outputs``.
-        state: ``new`` (nobody has it), ``waiting`` (in the queue), ``running``, ``done``,
-            ``failed``, or ``lost`` (its job or process ended without a record or a reason).
-        detail: score, step, or reason, for a person.
-        owner: the job or process that has it, or had it.
-        log: file that its output goes to, or went to.
+        state: ``new`` (without an owner), ``waiting`` (in the queue), ``running``, ``done``,
+            ``failed``, or ``lost`` (its job or process ended without a record or a failure file).
+        detail: score, step or reason, for display.
+        owner: the job or process that computes or computed it.
+        log: the file with its output.
     """
 
     id: str
@@ -46,7 +46,7 @@ class RunStatus:
 
 
 def survey(sweep_folder: SweepFolder) -> list[RunStatus]:
-    """Return how every run of a sweep stands, in the sweep's order, requirements first."""
+    """Return the state of every run of a sweep, in the sweep's order, requirements first."""
     outputs = sweep_folder.outputs
     places = sweep_folder.places()
     held = {}
@@ -58,7 +58,7 @@ def survey(sweep_folder: SweepFolder) -> list[RunStatus]:
 
 
 def _ask(jobs: set[str]) -> Mapping[str, slurm.Job] | None:
-    """Return what SLURM knows of the jobs; None where it does not answer."""
+    """Return SLURM's information about the jobs; None if it does not answer."""
     try:
         known = slurm.queue(jobs)
     except slurm.NoAnswer as error:
@@ -66,7 +66,7 @@ def _ask(jobs: set[str]) -> Mapping[str, slurm.Job] | None:
         return None
     try:
         return {**slurm.history(jobs - set(known)), **known}
-    except slurm.NoAnswer as error:  # of the accounts; the queue is enough
+    except slurm.NoAnswer as error:  # accounting does not answer; the queue suffices
         print(f"warning: {error}", file=sys.stderr)
         return known
 
@@ -95,11 +95,11 @@ def _stand(
             owner += f" on {job.reason}" if job.state == "RUNNING" else ""
     elif claim is not None:
         if claims.is_alive(folder / claims.NAME):
-            # A submission's claim, for the seconds until SLURM gave it an id, has no log.
+            # The claim of a submission before SLURM has assigned a job id has no log.
             state, detail = "running", _progress(folder)
         else:
             detail = f"{owner} is gone"
-    if state is not None:  # though there may be a record, of a run sent again with `force=true`
+    if state is not None:  # a run sent again with `force=true` may have a record, too
         return RunStatus(identifier, place, state, detail, owner, log)
     record, failure = _read(folder / "record.json"), _read(folder / "failure.json")
     if record is not None and (scores := _describe(record)) is not None:
@@ -113,8 +113,8 @@ def _stand(
         log = failure.get("log") or log
         return RunStatus(identifier, place, "failed", str(failure.get("error")), owner, log)
     if claim is not None:
-        said = last_lines(log, 3)
-        return RunStatus(identifier, place, "lost", "; ".join([detail, *said]), owner, log)
+        lines = last_lines(log, 3)
+        return RunStatus(identifier, place, "lost", "; ".join([detail, *lines]), owner, log)
     resumable = (folder / "checkpoint.pt").exists()
     return RunStatus(identifier, place, "new", "has a checkpoint" if resumable else "")
 
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _describe(record: Mapping[str, Any]) -> str | None:
-    """Return a record's scores in one line; None if it is no record, whatever else it is."""
+    """Return a record's scores in one line; None if the document is not a valid record."""
     try:
         return describe_scores(dict(record))
     except (KeyError, TypeError, ValueError, AssertionError):
@@ -136,13 +136,13 @@ def _describe(record: Mapping[str, Any]) -> str | None:
 
 
 def _progress(folder: Path) -> str:
-    """Return the step of the training that runs, and how long it will take, from its metrics."""
+    """Return the step and the remaining time of the present training, from its metrics."""
     lines = []
     for line in _tail(folder / "metrics.jsonl"):
         try:
             values = json.loads(line)
         except ValueError:
-            continue  # half a line, at the beginning of the tail or being written
+            continue  # an incomplete first or last line
         if isinstance(values, dict) and all(
             isinstance(values.get(key), int | float) for key in ("step", "steps", "time")
         ):
@@ -166,7 +166,7 @@ def _duration(seconds: float) -> str:
 
 
 def _tail(path: Path) -> list[str]:
-    """Return the last lines of a file, the first of them perhaps cut."""
+    """Return the last lines of a file; the first of them may be incomplete."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
@@ -176,20 +176,20 @@ def _tail(path: Path) -> list[str]:
 
 
 def last_lines(log: str | None, count: int) -> list[str]:
-    """Return the last lines of a log that say something."""
-    # Only what a launcher may have written: a claim of somebody else could name any file.
+    """Return the last non-empty lines of a log."""
+    # Only a launcher's log file, because another user's claim could name any file.
     is_log = isinstance(log, str) and log.endswith("_log.out") and Path(log).is_file()
     lines = [line.strip() for line in _tail(Path(log))] if log and is_log else []
     return [line for line in lines if line][-count:]
 
 
 def read_failure(folder: Path) -> dict[str, Any] | None:
-    """Return what a failed run left, or None."""
+    """Return a run's failure, or None."""
     return _read(folder / "failure.json")
 
 
 def find_log(sweep_folder: SweepFolder, run: RunStatus) -> str | None:
-    """Return the log of a finished run's job, the newest if SLURM counted from 1 again."""
+    """Return the log of a finished run's job; the newest if SLURM has reused the job's number."""
     if not run.owner.startswith("job "):
         return None
     job = run.owner.split()[1]
@@ -197,21 +197,21 @@ def find_log(sweep_folder: SweepFolder, run: RunStatus) -> str | None:
     return max(map(str, logs), default=None)
 
 
-def counts(found: Sequence[RunStatus]) -> str:
+def counts(runs: Sequence[RunStatus]) -> str:
     """Return how many runs are in each state, in one line."""
-    numbers = collections.Counter(run.state for run in found)
+    numbers = collections.Counter(run.state for run in runs)
     return ", ".join(f"{numbers[state]} {state}" for state in STATES if numbers[state])
 
 
-def table(found: Sequence[RunStatus], *, rows: int | None = None) -> list[str]:
-    """Return the lines of a table, what needs attention first.
+def table(runs: Sequence[RunStatus], *, rows: int | None = None) -> list[str]:
+    """Return the lines of a table; runs that need attention come first.
 
     Args:
-        found: the runs.
-        rows: at most so many; the rest is counted.
+        runs: the runs.
+        rows: maximal number of runs to show; the others are counted.
     """
     order = {state: number for number, state in enumerate(STATES)}
-    shown = sorted(found, key=lambda run: order[run.state])[:rows]
+    shown = sorted(runs, key=lambda run: order[run.state])[:rows]
     width = max((len(run.place) for run in shown), default=0)
     owners = max((len(run.owner) for run in shown), default=0)
     room = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else 10_000
@@ -222,26 +222,26 @@ def table(found: Sequence[RunStatus], *, rows: int | None = None) -> list[str]:
         for run in shown
         for detail in [" ".join(run.detail.split())]
     ]
-    if len(shown) < len(found):
-        lines.append(f"… and {len(found) - len(shown)} more (--all)")
-    return [*lines, counts(found) or "no runs"]
+    if len(shown) < len(runs):
+        lines.append(f"… and {len(runs) - len(shown)} more (--all)")
+    return [*lines, counts(runs) or "no runs"]
 
 
 def watch(sweep_folder: SweepFolder, *, every_seconds: float = 10.0) -> None:
-    """Show the table until no run waits or runs; Ctrl-C leaves the jobs alone."""
+    """Show the table until no run waits or runs; Ctrl-C does not stop the jobs."""
     before: list[str] = []
     try:
         while True:
-            found = survey(sweep_folder)
+            runs = survey(sweep_folder)
             room = shutil.get_terminal_size().lines - 3
             if sys.stdout.isatty():
-                lines = table(found, rows=room)
+                lines = table(runs, rows=room)
                 head = printable(str(sweep_folder.folder))
                 print(f"\x1b[H\x1b[2J{head}", *lines, sep="\n", flush=True)
-            elif (lines := [counts(found)]) != before:
+            elif (lines := [counts(runs)]) != before:
                 print(*lines, sep="\n", flush=True)
             before = lines
-            if not any(run.state in UNFINISHED for run in found):
+            if not any(run.state in UNFINISHED for run in runs):
                 return
             time.sleep(every_seconds)
     except KeyboardInterrupt:
@@ -250,28 +250,28 @@ def watch(sweep_folder: SweepFolder, *, every_seconds: float = 10.0) -> None:
 
 
 def command(verb: str, sweep_folder: SweepFolder) -> str:
-    """Return the command that does ``verb`` on a sweep, as a user types it."""
+    """Return the command line for an action on a sweep."""
     return f"python -m launchers {verb} --sweep {sweep_folder.folder}"
 
 
-def tell_submission(found: Any, sweep_folder: SweepFolder, jobs: Sequence[str]) -> None:
-    """Print what was submitted, what was not and why, and the next commands.
+def tell_submission(plan: Any, sweep_folder: SweepFolder, jobs: Sequence[str]) -> None:
+    """Print which runs were submitted, which were not and why, and useful commands.
 
     Args:
-        found: the ``Plan`` that was carried out.
-        sweep_folder: of the sweep.
+        plan: the ``Plan`` that was executed.
+        sweep_folder: the folder of the sweep.
         jobs: ids of the arrays and jobs.
     """
-    submitted = sum(len(group.runs) for group in found.groups)
-    for run, claim in _named(found):
+    submitted = sum(len(group.runs) for group in plan.groups)
+    for run, claim in _named(plan):
         say(f"  {run.describe()}: {claims.describe(claim)} has it already")
-    asked = {run.id: run for run in found.outcome.asked}
-    finished = sum(run.is_finished for run in asked.values() if run.id not in found.live)
+    runs = {run.id: run for run in plan.outcome.asked}
+    finished = sum(run.is_finished for run in runs.values() if run.id not in plan.live)
     say(
         f"{count(submitted, 'run')} submitted"
         + (f" as {'jobs' if len(jobs) > 1 else 'job'} {', '.join(jobs)}" if jobs else "")
-        + f"; {finished} were finished, {len(found.live)} are on their way already, "
-        f"{len(found.outcome.failures)} cannot be done."
+        + f"; {finished} were finished, {len(plan.live)} are on their way already, "
+        f"{len(plan.outcome.failures)} cannot be done."
     )
     say(f"logs: {sweep_folder.jobs}")
     say(f"next: {command('status', sweep_folder)}")
@@ -279,32 +279,32 @@ def tell_submission(found: Any, sweep_folder: SweepFolder, jobs: Sequence[str]) 
     say(f"      {command('cancel', sweep_folder)}")
 
 
-def _named(found: Any) -> list[tuple[Any, dict[str, Any]]]:
-    runs = {run.id: run for run in found.outcome.asked}
-    return [(runs[i], claim) for i, claim in found.live.items() if i in runs]
+def _named(plan: Any) -> list[tuple[Any, dict[str, Any]]]:
+    runs = {run.id: run for run in plan.outcome.asked}
+    return [(runs[i], claim) for i, claim in plan.live.items() if i in runs]
 
 
-def show_plan(found: Any, outputs: Path, options: Mapping[str, Any]) -> None:
-    """Print what a submission would do: the runs, the batch file per group, SLURM's verdict."""
+def show_plan(plan: Any, outputs: Path, options: Mapping[str, Any]) -> None:
+    """Print a submission without executing it: runs, batch files and SLURM's verdict."""
     from launchers import submission
     from launchers.naming import descriptions
     from ssl_transfer.runs import graph
 
-    parents = {run.id: group.parents for group in found.groups for run in group.runs}
-    every = graph(found.outcome.asked)
+    parents = {run.id: group.parents for group in plan.groups for run in group.runs}
+    every = graph(plan.outcome.asked)
     described = descriptions(every)
     for run in every:
-        if run.id in found.outcome.failures:
-            state, detail = "failed", found.outcome.failures[run.id]
-        elif run.id in found.live:
-            state, detail = "running", claims.describe(found.live[run.id])
+        if run.id in plan.outcome.failures:
+            state, detail = "failed", plan.outcome.failures[run.id]
+        elif run.id in plan.live:
+            state, detail = "running", claims.describe(plan.live[run.id])
         elif run.id in parents:
             waits = f"waits for {', '.join(sorted(i[:8] for i in parents[run.id]))}"
             state, detail = "new", waits if parents[run.id] else ""
         else:
             state, detail = "finished", ""
         say(f"{state:9}{described[run.id]}  {detail}".rstrip())
-    for number, group in enumerate(found.groups, 1):
+    for number, group in enumerate(plan.groups, 1):
         text = submission.batch_file(group, outputs / "sweeps" / "…" / "jobs", options)
         accepted, verdict = submission.verdict_on(text)
         say(

@@ -1,8 +1,9 @@
-"""From runs to SLURM: what is left, in which arrays, behind which jobs; then submitit.
+"""Submission of runs to SLURM through submitit: arrays of unfinished runs, and their dependencies.
 
-Runs of equal resources and equal parents share an array. A child waits for its parents with
-``afterany`` and looks at their records itself: SLURM takes a forgotten job for a success, a job of
-several runs can fail for a sibling's sake, and a child that never starts could not say why.
+Runs with equal resources and equal parents share an array. A child waits for its parents with
+``afterany`` and checks their records itself. ``afterok`` would not work: SLURM treats a forgotten
+job as successful, a job of several runs may fail because of another run, and a child that never
+starts could not report the reason.
 """
 
 import contextlib
@@ -27,12 +28,12 @@ from ssl_transfer.system import claims, provenance, slurm
 
 @dataclasses.dataclass
 class Group:
-    """Runs that one array takes.
+    """Runs that share one array.
 
     Args:
-        resources: of each job.
+        resources: the resources of each job.
         parents: ids of the runs that must end first.
-        runs: in the order of the sweep.
+        runs: the runs in the order of the sweep.
     """
 
     resources: Resources
@@ -48,12 +49,12 @@ class Group:
 
 @dataclasses.dataclass
 class Plan:
-    """What a submission would do.
+    """The plan of a submission.
 
     Args:
-        outcome: with the runs that cannot be done.
-        groups: what to submit, parents first.
-        live: run id -> who computes it already.
+        outcome: contains the runs that cannot be executed.
+        groups: the groups to submit, parents first.
+        live: run id -> claim of the job or process that already computes it.
     """
 
     outcome: sweep.Outcome
@@ -61,11 +62,11 @@ class Plan:
     live: dict[str, dict[str, Any]]
 
 
-def plan(asked: Sequence[Run], options: Mapping[str, Any]) -> Plan:
-    """Return what is left of the runs, grouped; nothing is written but why a run cannot be done.
+def plan(runs: Sequence[Run], options: Mapping[str, Any]) -> Plan:
+    """Return the unfinished runs in groups; the only files written are those of failed checks.
 
     Raises:
-        SweepRefused: if a configuration or what it asks of the cluster is wrong.
+        SweepRefused: if a configuration or its resources are wrong.
     """
     wants = {}
 
@@ -73,7 +74,7 @@ def plan(asked: Sequence[Run], options: Mapping[str, Any]) -> Plan:
         wants[run.id] = resources.of(run, options)
         return wants[run.id].processes
 
-    outcome, todo = sweep.prepare(asked, processes)
+    outcome, todo = sweep.prepare(runs, processes)
     live = _live([run for run in todo if run.id not in outcome.failures])
     groups: dict[str, Group] = {}
     waiting = set(live)
@@ -93,9 +94,9 @@ def plan(asked: Sequence[Run], options: Mapping[str, Any]) -> Plan:
 
 
 def _live(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """Return run id -> claim, for the runs that a job or process alive works on or waits for."""
+    """Return run id -> claim for the runs that a live job or process owns."""
     held = {run.id: claim for run in runs if (claim := claims.read(run.folder)) is not None}
-    with contextlib.suppress(slurm.NoAnswer):  # `other` takes what it cannot ask for alive
+    with contextlib.suppress(slurm.NoAnswer):  # `other` then assumes that jobs are alive
         slurm.queue(claim["job"] for claim in held.values() if "job" in claim)
     live = {}
     for run in runs:
@@ -107,12 +108,12 @@ def _live(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 def executor_for(
     group: Group, folder: Path, options: Mapping[str, Any], environment: Mapping[str, str]
 ) -> submitit.SlurmExecutor:
-    """Return submitit's executor with what the group asks for."""
+    """Return submitit's executor with the group's resources."""
     wants = group.resources
     srun = [f"--cpus-per-task={wants.cpus_per_task}"] if wants.cpus_per_task else []
-    # One rank's failure ends the job, instead of the others waiting for it.
+    # If one rank fails, end the job instead of letting the other ranks wait.
     srun.append("--kill-on-bad-exit=1")
-    srun.append("--export=ALL")  # a site's or user's NONE would keep the exports below from it
+    srun.append("--export=ALL")  # a default of NONE would drop the exports below
     executor = submitit.SlurmExecutor(folder, max_num_timeout=options["max_num_timeout"])
     parameters = {
         "job_name": options["job_name"],
@@ -140,39 +141,39 @@ def executor_for(
 
 
 def _exports(environment: Mapping[str, str]) -> list[str]:
-    """Return shell lines: they hold where a site does not pass the environment on, too."""
+    """Return export lines for the batch file, as some sites do not pass on the environment."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
-    # A job on a shared computer may use its own cores only.
+    # On a shared computer a job must use only its own cores.
     lines.append("export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}")
     return lines
 
 
 @contextlib.contextmanager
 def outside_of_any_job() -> Iterator[None]:
-    """Hide the variables of the allocation that this process may run in; sbatch believes them."""
-    # Which cluster, not which job; and the user's own defaults, which a job's batch file sets, too.
+    """Hide the variables of the allocation that this process runs in, which sbatch would use."""
+    # Keep the cluster, and the user's defaults unless a surrounding job's batch file set them.
     inside = "SLURM_JOB_ID" in os.environ
-    kept = {
+    variables = {
         name: value
         for name, value in os.environ.items()
         if name in ("SLURM_CONF", "SLURM_CLUSTERS") or (name.startswith("SBATCH_") and not inside)
     }
     with submitit.helpers.clean_env():
-        os.environ.update(kept)
+        os.environ.update(variables)
         yield
 
 
-def refuse_impossible(found: Plan, options: Mapping[str, Any]) -> None:
-    """Ask SLURM about every kind of job before anything is submitted.
+def refuse_impossible(planned: Plan, options: Mapping[str, Any]) -> None:
+    """Ask SLURM about every kind of job before any job is submitted.
 
     Raises:
-        SweepRefused: with SLURM's own sentence for each that it would refuse.
+        SweepRefused: with SLURM's message for each kind that it would refuse.
     """
-    asked: dict[str, Group] = {}
-    for group in found.groups:
-        asked.setdefault(repr(group.resources), group)
+    group_by_resources: dict[str, Group] = {}
+    for group in planned.groups:
+        group_by_resources.setdefault(repr(group.resources), group)
     problems = []
-    for group in asked.values():
+    for group in group_by_resources.values():
         accepted, verdict = verdict_on(batch_file(group, Path(), options))
         if not accepted:
             wants = {
@@ -189,13 +190,13 @@ def refuse_impossible(found: Plan, options: Mapping[str, Any]) -> None:
 
 
 def verdict_on(text: str) -> tuple[bool, str]:
-    """Return whether SLURM would accept a batch file, and what it says."""
+    """Return whether SLURM would accept a batch file, and its message."""
     with outside_of_any_job():
         return slurm.test(text)
 
 
 def batch_file(group: Group, folder: Path, options: Mapping[str, Any]) -> str:
-    """Return the batch file of a group, as submitit would write it (dependencies apart)."""
+    """Return the batch file of a group as submitit would write it, without dependencies."""
     executor = executor_for(group, folder, options, {})
     if len(group.jobs) > 1:
         executor.parameters["map_count"] = min(len(group.jobs), _largest(options))
@@ -203,29 +204,29 @@ def batch_file(group: Group, folder: Path, options: Mapping[str, Any]) -> str:
     return text
 
 
-def submit(found: Plan, sweep_folder: SweepFolder, options: Mapping[str, Any]) -> list[str]:
+def submit(planned: Plan, sweep_folder: SweepFolder, options: Mapping[str, Any]) -> list[str]:
     """Submit the plan's groups, parents first; return the ids of the arrays and jobs.
 
-    Every run is claimed for its job before the job exists, so that two submissions never take the
-    same run. If SLURM refuses in the middle, what was submitted stays, and the claims of the rest
-    are given up: the same command goes on from there.
+    Every run is claimed for its job before the job exists, so that two submissions never submit the
+    same run. If SLURM refuses a group, the submitted jobs stay, and the claims of the other runs
+    are released: the same command submits the rest.
 
     Raises:
-        SweepRefused: with SLURM's sentence, if it refuses.
+        SweepRefused: with SLURM's message, if it refuses a job.
     """
     submission = secrets.token_hex(8)
     code = sweep_folder.snapshot() if options["snapshot"] else provenance.ROOT
     environment = {
         "PYTHONPATH": provenance.search_path(code),
-        "PYTHONSAFEPATH": "1",  # the directory of submission may hold other code of that name
+        "PYTHONSAFEPATH": "1",  # the working directory may contain another copy of the code
         claims.SUBMISSION: submission,
         provenance.SUBMITTED: json.dumps(provenance.code()),
     }
-    jobs: dict[str, str] = {i: c["job"] for i, c in found.live.items() if "job" in c}
+    jobs: dict[str, str] = {i: c["job"] for i, c in planned.live.items() if "job" in c}
     submitted: list[str] = []
     largest = _largest(options)
-    for group in found.groups:
-        group.runs = [run for run in group.runs if _reserve(run, submission, found)]
+    for group in planned.groups:
+        group.runs = [run for run in group.runs if _reserve(run, submission, planned)]
         executor = executor_for(group, sweep_folder.jobs, options, environment)
         behind = sorted({jobs[parent] for parent in group.parents if parent in jobs})
         if behind:
@@ -237,9 +238,9 @@ def submit(found: Plan, sweep_folder: SweepFolder, options: Mapping[str, Any]) -
                 with outside_of_any_job():
                     sent = executor.submit_array([_job(runs, group.resources) for runs in chunk])
             except (submitit.core.utils.FailedJobError, OSError) as error:
-                _give_up(found, jobs)
-                sent_now = len(jobs.keys() - found.live.keys())
-                raise sweep.SweepRefused([_refusal(error, sent_now, found)]) from error
+                _give_up(planned, jobs)
+                sent_now = len(jobs.keys() - planned.live.keys())
+                raise sweep.SweepRefused([_refusal(error, sent_now, planned)]) from error
             for job, runs in zip(sent, chunk, strict=True):
                 for run in runs:
                     jobs[run.id] = job.job_id
@@ -249,7 +250,7 @@ def submit(found: Plan, sweep_folder: SweepFolder, options: Mapping[str, Any]) -
 
 
 def _largest(options: Mapping[str, Any]) -> int:
-    """Return how many elements an array may have here."""
+    """Return the maximal number of elements of an array."""
     cap = slurm.largest_array()
     return min(options["array_size"] or cap, cap)
 
@@ -258,11 +259,11 @@ def _job(runs: Sequence[Run], wants: Resources) -> Job:
     return Job([run.config for run in runs], slots=wants.slots)
 
 
-def _reserve(run: Run, submission: str, found: Plan) -> bool:
-    """Claim a run for the job to come; False if somebody was quicker: it is theirs, or finished."""
+def _reserve(run: Run, submission: str, planned: Plan) -> bool:
+    """Claim a run for a new job; return False if another owner has it or it is finished."""
     if not claims.try_claim(run.folder, {**claims.owner(), "submission": submission}):
         if (claim := claims.read(run.folder)) is not None:
-            found.live[run.id] = claim
+            planned.live[run.id] = claim
         return False
     if sweep.left_to_do(run):
         return True
@@ -271,7 +272,7 @@ def _reserve(run: Run, submission: str, found: Plan) -> bool:
 
 
 def _claim(job: submitit.Job[Any], submission: str) -> dict[str, Any]:
-    """Return the claim of a job that was just submitted."""
+    """Return the claim of a newly submitted job."""
     return {
         "job": job.job_id,
         "submission": submission,
@@ -280,18 +281,18 @@ def _claim(job: submitit.Job[Any], submission: str) -> dict[str, Any]:
     }
 
 
-def _give_up(found: Plan, jobs: Mapping[str, str]) -> None:
-    """Release the claims on runs that got no job."""
-    for group in found.groups:
+def _give_up(planned: Plan, jobs: Mapping[str, str]) -> None:
+    """Release the claims on runs without a job."""
+    for group in planned.groups:
         for run in group.runs:
             if run.id not in jobs:
                 claims.release(run.folder)
 
 
-def _refusal(error: Exception, sent: int, found: Plan) -> str:
-    total = sum(len(group.runs) for group in found.groups)
-    said = " ".join(str(error).split())
+def _refusal(error: Exception, sent: int, planned: Plan) -> str:
+    total = sum(len(group.runs) for group in planned.groups)
+    message = " ".join(str(error).split())
     return (
-        f"SLURM must accept the sweep, but after {sent} of {total} runs it said: {said}; "
+        f"SLURM must accept the sweep, but after {sent} of {total} runs it said: {message}; "
         "those are on their way, and the same command submits the rest when there is room."
     )

@@ -1,4 +1,4 @@
-"""What every launcher shares: check all, decide what is left, execute, remember how it went."""
+"""Steps that all launchers share: check the sweep, select unfinished runs, execute, record."""
 
 import dataclasses
 import os
@@ -15,12 +15,12 @@ from ssl_transfer.system.plain_text import printable
 
 
 class SweepRefused(SystemExit):
-    """Something in the command line is wrong; nothing was started."""
+    """The command line is wrong; no run was started."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         unique = list(dict.fromkeys(problems))
         if not is_main_process():
-            unique = []  # all processes find the same; one says it
+            unique = []  # all processes find the same problems; one prints them
         for problem in unique:
             print(f"error: {printable(problem)}", file=sys.stderr)
         if len(unique) > 1:
@@ -30,18 +30,18 @@ class SweepRefused(SystemExit):
 
 @dataclasses.dataclass
 class Outcome:
-    """How a sweep went: run id -> why it has no record."""
+    """The outcome of a sweep; ``failures``: run id -> reason why it has no record."""
 
     asked: list[Run]
     failures: dict[str, str] = dataclasses.field(default_factory=dict)
     computed: int = 0
     pending: int = 0
-    """Runs that SLURM still has to do."""
+    """Number of runs that SLURM still has to execute."""
     folder: Path | None = None
 
     @property
     def exit_code(self) -> int:
-        """0 if every run that was asked for has a record."""
+        """0 if every requested run has a record, otherwise 1."""
         return 1 if self.failures else 0
 
 
@@ -51,7 +51,7 @@ def left_to_do(run: Run) -> bool:
 
 
 def sticky_failure(run: Run) -> str | None:
-    """Return why the run failed earlier, if that keeps it from being tried again."""
+    """Return the earlier failure that prevents another attempt, or None."""
     failure = run.failure()
     if failure is None or run.config["retry"] or failure.get("stage") == "check":
         return None
@@ -59,11 +59,11 @@ def sticky_failure(run: Run) -> str | None:
 
 
 def refuse_problems(runs: Iterable[Run], processes: Callable[[Run], int] | None = None) -> None:
-    """Refuse the sweep if any configuration is wrong, naming everything at once.
+    """Refuse the sweep if any configuration is wrong; the message has all problems.
 
     Args:
-        runs: to check.
-        processes: how many will share a run's batch (``None``: as many as share this one).
+        runs: the runs to check.
+        processes: number of processes that will share a run's batch (``None``: as now).
 
     Raises:
         SweepRefused: with exit code 2.
@@ -71,43 +71,43 @@ def refuse_problems(runs: Iterable[Run], processes: Callable[[Run], int] | None 
     from ssl_transfer.runs.signature import problems
     from ssl_transfer.system.distributed import find_place
 
-    here = find_place().world_size
-    found = [
+    world_size = find_place().world_size
+    sentences = [
         problem
         for run in runs
-        for problem in problems(run.config, processes=processes(run) if processes else here)
+        for problem in problems(run.config, processes=processes(run) if processes else world_size)
     ]
-    if found:
-        raise SweepRefused(found)
+    if sentences:
+        raise SweepRefused(sentences)
 
 
 def refuse_paths(config: Mapping[str, Any]) -> None:
-    """Refuse the sweep if a path cannot be one, before anything is looked for in the wrong place.
+    """Refuse the sweep if a path is invalid.
 
     Args:
-        config: resolved, with the node ``paths`` at least.
+        config: a resolved configuration with at least the node ``paths``.
     """
-    if found := places.problems(config):
-        raise SweepRefused(found)
+    if problems := places.problems(config):
+        raise SweepRefused(problems)
 
 
 def refuse_misspelt(runs: Iterable[Run]) -> None:
-    """Refuse the sweep if a key outside of the axes is wrong, even where its runs are finished.
+    """Refuse the sweep if a key outside of the axes is wrong, even if all runs are finished.
 
     Raises:
         SweepRefused: with exit code 2.
     """
     from ssl_transfer.runs.signature import shared_problems
 
-    if found := [
+    if problems := [
         problem for run in runs for problem in shared_problems(run.config, with_monitor=False)
     ]:
-        raise SweepRefused(found)
+        raise SweepRefused(problems)
 
 
 def _refuse_unwritable(folders: Iterable[Path]) -> None:
-    """Refuse the sweep if what it leaves has nowhere to go."""
-    found = []
+    """Refuse the sweep if the outputs folder cannot be written to."""
+    problems = []
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -115,29 +115,31 @@ def _refuse_unwritable(folders: Iterable[Path]) -> None:
                 raise PermissionError("no permission to write")
         except OSError as error:
             reason = error.strerror or error
-            found.append(f"`paths.outputs` must be a folder that can be written to, but `{folder}` "
-                         f"cannot ({reason}); choose another by paths.outputs=….")  # fmt: skip
-    if found:
-        raise SweepRefused(found)
+            problems.append(
+                f"`paths.outputs` must be a folder that can be written to, but `{folder}` "
+                f"cannot ({reason}); choose another by paths.outputs=…."
+            )
+    if problems:
+        raise SweepRefused(problems)
 
 
 def prepare(
-    asked: Sequence[Run], processes: Callable[[Run], int] | None = None
+    runs: Sequence[Run], processes: Callable[[Run], int] | None = None
 ) -> tuple[Outcome, list[Run]]:
-    """Return what is left of these runs and of what they require, requirements first.
+    """Return the unfinished ones of these runs and of their requirements, requirements first.
 
-    Runs that cannot be done (missing data, an earlier failure) are among them and in the
-    outcome's failures.
+    Runs that cannot be executed (missing data, an earlier failure) are included; they are also in
+    the outcome's failures.
 
     Raises:
         SweepRefused: if any configuration is wrong.
     """
-    outcome = Outcome(list(asked))
-    refuse_misspelt(asked)
-    ordered = graph(asked)
+    outcome = Outcome(list(runs))
+    refuse_misspelt(runs)
+    ordered = graph(runs)
     todo = [run for run in ordered if left_to_do(run)]
     _tell_of_changes(ordered, todo)
-    needed = _still_needed(asked, todo)
+    needed = _still_needed(runs, todo)
     todo = [run for run in todo if run.id in needed]
     if not todo:
         return outcome, todo
@@ -156,24 +158,24 @@ def prepare(
 
 
 def _tell_of_changes(runs: Sequence[Run], todo: Sequence[Run]) -> None:
-    """Say which finished runs belong to data, weights or code that changed since."""
+    """Print which finished runs belong to data, weights or code that have changed."""
     if not is_main_process():
-        return  # all processes find the same; one says it
+        return  # all processes find the same changes; one prints them
     left = {run.id for run in todo}
     for sentence in complaints([run for run in runs if run.id not in left]):
         print(f"warning: {sentence}", file=sys.stderr)
 
 
-def execute_all(asked: Sequence[Run]) -> Outcome:
-    """Execute what is left of these runs and of what they require, each distinct run once.
+def execute_all(runs: Sequence[Run]) -> Outcome:
+    """Execute the unfinished ones of these runs and of their requirements, each distinct run once.
 
-    One failed run does not stop the others, except those that require it.
+    A failed run stops only the runs that require it.
     """
-    return execute_prepared(*prepare(asked))
+    return execute_prepared(*prepare(runs))
 
 
 def execute_prepared(outcome: Outcome, todo: Sequence[Run]) -> Outcome:
-    """Execute what ``prepare`` found to do."""
+    """Execute the runs that ``prepare`` returned."""
     described = descriptions(todo)
     for number, run in enumerate(todo, 1):
         if run.id in outcome.failures:
@@ -189,9 +191,9 @@ def execute_prepared(outcome: Outcome, todo: Sequence[Run]) -> Outcome:
 
 
 def blocked(run: Run) -> str | None:
-    """Return which run that this one requires has no record, and why; None if all have one.
+    """Return which required run has no record, and why; None if all have one.
 
-    A required run that failed when it was to be computed again counts as one without a record.
+    A required run whose repetition (``force=true``) failed counts as one without a record.
     """
     for required in run.requirements:
         failure = required.failure()
@@ -202,7 +204,7 @@ def blocked(run: Run) -> str | None:
 
 
 def attempt(run: Run) -> str | None:
-    """Execute a run whose requirements are finished; return why it failed, None if it did not."""
+    """Execute a run whose requirements are finished; return the reason if it fails."""
     from ssl_transfer.runs.execution import RunFailed, execute
     from ssl_transfer.system import distributed
 
@@ -217,10 +219,10 @@ def attempt(run: Run) -> str | None:
     return None
 
 
-def _still_needed(asked: Sequence[Run], todo: Sequence[Run]) -> set[str]:
-    """Return the ids of runs that were asked for or that an unfinished run requires."""
-    needed, left = {run.id for run in asked}, {run.id for run in todo}
-    for run in reversed(graph(asked)):
+def _still_needed(runs: Sequence[Run], todo: Sequence[Run]) -> set[str]:
+    """Return the ids of requested runs and of runs that an unfinished run requires."""
+    needed, left = {run.id for run in runs}, {run.id for run in todo}
+    for run in reversed(graph(runs)):
         if run.id in needed and run.id in left:
             needed |= {required.id for required in run.requirements}
     return needed
@@ -241,7 +243,7 @@ def describe_scores(record: dict[str, object]) -> str:
 
 
 def say(text: str) -> None:
-    """Print a line at once, from the main process only."""
+    """Print a line without buffering, from the main process only."""
     if is_main_process():
         print(printable(text), flush=True)
 
@@ -252,20 +254,20 @@ def count(number: int, noun: str) -> str:
 
 
 def is_main_process() -> bool:
-    """Return whether this process writes for all of them, without importing torch."""
+    """Return whether this process prints for all of them, without importing torch."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def conclude(outcome: Outcome) -> None:
-    """Say how a single run ended.
+    """Print how a single run ended.
 
     Raises:
-        SystemExit: with 1 if it, or what it requires, failed.
+        SystemExit: with code 1 if the run or one of its requirements failed.
     """
     run = outcome.asked[0]
     for identifier, reason in outcome.failures.items():
         other = "" if identifier == run.id else f" ({identifier[:8]})"
-        if is_main_process():  # all processes check the same
+        if is_main_process():  # all processes find the same failures
             print(f"error{other}: {printable(reason)}", file=sys.stderr)
     if outcome.failures:
         raise SystemExit(outcome.exit_code)

@@ -1,10 +1,10 @@
-"""A sweep's small folder: what was asked, with which code, and where its jobs' files lie.
+"""The folder of a sweep: its command, its runs, its code and the files of its jobs.
 
 outputs/sweeps/<time>_<id>/sweep.json      command, run ids and folders, launcher, code
                            runs.jsonl.gz   every run's frozen configuration
-                           changes.diff    what the code had that no commit has
+                           changes.diff    uncommitted changes of the code
                            jobs/           logs
-                           code/           the code itself (``hydra.launcher.snapshot=true``)
+                           code/           a copy of the code (``hydra.launcher.snapshot=true``)
 """
 
 import contextlib
@@ -46,7 +46,7 @@ class SweepFolder:
                  "name another by --sweep=…."]
             ) from error  # fmt: skip
         for place in self.places().values():
-            # Nothing is read or written elsewhere because a file says so.
+            # A file must not make this process read or write outside of the outputs.
             if Path(place).is_absolute() or ".." in Path(place).parts:
                 raise SweepRefused(
                     [f"`{folder / 'sweep.json'}` must name folders below the outputs, but names "
@@ -55,23 +55,23 @@ class SweepFolder:
 
     @classmethod
     def create(
-        cls, asked: Sequence[Run], outputs: Path, launcher: Mapping[str, Any]
+        cls, runs: Sequence[Run], outputs: Path, launcher: Mapping[str, Any]
     ) -> "SweepFolder":
-        """Write the folder of a sweep that begins.
+        """Write the folder of a new sweep.
 
         Args:
-            asked: the runs of the command line.
+            runs: the runs of the command line.
             outputs: the folder of all runs.
-            launcher: its name and options, for ``python -m launchers retry``.
+            launcher: the launcher's name and options, for ``python -m launchers retry``.
 
         Raises:
             SweepRefused: if the folder cannot be written.
         """
         now = datetime.datetime.now().astimezone()
-        ids = list(dict.fromkeys(run.id for run in asked))
+        ids = list(dict.fromkeys(run.id for run in runs))
         name = f"{now:%Y-%m-%d_%H-%M-%S}_{digest(sorted(ids))[:6]}"
-        every = graph(asked)
-        about: dict[str, Any] = {
+        every = graph(runs)
+        facts: dict[str, Any] = {
             "command": _command_line(),
             "directory": str(Path.cwd()),
             "user": slurm.user(),
@@ -80,20 +80,20 @@ class SweepFolder:
             "launcher": dict(launcher),
             "code": provenance.code(),
             "runs": ids,
-            "folders": list(dict.fromkeys(run.place for run in asked)),
+            "folders": list(dict.fromkeys(run.place for run in runs)),
             "required": {run.id: run.place for run in every if run.id not in set(ids)},
             "failures": {},
             "computed": 0,
         }
         lines = "".join(json.dumps(run.config, separators=(",", ":")) + "\n" for run in every)
         packed = gzip.compress(lines.encode(), 1)
-        about["signature"] = signature.sign(packed, dict(launcher))
+        facts["signature"] = signature.sign(packed, dict(launcher))
         try:
             folder = _new_folder(outputs / "sweeps" / name)
             write_atomically(folder / "runs.jsonl.gz", packed)
             if changes := provenance.git("diff", "HEAD"):
                 write_atomically(folder / "changes.diff", changes.encode())
-            write_json(folder / "sweep.json", about)
+            write_json(folder / "sweep.json", facts)
         except OSError as error:
             raise SweepRefused([str(error)]) from error
         return cls(folder)
@@ -103,7 +103,7 @@ class SweepFolder:
         """Return the sweep of this name, or the latest.
 
         Raises:
-            SweepRefused: if there is none; the newest five are listed.
+            SweepRefused: if there is none; the message lists the newest five.
         """
         known = sorted(path.parent.name for path in outputs.glob("sweeps/*/sweep.json"))
         chosen = known[-1] if name == "latest" and known else name
@@ -117,7 +117,7 @@ class SweepFolder:
 
     @property
     def jobs(self) -> Path:
-        """The folder of the jobs' logs and of what submitit leaves."""
+        """The folder of the jobs' logs and of submitit's files."""
         return self.folder / "jobs"
 
     @property
@@ -127,20 +127,20 @@ class SweepFolder:
 
     def places(self) -> dict[str, str]:
         """Return run id -> folder below ``outputs``, requirements first."""
-        asked = dict(zip(self.about["runs"], self.about["folders"], strict=True))
-        return {**self.about.get("required", {}), **asked}
+        requested = dict(zip(self.about["runs"], self.about["folders"], strict=True))
+        return {**self.about.get("required", {}), **requested}
 
     @property
     def is_own(self) -> bool:
-        """Whether this user sent the sweep as its files say now."""
+        """Whether this user sent the sweep and its files are unchanged since."""
         packed = (self.folder / "runs.jsonl.gz").read_bytes()
         return signature.is_own(self.about.get("signature"), packed, self.about.get("launcher"))
 
     def runs(self) -> list[Run]:
-        """Return every run as it was configured when the sweep was sent, requirements first.
+        """Return every run with its configuration at submission, requirements first.
 
         Raises:
-            SweepRefused: if the file is damaged, or of another sweep.
+            SweepRefused: if the file is damaged or belongs to another sweep.
         """
         path = self.folder / "runs.jsonl.gz"
         try:
@@ -161,35 +161,35 @@ class SweepFolder:
         return runs
 
     def note(self, outcome: Outcome) -> None:
-        """Write down how far the sweep went."""
+        """Write the outcome of the sweep to ``sweep.json``."""
         self.about |= {"failures": outcome.failures, "computed": outcome.computed}
         try:
             write_json(self.folder / "sweep.json", self.about)
-        except OSError as error:  # the disk is full: what the runs left is told all the same
+        except OSError as error:  # e.g. a full disk: the tables are shown anyway
             log.warning("%s", error)
         outcome.folder = self.folder
 
     def tidy(self) -> None:
-        """Remove what submitit leaves of jobs that are over; file systems count files."""
-        named = re.compile(r"(\d+)(_\d+)?_(\d+_)?(submitted|result)\.pkl")
+        """Remove submitit's files of ended jobs, because file systems limit the number of files."""
+        pattern = re.compile(r"(\d+)(_\d+)?_(\d+_)?(submitted|result)\.pkl")
         matches = [
-            match for path in self.jobs.glob("*.pkl") if (match := named.fullmatch(path.name))
+            match for path in self.jobs.glob("*.pkl") if (match := pattern.fullmatch(path.name))
         ]
         try:
             known = slurm.queue({match[1] for match in matches})
         except slurm.NoAnswer:
-            return  # nobody can say which jobs will still read theirs
+            return  # some jobs may still need their files
         alive = {job.id.partition("_")[0] for job in known.values() if not job.is_over}
         for match in matches:
             if match[1] not in alive:
-                with contextlib.suppress(FileNotFoundError, PermissionError):  # another's sweep
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # not our sweep
                     (self.jobs / match[0]).unlink()
 
     def snapshot(self) -> Path:
-        """Copy the tracked files, as they are now, and return the copy's folder.
+        """Copy the tracked files in their present state; return the copy's folder.
 
         Raises:
-            SweepRefused: if the code is in no git repository.
+            SweepRefused: if the code is not in a git repository.
         """
         tracked = provenance.git("ls-files", "-z")
         if tracked is None:
@@ -206,15 +206,15 @@ class SweepFolder:
 
 
 def _command_line() -> str:
-    """Return what the user typed, as near as the process can tell."""
+    """Return the command line that the user typed, as far as the process knows it."""
     program, *arguments = sys.orig_argv[1:] or [""]
-    if Path(program).name == "ssl-transfer":  # pip's script, which Python is given as a file
+    if Path(program).name == "ssl-transfer":  # the script that pip installed
         return shlex.join(["ssl-transfer", *arguments])
     return shlex.join(["python", program, *arguments])
 
 
 def _new_folder(folder: Path) -> Path:
-    """Make a folder that was not there: two sweeps may be sent in one second."""
+    """Create a new folder; two sweeps may be sent in the same second."""
     for number in itertools.count(1):
         unique = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         try:
@@ -231,23 +231,23 @@ def _new_folder(folder: Path) -> Path:
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """Return what ``sweep.json`` says.
+    """Return the content of ``sweep.json``.
 
     Raises:
-        Unreadable: if it cannot be read or says something else than it must.
+        Unreadable: if it cannot be read or lacks a required key.
     """
-    about = read_json(path)
-    if about is None:
+    facts = read_json(path)
+    if facts is None:
         raise Unreadable(f"`{path}` is missing")
-    names, folders = about.get("runs"), about.get("folders")
-    required = about.get("required", {})
+    names, folders = facts.get("runs"), facts.get("folders")
+    required = facts.get("required", {})
     if not (isinstance(names, list) and isinstance(folders, list) and isinstance(required, dict)):
         raise Unreadable(f"`{path}` is damaged (no valid runs, folders, required)")
     if len(names) != len(folders):
         raise Unreadable(f"`{path}` is damaged (it must name as many folders as runs)")
     if not all(isinstance(text, str) for text in (*names, *folders, *required.values())):
         raise Unreadable(f"`{path}` is damaged (names of runs and folders must be text)")
-    launcher = about.get("launcher")
+    launcher = facts.get("launcher")
     if not isinstance(launcher, dict) or not isinstance(launcher.get("name"), str):
         raise Unreadable(f"`{path}` is damaged (it must name the launcher)")
-    return about
+    return facts

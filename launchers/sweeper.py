@@ -1,4 +1,4 @@
-"""The product of the axes: Hydra's basic sweeper, without composing every run twice."""
+"""The product of the axes: like Hydra's basic sweeper, but composes every run only once."""
 
 import itertools
 import math
@@ -16,22 +16,22 @@ from launchers.sweep import SweepRefused
 from ssl_transfer.config.arguments import quoted
 
 MOST_RUNS = 10**6
-"""Runs above which a sweep can only be a mistake."""
+"""Number of runs above which a sweep is surely a mistake."""
 
 
 class GridSweeper(BasicSweeper):
-    """Hands every combination to the launcher at once.
+    """Passes all combinations to the launcher at once.
 
-    The basic sweeper composes each run to see whether it composes, and writes a ``multirun.yaml``;
-    here the launcher composes each run once and reports all problems together, and the sweep's
-    command stands in its ``sweep.json``.
+    Hydra's basic sweeper composes each run as a test and writes a ``multirun.yaml``. Here the
+    launcher composes each run once and reports all problems together, and ``sweep.json`` contains
+    the command.
     """
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         """Launch the product of the arguments (and of ``hydra.sweeper.params``).
 
         Raises:
-            SweepRefused: for several experiments, whose own grids Hydra would not read.
+            SweepRefused: for several experiments, because Hydra would not read their grids.
         """
         assert self.hydra_context is not None
         assert self.launcher is not None
@@ -52,19 +52,19 @@ def command_lines(overrides: Sequence[Override]) -> list[list[str]]:
     _refuse_ranges(overrides)
     lines = combinations(overrides)
     if not lines:
-        found = ", ".join(f"`{o.input_line}`" for o in overrides if o.is_sweep_override())
-        raise SweepRefused([f"every key must take one value or more, but one of {found} none."])
+        sweeps = ", ".join(f"`{o.input_line}`" for o in overrides if o.is_sweep_override())
+        raise SweepRefused([f"every key must take one value or more, but one of {sweeps} none."])
     return lines
 
 
 def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     """Return the command line of every combination of values.
 
-    Hydra's own sweepers lose the quotes around a text: ``"2024"`` becomes a number, and a text with
-    a special character cannot be read again.
+    Hydra's own sweepers drop the quotes around a text: ``"2024"`` becomes a number, and a text with
+    a special character cannot be parsed again.
 
     Args:
-        overrides: of the whole sweep; a later one of the same key replaces an earlier one.
+        overrides: the overrides of the whole sweep; the last one of a key wins.
 
     Raises:
         HydraException: for an ``interval``, which has no single values.
@@ -85,14 +85,14 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
 
 
 def _written(element: Any) -> str:
-    """Return one value of a sweep as Hydra's grammar writes it."""
-    if isinstance(element, str):  # Hydra's `choice(…)` has taken the quotes away
+    """Return one value of a sweep in Hydra's grammar."""
+    if isinstance(element, str):  # Hydra's `choice(…)` has removed the quotes
         return quoted(element)
     return Override._get_value_element_as_str(element)
 
 
 def _refuse_ranges(overrides: Sequence[Override]) -> None:
-    """Refuse a range without a value, and one whose runs would never end.
+    """Refuse a range without a value or with too many values.
 
     Raises:
         SweepRefused: with exit code 2.
@@ -105,11 +105,11 @@ def _refuse_ranges(overrides: Sequence[Override]) -> None:
         span = (chosen.stop or 0) - (chosen.start or 0)
         values = span / chosen.step if chosen.step else math.inf
         if not 0 < values <= MOST_RUNS:
-            found = "none" if values <= 0 else "too many"
+            number = "none" if values <= 0 else "too many"
             raise SweepRefused(
                 [
                     f"`{override.key_or_group}` must take between 1 and {MOST_RUNS} values, but "
-                    f"`{line}` gives {found}; range(a,b) counts up from a and stops before b."
+                    f"`{line}` gives {number}; range(a,b) counts up from a and stops before b."
                 ]
             )
 

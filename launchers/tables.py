@@ -1,4 +1,4 @@
-"""What follows every multirun: the tables of that sweep, and the exit code."""
+"""Hydra callback after every multirun: prints the sweep's tables and sets the exit code."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A slot's process: reads frozen configurations, a JSON line each, and answers how runs end."""
+"""The process of a slot: reads frozen configurations as JSON lines and answers with the results."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from ssl_transfer.system.plain_text import Formatter
 
 
 def main() -> None:
-    """Serve runs until the input ends.
+    """Execute runs until the input ends.
 
     Raises:
-        Interrupted: after SIGTERM or SIGUSR2, when the run has saved.
+        Interrupted: after SIGTERM or SIGUSR2, when the run has saved its state.
     """
-    # What runs print goes to the log; the pipe is for answers alone.
+    # The output of runs goes to the log; the pipe carries only answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -38,8 +38,8 @@ def _serve(run: Run) -> dict[str, Any]:
     let_group_write(run.config["paths"])
     sweep.say(run.describe())
     failure = run_one(run, packed=True)
-    said = None if failure else sweep.describe_scores(run.record())
-    return {"failure": failure, "said": said}
+    scores = None if failure else sweep.describe_scores(run.record())
+    return {"failure": failure, "said": scores}
 
 
 if __name__ == "__main__":

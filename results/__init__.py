@@ -1,7 +1,7 @@
-"""Tables and correlations from the records that runs leave.
+"""Tables and correlations from the records of runs.
 
-This package reads ``record.json`` and ``failure.json`` files and nothing else. It never imports
-torch or ``ssl_transfer``, so it works on a laptop that holds only a copy of the outputs folder.
+This package reads only ``record.json``, ``failure.json`` and ``sweep.json`` files. It never imports
+torch or ``ssl_transfer``, so it works on a laptop with only a copy of the outputs folder.
 On the command line it is ``python -m results``; in a notebook start with
 ``frame(read(Path("outputs")))``.
 """

@@ -31,7 +31,7 @@ EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 2 for a request that cannot be answered."""
+    """Run one command and return the exit code, which is 2 for an invalid request."""
     parsed = _parser().parse_args(arguments)
     try:
         code = int(parsed.function(parsed))
@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # The reader has gone; Python must not try to write the rest when it exits.
+        # The reader has closed the pipe; Python must not write the rest when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        said = printable(str(error))
-        print(f"error: every file must be readable and writable, but {said}.", file=sys.stderr)
+        reason = printable(str(error))
+        print(f"error: every file must be readable and writable, but {reason}.", file=sys.stderr)
         return 2
     return code
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m results",
-        description="Tables and correlations from the records that runs leave.",
+        description="Tables and correlations from the records of runs.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -61,19 +61,23 @@ def _parser() -> argparse.ArgumentParser:
     table = _reading(commands, "table", _table, "encoder × dataset for each protocol")
     table.add_argument("--metric", help="show this metric instead of each run's primary one")
     _writing(table)
-    correlate = _reading(commands, "correlate", _correlate, "does a proxy tell the target?")
+    correlate = _reading(
+        commands, "correlate", _correlate, "correlate cheap scores with a target score"
+    )
     spec = "PROTOCOL[:METRIC]"
     correlate.add_argument("--proxy", type=_names, required=True, metavar=f"{spec},…")
     correlate.add_argument("--target", required=True, metavar=spec)
     correlate.add_argument("--plot", type=Path, metavar="FILE", help="draw the scatter (PNG, PDF)")
     _writing(correlate)
     compared = _reading(commands, "compare", _compare, "own scores beside published ones")
-    compared.add_argument("--unmatched", action="store_true", help="list what has no partner, too")
+    compared.add_argument(
+        "--unmatched", action="store_true", help="also list scores without a counterpart"
+    )
     _writing(compared)
     long = _reading(commands, "list", _list, "the long table: one line per run and metric")
     long.add_argument("--format", choices=("terminal", "csv", "markdown"), default="terminal")
-    _reading(commands, "failures", _failures, "what failed or could not be judged, and why")
-    summary = commands.add_parser("summary", help="what is said at the end of a multirun")
+    _reading(commands, "failures", _failures, "failed and invalid runs, with reasons")
+    summary = commands.add_parser("summary", help="the report at the end of a multirun")
     summary.add_argument("--sweep", default="latest", help="latest, a name, or a path")
     _placing(summary)
     summary.set_defaults(function=_summary)
@@ -85,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 def _reading(
     commands: "Commands", name: str, function: Callable[[argparse.Namespace], int], text: str
 ) -> argparse.ArgumentParser:
-    """Add a command that reads records, with the options that say which."""
+    """Add a command that reads records, with options to select them."""
     parser = commands.add_parser(name, help=text)
     parser.set_defaults(function=function)
     _placing(parser)
@@ -109,7 +113,7 @@ def _reading(
 
 
 def _placing(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says where records are; a variable moves them, as in ``conf/paths``."""
+    """Add the option ``--outputs``; a variable sets its default, as in ``conf/paths``."""
     default = Path(os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")).expanduser()
     parser.add_argument("--outputs", type=Path, default=default, help="where runs write")
 
@@ -124,7 +128,7 @@ def _names(text: str) -> list[str]:
 
 
 def _results(options: argparse.Namespace) -> Results:
-    """Read what the options ask for; say which files could not be used."""
+    """Read the records that the options select; warn about unusable files."""
     if options.published and options.function is not _compare:
         from results.published import read_published
 
@@ -161,20 +165,23 @@ def _correlate(options: argparse.Namespace) -> int:
     if options.plot and options.plot.suffix not in PICTURES:
         raise unknown("the ending of `--plot`", options.plot.suffix, PICTURES)
     results = _results(options)
-    found = correlations.correlate(results, options.proxy, options.target)
-    numbers, one = correlations.to_csv_long(found), correlations.to_one_table(found)
+    coefficients = correlations.correlate(results, options.proxy, options.target)
+    numbers, table = correlations.to_csv_long(coefficients), correlations.to_one_table(coefficients)
     if options.format == "terminal":
-        show_correlations(found)
+        show_correlations(coefficients)
     else:
-        show([one], numbers, options.format)
+        show([table], numbers, options.format)
     if options.save:
-        print(f"saved: {save(options.save, 'correlations', [one], numbers)}", file=sys.stderr)
+        print(f"saved: {save(options.save, 'correlations', [table], numbers)}", file=sys.stderr)
     if options.plot:
         from results.plots import scatter
 
         target = correlations.scores(results, options.target)
         scatter(
-            options.plot, target, [correlations.scores(results, p) for p in options.proxy], found
+            options.plot,
+            target,
+            [correlations.scores(results, p) for p in options.proxy],
+            coefficients,
         )
         print(f"drawn: {options.plot}", file=sys.stderr)
     return 0
@@ -184,11 +191,11 @@ def _compare(options: argparse.Namespace) -> int:
     from results.published import names
 
     results = _results(options)
-    found = comparison.compare(results, options.published or names())
-    shown = [comparison.to_table(found, options.mean_over)]
+    result = comparison.compare(results, options.published or names())
+    shown = [comparison.to_table(result, options.mean_over)]
     if options.unmatched:
-        shown += comparison.unmatched(found)
-    numbers = comparison.to_csv_pairs(found)
+        shown += comparison.unmatched(result)
+    numbers = comparison.to_csv_pairs(result)
     show(shown, numbers, options.format)
     if options.save:
         print(f"saved: {save(options.save, 'comparison', shown, numbers)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Own scores beside published ones, matched by encoder, protocol, dataset and metric."""
+"""Comparison of own and published scores, matched by encoder, protocol, dataset and metric."""
 
 import dataclasses
 import statistics
@@ -17,7 +17,7 @@ HEADER = ["table", "encoder", "protocol", "dataset", "metric"]
 
 
 class Key(NamedTuple):
-    """What a score is of."""
+    """What a score belongs to."""
 
     encoder: str
     protocol: str
@@ -27,11 +27,11 @@ class Key(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An own score and a published one of the same thing.
+    """An own score and the corresponding published one.
 
     Args:
         table: the published table's name.
-        key: what both are of, as the own labels say it.
+        key: the key of both scores, with the own labels.
         own: the own runs.
         published: the published score.
     """
@@ -43,7 +43,7 @@ class Pair:
 
     @property
     def scale(self) -> float:
-        """By what scores are multiplied to show them."""
+        """Factor for showing scores (100 for percent)."""
         return 100.0 if self.published.unit == "fraction" else 1.0
 
     @property
@@ -54,12 +54,12 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """All pairs, and what has no partner.
+    """All pairs, and the scores without a counterpart.
 
     Args:
         pairs: in the order of the published tables.
-        only_own: own scores of metrics that the tables state, which have no published figure.
-        only_published: table and score of which there is no own run.
+        only_own: own scores without a published one, for metrics that the tables contain.
+        only_published: table and key of published scores without an own run.
     """
 
     pairs: list[Pair]
@@ -68,17 +68,17 @@ class Comparison:
 
 
 def compare(results: Results, tables: Sequence[str]) -> Comparison:
-    """Return own scores beside those of published tables.
+    """Return own scores paired with those of published tables.
 
-    Names match as they stand in both; an own label may add what sets variants apart
-    (``finetune steps=5000`` is a ``finetune``), each variant makes a pair of its own.
+    Names must be equal, but an own label may have additional parts that distinguish variants
+    (``finetune steps=5000`` matches ``finetune``). Each variant is a pair of its own.
 
     Args:
         results: own records.
         tables: names of published tables.
 
     Raises:
-        ResultsError: if a table is unknown, or no score has a partner.
+        ResultsError: if a table is unknown, or no score has a counterpart.
     """
     stated = [(name, row) for name in tables for row in read_published([name]).rows]
     own = _own_cells(results, {row.metric for _, row in stated})
@@ -87,11 +87,11 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
         by_name[_plain(key)].append(key)
     pairs, only_published = [], []
     for name, row in stated:
-        wanted = Key(row.encoder, row.protocol, row.dataset, row.metric)
+        published = Key(row.encoder, row.protocol, row.dataset, row.metric)
         variants = _words(row.protocol)
-        found = [key for key in by_name[_plain(wanted)] if variants <= _words(key.protocol)]
-        pairs += [Pair(name, key, own[key], row) for key in sorted(found, key=_order)]
-        only_published += [] if found else [(name, wanted)]
+        keys = [key for key in by_name[_plain(published)] if variants <= _words(key.protocol)]
+        pairs += [Pair(name, key, own[key], row) for key in sorted(keys, key=_order)]
+        only_published += [] if keys else [(name, published)]
     matched = {pair.key for pair in pairs}
     only_own = sorted((key for key in own if key not in matched), key=_order)
     if not pairs:
@@ -104,17 +104,17 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
 
 
 def _own_cells(results: Results, metrics: Iterable[str]) -> dict[Key, Cell]:
-    there = {(row.protocol, row.metric) for row in results.rows}
+    available = {(row.protocol, row.metric) for row in results.rows}
     return {
         Key(encoder, protocol, dataset, metric): cell
-        for protocol, metric in there & {(p, m) for p, _ in there for m in metrics}
+        for protocol, metric in available & {(p, m) for p, _ in available for m in metrics}
         for (encoder, dataset), cell in cells(results, protocol, metric).items()
         if cell.values
     }
 
 
 def _plain(key: Key) -> Key:
-    """Return a key without what sets variants of its labels apart."""
+    """Return a key without the parts of its labels that distinguish variants."""
     return Key(*(label.split(" ")[0] for label in key))
 
 
@@ -132,7 +132,7 @@ def _some(keys: Sequence[Key]) -> str:
 
 
 def to_table(comparison: Comparison, mean_over: Sequence[str] = ()) -> Table:
-    """Return the pairs as texts to read, fractions in percent."""
+    """Return the pairs as a table of texts, with fractions in percent."""
     rows = [
         [
             pair.table,
@@ -165,7 +165,7 @@ def _number(value: float, scale: float, sign: str = "") -> str:
 
 
 def _summaries(comparison: Comparison) -> list[str]:
-    """Return how far off a protocol is on average, and how much has no partner."""
+    """Return each protocol's mean difference, and the numbers of scores without a counterpart."""
     groups: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for pair in comparison.pairs:
         groups[pair.table, pair.key.protocol, pair.key.metric].append(pair.difference)
@@ -184,7 +184,7 @@ def _summaries(comparison: Comparison) -> list[str]:
 
 
 def unmatched(comparison: Comparison) -> list[Table]:
-    """Return what has no partner: own cells, then published figures."""
+    """Return tables of scores without a counterpart: own cells, then published figures."""
     tables = []
     for title, keys in (
         ("Own cells without a published figure", [("", key) for key in comparison.only_own]),
@@ -201,7 +201,7 @@ def unmatched(comparison: Comparison) -> list[Table]:
 
 
 def to_csv_pairs(comparison: Comparison) -> str:
-    """Return numbers to compute with: fractions in percent, one row per pair or lone score."""
+    """Return CSV with one row of numbers per pair; fractions are in percent."""
     header = [*HEADER, "unit", "own", "own std", "published", "difference", "n"]
     rows: list[list[object]] = []
     for pair in comparison.pairs:

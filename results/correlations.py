@@ -1,9 +1,9 @@
-"""Does a cheap score tell which encoder will be best? Correlations of proxies with a target.
+"""Correlations of cheap scores (proxies) with a target score over encoders.
 
-The unit is the encoder: its seeds are averaged first, and two encoders never are. As in Ericsson
-et al. 2021 (https://arxiv.org/abs/2011.13377, appendix A.7), scores in [0, 1] enter Pearson's
-coefficient as logits, unbounded ones as they are, and errors with their sign changed; Pearson on
-the scores as they are is given beside it.
+The unit is the encoder: the scores of its seeds are averaged first. As in Ericsson et al. 2021
+(https://arxiv.org/abs/2011.13377, appendix A.7), Pearson's coefficient uses scores in [0, 1] as
+logits, unbounded scores unchanged, and errors with their sign changed. Pearson's coefficient of the
+unchanged scores is reported, too.
 """
 
 import dataclasses
@@ -29,19 +29,19 @@ NAMES: tuple[Name, ...] = ("pearson", "pearson (logit)", "spearman", "kendall")
 MEAN, POOLED = "mean over datasets", "average log-odds"
 
 CLIP = 5e-4
-"""Scores enter logits no nearer to 0 or 1 than half a sample of a test set of 1,000."""
+"""Distance of scores from 0 and 1 in logits: half a sample of a test set of 1,000 images."""
 
 
 @dataclasses.dataclass
 class Scores:
-    """A protocol's scores by dataset, then encoder, signed so that more is better.
+    """A protocol's scores by dataset and encoder, signed so that higher is better.
 
     Args:
-        name: what the user called them.
-        raw: the scores; those on dataset ``""`` serve all datasets.
-        logits: the same, bounded ones on the scale of logits.
+        name: the user's name for them, e.g. ``knn:top1``.
+        raw: the scores; those on dataset ``""`` are used for all datasets.
+        logits: the scores, those in [0, 1] as logits.
         bounded: the datasets whose scores lie in [0, 1].
-        negated: whether they are errors, whose sign was changed.
+        negated: whether the scores are errors with their sign changed.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Scores:
         return self.raw.get(key, {}), self.logits.get(key, {})
 
     def percent(self, dataset: str) -> float:
-        """Return by what to multiply raw scores to show them."""
+        """Return the factor for showing raw scores (100 for percent)."""
         return 100.0 if self._key(dataset) in self.bounded else 1.0
 
     def mean_logits(self, datasets: Sequence[str]) -> Values:
-        """Return logits averaged over datasets, for encoders that have them all."""
+        """Return logits averaged over datasets, for encoders with scores on all of them."""
         columns = [self.on(dataset)[1] for dataset in datasets]
         complete = set.intersection(*(set(column) for column in columns))
         return {e: math.fsum(column[e] for column in columns) / len(columns) for e in complete}
@@ -71,7 +71,7 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """How one proxy, or one against another, goes with the target on a dataset or over all."""
+    """Coefficients of a proxy, or differences of two proxies, on one dataset or over all."""
 
     dataset: str
     proxy: str
@@ -84,29 +84,29 @@ def scores(results: Results, proxy: str) -> Scores:
     """Return the scores that ``protocol[:metric]`` names, seeds averaged.
 
     Raises:
-        ResultsError: if there are none.
+        ResultsError: if the protocol or the metric is unknown.
     """
     protocol, metric = choose(results, proxy)
-    found = Scores(proxy)
+    result = Scores(proxy)
     for (encoder, dataset), cell in cells(results, protocol, metric).items():
         if cell.values and cell.row is not None:
             sign = 1.0 if cell.row.higher_is_better else -1.0
             value, bounded = cell.mean, cell.row.unit == "fraction"
             inside = min(max(value, CLIP), 1 - CLIP)
-            found.negated |= sign < 0
+            result.negated |= sign < 0
             if bounded:
-                found.bounded.add(dataset)
+                result.bounded.add(dataset)
             logit = math.log(inside / (1 - inside)) if bounded else value
-            found.raw.setdefault(dataset, {})[encoder] = sign * value
-            found.logits.setdefault(dataset, {})[encoder] = sign * logit
-    return found
+            result.raw.setdefault(dataset, {})[encoder] = sign * value
+            result.logits.setdefault(dataset, {})[encoder] = sign * logit
+    return result
 
 
 def correlate(results: Results, proxies: Sequence[str], target: str) -> list[Correlation]:
-    """Return how each proxy correlates with the target, and how much better than another.
+    """Return each proxy's correlation with the target, and the differences between proxies.
 
-    For each dataset that has the target; then the mean over these datasets; then the coefficient
-    of logits averaged over datasets. Two proxies are compared on the encoders they share.
+    They are computed for each dataset with target scores; then as means over these datasets; then
+    for logits averaged over datasets. Two proxies are compared on the encoders that both have.
 
     Raises:
         ResultsError: for an unknown protocol or metric, or a proxy that is the target.
@@ -118,23 +118,23 @@ def correlate(results: Results, proxies: Sequence[str], target: str) -> list[Cor
 
 
 def correlate_scores(target: Scores, proxies: Sequence[Scores]) -> list[Correlation]:
-    """Do what ``correlate`` says with scores at hand."""
+    """Return the result of ``correlate`` for given scores."""
     datasets = sorted((dataset for dataset in target.raw if dataset), key=natural)
     if not datasets:
         raise ResultsError(
             f"the target must have scores on a dataset, but `{target.name}` has none."
         )
-    found = []
+    correlations = []
     for dataset in datasets:
         pairs = {proxy.name: proxy.on(dataset) for proxy in proxies}
-        found += list(_compare(dataset, target.name, target.on(dataset), pairs))
+        correlations += list(_compare(dataset, target.name, target.on(dataset), pairs))
     if len(datasets) > 1:
-        found += list(_means(found))
+        correlations += list(_means(correlations))
         none: Values = {}
         pooled = {proxy.name: (none, proxy.mean_logits(datasets)) for proxy in proxies}
         goal = none, target.mean_logits(datasets)
-        found += list(_compare(POOLED, target.name, goal, pooled))
-    return found
+        correlations += list(_compare(POOLED, target.name, goal, pooled))
+    return correlations
 
 
 def _compare(
@@ -150,8 +150,8 @@ def _compare(
             name,
             target_name,
             {
-                one: _coefficient(goal, source, kind)
-                for one, kind, goal, source in _inputs(dataset, target, proxy)
+                label: _coefficient(goal, source, kind)
+                for label, kind, goal, source in _inputs(dataset, target, proxy)
             },
         )
     for (base_name, base), (name, proxy) in itertools.combinations(proxies.items(), 2):
@@ -161,8 +161,8 @@ def _compare(
             f"{name} − {base_name}",
             target_name,
             {
-                one: _difference(goal, source, other, kind)
-                for (one, kind, goal, source), (_, _, _, other) in zip(
+                label: _difference(goal, source, other, kind)
+                for (label, kind, goal, source), (_, _, _, other) in zip(
                     _inputs(dataset, target, proxy), with_base, strict=True
                 )
             },
@@ -173,7 +173,7 @@ def _compare(
 def _inputs(
     dataset: str, target: tuple[Values, Values], proxy: tuple[Values, Values]
 ) -> list[tuple[Name, Kind, Values, Values]]:
-    """Return what each coefficient is computed from."""
+    """Return the inputs of each coefficient: its name, kind, target and proxy."""
     raw, logits = (target[0], proxy[0]), (target[1], proxy[1])
     ranked = logits if dataset == POOLED else raw
     inputs: list[tuple[Name, Kind, Values, Values]] = [
@@ -198,66 +198,66 @@ def _difference(target: Values, proxy: Values, base: Values, kind: Kind) -> Coef
     return difference(columns[0], columns[1], columns[2], kind)
 
 
-def _means(found: Sequence[Correlation]) -> Iterator[Correlation]:
-    for proxy in dict.fromkeys(one.proxy for one in found):
-        same = [one for one in found if one.proxy == proxy]
-        means = {name: average([one.coefficients[name] for one in same]) for name in NAMES}
+def _means(correlations: Sequence[Correlation]) -> Iterator[Correlation]:
+    for proxy in dict.fromkeys(entry.proxy for entry in correlations):
+        same = [entry for entry in correlations if entry.proxy == proxy]
+        means = {name: average([entry.coefficients[name] for entry in same]) for name in NAMES}
         yield dataclasses.replace(same[0], dataset=MEAN, coefficients=means)
 
 
-def to_tables(found: Sequence[Correlation]) -> list[Table]:
-    """Return one table per dataset, as texts to read."""
+def to_tables(correlations: Sequence[Correlation]) -> list[Table]:
+    """Return one table of texts per dataset."""
     tables = []
-    for dataset in dict.fromkeys(one.dataset for one in found):
-        same = [one for one in found if one.dataset == dataset]
+    for dataset in dict.fromkeys(entry.dataset for entry in correlations):
+        same = [entry for entry in correlations if entry.dataset == dataset]
         names = [name for name in NAMES if name in same[0].coefficients]
-        rows = [[one.proxy, *_cells(one, names)] for one in same]
+        rows = [[entry.proxy, *_cells(entry, names)] for entry in same]
         title = f"{dataset}: correlation with {same[0].target}"
         tables.append(Table(title, ["proxy", "n", *names], rows, _undefined(same)))
     return tables
 
 
-def to_one_table(found: Sequence[Correlation]) -> Table:
-    """Return everything as one table, for Markdown."""
-    rows = [[one.dataset, one.proxy, *_cells(one, NAMES)] for one in found]
-    title = f"Correlation with {found[0].target}"
-    return Table(title, ["dataset", "proxy", "n", *NAMES], rows, legend(found), left=2)
+def to_one_table(correlations: Sequence[Correlation]) -> Table:
+    """Return all correlations as one table, for Markdown."""
+    rows = [[entry.dataset, entry.proxy, *_cells(entry, NAMES)] for entry in correlations]
+    title = f"Correlation with {correlations[0].target}"
+    return Table(title, ["dataset", "proxy", "n", *NAMES], rows, legend(correlations), left=2)
 
 
-def legend(found: Sequence[Correlation]) -> list[str]:
-    """Return what a reader must know about the numbers."""
+def legend(correlations: Sequence[Correlation]) -> list[str]:
+    """Return the notes that explain the numbers."""
     notes = [
         "coefficients over n encoders (seeds averaged first) with 95 % intervals; fewer than "
         f"{FEWEST} encoders are too few",
         f"logits: scores in [0, 1] as log-odds, limited to [{CLIP:.2%}, {1 - CLIP:.2%}]; errors "
         "count with their sign changed",
     ]
-    if any(one.is_difference for one in found):
+    if any(entry.is_difference for entry in correlations):
         notes.append("a − b: how much better a correlates than b, on the encoders that have both")
-    if any(one.dataset == MEAN for one in found):
+    if any(entry.dataset == MEAN for entry in correlations):
         notes.append(
             f"{MEAN}: its interval is the mean of the datasets' intervals, which holds however "
             f"the datasets depend on each other; {POOLED}: logits averaged over datasets first"
         )
-    return notes + _undefined(found)
+    return notes + _undefined(correlations)
 
 
-def to_csv_long(found: Sequence[Correlation]) -> str:
-    """Return one row per dataset, proxy and coefficient, as numbers to compute with."""
+def to_csv_long(correlations: Sequence[Correlation]) -> str:
+    """Return CSV with one row of numbers per dataset, proxy and coefficient."""
     header = ["dataset", "proxy", "target", "coefficient", "n", "value", "low", "high", "note"]
     rows: list[list[object]] = []
-    for one in found:
-        for name, c in one.coefficients.items():
+    for entry in correlations:
+        for name, c in entry.coefficients.items():
             ends = [round(number, 6) for number in (c.value, c.low, c.high)]
-            label = f"difference of {name}" if one.is_difference else name
-            rows.append([one.dataset, one.proxy, one.target, label, c.n, *ends, c.note])
+            label = f"difference of {name}" if entry.is_difference else name
+            rows.append([entry.dataset, entry.proxy, entry.target, label, c.n, *ends, c.note])
     return to_csv(header, rows)
 
 
-def _cells(one: Correlation, names: Sequence[Name]) -> list[str]:
-    sign = "+" if one.is_difference else ""
-    counts = sorted({c.n for c in one.coefficients.values()})
-    texts = [_shown(one.coefficients.get(name), sign) for name in names]
+def _cells(correlation: Correlation, names: Sequence[Name]) -> list[str]:
+    sign = "+" if correlation.is_difference else ""
+    counts = sorted({c.n for c in correlation.coefficients.values()})
+    texts = [_shown(correlation.coefficients.get(name), sign) for name in names]
     return ["-".join(str(n) for n in counts), *texts]
 
 
@@ -270,13 +270,13 @@ def _shown(c: Coefficient | None, sign: str) -> str:
 
 
 def _short(number: float, sign: str = "") -> str:
-    """Return a number in [-2, 2] as coefficients are written: ``.64``, ``-.05``, ``1.00``."""
+    """Return a coefficient in [-2, 2] as text: ``.64``, ``-.05``, ``1.00``."""
     rounded = round(number, 2) + 0.0  # no -0.00
     text = f"{rounded:{sign}.2f}"
     return text.replace("0.", ".", 1) if abs(rounded) < 1 else text
 
 
-def _undefined(found: Sequence[Correlation]) -> list[str]:
+def _undefined(correlations: Sequence[Correlation]) -> list[str]:
     """Return one sentence per reason why a coefficient is undefined."""
-    notes = (c.note for one in found for c in one.coefficients.values() if ":" in c.note)
+    notes = (c.note for entry in correlations for c in entry.coefficients.values() if ":" in c.note)
     return list(dict.fromkeys(notes))

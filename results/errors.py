@@ -1,4 +1,4 @@
-"""What a user can get wrong."""
+"""Errors of the commands that are shown to the user."""
 
 from collections.abc import Iterable
 
@@ -8,6 +8,6 @@ class ResultsError(ValueError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ResultsError:
-    """Return the error for a name that does not exist, which lists those that do."""
-    names = ", ".join(f"`{one}`" for one in known) or "none"
+    """Return the error for an unknown name; its message lists the known names."""
+    names = ", ".join(f"`{option}`" for option in known) or "none"
     return ResultsError(f"{kind} must be one of the known ({names}), but is `{name}` instead.")

@@ -1,17 +1,17 @@
-"""Correlation coefficients over few encoders, each with a 95 % interval that covers.
+"""Correlation coefficients over few encoders, each with a 95 % interval of correct coverage.
 
-The methods were chosen by simulated coverage at 6 and 13 encoders, where a percentile bootstrap
-covers only about 88 % at 6; ``benchmarks/correlation_coverage.py`` prints the comparison.
+The methods were chosen by their simulated coverage at 6 and 13 encoders. A percentile bootstrap
+covers only about 88 % at 6 encoders; ``benchmarks/correlation_coverage.py`` prints the comparison.
 
 * **Pearson** (also on logits): Fisher's z with standard error ``1 / sqrt(n - 3)``.
-* **Spearman, Kendall**, up to 20 encoders: both take few values at small n and have none beyond
-  1, which normal approximations ignore (at n = 6 and rho = 0.9 they cover 77-87 %). Their
-  sampling distribution under a bivariate normal copula is therefore simulated and the test of
-  each rho inverted: values are rejected in the order of their smaller tail probability (Blaker
-  2000, https://doi.org/10.2307/3315916) until the rejected probability is as near to 5 % as the
-  steps allow. Ranks do not see the margins, so only the dependence is assumed normal.
-* **Spearman, Kendall**, beyond: Fisher's z with the standard errors of Bonett and Wright (2000,
-  https://doi.org/10.1007/BF02294183) and of the normal population (Esscher 1924).
+* **Spearman, Kendall**, up to 20 encoders: both have few possible values at small n and are bounded
+  by 1. Normal approximations ignore this and cover only 77-87 % at n = 6 and rho = 0.9. Their
+  sampling distribution under a bivariate normal copula is therefore simulated, and the test of each
+  rho is inverted: values are rejected in the order of their smaller tail probability (Blaker 2000,
+  https://doi.org/10.2307/3315916) until the rejected probability is as close to 5 % as the discrete
+  steps allow. Ranks do not depend on the margins, so only the dependence is assumed normal.
+* **Spearman, Kendall**, over 20 encoders: Fisher's z with the standard errors of Bonett and Wright
+  (2000, https://doi.org/10.1007/BF02294183) and of the normal population (Esscher 1924).
 
 The population values of a bivariate normal with correlation rho are rho itself for Pearson,
 ``6 / pi * asin(rho / 2)`` for Spearman and ``2 / pi * asin(rho)`` for Kendall.
@@ -30,10 +30,10 @@ Kind = Literal["pearson", "spearman", "kendall"]
 Floats = NDArray[np.float64]
 
 FEWEST = 5
-"""With fewer encoders no coefficient is given."""
+"""Minimal number of encoders for a coefficient."""
 SIMULATED_UP_TO = 20
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal
-_Z_GRID = np.linspace(0.0, 3.5, 51)  # Fisher's z of the populations simulated, up to rho = 0.998
+_Z_GRID = np.linspace(0.0, 3.5, 51)  # Fisher's z of the simulated populations, up to rho = 0.998
 _SAMPLES = 10_000
 TIE_BREAK = 1e-5  # far below the step of either rank coefficient for n <= 20
 
@@ -42,7 +42,7 @@ TIE_BREAK = 1e-5  # far below the step of either rank coefficient for n <= 20
 class Coefficient:
     """A coefficient in ``[-1, 1]`` (or a difference of two) with its 95 % interval.
 
-    Where there is none, the three numbers are NaN and ``note`` says why.
+    If there is no coefficient, the three numbers are NaN and ``note`` gives the reason.
     """
 
     value: float
@@ -53,7 +53,7 @@ class Coefficient:
 
     @classmethod
     def none(cls, n: int, note: str) -> "Coefficient":
-        """Return the answer where there is no coefficient."""
+        """Return a result without a coefficient."""
         return cls(math.nan, math.nan, math.nan, n, note)
 
     def __bool__(self) -> bool:
@@ -65,13 +65,13 @@ def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
 
     Simulated coverage for bivariate normal populations, at 6 as well as at 13 encoders: 95-96 %
     for Pearson, 94-97 % for Spearman (average ranks) and Kendall (tau-b) at every rho from 0 to
-    0.99. Heavy tails (t with 3 degrees of freedom) cost Pearson much (88 % at 6 encoders, 82 %
-    at 13) and the others little (92-96 and 91-93 %).
+    0.99. Heavy tails (t with 3 degrees of freedom) reduce the coverage of Pearson strongly (88 % at
+    6 encoders, 82 % at 13) and that of the others slightly (92-96 and 91-93 %).
 
     Args:
         x: one finite score per encoder.
         y: the other score of the same encoders.
-        kind: which coefficient.
+        kind: the coefficient.
     """
     n = len(x)
     if n < FEWEST:
@@ -99,30 +99,37 @@ def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Coe
     over nine trivariate normal populations: at 6 encoders 95-98 % for Pearson, 94-99 % for
     Spearman and 93-99 % for Kendall; at 13 encoders 94-96, 93-96 and 92-95 %.
     """
-    one, two = coefficient(target, first, kind), coefficient(target, second, kind)
-    if not one or not two:
-        return Coefficient.none(len(target), one.note or two.note)
-    # Kendall's coefficients vary together about as Spearman's do.
+    coefficient_1, coefficient_2 = (
+        coefficient(target, first, kind),
+        coefficient(target, second, kind),
+    )
+    if not coefficient_1 or not coefficient_2:
+        return Coefficient.none(len(target), coefficient_1.note or coefficient_2.note)
+    # Kendall's coefficients are correlated about as much as Spearman's.
     measure = pearson if kind == "pearson" else spearman
     together = _overlap(measure(target, first), measure(target, second), measure(first, second))
-    delta = one.value - two.value
-    low = _combined(one.value - one.low, two.high - two.value, together)
-    high = _combined(one.high - one.value, two.value - two.low, together)
+    delta = coefficient_1.value - coefficient_2.value
+    low = _combined(
+        coefficient_1.value - coefficient_1.low, coefficient_2.high - coefficient_2.value, together
+    )
+    high = _combined(
+        coefficient_1.high - coefficient_1.value, coefficient_2.value - coefficient_2.low, together
+    )
     return Coefficient(delta, delta - low, delta + high, len(target))
 
 
 def average(coefficients: Sequence[Coefficient]) -> Coefficient:
-    """Return the mean coefficient over datasets, as wide an interval as one dataset's.
+    """Return the mean coefficient over datasets; its interval is the mean of the intervals.
 
-    The same encoders are judged on every dataset, so the coefficients are dependent in a way that
-    six encoders cannot tell. The mean of the ends holds for any dependence: simulated coverage
-    is 96-98 % where datasets nearly agree, and up to 100 % where they are unrelated.
+    The same encoders are evaluated on every dataset, so the coefficients are dependent, and few
+    encoders do not suffice to estimate how much. The mean interval is valid for any dependence: the
+    simulated coverage is 96-98 % if datasets nearly agree, and up to 100 % if they are unrelated.
     """
-    missing = [one for one in coefficients if not one]
-    fewest = min((one.n for one in coefficients), default=0)
+    missing = [item for item in coefficients if not item]
+    fewest = min((item.n for item in coefficients), default=0)
     if missing or not coefficients:
         return Coefficient.none(fewest, missing[0].note if missing else "too few")
-    value, low, high = np.mean([(one.value, one.low, one.high) for one in coefficients], axis=0)
+    value, low, high = np.mean([(item.value, item.low, item.high) for item in coefficients], axis=0)
     return Coefficient(float(value), float(low), float(high), fewest)
 
 
@@ -139,7 +146,7 @@ def spearman(x: Floats, y: Floats) -> float:
 
 
 def kendall(x: Floats, y: Floats) -> float:
-    """Return tau-b: concordant minus discordant pairs over those that are not tied."""
+    """Return tau-b: concordant minus discordant pairs, normalised by the pairs without ties."""
     sign_x, sign_y = np.sign(np.subtract.outer(x, x)), np.sign(np.subtract.outer(y, y))
     untied = math.sqrt(float((sign_x**2).sum()) * float((sign_y**2).sum()))
     return float((sign_x * sign_y).sum()) / untied
@@ -204,15 +211,15 @@ def inverted(kind: Kind, n: int, observed: Floats) -> tuple[Floats, Floats]:
         observed: the coefficient with its ties broken, as in ``simulated``.
     """
     samples = simulated(n)[kind]
-    # A population of -rho is that of rho seen in a mirror.
+    # The population of -rho is the mirror image of that of rho.
     mirrored = _acceptability(samples, -observed)[:0:-1]
-    kept = np.concatenate([mirrored, _acceptability(samples, observed)]) > 0.05
-    # Beyond the grid the order is all but perfect, which explains an observed perfect one.
-    kept[0] |= (observed <= -1) | (~kept.any(0) & (observed < 0))
-    kept[-1] |= (observed >= 1) | (~kept.any(0) & (observed >= 0))
+    accepted = np.concatenate([mirrored, _acceptability(samples, observed)]) > 0.05
+    # Beyond the grid the order is nearly perfect, which is compatible with a perfect observed one.
+    accepted[0] |= (observed <= -1) | (~accepted.any(0) & (observed < 0))
+    accepted[-1] |= (observed >= 1) | (~accepted.any(0) & (observed >= 0))
     z = np.concatenate([-_Z_GRID[:0:-1], _Z_GRID])
     half_step = (z[1] - z[0]) / 2
-    first, last = kept.argmax(0), len(z) - 1 - kept[::-1].argmax(0)
+    first, last = accepted.argmax(0), len(z) - 1 - accepted[::-1].argmax(0)
     low = np.where(first == 0, -1.0, np.tanh(z[first] - half_step))
     high = np.where(last == len(z) - 1, 1.0, np.tanh(z[last] + half_step))
     return low, high
@@ -221,19 +228,19 @@ def inverted(kind: Kind, n: int, observed: Floats) -> tuple[Floats, Floats]:
 def _acceptability(samples: Floats, observed: Floats) -> Floats:
     """Return for each population the probability of values at most as plausible as observed.
 
-    The observed value itself counts half, so that rejecting at 5 % is right on average over the
-    steps of a discrete distribution rather than never too often.
+    The observed value itself counts half, so that the rejection rate of a discrete distribution is
+    5 % on average rather than at most 5 %.
 
     Args:
         samples: sorted values, one row per population.
-        observed: the values to judge, one column of the answer each.
+        observed: the observed values, one column of the result each.
     """
     size = samples.shape[1]
     result = np.empty((len(samples), len(observed)))
     for row, values in zip(result, samples, strict=True):
         below, above = _tails(values, observed)
         tail = np.minimum(below, above)
-        # The other tail goes as far inwards as it stays no likelier than this one.
+        # The other tail extends inwards as long as it is no more probable than this one.
         top, bottom = values[np.minimum(size - tail, size - 1)], values[np.maximum(tail - 1, 0)]
         upto_bottom, from_bottom = _tails(values, bottom)
         upto_top, from_top = _tails(values, top)
@@ -246,7 +253,7 @@ def _acceptability(samples: Floats, observed: Floats) -> Floats:
 
 
 def _tails(values: Floats, observed: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return how many of the sorted values are at most, and at least, as large as each observed."""
+    """Return how many sorted values are <= and how many are >= each observed value."""
     below = np.searchsorted(values, observed, "right")
     return below, len(values) - np.searchsorted(values, observed, "left")
 
@@ -255,8 +262,8 @@ def _tails(values: Floats, observed: Floats) -> tuple[NDArray[np.intp], NDArray[
 def simulated(n: int) -> dict[Kind, Floats]:
     """Return sorted rank coefficients of normal samples, one row per point of the grid.
 
-    Equal values of one coefficient are ordered by the other, which makes the steps of their
-    distributions finer. The seed is fixed: the same scores always get the same interval.
+    Equal values of one coefficient are ordered by the other one, which makes the steps of the
+    distributions finer. The seed is fixed, so the same scores always give the same interval.
     """
     generator = np.random.default_rng(0)
     x, noise = generator.standard_normal((2, _SAMPLES, n))

@@ -1,4 +1,4 @@
-"""What records are about: unique short labels of encoders, protocols and datasets."""
+"""Unique short labels of encoders, protocols and datasets in records."""
 
 import ast
 import json
@@ -15,7 +15,7 @@ _PRECISION = ("precision", "debug")
 
 
 class Identity(NamedTuple):
-    """What a run is about; ``encoder_id`` is the unit of tables, the others are labels."""
+    """The encoder's id, which is the unit of tables, and the labels of a run."""
 
     encoder_id: str
     encoder: str
@@ -29,37 +29,43 @@ def identify(
     """Return the labels of records and failures, unique among all of them.
 
     Args:
-        documents: what runs left.
-        mean_over: keys such as ``dataset.split``: runs that differ in nothing else (and the seed)
-            share their labels, and so one cell of a table.
+        documents: records and failures.
+        mean_over: keys such as ``dataset.split``: runs that differ only in these keys and the seed
+            have the same labels and belong to one cell of a table.
 
     Raises:
-        ResultsError: if a key of ``mean_over`` is none of any dataset or protocol.
+        ResultsError: if no dataset or protocol has a key of ``mean_over``.
     """
     ids = _encoder_ids(documents)
     encoders = _label_encoders(documents, ids)
     protocols, datasets = _label_variants(documents, ids, mean_over)
     rows = zip(ids, protocols, datasets, strict=True)
-    return [Identity(one, encoders[one], protocol, dataset) for one, protocol, dataset in rows]
+    return [
+        Identity(encoder_id, encoders[encoder_id], protocol, dataset)
+        for encoder_id, protocol, dataset in rows
+    ]
 
 
 def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return for each configuration the ``key=value`` pairs that set it apart, or ``""``.
+    """Return for each configuration the ``key=value`` pairs that distinguish it, or ``""``.
 
-    All keys that differ are shown if there are at most three, else just enough of them to tell
-    the configurations apart; keys that one has not are left out. Equal ones get equal texts.
+    Up to three differing keys are all shown; of more, only enough to distinguish the
+    configurations. Keys that a configuration lacks are left out. Equal ones get equal texts.
     """
     return _distinguish([_flat(config) for config in configs])
 
 
 def _distinguish(flat: Sequence[Mapping[str, str]]) -> list[str]:
-    keys = list(dict.fromkeys(key for one in flat for key in one))
-    keys = _named([key for key in keys if len({one.get(key) for one in flat}) > 1], flat)
+    keys = list(dict.fromkeys(key for config in flat for key in config))
+    keys = _named([key for key in keys if len({config.get(key) for config in flat}) > 1], flat)
     if len(keys) > _SHOWN_AT_MOST:
         keys = _enough(flat, keys)
     names = {key: _short_name(key, keys) for key in keys}
-    texts = {key: _texts({one[key] for one in flat if key in one}) for key in keys}
-    return [" ".join(f"{names[k]}={texts[k][one[k]]}" for k in keys if k in one) for one in flat]
+    texts = {key: _texts({config[key] for config in flat if key in config}) for key in keys}
+    return [
+        " ".join(f"{names[k]}={texts[k][config[k]]}" for k in keys if k in config)
+        for config in flat
+    ]
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
@@ -69,40 +75,40 @@ def natural(text: str) -> list[tuple[int, float, str]]:
 
 
 def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return for each document what identifies its encoder: almost always the encoder's id.
+    """Return for each document the identity of its encoder, which is usually the encoder's id.
 
-    A run that ended before its weights were read may not know the id. It then belongs to the one
-    encoder with the same configuration, or label if it left no configuration; failing that, it
-    is identified by these.
+    A run that ended before its weights were read may not know the id. If exactly one encoder has
+    the same configuration (or label, without a configuration), the run gets the id of that encoder;
+    otherwise the configuration or label is the identity.
     """
     ids = [_stated_id(document) for document in documents]
-    unknown = {_label(d) for d, one in zip(documents, ids, strict=True) if one is None}
+    unknown = {_label(d) for d, stated in zip(documents, ids, strict=True) if stated is None}
     known: dict[str, set[str]] = defaultdict(set)
-    # One document of each encoder is enough, but only a record knows the configuration.
-    some = {(one, _is_known(d)): d for d, one in zip(documents, ids, strict=True)}
+    # One document per encoder suffices, preferably one with a configuration.
+    some = {(stated, _is_known(d)): d for d, stated in zip(documents, ids, strict=True)}
     for (identifier, _), document in some.items():
         if identifier is not None and _label(document) in unknown:
             known[_description(document)].add(identifier)
             known[_label(document)].add(identifier)
-    found = []
+    identities = []
     for document, identifier in zip(documents, ids, strict=True):
         if identifier is None:
             description = _description(document)
             same = known[description]
             identifier = next(iter(same)) if len(same) == 1 else f"{_UNKNOWN}{description}"
-        found.append(identifier)
-    return found
+        identities.append(identifier)
+    return identities
 
 
 def _is_known(document: Mapping[str, Any]) -> bool:
-    """Return whether a document says how its run was configured."""
+    """Return whether a document contains the run's configuration."""
     return any(isinstance(document.get(key), dict) for key in ("identity", "config"))
 
 
 def _stated_id(document: Mapping[str, Any]) -> str | None:
     identifier = (document.get("encoder") or {}).get("id")
     if identifier == document["run_id"] and document["protocol"] != "pretrain":
-        return None  # a stand-in, written by a run that never saw its weights
+        return None  # a placeholder from a run that did not read its weights
     return None if identifier is None else str(identifier)
 
 
@@ -112,21 +118,21 @@ def _label(document: Mapping[str, Any]) -> str:
 
 
 def _description(document: Mapping[str, Any]) -> str:
-    """Return a text that documents of one encoder share, as far as they can tell."""
+    """Return a text that is equal for documents of the same encoder, as far as they show it."""
     if not _is_known(document):
         return _label(document)
     return f"{_label(document)} {json.dumps(_flat(_encoder_config(document)), sort_keys=True)}"
 
 
 def _encoder_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    # Precision and debug are the encoder's only where it was pre-trained here.
+    # Precision and debug identify an encoder only if it was pre-trained by a run.
     return _part(document, "model", "method", *_PRECISION[: 2 * bool(document.get("requires"))])
 
 
 def _part(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """Return keys of what a run's id is a hash of.
+    """Return keys of the identity that a run's id is a hash of.
 
-    A record of earlier code has only the configuration.
+    Records of earlier code have only the configuration, from which the identity is derived.
     """
     identity = document.get("identity")
     if not isinstance(identity, dict):
@@ -135,11 +141,11 @@ def _part(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 _MADE_NO_ID = frozenset({"resources", "download", "sizes", "keep_encoder"})
-"""Keys that no id was a hash of when records did not say what was hashed, nulls aside."""
+"""Keys that did not enter ids when records still lacked the identity; nor did nulls."""
 
 
 def _as_hashed(config: Any) -> Any:
-    """Return what a record of earlier code may have been identified by."""
+    """Return the identity that earlier code derived from a configuration."""
     if isinstance(config, list):
         return [_as_hashed(item) for item in config]
     if isinstance(config, dict):
@@ -162,14 +168,14 @@ def _label_encoders(documents: Sequence[Mapping[str, Any]], ids: Sequence[str]) 
         groups[_label(document)].append(identifier)
     labels = {}
     for label, members in groups.items():
-        configured = [one for one in members if _is_known(documents_of[one])]
-        texts = distinguish([_encoder_config(documents_of[one]) for one in configured])
+        configured = [member for member in members if _is_known(documents_of[member])]
+        texts = distinguish([_encoder_config(documents_of[member]) for member in configured])
         counts = Counter(texts)
-        for one, text in zip(configured, texts, strict=True):
-            parts = [label, text, _mark(one) if counts[text] > 1 else ""]
-            labels[one] = " ".join(part for part in parts if part)
-        for one in set(members) - set(configured):
-            labels[one] = f"{label} {_mark(one)}" if configured else label
+        for member, text in zip(configured, texts, strict=True):
+            parts = [label, text, _mark(member) if counts[text] > 1 else ""]
+            labels[member] = " ".join(part for part in parts if part)
+        for member in set(members) - set(configured):
+            labels[member] = f"{label} {_mark(member)}" if configured else label
     return labels
 
 
@@ -181,13 +187,13 @@ def _mark(identifier: str) -> str:
 def _label_variants(
     documents: Sequence[Mapping[str, Any]], ids: Sequence[str], mean_over: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """Return labels of protocols and datasets under which only seeds share a table's cell.
+    """Return labels of protocols and datasets such that runs in a cell differ only in the seed.
 
-    (And, if asked for, values of the keys ``mean_over``.)
+    Runs in a cell may also differ in the keys ``mean_over``.
 
-    A protocol may be configured differently for each dataset or encoder without being another
-    one. But where one cell (encoder, dataset, protocol) holds runs of different configurations,
-    they are variants and are told apart by the keys that differ.
+    A protocol may have different configurations for different datasets or encoders without being a
+    variant. But if runs of the same encoder, dataset and protocol have different configurations,
+    these are variants, and their labels show the keys that differ.
     """
     cells: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, (document, identifier) in enumerate(zip(documents, ids, strict=True)):
@@ -200,8 +206,8 @@ def _label_variants(
     differing = [_differing(documents, cells, labels, part) for labels, part in axes]
     _check_mean_over(mean_over, documents, differing)
     for (labels, part), keys in zip(axes, differing, strict=True):
-        kept = {name: found.difference(mean_over) for name, found in keys.items()}
-        for number, text in _variants(documents, labels, part, kept).items():
+        shown = {name: key_set.difference(mean_over) for name, key_set in keys.items()}
+        for number, text in _variants(documents, labels, part, shown).items():
             labels[number] = f"{labels[number]} {text}"
     return protocols, datasets
 
@@ -211,8 +217,10 @@ def _check_mean_over(
     documents: Sequence[Mapping[str, Any]],
     differing: Sequence[Mapping[str, set[str]]],
 ) -> None:
-    """Refuse keys that no run has, listing those in which runs of one cell differ."""
-    if missing := [key for key in mean_over if not any(_has(one, key) for one in documents)]:
+    """Raise an error for a key that no run has; it lists keys in which runs of a cell differ."""
+    if missing := [
+        key for key in mean_over if not any(_has(document, key) for document in documents)
+    ]:
         useful = sorted({key for by_name in differing for keys in by_name.values() for key in keys})
         raise unknown("`--mean-over`", missing[0], useful)
 
@@ -238,16 +246,16 @@ def _differing(
     names: Sequence[str],
     part: Callable[[Mapping[str, Any]], dict[str, Any]],
 ) -> dict[str, set[str]]:
-    """Return by name the keys in which runs of one cell differ."""
-    found: dict[str, set[str]] = defaultdict(set)
+    """Return name -> keys in which runs of one cell differ."""
+    keys_of: dict[str, set[str]] = defaultdict(set)
     for members in cells.values():
         first = part(documents[members[0]])
         for number in members[1:]:
             if (other := part(documents[number])) != first:
-                one, two = _flat(first), _flat(other)
-                keys = {key for key in one.keys() | two if one.get(key) != two.get(key)}
-                found[names[number]] |= keys
-    return found
+                values, others = _flat(first), _flat(other)
+                keys = {key for key in values.keys() | others if values.get(key) != others.get(key)}
+                keys_of[names[number]] |= keys
+    return keys_of
 
 
 def _variants(
@@ -256,18 +264,18 @@ def _variants(
     part: Callable[[Mapping[str, Any]], dict[str, Any]],
     differing: Mapping[str, set[str]],
 ) -> dict[int, str]:
-    """Return the text that sets a document apart from others of the same name, where needed."""
+    """Return number of a document -> text that distinguishes it from others of the same name."""
     texts: dict[int, str] = {}
     for name, keys in differing.items():
         members = [n for n, d in enumerate(documents) if names[n] == name and _is_known(d)]
         flat = [_flat(part(documents[number])) for number in members]
-        kept = [{key: value for key, value in one.items() if key in keys} for one in flat]
-        texts |= {n: t for n, t in zip(members, _distinguish(kept), strict=True) if t}
+        shown = [{key: value for key, value in config.items() if key in keys} for config in flat]
+        texts |= {n: t for n, t in zip(members, _distinguish(shown), strict=True) if t}
     return texts
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return a nested configuration as dotted keys, with values as Python writes them."""
+    """Return a nested configuration as dotted keys with the ``repr`` of the values."""
     return dict(_leaves(config, ""))
 
 
@@ -282,19 +290,19 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _separated(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
-    """Return how many configurations are told apart by some keys."""
-    return len({tuple(one.get(key) for key in keys) for one in flat})
+    """Return how many different configurations there are with respect to some keys."""
+    return len({tuple(config.get(key) for key in keys) for config in flat})
 
 
 def _named(keys: list[str], flat: Sequence[Mapping[str, str]]) -> list[str]:
-    """Leave out what a node's name already tells, such as the reader of another data set."""
+    """Leave out keys that a node's ``name`` implies, such as the reader of another data set."""
     nodes = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
     rest = [key for key in keys if key.endswith(".name") or not key.startswith(nodes)]
     return rest if _separated(flat, rest) == _separated(flat, keys) else keys
 
 
 def _enough(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
-    """Return few keys that separate as much as all do, the shallow ones first."""
+    """Return a small set of keys that distinguishes as much as all keys do, shallow ones first."""
     candidates = sorted(keys, key=lambda key: key.count("."))
     chosen: list[str] = []
     while _separated(flat, chosen) < _separated(flat, keys):
@@ -303,7 +311,7 @@ def _enough(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]
 
 
 def _short_name(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest end of a dotted key that no other key shares; a name is its node's."""
+    """Return the shortest unique end of a dotted key; ``.name`` is left out."""
     key = key.removesuffix(".name")
     parts = key.split(".")
     for length in range(1, len(parts)):
@@ -314,9 +322,9 @@ def _short_name(key: str, keys: Sequence[str]) -> str:
 
 
 def _texts(values: Collection[str]) -> dict[str, str]:
-    """Return for each value of a key a short text that no other value has.
+    """Return value -> short unique text, for all values of a key.
 
-    Of a path it is the last part, and as many folders before it as tell it from the others.
+    The text for a path is its last part, with as many folders before it as make it unique.
     """
     shorter = {value: _shorter(value) for value in values}
     length = dict.fromkeys(values, 0)

@@ -1,6 +1,6 @@
-"""Names and sentences out of records as terminals, Markdown, CSV and HTML show them: as text.
+"""Escaping of text from records for terminals, Markdown, CSV and HTML.
 
-Records may be anybody's. One function per place where their text ends up.
+Records may come from anybody, so their text is not trusted. Each output format has one function.
 """
 
 import html
@@ -8,10 +8,10 @@ import re
 
 
 def printable(text: str) -> str:
-    r"""Return a text with every character escaped that does not show itself.
+    r"""Return a text with every unprintable character escaped.
 
-    Control characters, escapes of terminals and marks that turn the direction of writing become
-    ``\x1b`` and the like; ends of lines and tabs stay.
+    Control characters, terminal escapes and marks that change the direction of writing become
+    ``\x1b`` and the like; newlines and tabs stay.
     """
     if text.isprintable():
         return text
@@ -19,14 +19,14 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text for a cell of a table: printable, without ends of lines."""
+    """Return a text for a cell of a table: printable and without newlines."""
     return printable(re.sub(r"[\n\r\t\v\f\u2028\u2029]+", " ", text))
 
 
 def markdown(text: str, *, code: bool = False) -> str:
-    """Return a text that Markdown shows as it is; with ``code`` its backticks keep their meaning.
+    """Return a text escaped for Markdown; with ``code`` its backticks keep their meaning.
 
-    An underscore within a word has no meaning and stays.
+    An underscore within a word is not escaped, because Markdown does not interpret it.
     """
     text = html.escape(one_line(text), quote=False)
     text = re.sub(r"([\\|*\[\]~$]|(?<!\w)_|_(?!\w))", r"\\\1", text)
@@ -34,7 +34,7 @@ def markdown(text: str, *, code: bool = False) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """Return a value for a CSV file that no spreadsheet takes for a formula; numbers stay."""
+    """Return a value for a CSV file, escaped so that no spreadsheet reads it as a formula."""
     if not isinstance(value, str):
         return value
     text = one_line(value)
@@ -48,5 +48,5 @@ def csv_cell(value: object) -> object:
 
 
 def html_text(text: str) -> str:
-    """Return a text that HTML shows as it is, in elements and in quoted attributes."""
+    """Return a text escaped for HTML elements and quoted attributes."""
     return html.escape(printable(text), quote=True)

@@ -25,9 +25,9 @@ def scatter(
     """Draw the scores behind the correlations of each dataset.
 
     Args:
-        path: the picture; its ending says the format.
+        path: the picture's file; its suffix gives the format.
         target: scores on the vertical axis.
-        proxies: scores on the horizontal axis; several have one column of panels each.
+        proxies: scores on the horizontal axis; each of several has its own column of panels.
         correlations: their coefficients, for the titles.
 
     Raises:
@@ -42,7 +42,9 @@ def scatter(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    datasets = [d for d in dict.fromkeys(one.dataset for one in correlations) if d in target.raw]
+    datasets = [
+        d for d in dict.fromkeys(entry.dataset for entry in correlations) if d in target.raw
+    ]
     panels = [(dataset, proxy) for dataset in datasets for proxy in proxies]
     columns = len(proxies) if len(proxies) > 1 else min(3, len(datasets))
     rows = math.ceil(len(panels) / columns)
@@ -56,25 +58,25 @@ def scatter(
     prefix = _common_start({e for d in datasets for e in target.raw[d]})
     drawn = []
     for axes, (dataset, proxy) in zip(grid, panels, strict=False):
-        found = [o for o in correlations if (o.dataset, o.proxy) == (dataset, proxy.name)]
+        shown = [o for o in correlations if (o.dataset, o.proxy) == (dataset, proxy.name)]
         drawn.append((axes, *_panel(axes, dataset, target, proxy, prefix)))
-        axes.set_title(_title(dataset, found), fontsize=9, color=_INK)
+        axes.set_title(_title(dataset, shown), fontsize=9, color=_INK)
     if prefix:
         figure.suptitle(f"encoders: {prefix}…", fontsize=8, color=_INK, x=0.99, ha="right")
-    figure.draw_without_rendering()  # settles the layout, which placing the labels needs
+    figure.draw_without_rendering()  # computes the layout, which the placement of labels needs
     for axes, points, labels in drawn:
         _place(axes, points, labels)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def _title(dataset: str, found: Sequence[Correlation]) -> str:
-    """Return the dataset with Pearson on logits and Spearman, where there are any."""
-    if not found:
+def _title(dataset: str, correlations: Sequence[Correlation]) -> str:
+    """Return the dataset with Pearson on logits and Spearman, if available."""
+    if not correlations:
         return dataset
     parts = [dataset]
     for name, symbol in (("pearson (logit)", "r (logits)"), ("spearman", "ρ")):
-        c = found[0].coefficients[name]  # type: ignore[index]
+        c = correlations[0].coefficients[name]  # type: ignore[index]
         if c:
             parts.append(f"{symbol} = {c.value:.2f} [{c.low:.2f}, {c.high:.2f}]")
         else:
@@ -85,7 +87,7 @@ def _title(dataset: str, found: Sequence[Correlation]) -> str:
 def _panel(
     axes: "Axes", dataset: str, target: Scores, proxy: Scores, prefix: str
 ) -> tuple[list[tuple[float, float]], list[str]]:
-    """Draw the points of a panel; return them and their labels."""
+    """Draw the points of a panel; return the points and their labels."""
     x, y = proxy.on(dataset)[0], target.on(dataset)[0]
     shared = sorted(x.keys() & y.keys())
     scale_x, scale_y = proxy.percent(dataset), target.percent(dataset)
@@ -108,7 +110,7 @@ def _panel(
 
 
 def _common_start(labels: set[str]) -> str:
-    """Return what all labels begin with, up to its last separator."""
+    """Return the common prefix of all labels, up to its last separator."""
     if len(labels) < 2:
         return ""
     first, last = min(labels), max(labels)
@@ -119,13 +121,13 @@ def _common_start(labels: set[str]) -> str:
 
 
 def _place(axes: "Axes", points: Sequence[tuple[float, float]], labels: Sequence[str]) -> None:
-    """Put each label where it covers the least, tied to its point by a line if it is far."""
+    """Place each label where it covers least; connect a distant label to its point by a line."""
     to_points = 72 / axes.figure.dpi
     frame = axes.get_window_extent()
     dots = [axes.transData.transform(point) for point in points]
     taken: list[tuple[float, float, float, float]] = [
         (x - 5, y - 5, x + 5, y + 5) for x, y in dots
-    ]  # what a label must not cover, in pixels: left, bottom, right, top
+    ]  # boxes that labels must not cover, in pixels: left, bottom, right, top
     for index in sorted(range(len(dots)), key=lambda i: _crowd(dots, i)):
         width, height = _extent(axes, labels[index])
         best = min(
@@ -155,7 +157,7 @@ def _place(axes: "Axes", points: Sequence[tuple[float, float]], labels: Sequence
 
 
 def _crowd(dots: Sequence[Any], index: int) -> float:
-    """Return how near the nearest other dot is, so that crowded ones choose first."""
+    """Return the distance to the nearest other dot; crowded dots are labelled first."""
     distances = [math.dist(dots[index], dot) for i, dot in enumerate(dots) if i != index]
     return min(distances, default=0.0)
 
@@ -170,7 +172,7 @@ def _extent(axes: "Axes", label: str) -> tuple[float, float]:
 def _candidates(
     dot: Any, width: float, height: float
 ) -> list[tuple[tuple[float, float, float, float], float]]:
-    """Return boxes around a dot with their distance from it, near ones first."""
+    """Return possible boxes of a label around a dot with their distances, near ones first."""
     boxes = []
     for distance in (7, 16, 28, 42, 58, 76):
         for step in range(16):
@@ -188,9 +190,9 @@ def _cost(
     taken: Sequence[tuple[float, float, float, float]],
     frame: Any,
 ) -> float:
-    """Return the area that a label would share with others or have outside of its panel.
+    """Return the area of a label that overlaps others or lies outside of its panel.
 
-    Where the line to its point would cross something, that counts like a tenth of the label.
+    Each crossing of the line to its point with a box adds a tenth of the label's area.
     """
     overlap = sum(_common(box, other) for other in taken)
     area = (box[2] - box[0]) * (box[3] - box[1])

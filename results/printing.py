@@ -1,4 +1,4 @@
-"""What the commands print and save: tables, correlations, warnings, and why runs have no scores."""
+"""Printing and saving of tables, correlations, warnings and reasons for missing scores."""
 
 import sys
 from collections.abc import Sequence
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 def warn(results: Results) -> None:
-    """Name the files that could not be used."""
+    """Print warnings about unusable files."""
     for problem in results.problems[:10]:
         print(f"warning: {printable(problem)}", file=sys.stderr)
     if len(results.problems) > 10:
         print(f"warning: … and {len(results.problems) - 10} more files.", file=sys.stderr)
 
 
-def show_correlations(found: Sequence["Correlation"]) -> None:
-    """Print one table per dataset, then what the numbers mean."""
+def show_correlations(coefficients: Sequence["Correlation"]) -> None:
+    """Print one table per dataset, then the legend."""
     from results import correlations
 
-    for table in correlations.to_tables(found):
+    for table in correlations.to_tables(coefficients):
         print(rendering.to_terminal(table), end="\n\n")
-    print(rendering.notes(correlations.legend(found)))
+    print(rendering.notes(correlations.legend(coefficients)))
 
 
 def show(shown: Sequence[Table], numbers: str, form: str) -> None:
-    """Print tables in a form, or their numbers as CSV."""
+    """Print tables as ``terminal`` or ``markdown`` text, or their numbers as ``csv``."""
     if form == "csv":
         print(numbers, end="")
     else:
@@ -51,7 +51,7 @@ def save(folder: Path, name: str, shown: Sequence[Table], numbers: str) -> str:
 
 
 def describe(gaps: Sequence[MissingRun]) -> list[str]:
-    """Return why runs have no scores, those of one encoder with the same reason together."""
+    """Return why runs have no scores; runs of one encoder with the same reason are grouped."""
     groups: dict[tuple[str, ...], list[MissingRun]] = {}
     for gap in gaps:
         alone = gap.run_id if not gap.encoder else ""

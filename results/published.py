@@ -1,4 +1,4 @@
-"""Published tables to compare with, in the same shape as records."""
+"""Published tables for comparison, in the format of records."""
 
 import csv
 from collections.abc import Sequence
@@ -11,25 +11,25 @@ FOLDER = Path(__file__).parent / "published"
 
 
 def names() -> list[str]:
-    """Return the tables that are there."""
+    """Return the names of the published tables."""
     return sorted(path.stem for path in FOLDER.glob("*.csv"))
 
 
 def source(name: str) -> str:
-    """Return the comment at the head of a table: where its numbers come from."""
+    """Return the comment at the head of a table with the source of its numbers."""
     with (FOLDER / f"{name}.csv").open(encoding="utf-8") as file:
         return " ".join(line[1:].strip() for line in file if line.startswith("#"))
 
 
-def read_published(wanted: Sequence[str]) -> Results:
-    """Return published tables as if they were records of one seed.
+def read_published(tables: Sequence[str]) -> Results:
+    """Return published tables as results with one seed.
 
-    The first metric that a table states for a protocol on a dataset is the primary one.
+    The first metric in a table for a protocol and a dataset is the primary one.
 
     Raises:
-        ResultsError: if a name is unknown, listing those that are known.
+        ResultsError: if a name is unknown; the message lists the known ones.
     """
-    rows = [row for name in wanted for row in _rows(name)]
+    rows = [row for name in tables for row in _rows(name)]
     return Results(rows, finished=len(rows))
 
 
@@ -45,7 +45,7 @@ def _rows(name: str) -> list[Row]:
 
 
 def _row(entry: dict[str, str], primary: str) -> Row:
-    """Return a line as a score; without further columns, in percent and the more the better."""
+    """Return a line as a row; by default its score is in percent and higher is better."""
     percent = entry.get("unit", "percent") == "percent"
     return Row(
         encoder=entry["model"],

@@ -1,4 +1,4 @@
-"""Records on disk, and the long table made of them: one row per run and metric."""
+"""Reading of records, and their long table with one row per run and metric."""
 
 import dataclasses
 import json
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Row(NamedTuple):
     """One score of one run; ``encoder``, ``protocol`` and ``dataset`` are unique short labels.
 
-    ``value`` is a fraction in ``[0, 1]`` where ``unit`` is ``"fraction"``. ``dataset`` is empty
-    for a score of the encoder itself, which belongs to no downstream task.
+    ``value`` is a fraction in ``[0, 1]`` if ``unit`` is ``"fraction"``. ``dataset`` is empty for a
+    score of the encoder itself, which has no downstream task.
     """
 
     encoder: str
@@ -38,9 +38,9 @@ class Row(NamedTuple):
 
 
 class MissingRun(NamedTuple):
-    """A run without scores: ``kind`` is ``failed``, ``not_applicable`` or ``missing``.
+    """A run without scores (``kind``: ``failed``, ``not_applicable``, ``missing`` or ``required``).
 
-    Or a single score that cannot be (``invalid``), whose ``metric`` and ``primary`` are given.
+    With ``kind`` ``invalid`` it is a single impossible score, with ``metric`` and ``primary`` set.
     """
 
     encoder: str
@@ -57,16 +57,16 @@ class MissingRun(NamedTuple):
 
 @dataclasses.dataclass
 class Results:
-    """All scores and gaps that were found.
+    """All scores, and the runs without scores.
 
     Args:
         rows: the long table.
-        gaps: runs that have no scores, and why.
-        problems: one sentence per file that could not be used.
-        finished: number of finished runs, pre-trainings among them.
-        sweep: the folder of the sweep that was asked for, if any.
-        mean_over: keys besides the seed whose values are averaged.
-        versions: by run's id, which data and weights its scores belong to.
+        gaps: runs without scores, and why.
+        problems: one sentence per unusable file.
+        finished: number of finished runs, including pre-trainings.
+        sweep: the folder of the requested sweep, if any.
+        mean_over: keys, in addition to the seed, whose values are averaged.
+        versions: run id -> the data and weights that its scores belong to.
     """
 
     rows: list[Row]
@@ -86,10 +86,10 @@ class Results:
     ) -> "Results":
         """Return only these protocols and datasets (empty: all), without some encoders.
 
-        Names are labels, or what several labels begin with before their first space.
+        A name is a label, or the part of labels before their first space.
 
         Raises:
-            ResultsError: if a name is unknown, listing those that are known.
+            ResultsError: if a name is unknown; the message lists the known ones.
         """
         chosen = {
             "protocol": self._named("protocol", protocols),
@@ -97,33 +97,35 @@ class Results:
         }
         dropped = self._named("encoder", without)
 
-        def kept(one: Row | MissingRun) -> bool:
+        def kept(entry: Row | MissingRun) -> bool:
             inside = all(
-                not names or getattr(one, axis) in names | {""} for axis, names in chosen.items()
+                not names or getattr(entry, axis) in names | {""} for axis, names in chosen.items()
             )
-            return inside and one.encoder not in dropped
+            return inside and entry.encoder not in dropped
 
         rows, gaps = [r for r in self.rows if kept(r)], [g for g in self.gaps if kept(g)]
         return dataclasses.replace(self, rows=rows, gaps=gaps)
 
     def known(self, axis: str) -> list[str]:
         """Return the labels that occur on an axis, in natural order."""
-        labels = (getattr(one, axis) for one in (*self.rows, *self.gaps))
+        labels = (getattr(entry, axis) for entry in (*self.rows, *self.gaps))
         return sorted({label for label in labels if label}, key=natural)
 
     def _named(self, axis: str, names: Iterable[str]) -> set[str]:
-        known, found = self.known(axis), set()
+        known, selected = self.known(axis), set()
         for name in names:
-            matches = {name} & set(known) or {one for one in known if one.split(" ")[0] == name}
+            matches = {name} & set(known) or {
+                label for label in known if label.split(" ")[0] == name
+            }
             if not matches:
                 raise unknown(f"the {axis}", name, known)
-            found |= matches
-        return found
+            selected |= matches
+        return selected
 
 
 def frame(results: Results) -> "pd.DataFrame":
     """Return the long table as a data frame."""
-    import pandas as pd  # takes longer to import than everything else here takes to run
+    import pandas as pd  # slow to import, so only where it is needed
 
     return pd.DataFrame(results.rows, columns=list(Row._fields))
 
@@ -134,11 +136,11 @@ def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ())
     Args:
         outputs: the folder that runs write to.
         sweep: ``latest``, a path, or a name below ``outputs/sweeps``; None reads everything.
-        mean_over: keys of datasets or protocols, e.g. ``dataset.split``: runs that differ in
-            nothing else count as runs of one cell, as runs with different seeds do.
+        mean_over: keys of datasets or protocols, e.g. ``dataset.split``. Runs that differ only in
+            these keys belong to one cell, like runs with different seeds.
 
     Returns:
-        What could be read; files that could not are named in ``problems``.
+        The results; ``problems`` names the unusable files.
 
     Raises:
         ResultsError: if there is no such folder, sweep or key.
@@ -149,30 +151,30 @@ def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ())
             f"start a run first, or name another one."
         )
     if sweep is None:
-        folders, asked, where = list(_all_folders(outputs)), None, None
+        folders, contents, where = list(_all_folders(outputs)), None, None
     else:
-        where, asked = find_sweep(outputs, sweep)
-        folders = [outputs / place for place in asked["folders"]]
+        where, contents = find_sweep(outputs, sweep)
+        folders = [outputs / place for place in contents["folders"]]
     documents, problems = _read_folders(folders)
-    real = [one for one in documents if not (one[1].get("config") or {}).get("debug")]
+    real = [pair for pair in documents if not (pair[1].get("config") or {}).get("debug")]
     if real and len(real) < len(documents):
-        # Two steps of training are no result; alone they are what somebody wants to look at.
+        # Runs of two steps are no results, so they are shown only if there are no other runs.
         left_out = len(documents) - len(real)
         problems.append(f"left out: {left_out} runs with debug=true, which train for two steps.")
         documents = real
     results = _tabulate(documents, outputs, mean_over)
     problems += [*results.problems, *filter(None, [complaint(results.versions)])]
     results.problems, results.sweep = problems, where
-    if asked is not None:
-        _explain_missing(results, asked, {d["run_id"] for _, d in documents})
+    if contents is not None:
+        _explain_missing(results, contents, {d["run_id"] for _, d in documents})
     return results
 
 
 def find_sweep(outputs: Path, name: str) -> tuple[Path, dict[str, Any]]:
-    """Return a sweep's folder and what its ``sweep.json`` says.
+    """Return a sweep's folder and the content of its ``sweep.json``.
 
     Raises:
-        ResultsError: if there is none, listing the newest five.
+        ResultsError: if there is no such sweep; the message lists the newest five.
     """
     known = sorted(path.parent.name for path in outputs.glob("sweeps/*/sweep.json"))
     if name == "latest" and known:
@@ -192,7 +194,7 @@ def _load_sweep(path: Path) -> dict[str, Any]:
         if not all(isinstance(item, str) for item in (*lists[0], *lists[1], *reasons.values())):
             raise ValueError("a run, folder or reason is no text")
         for place in sweep["folders"]:
-            # Nothing is read elsewhere because a file says so.
+            # A file must not make this process read outside of the outputs.
             if Path(place).is_absolute() or ".." in Path(place).parts:
                 raise ValueError("it names a folder outside of the outputs")
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
@@ -205,8 +207,8 @@ def _load_sweep(path: Path) -> dict[str, Any]:
 def _read_folders(
     folders: Iterable[Path],
 ) -> tuple[list[tuple[Path, dict[str, Any]]], list[str]]:
-    """Return what runs left in these folders, and a sentence for each that is of no use."""
-    found: dict[str, tuple[Path, dict[str, Any]]] = {}
+    """Return the records and failures in these folders, and a sentence for each unusable file."""
+    by_id: dict[str, tuple[Path, dict[str, Any]]] = {}
     problems = []
     for folder in folders:
         try:
@@ -216,10 +218,10 @@ def _read_folders(
             continue
         if document is None:
             continue
-        first, _ = found.setdefault(document["run_id"], (folder, document))
+        first, _ = by_id.setdefault(document["run_id"], (folder, document))
         if first != folder:
             problems.append(f"`{folder}` was skipped: `{first}` holds the same run.")
-    return list(found.values()), problems
+    return list(by_id.values()), problems
 
 
 def _all_folders(outputs: Path) -> Iterator[Path]:
@@ -292,24 +294,24 @@ def _tabulate(
 
 
 def _part_mixed_units(results: Results) -> None:
-    """Turn scores whose unit or direction differs from that of the cell's first into gaps."""
+    """Move scores whose unit or direction differs from the first one in the cell to the gaps."""
     first: dict[tuple[str, ...], Row] = {}
-    kept = []
+    consistent = []
     for row in results.rows:
-        one = first.setdefault((row.encoder, row.protocol, row.dataset, row.metric), row)
-        if (one.unit, one.higher_is_better) == (row.unit, row.higher_is_better):
-            kept.append(row)
+        reference = first.setdefault((row.encoder, row.protocol, row.dataset, row.metric), row)
+        if (reference.unit, reference.higher_is_better) == (row.unit, row.higher_is_better):
+            consistent.append(row)
             continue
-        reason = f"`{row.metric}` has another unit or direction than in run {one.run_id}"
+        reason = f"`{row.metric}` has another unit or direction than in run {reference.run_id}"
         results.gaps.append(
             MissingRun(row.encoder, row.protocol, row.dataset, row.seed, "invalid", reason, "",
                        row.run_id, row.metric, row.primary)
         )  # fmt: skip
-    results.rows = kept
+    results.rows = consistent
 
 
 def _tell_invalid(results: Results) -> None:
-    """Add one problem per run with scores that cannot be."""
+    """Add one problem per run with impossible scores."""
     reasons: dict[str, list[MissingRun]] = {}
     for gap in results.gaps:
         if gap.kind == "invalid":
@@ -332,17 +334,17 @@ def _score(score: Mapping[str, Any]) -> tuple[str, float, str, bool, bool, str]:
     )
 
 
-def _explain_missing(results: Results, sweep: Mapping[str, Any], found: set[str]) -> None:
-    """Add a gap for each run of a sweep that left nothing, and for failed ones it required."""
+def _explain_missing(results: Results, sweep: Mapping[str, Any], run_ids: set[str]) -> None:
+    """Add a gap for each run of a sweep without files, and for failed runs that it required."""
     why = sweep.get("failures") or {}
     for run_id, place in zip(sweep["runs"], sweep["folders"], strict=True):
-        if run_id not in found:
+        if run_id not in run_ids:
             reason = why.get(run_id, "there is no record: it was not started, or was interrupted")
             protocol = place.split("/")[0]
             results.gaps.append(
                 MissingRun("", protocol, "", None, "missing", reason, place, run_id)
             )
     for run_id in why:
-        if run_id not in found and run_id not in sweep["runs"]:
+        if run_id not in run_ids and run_id not in sweep["runs"]:
             gap = MissingRun("", "pretrain", "", None, "required", why[run_id], "", run_id)
             results.gaps.append(gap)

@@ -1,4 +1,4 @@
-"""A table of texts as terminal text, Markdown or CSV."""
+"""Rendering of tables as terminal text, Markdown or CSV."""
 
 import csv
 import dataclasses
@@ -14,20 +14,20 @@ _LABEL_WIDTHS = (44, 34, 26, 20)
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Texts to show: the first column is a label, the others are aligned to the right."""
+    """A table of texts: the first columns are labels, the others are right-aligned."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     left: int = 1
-    """How many of the first columns hold labels, repeated in every block."""
+    """Number of label columns, which are repeated in every block."""
 
 
 def to_terminal(table: Table, width: int | None = None) -> str:
-    """Return the table as text no wider than the terminal (100 columns where there is none).
+    """Return the table as text that fits the terminal (100 columns if there is no terminal).
 
-    Long labels continue on a second line; columns that do not fit follow in a block below.
+    Long labels are wrapped; columns that do not fit are printed in further blocks below.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
     texts = [[one_line(cell) for cell in row] for row in (table.header, *table.rows)]
@@ -53,7 +53,7 @@ def to_terminal(table: Table, width: int | None = None) -> str:
 
 
 def notes(texts: Sequence[str], width: int | None = None) -> str:
-    """Return remarks as bullets no wider than the terminal."""
+    """Return remarks as bullets that fit the terminal."""
     width = width or shutil.get_terminal_size((100, 24)).columns
     return "\n".join(
         textwrap.fill(one_line(text), width, initial_indent="* ", subsequent_indent="  ")
@@ -78,7 +78,7 @@ def to_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(map(csv_cell, header))
     writer.writerows(
-        ["" if one is None or one != one else csv_cell(one) for one in row] for row in rows
+        ["" if cell is None or cell != cell else csv_cell(cell) for cell in row] for row in rows
     )
     return text.getvalue()
 

@@ -1,4 +1,4 @@
-"""Scores over runs: what a cell of a table holds, and the number that enters a correlation."""
+"""Cells of tables: the scores of one encoder, protocol and dataset over its runs."""
 
 import dataclasses
 import statistics
@@ -13,16 +13,16 @@ from results.versions import Version
 
 @dataclasses.dataclass
 class Cell:
-    """What is known of one encoder on one dataset under one protocol.
+    """The scores of one encoder on one dataset under one protocol.
 
     Args:
         values: score by seed and run.
-        failed: number of runs that failed.
-        invalid: number of runs whose score cannot be, such as NaN or 170 %.
-        not_applicable: whether the protocol cannot judge this encoder.
-        row: any of the scores, for its metric, unit and direction.
-        left_out: number of runs on other data or weights than those of ``values``.
-        outdated: whether the latest run on this data set or encoder met other files.
+        failed: number of failed runs.
+        invalid: number of runs with an impossible score, such as NaN or 170 %.
+        not_applicable: whether the protocol cannot evaluate this encoder.
+        row: any row of the cell, for its metric, unit and direction.
+        left_out: number of runs with other data or weights than those of ``values``.
+        outdated: whether the latest run with this data set or encoder used other files.
     """
 
     values: dict[tuple[int, str], float] = dataclasses.field(default_factory=dict)
@@ -35,7 +35,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """The mean over runs; fails without values."""
+        """The mean over runs; raises an error without values."""
         return statistics.fmean(self.values.values())
 
     @property
@@ -51,17 +51,17 @@ Cells = dict[tuple[str, str], Cell]
 def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
     """Return the cells of a protocol.
 
-    Runs on different data or weights never share a mean: the latest ones count.
+    Runs with different data or weights are not averaged: only the latest ones count.
 
     Args:
-        results: what was read.
-        protocol: its label.
-        metric: None for each run's primary metric.
+        results: the results.
+        protocol: the protocol's label.
+        metric: the metric (None: each run's primary metric).
 
     Raises:
-        ResultsError: if the protocol has no such metric, listing those it has.
+        ResultsError: if the protocol has no such metric; the message lists its metrics.
     """
-    found: Cells = defaultdict(Cell)
+    result: Cells = defaultdict(Cell)
     rows = [
         row
         for row in results.rows
@@ -69,36 +69,36 @@ def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
     ]
     left_out = _of_other_files(results, rows)
     for row in {row.run_id: row for row in rows}.values():
-        cell = found[row.encoder, row.dataset]
+        cell = result[row.encoder, row.dataset]
         if row.run_id in left_out:
             cell.left_out += 1
         elif (version := results.versions.get(row.run_id)) is not None:
             cell.outdated |= version.outdated
     for row in rows:
         if row.run_id not in left_out:
-            cell = found[row.encoder, row.dataset]
-            # Scores on the test split come before others of the same metric.
-            # Runs of one seed share a cell where another key is averaged, too.
+            cell = result[row.encoder, row.dataset]
+            # Scores on the test split have priority over others of the same metric.
+            # With `mean_over`, a cell may have several runs with the same seed.
             if (run := (row.seed, row.run_id)) not in cell.values or row.split == "test":
                 cell.values[run] = row.value
                 cell.row = row
     for gap in results.gaps:
         concerned = gap.primary if metric is None else gap.metric == metric
         if gap.kind == "invalid" and gap.protocol == protocol and concerned:
-            found[gap.encoder, gap.dataset].invalid += 1
-    if metric is not None and not found:
+            result[gap.encoder, gap.dataset].invalid += 1
+    if metric is not None and not result:
         metrics = sorted({row.metric for row in results.rows if row.protocol == protocol})
         raise unknown(f"the metric of `{protocol}`", metric, metrics)
     for gap in results.gaps:
         if gap.protocol == protocol and gap.encoder:
-            cell = found[gap.encoder, gap.dataset]
+            cell = result[gap.encoder, gap.dataset]
             cell.failed += gap.kind == "failed"
             cell.not_applicable |= gap.kind == "not_applicable"
-    return dict(found)
+    return dict(result)
 
 
 def _of_other_files(results: Results, rows: Iterable[Row]) -> set[str]:
-    """Return the runs that must not enter their cell's mean."""
+    """Return the ids of the runs that are excluded from their cell's mean."""
     known: dict[tuple[str, str], dict[str, Version]] = defaultdict(dict)
     for row in rows:
         if (version := results.versions.get(row.run_id)) is not None:
@@ -117,7 +117,7 @@ def choose(results: Results, proxy: str) -> tuple[str, str | None]:
     """Return the protocol's label and the metric that ``protocol[:metric]`` names.
 
     Raises:
-        ResultsError: if the protocol is unknown or stands for several variants.
+        ResultsError: if the protocol is unknown or has several variants.
     """
     name, _, metric = proxy.partition(":")
     known = sorted({row.protocol for row in results.rows}, key=natural)
@@ -127,9 +127,9 @@ def choose(results: Results, proxy: str) -> tuple[str, str | None]:
     if not variants:
         raise unknown("a protocol", name, known)
     if len(variants) > 1:
-        listed = ", ".join(f"`{label}`" for label in variants)
+        labels = ", ".join(f"`{label}`" for label in variants)
         raise ResultsError(
-            f"a protocol must name one variant, but `{name}` was run as {listed}; name one of them."
+            f"a protocol must name one variant, but `{name}` was run as {labels}; name one of them."
         )
     return variants[0], metric or None
 

@@ -1,4 +1,4 @@
-"""What is said at the end of a sweep, and left in its folder."""
+"""The report at the end of a sweep, printed and saved in its folder."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,10 +14,10 @@ TARGET = "finetune"
 
 
 def summarise(outputs: Path, sweep: str) -> int:
-    """Print and save the tables of a sweep; return 1 if a run of it has no record, else 0.
+    """Print and save the tables of a sweep; return 1 if one of its runs has no record, else 0.
 
-    Correlations follow where at least five encoders were judged by ``finetune`` and by something
-    cheaper.
+    Correlations follow if at least five encoders have scores of ``finetune`` and of another
+    protocol.
     """
     results = read(outputs, sweep)
     assert results.sweep is not None
@@ -58,11 +58,11 @@ def _correlations(results: Results, folder: Path) -> str | None:
     if len(encoders) < FEWEST or not proxies:
         return None
     try:
-        found = correlations.correlate(results, proxies, TARGET)
+        coefficients = correlations.correlate(results, proxies, TARGET)
     except ResultsError as error:
         print(f"no correlations: {printable(str(error))}\n")
         return None
-    show_correlations(found)
+    show_correlations(coefficients)
     print()
-    table = correlations.to_one_table(found)
-    return save(folder, "correlations", [table], correlations.to_csv_long(found))
+    table = correlations.to_one_table(coefficients)
+    return save(folder, "correlations", [table], correlations.to_csv_long(coefficients))

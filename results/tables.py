@@ -12,10 +12,10 @@ OUTDATED = "other data"
 
 
 def wide(results: Results, metric: str | None = None) -> list[Table]:
-    """Return one table per protocol, as texts to read.
+    """Return one table of texts per protocol.
 
-    Scores that are fractions are shown in percent. The last column is the mean over datasets,
-    for encoders that have a score on all of them.
+    Fractions are shown in percent. The last column is the mean over datasets, for encoders with a
+    score on all of them.
     """
     return [
         _table(protocol, cells(results, protocol, metric), results.mean_over)
@@ -24,17 +24,17 @@ def wide(results: Results, metric: str | None = None) -> list[Table]:
 
 
 def protocols(results: Results) -> list[str]:
-    """Return the protocols that judge encoders on datasets."""
+    """Return the protocols that evaluate encoders on datasets."""
     judged = [row.protocol for row in results.rows if row.dataset]
     return ordered(judged + [gap.protocol for gap in results.gaps if gap.dataset])
 
 
 def wide_csv(results: Results, metric: str | None = None) -> str:
-    """Return all tables as one, as numbers to compute with: one row per protocol and encoder.
+    """Return all tables as one CSV of numbers, with one row per protocol and encoder.
 
-    Each dataset has a column for the mean, the sample standard deviation, and the number of
-    seeds (``runs`` where another key is averaged, too); the first holds ``failed`` or ``n/a``
-    where there is no score for such a reason.
+    Each dataset has columns for the mean, the sample standard deviation and the number of seeds
+    (``runs`` if another key is averaged, too). Without a score, the first has the reason, such as
+    ``failed`` or ``n/a``.
     """
     tables = {protocol: cells(results, protocol, metric) for protocol in protocols(results)}
     datasets = ordered(name for table in tables.values() for _, name in table if name)
@@ -68,7 +68,7 @@ def _numbers(cell: Cell) -> list[object]:
 
 
 def _mean(table: Cells, encoder: str, datasets: Sequence[str]) -> float | None:
-    """Return the mean over datasets; None unless all are there and of one kind."""
+    """Return the mean over datasets; None if a score is missing or the units differ."""
     row = [table.get((encoder, dataset), Cell()) for dataset in datasets]
     units = {cell.row.unit for cell in row if cell.row is not None}
     if not all(cell.values for cell in row) or len(units) != 1:
@@ -110,17 +110,19 @@ def _table(protocol: str, table: Cells, mean_over: Sequence[str]) -> Table:
 
 
 def _metrics(table: Cells) -> str:
-    """Return which metrics a table shows, and in what unit."""
-    found: dict[str, list[str]] = {}
+    """Return the metrics of a table with their units."""
+    datasets_of: dict[str, list[str]] = {}
     for (_, dataset), cell in table.items():
         if cell.row is not None:
             unit = "%" if cell.row.unit == "fraction" else cell.row.unit
-            found.setdefault(f"{cell.row.metric} in {unit}", []).append(dataset)
-    if not found:
+            datasets_of.setdefault(f"{cell.row.metric} in {unit}", []).append(dataset)
+    if not datasets_of:
         return "no score"
-    common = max(found, key=lambda metric: len(found[metric]))
+    common = max(datasets_of, key=lambda metric: len(datasets_of[metric]))
     others = [
-        f"{metric} on {', '.join(ordered(found[metric]))}" for metric in found if metric != common
+        f"{metric} on {', '.join(ordered(datasets_of[metric]))}"
+        for metric in datasets_of
+        if metric != common
     ]
     return "; ".join([common, *others])
 

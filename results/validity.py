@@ -1,4 +1,4 @@
-"""What a record must hold before tables show it, and which of its scores are possible."""
+"""Validation of records and failures, and of the values of scores."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from results.errors import ResultsError
 
 KNOWN_SCHEMA = 1
 DEEPEST = 60
-"""Levels of a record; configurations have about ten."""
+"""Maximal nesting of a record; configurations have about ten levels."""
 LARGEST = 1e100
-"""Largest size of a score, so that means and deviations of scores stay finite."""
+"""Largest absolute value of a score, so that means and deviations stay finite."""
 ROUNDING = 1e-6
-"""By how much a fraction may lie outside of [0, 1]."""
+"""Tolerance of fractions outside of [0, 1]."""
 
 
 def _text(value: Any) -> bool:
@@ -70,10 +70,10 @@ _SCORE: Rules = {
 
 
 def require_valid(document: Any, path: Path) -> None:
-    """Refuse a record or failure that tables cannot show.
+    """Raise an error for a record or failure that tables cannot show.
 
     Args:
-        document: what ``path`` holds.
+        document: the content of ``path``.
         path: ``record.json`` or ``failure.json``.
 
     Raises:
@@ -91,7 +91,7 @@ def require_valid(document: Any, path: Path) -> None:
         wrong = list(_oddities(document)) or list(_wrong_parts(document, path.name))
     if wrong:
         raise ResultsError(f"`{path}` was skipped: it is damaged ({'; '.join(wrong)}).")
-    # Whoever writes a file of a run adds what its other keys hash to; older files have no such key.
+    # The key `checksum` is a hash of the other keys; files of older code lack it.
     stated = document.pop("checksum", None)
     if stated is not None and stated != _checksum(document):
         raise ResultsError(
@@ -131,7 +131,7 @@ def _wrong_keys(node: Mapping[str, Any], rules: Rules) -> list[str]:
 
 
 def _oddities(document: Any) -> Iterator[str]:
-    """Yield what no part of a record may be, once each."""
+    """Yield the faults that may occur in any part of a record, at most once."""
     level, depth = [document], 0
     while level:
         if depth > DEEPEST:
@@ -150,7 +150,7 @@ def _oddities(document: Any) -> Iterator[str]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Return whether a text can be printed; JSON may hold half of a pair of surrogates."""
+    """Return whether a text can be encoded; JSON may contain unpaired surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -159,10 +159,10 @@ def _is_unicode(text: str) -> bool:
 
 
 def impossible(score: Mapping[str, Any]) -> str | None:
-    """Return why a score's value is none, such as ``170 %, but a fraction …``; None if it is one.
+    """Return why a score's value is impossible, such as a fraction of 170 %, or None.
 
     Args:
-        score: with valid keys but for ``value``.
+        score: a score whose keys except ``value`` are valid.
     """
     value, metric = score.get("value"), score["metric"]
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Which records belong to the same data and weights: one name may stand for files that changed."""
+"""Detection of records with different data or weights under the same name."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 
 class Version(NamedTuple):
-    """What files a finished run's scores belong to.
+    """The data and weights that a finished run's scores belong to.
 
     Args:
-        files: differs where the data or the encoder's weights differ.
-        started: when the run began, in ISO 8601; empty if the record does not say.
-        outdated: whether a later run on the same data set or encoder met other files.
+        files: fingerprints of the data and of the encoder's weights.
+        started: start time of the run in ISO 8601; empty if the record lacks it.
+        outdated: whether a later run with the same data set or encoder used other files.
     """
 
     files: str
@@ -20,13 +20,13 @@ class Version(NamedTuple):
 
 
 def versions(documents: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Version]:
-    """Return the version of every record by its run's id.
+    """Return run id -> version of the record.
 
-    Records with the same keys of the data set must have the same fingerprint of the data, and
-    those with the same encoder the same weights. Where they differ, the latest are current.
+    Records with the same configuration of the data set must have the same fingerprint of the data,
+    and records with the same encoder the same weights. If they differ, the latest are current.
 
     Args:
-        documents: the encoder's id, and the record, of every finished run.
+        documents: the encoder's id and the record of every finished run.
     """
     latest: dict[str, tuple[str, str]] = {}
     stated = []
@@ -51,7 +51,7 @@ def versions(documents: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Ve
 
 
 def complaint(known: Mapping[str, Version]) -> str | None:
-    """Return one sentence if records belong to different versions of the same files."""
+    """Return one sentence if records belong to different versions of the same files, or None."""
     old = sum(version.outdated for version in known.values())
     if not old:
         return None
@@ -64,10 +64,10 @@ def complaint(known: Mapping[str, Version]) -> str | None:
 
 
 def _dataset_of(document: Mapping[str, Any]) -> str:
-    """Return the keys that say which data a run asks for."""
+    """Return the configuration of a run's data set as text."""
     config = _mapping(document.get("identity") or document.get("config"))
     node = config.get("dataset")
-    if node is None:  # a pre-training has its set in the method
+    if node is None:  # a pre-training has its data set in the method
         node = _mapping(config.get("method")).get("pretrain_on")
     return json.dumps(node, sort_keys=True, default=str)
 
