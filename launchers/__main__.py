@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         if verb == "logs":
             sub.add_argument("--failed", action="store_true", help="all failed and lost runs")
-            sub.add_argument("--lines", type=int, default=40, help="number of lines of each log")
+            sub.add_argument("--lines", type=int, default=40, help="last lines to show of each log")
             sub.add_argument(
                 "--follow", "-f", action="store_true", help="print new lines as they are written"
             )
@@ -124,7 +124,7 @@ def _logs(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
         if log:
             show(f"-- {log}", *status.last_lines(log, options.lines))
     if not runs:
-        show(f"nothing to show; logs lie in {sweep_folder.jobs}")
+        show(f"nothing to show; logs are in {sweep_folder.jobs}")
     return 0
 
 
@@ -142,7 +142,7 @@ def _cancel(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
     complaint = slurm.cancel(jobs)
     if complaint:
         show(f"error: {complaint}", file=sys.stderr)
-    show(f"{count(len(jobs), 'job')} cancelled; what is saved stays, for `retry` to go on")
+    show(f"{count(len(jobs), 'job')} cancelled; saved progress stays, and `retry` resumes it")
     for run in runs:
         if not run.owner.startswith("job "):
             show(f"  {run.place} belongs to {run.owner}: stop it there, with Ctrl-C or `kill`")

@@ -83,6 +83,6 @@ def _shell_lines(options: Any, source: str, path: str = "") -> Iterator[str]:
 
 def _shell_line(key: str, source: str) -> str:
     return (
-        f"a batch file must hold no commands that came from a file, but `{key}` in `{source}` has "
-        f"some; read them, and add {FLAG} if you trust their author."
+        f"a batch file must contain no commands from another user's file, but `{key}` in "
+        f"`{source}` has some; read them, and add {FLAG} if you trust their author."
     )

@@ -204,7 +204,7 @@ class _Worker(threading.Thread):
         if code == signals.EXIT_CODE or self.queue.closed:
             return {"failure": "it was interrupted; the same command goes on where it stopped"}
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
+        why = ", perhaps because memory ran out" if code == -signal.SIGKILL else ""
         return {"failure": f"its process was lost ({how}{why}); see `{self.slot.log}`"}
 
     def _start(self) -> subprocess.Popen[str]:

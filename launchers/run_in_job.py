@@ -80,7 +80,7 @@ def _go_behind(owner: dict[str, Any], run: Run, *, give_back: bool) -> None:
         complaint = slurm.requeue(this_job)
         if complaint is None:
             wait_for_the_end()
-        log.warning("the job cannot be requeued (%s), so it waits without a requeue", complaint)
+        log.warning("the job cannot be requeued (%s), so it waits without ending", complaint)
     while claims.other(run.folder) and not run.is_finished:
         time.sleep(5)
 

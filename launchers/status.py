@@ -49,12 +49,15 @@ def survey(sweep_folder: SweepFolder) -> list[RunStatus]:
     """Return the state of every run of a sweep, in the sweep's order, requirements first."""
     outputs = sweep_folder.outputs
     places = sweep_folder.places()
-    held = {}
+    claims_by_id = {}
     for identifier, place in places.items():
         if (claim := claims.read(outputs / place)) is not None:
-            held[identifier] = claim
-    ended = _ask({claim["job"] for claim in held.values() if "job" in claim})
-    return [_stand(i, place, outputs / place, held.get(i), ended) for i, place in places.items()]
+            claims_by_id[identifier] = claim
+    jobs = _ask({claim["job"] for claim in claims_by_id.values() if "job" in claim})
+    return [
+        _status_of(i, place, outputs / place, claims_by_id.get(i), jobs)
+        for i, place in places.items()
+    ]
 
 
 def _ask(jobs: set[str]) -> Mapping[str, slurm.Job] | None:
@@ -71,7 +74,7 @@ def _ask(jobs: set[str]) -> Mapping[str, slurm.Job] | None:
         return known
 
 
-def _stand(
+def _status_of(
     identifier: str,
     place: str,
     folder: Path,
@@ -271,7 +274,7 @@ def tell_submission(plan: Any, sweep_folder: SweepFolder, jobs: Sequence[str]) -
         f"{count(submitted, 'run')} submitted"
         + (f" as {'jobs' if len(jobs) > 1 else 'job'} {', '.join(jobs)}" if jobs else "")
         + f"; {finished} were finished, {len(plan.live)} are on their way already, "
-        f"{len(plan.outcome.failures)} cannot be done."
+        f"{len(plan.outcome.failures)} cannot be executed."
     )
     say(f"logs: {sweep_folder.jobs}")
     say(f"next: {command('status', sweep_folder)}")

@@ -95,12 +95,12 @@ def plan(runs: Sequence[Run], options: Mapping[str, Any]) -> Plan:
 
 def _live(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     """Return run id -> claim for the runs that a live job or process owns."""
-    held = {run.id: claim for run in runs if (claim := claims.read(run.folder)) is not None}
+    claims_by_id = {run.id: claim for run in runs if (claim := claims.read(run.folder)) is not None}
     with contextlib.suppress(slurm.NoAnswer):  # `other` then assumes that jobs are alive
-        slurm.queue(claim["job"] for claim in held.values() if "job" in claim)
+        slurm.queue(claim["job"] for claim in claims_by_id.values() if "job" in claim)
     live = {}
     for run in runs:
-        if run.id in held and (claim := claims.other(run.folder)) is not None:
+        if run.id in claims_by_id and (claim := claims.other(run.folder)) is not None:
             live[run.id] = claim
     return live
 

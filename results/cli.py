@@ -152,7 +152,7 @@ def _table(options: argparse.Namespace) -> int:
     results = _results(options)
     wide, numbers = tables.wide(results, options.metric), tables.wide_csv(results, options.metric)
     if not wide:
-        raise ResultsError("a table needs a run that judges an encoder, but there is none yet.")
+        raise ResultsError("a table needs a run that evaluates an encoder, but there is none yet.")
     show(wide, numbers, options.format)
     if options.save:
         print(f"saved: {save(options.save, 'table', wide, numbers)}", file=sys.stderr)

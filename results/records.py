@@ -190,9 +190,9 @@ def _load_sweep(path: Path) -> dict[str, Any]:
         sweep = dict(json.loads(path.read_bytes()))
         lists, reasons = (sweep["runs"], sweep["folders"]), sweep.get("failures") or {}
         if len(lists[0]) != len(lists[1]):
-            raise ValueError("it names not as many folders as runs")
+            raise ValueError("the numbers of folders and runs differ")
         if not all(isinstance(item, str) for item in (*lists[0], *lists[1], *reasons.values())):
-            raise ValueError("a run, folder or reason is no text")
+            raise ValueError("a run, folder or reason is not text")
         for place in sweep["folders"]:
             # A file must not make this process read outside of the outputs.
             if Path(place).is_absolute() or ".." in Path(place).parts:

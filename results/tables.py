@@ -25,8 +25,8 @@ def wide(results: Results, metric: str | None = None) -> list[Table]:
 
 def protocols(results: Results) -> list[str]:
     """Return the protocols that evaluate encoders on datasets."""
-    judged = [row.protocol for row in results.rows if row.dataset]
-    return ordered(judged + [gap.protocol for gap in results.gaps if gap.dataset])
+    evaluated = [row.protocol for row in results.rows if row.dataset]
+    return ordered(evaluated + [gap.protocol for gap in results.gaps if gap.dataset])
 
 
 def wide_csv(results: Results, metric: str | None = None) -> str:
@@ -136,7 +136,7 @@ def _notes(rows: Sequence[Sequence[str]], runs: int, mean_over: Sequence[str]) -
     if MISSING in texts:
         notes.append(f"{MISSING} not run, or no mean because a dataset is missing")
     if "n/a" in texts:
-        notes.append("n/a: the protocol cannot judge this encoder")
+        notes.append("n/a: the protocol cannot evaluate this encoder")
     if any("invalid" in text for text in texts):
         notes.append(
             "invalid: the score is NaN, infinite or no fraction, and no part of a mean; see "

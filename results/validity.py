@@ -95,7 +95,7 @@ def require_valid(document: Any, path: Path) -> None:
     stated = document.pop("checksum", None)
     if stated is not None and stated != _checksum(document):
         raise ResultsError(
-            f"`{path}` was skipped: it was damaged or changed (its checksum is another)."
+            f"`{path}` was skipped: it was damaged or changed (its checksum is wrong)."
         )
 
 
@@ -144,7 +144,7 @@ def _oddities(document: Any) -> Iterator[str]:
             elif isinstance(node, list):
                 below += node
             elif isinstance(node, str) and not _is_unicode(node):
-                yield "text that is no Unicode"
+                yield "text that is not valid Unicode"
                 return
         level, depth = below, depth + 1
 
@@ -166,7 +166,7 @@ def impossible(score: Mapping[str, Any]) -> str | None:
     """
     value, metric = score.get("value"), score["metric"]
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return f"`{metric}` is {_shown(value)}, which is no number"
+        return f"`{metric}` is {_shown(value)}, which is not a number"
     if not abs(value) <= LARGEST:
         return f"`{metric}` is {_shown(value)}, which is not finite"
     if score["unit"] == "fraction" and not -ROUNDING <= value <= 1 + ROUNDING:

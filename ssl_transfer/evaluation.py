@@ -73,7 +73,7 @@ def evaluate(
     if sentences:
         raise ValueError(" ".join(sentences))
     resolved = resolve(config)
-    judged = models.wrap(copy.deepcopy(encoder), preprocessing)
+    evaluated = models.wrap(copy.deepcopy(encoder), preprocessing)
     if isinstance(dataset, str):
         dataset = datasets.build(resolved["dataset"])
     if isinstance(protocol, str):
@@ -87,9 +87,11 @@ def evaluate(
         context = make_context(Run(config), device)
         context.folder, context.features = place, place / "features"
         if folder is not None:  # it may have files of another encoder or data set
-            context.run_id = digest(context.run_id, models.fingerprint(judged), dataset.fingerprint)
+            context.run_id = digest(
+                context.run_id, models.fingerprint(evaluated), dataset.fingerprint
+            )
         place.mkdir(parents=True, exist_ok=True)
-        scores = {score.metric: score.value for score in protocol.run(judged, dataset, context)}
+        scores = {score.metric: score.value for score in protocol.run(evaluated, dataset, context)}
         if getattr(protocol, "keep_encoder", False) and distributed.is_main():
-            models.save_encoder(judged, place, config={}, parents=[])
+            models.save_encoder(evaluated, place, config={}, parents=[])
         return scores

@@ -151,7 +151,7 @@ def test_a_number_where_a_text_belongs_is_answered_with_how_to_type_it() -> None
 
     (told,) = signature_problems("dataset", image_folder, {"root": 2024}, supplied=frozenset())
     assert told.startswith("`dataset.root` must be str, but is 2024; ")
-    assert told.endswith("""stands in quotes, as in 'dataset.root="2024"'.""")
+    assert told.endswith("""quote a text that looks like a number, as in 'dataset.root="2024"'.""")
 
 
 def test_help_names_every_group_and_every_option() -> None:

@@ -133,9 +133,9 @@ def _explain(error: Exception) -> tuple[str, str]:
     """
     if distributed.is_lost_partner(error):
         return (
-            "every process of the run must stay alive, but one ended without a word (killed, "
-            "perhaps for want of memory, or its computer was lost); the same command goes on from "
-            "the last checkpoint.",
+            "every process of the run must stay alive, but one ended without a message (killed, "
+            "perhaps because memory ran out, or its computer was lost); the same command goes on "
+            "from the last checkpoint.",
             "check",
         )
     if (lost := loading.lost_worker(error)) is not None:

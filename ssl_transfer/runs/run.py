@@ -59,7 +59,7 @@ class Run:
     def sources(self) -> dict[str, "Run"]:
         """The pre-training of each encoder that this run uses but does not train itself.
 
-        The key is the encoder's role: ``encoder`` for the one that an evaluation judges, and the
+        The key is the encoder's role: ``encoder`` for that of an evaluation, and the
         paths of the method's references for a pre-training (``teacher``, ``teachers[0]``). A
         pre-training with ``as_is`` is never executed; it represents unchanged weights.
         """

@@ -49,7 +49,7 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
             and resolved[axis] is None
             and _name(resolved["protocol"]) == "pretrain"
         ):
-            continue  # the pre-training set stands in the method
+            continue  # the method has the pre-training set
         sentences += _node_problems(axis, resolved[axis])
     if not sentences:
         sentences += _pretraining_problems(resolved)
@@ -71,8 +71,8 @@ def shared_problems(config: Mapping[str, Any], *, with_monitor: bool = True) -> 
     seed = own.get("seed")
     # The runs of a sweep differ in their seeds; a plain valid seed needs no check.
     plain_seed = type(seed) is int and 0 <= seed < 1 << 31
-    told_apart = {key: value for key, value in own.items() if key != "seed" or not plain_seed}
-    seen: tuple[str, str] | None = ("" if with_monitor else "light", repr(told_apart))
+    distinguishing = {key: value for key, value in own.items() if key != "seed" or not plain_seed}
+    seen: tuple[str, str] | None = ("" if with_monitor else "light", repr(distinguishing))
     if seen in _FINE:
         return []
     try:
@@ -191,7 +191,7 @@ def signature_problems(
         remedy = ""
         if fault.must == "be str" and type(keys[key]) in (int, float):
             typed = argument(f"{place}{key}", str(keys[key]))
-            remedy = f"; a text that looks like a number stands in quotes, as in {typed}"
+            remedy = f"; quote a text that looks like a number, as in {typed}"
         sentences.append(fault.sentence(f"{place}{key}", remedy))
     return sentences
 

@@ -109,7 +109,7 @@ def fetch(url: str, path: Path, *, sha256: str | None = None, md5: str | None = 
     except PermissionError as error:
         raise OSError(
             f"`{path.parent}` must be writable for a download, but is not ({error}); set "
-            "paths.weights, or have somebody else put the file there."
+            "paths.weights, or ask the folder's owner to put the file there."
         ) from error
 
 
@@ -165,8 +165,8 @@ def _attempt(url: str, folder: Path, path: Path) -> None:
         packed = reply.headers.get("Content-Encoding", "identity").strip().lower()
         if packed not in ("identity", ""):
             raise ValueError(
-                f"{url} must be sent as it is, but the server packs it ({_said(packed)}); fetch it "
-                f"otherwise and put it at `{path}`."
+                f"{url} must be sent uncompressed, but the server packs it ({_said(packed)}); fetch "
+                f"it otherwise and put it at `{path}`."
             )
         start = _size(part) if reply.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         if start and not reply.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -305,7 +305,8 @@ def _unreachable(url: str, path: Path, arrived: int, reason: Exception) -> str:
     if arrived:
         return (
             f"`{path.name}` must arrive whole from {url}, but the connection broke off again and "
-            f"again ({why}); the same command goes on from the {_megabytes(arrived)} that are here."
+            f"again ({why}); the same command goes on from the {_megabytes(arrived)} "
+            "already downloaded."
         )
     return (
         f"`{path.name}` must be fetched from {url}, but it cannot be fetched now ({why}); run the "

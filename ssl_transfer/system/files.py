@@ -117,7 +117,7 @@ def read_json(
         reason = "it is empty" if _is_empty(path) else _words(error)
         raise Unreadable(f"`{path}` cannot be read ({reason})") from error
     if not isinstance(document, dict):
-        raise Unreadable(f"`{path}` cannot be read (it is no JSON object)")
+        raise Unreadable(f"`{path}` cannot be read (it is not a JSON object)")
     if schema is not None:
         version = document.get("schema", 1)
         if not isinstance(version, int) or isinstance(version, bool):
@@ -129,7 +129,7 @@ def read_json(
             )
     stated = document.pop(CHECKSUM, None)
     if (sealed or stated is not None) and stated != checksum(document):
-        raise Unreadable(f"`{path}` was damaged or changed (its checksum is another)")
+        raise Unreadable(f"`{path}` was damaged or changed (its checksum is wrong)")
     return document
 
 

@@ -29,21 +29,21 @@ _HERE = "." + os.sep  # prefix of paths inside the outputs folder, which may be 
 _NUMBERS = 4  # per stamp
 
 
-def save(listed: Inputs, outputs: Path) -> str:
+def save(inputs: Inputs, outputs: Path) -> str:
     """Write a list unless it exists with the same stamps; return its identity.
 
     If it cannot be written, that is logged and the run continues; its inputs are then not compared
     later.
 
     Args:
-        listed: the files.
+        inputs: the files.
         outputs: absolute folder of all runs.
     """
-    path = _place(outputs, listed.identity)
-    stored = load(listed.identity, outputs) if path.exists() else None
-    if stored is None or sorted(_rows(stored)) != sorted(_rows(listed)):
-        _write(listed, outputs, listed.identity)
-    return listed.identity
+    path = _place(outputs, inputs.identity)
+    stored = load(inputs.identity, outputs) if path.exists() else None
+    if stored is None or sorted(_rows(stored)) != sorted(_rows(inputs)):
+        _write(inputs, outputs, inputs.identity)
+    return inputs.identity
 
 
 def load(identity: str, outputs: Path) -> Inputs | None:
@@ -112,15 +112,15 @@ class Comparer:
     def compare(self, identity: str) -> Comparison:
         """Return how the files of a list differ from those on the disk."""
         if identity not in self.known:
-            listed = load(identity, self.outputs)
-            comparison = Comparison(unreachable=True) if listed is None else self._compare(listed)
+            inputs = load(identity, self.outputs)
+            comparison = Comparison(unreachable=True) if inputs is None else self._compare(inputs)
             self.known[identity] = comparison
         return self.known[identity]
 
-    def _compare(self, listed: Inputs) -> Comparison:
-        comparison, seen, numbers = Comparison(), self.seen, listed.stamps
+    def _compare(self, inputs: Inputs) -> Comparison:
+        comparison, seen, numbers = Comparison(), self.seen, inputs.stamps
         differing, files = [], 0
-        for row, path in enumerate(listed.paths):
+        for row, path in enumerate(inputs.paths):
             if path not in seen:
                 try:
                     seen[path] = stamps.stamp(path)
@@ -131,10 +131,10 @@ class Comparer:
                     return Comparison(unreachable=True)
             now, start = seen[path], _NUMBERS * row
             if now is None:
-                if listed.digest_of(row) != ABSENT:
+                if inputs.digest_of(row) != ABSENT:
                     comparison.gone.append(path)
                 continue
-            files += row not in listed.rules
+            files += row not in inputs.rules
             if (
                 numbers[start + 3] != now.inode
                 or numbers[start + 2] != now.changed
@@ -144,37 +144,37 @@ class Comparer:
                 differing.append(row)
         if not files and comparison.gone:  # only empty folders: the disk is not mounted
             return Comparison(unreachable=True)
-        self._look_into(listed, differing, comparison)
+        self._look_into(inputs, differing, comparison)
         return comparison
 
-    def _look_into(self, listed: Inputs, rows: Sequence[int], comparison: Comparison) -> None:
+    def _look_into(self, inputs: Inputs, rows: Sequence[int], comparison: Comparison) -> None:
         """Read the files with other stamps; update the list if only their stamps changed."""
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            digests = list(pool.map(lambda row: _content(listed, row), rows))
+            digests = list(pool.map(lambda row: _content(inputs, row), rows))
         for row, digest in zip(rows, digests, strict=True):
-            path = listed.paths[row]
-            if digest != listed.digest_of(row):
+            path = inputs.paths[row]
+            if digest != inputs.digest_of(row):
                 comparison.changed.append(path)
             elif (now := self.seen[path]) is not None:
-                listed.stamps[_NUMBERS * row : _NUMBERS * (row + 1)] = array("q", now)
+                inputs.stamps[_NUMBERS * row : _NUMBERS * (row + 1)] = array("q", now)
         if rows and not comparison.changed:
-            _write(listed, self.outputs, listed.identity)
+            _write(inputs, self.outputs, inputs.identity)
 
 
-def _content(listed: Inputs, row: int) -> bytes:
+def _content(inputs: Inputs, row: int) -> bytes:
     """Return the hash of a row's present content; ``UNSETTLED`` if it cannot be read."""
-    path = listed.paths[row]
+    path = inputs.paths[row]
     try:
-        if row in listed.rules:
-            return stamps.of_folder(path, listed.rules[row])
+        if row in inputs.rules:
+            return stamps.of_folder(path, inputs.rules[row])
         return stamps.of_file(path)
     except OSError as error:
         log.debug("%s", error)
         return UNSETTLED
 
 
-def _rows(listed: Inputs) -> list[tuple[str, Stamp]]:
-    return [(path, listed.stamp_of(row)) for row, path in enumerate(listed.paths)]
+def _rows(inputs: Inputs) -> list[tuple[str, Stamp]]:
+    return [(path, inputs.stamp_of(row)) for row, path in enumerate(inputs.paths)]
 
 
 def _place(outputs: Path, identity: str) -> Path:
@@ -185,21 +185,21 @@ def _absolute(name: str, outputs: Path) -> str:
     return str(outputs / name) if name.startswith(_HERE) else name
 
 
-def _write(listed: Inputs, outputs: Path, identity: str) -> None:
+def _write(inputs: Inputs, outputs: Path, identity: str) -> None:
     base = f"{outputs}{os.sep}"
     names = [
-        _HERE + path.removeprefix(base) if path.startswith(base) else path for path in listed.paths
+        _HERE + path.removeprefix(base) if path.startswith(base) else path for path in inputs.paths
     ]
-    columns = [os.fsencode("\0".join(names)), listed.stamps.tobytes(), bytes(listed.digests)]
+    columns = [os.fsencode("\0".join(names)), inputs.stamps.tobytes(), bytes(inputs.digests)]
     facts = {
         "schema": 1,
-        "files": len(listed),
+        "files": len(inputs),
         "byteorder": sys.byteorder,
         **dict(zip(("paths", "stamps", "digests"), map(len, columns), strict=True)),
-        "rules": listed.rules,
+        "rules": inputs.rules,
     }
     content = json.dumps(facts).encode() + b"\n" + zlib.compress(b"".join(columns), 1)
     try:
         write_atomically(_place(outputs, identity), content)
     except OSError as error:
-        log.info("the list of %d input files cannot be kept (%s)", len(listed), error)
+        log.info("the list of %d input files cannot be kept (%s)", len(inputs), error)

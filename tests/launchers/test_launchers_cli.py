@@ -85,7 +85,7 @@ def test_logs_show_the_end_of_what_was_named(launchers, folders) -> None:
 
 
 def test_nothing_to_show_is_said(launchers, folders) -> None:
-    assert launchers("logs", "--failed", "knn/good")[1].startswith("nothing to show; logs lie in ")
+    assert launchers("logs", "--failed", "knn/good")[1].startswith("nothing to show; logs are in ")
 
 
 def test_only_what_waits_or_runs_is_cancelled(launchers, folders, slurm: FakeSlurm) -> None:

@@ -98,7 +98,7 @@ def test_what_fails_or_dies_is_told_and_stops_nothing(swept: Swept) -> None:
     assert outcome.failures.keys() == {swept.broken.id, swept.dies.id}
     assert outcome.failures[swept.broken.id] == "ArithmeticError: the encoder is broken"
     assert outcome.failures[swept.dies.id].startswith(
-        "its process was lost (signal 9, perhaps for want of memory); see `"
+        "its process was lost (signal 9, perhaps because memory ran out); see `"
     )
     assert (outcome.computed, outcome.exit_code) == (3, 1)
     kept = SweepFolder.find(swept.outputs).about

@@ -87,7 +87,7 @@ def test_one_failure_or_lost_process_leaves_the_others_alone(logs: list[Path]) -
     see = f"; see `{logs[0]}`"
     assert failures == {
         "b": "it failed",
-        "c": f"its process was lost (signal 9, perhaps for want of memory){see}",
+        "c": f"its process was lost (signal 9, perhaps because memory ran out){see}",
         "e": f"its process was lost (signal 11){see}",
         "f": f"its process was lost (exit code 3){see}",
         "g": "it was interrupted; the same command goes on where it stopped",

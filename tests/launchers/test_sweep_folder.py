@@ -172,4 +172,4 @@ def test_a_flipped_byte_of_a_sweep_is_a_sentence_and_so_are_another_sweeps_runs(
     (one.folder / "runs.jsonl.gz").write_bytes((other.folder / "runs.jsonl.gz").read_bytes())
     with pytest.raises(SweepRefused):
         one.runs()
-    assert "it is of another sweep or of another version" in capsys.readouterr().err
+    assert "it belongs to another sweep or another version" in capsys.readouterr().err

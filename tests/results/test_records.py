@@ -130,7 +130,7 @@ def test_a_score_that_was_changed_in_its_file_is_named_and_left_out(write, outpu
     assert [row.value for row in results.rows] == [0.5]
     assert results.problems == [
         f"`{changed / 'record.json'}` was skipped: it was damaged or changed (its checksum is "
-        "another)."
+        "wrong)."
     ]
     (changed / "record.json").write_text("[" * 100_000)
     assert len(read(outputs).problems) == 1

@@ -26,10 +26,10 @@ SCORE = {"metric": "top1", "unit": "fraction", "higher_is_better": True, "primar
         (math.inf, "nats", "`top1` is inf, which is not finite"),
         (-(10**400), "nats", "which is not finite"),
         (1e300, "nats", "`top1` is 1e+300, which is not finite"),
-        (None, "fraction", "`top1` is null, which is no number"),
-        ("0.9", "fraction", "`top1` is '0.9', which is no number"),
-        (True, "fraction", "`top1` is True, which is no number"),
-        ([0.9], "fraction", "which is no number"),
+        (None, "fraction", "`top1` is null, which is not a number"),
+        ("0.9", "fraction", "`top1` is '0.9', which is not a number"),
+        (True, "fraction", "`top1` is True, which is not a number"),
+        ([0.9], "fraction", "which is not a number"),
     ],
 )
 def test_a_score_that_cannot_be_has_a_reason(value: Any, unit: str, reason: str) -> None:

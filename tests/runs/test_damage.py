@@ -154,7 +154,7 @@ def reads_record(finished: Finished) -> None:
     run = finished.run
     assert not run.is_finished
     assert run.readable_record() is None
-    stands = status._stand(run.id, run.place, run.folder, None, {})
+    stands = status._status_of(run.id, run.place, run.folder, None, {})
     assert stands.state in ("failed", "done")
     assert runs.begin(run) == run.folder
     record = {**run.identify(), "status": "finished", "scores": [], "encoder": {}, "duration_s": 1}
@@ -166,7 +166,7 @@ def reads_failure(finished: Finished) -> None:
     run = finished.run
     assert run.failure() is None
     assert sweep.sticky_failure(run) is None
-    status._stand(run.id, run.place, run.folder, None, {})
+    status._status_of(run.id, run.place, run.folder, None, {})
     runs.begin(run)
     assert run.failure() is None
 

@@ -143,7 +143,7 @@ def test_a_download_that_was_given_up_goes_on_with_the_next_call(
 ) -> None:
     server.break_after = [100_000, 0, 0]
     sentence = _refusal(OSError, server, target)
-    assert "the same command goes on from the 0.1 MB that are here" in sentence
+    assert "the same command goes on from the 0.1 MB already downloaded" in sentence
     fetch(server.url, target, sha256=SHA256)
     assert server.seen[-1] == ("bytes=100000-", 206)
     assert target.read_bytes() == CONTENT

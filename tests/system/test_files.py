@@ -77,12 +77,12 @@ def test_json_comes_back_and_every_flipped_byte_is_found(tmp_path: Path) -> None
         (b"{", "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"[" * 100_000, "cannot be read"),
-        (b"[1]", "it is no JSON object"),
-        (b"null", "it is no JSON object"),
+        (b"[1]", "it is not a JSON object"),
+        (b"null", "it is not a JSON object"),
         (b'{"schema": 2}', "has schema 2, but this version reads up to 1; update"),
         (b'{"schema": "1"}', "its schema is '1'"),
         (b'{"schema": true}', "its schema is True"),
-        (b'{"checksum": "0"}', "its checksum is another"),
+        (b'{"checksum": "0"}', "its checksum is wrong"),
     ],
 )
 def test_what_is_no_file_of_ours_is_said(tmp_path: Path, content: bytes, told: str) -> None:
