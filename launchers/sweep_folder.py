@@ -155,8 +155,8 @@ class SweepFolder:
             ) from error  # fmt: skip
         if missing:
             raise SweepRefused(
-                [f"`{path}` must hold the runs of `sweep.json`, but lacks `{missing[0]}`: it belongs "
-                 "to another sweep or another version; send the sweep's command again."]
+                [f"`{path}` must hold the runs of `sweep.json`, but lacks `{missing[0]}`: it "
+                 "belongs to another sweep or another version; send the sweep's command again."]
             )  # fmt: skip
         return runs
 

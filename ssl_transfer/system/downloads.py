@@ -165,8 +165,8 @@ def _attempt(url: str, folder: Path, path: Path) -> None:
         packed = reply.headers.get("Content-Encoding", "identity").strip().lower()
         if packed not in ("identity", ""):
             raise ValueError(
-                f"{url} must be sent uncompressed, but the server packs it ({_said(packed)}); fetch "
-                f"it otherwise and put it at `{path}`."
+                f"{url} must be sent uncompressed, but the server packs it ({_said(packed)}); "
+                f"fetch it otherwise and put it at `{path}`."
             )
         start = _size(part) if reply.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         if start and not reply.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
