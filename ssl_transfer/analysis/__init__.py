@@ -1,1 +1,1 @@
-"""What finished runs have learned: looks at their encoders, never changes a run."""
+"""Analysis of the encoders of finished runs; it never changes a run."""

@@ -1,9 +1,9 @@
-"""What BN-tuning changed: each BatchNorm layer of a tuned run beside what it was before.
+"""Compare each BatchNorm layer of an encoder before and after BN-tuning.
 
     python -m ssl_transfer.analysis.bn_tuning RUN_FOLDER [--images N] [--out DIR]
 
-The run must have been told to leave its encoder (``protocol.keep_encoder=true``). The encoder as it
-was before is built anew from the run's record, and must have the weights that the record names.
+The run must have saved its encoder (``protocol.keep_encoder=true``). The encoder before tuning is
+built again from the run's record, and must have the weights whose hash is in the record.
 """
 
 import argparse
@@ -39,14 +39,14 @@ from ssl_transfer.runs import Run
 from ssl_transfer.system.files import write_atomically
 from ssl_transfer.system.plain_text import printable
 
-BATCH = 64  # images: each estimate of similarity is made of so many
+BATCH = 64  # images per estimate of similarity
 FEATURES = "(features)"
-"""Row of the encoder's output, which has a similarity alone."""
+"""Row of the encoder's output, for which only the similarity is defined."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How a layer differs from what it was; None where the layer has no such thing.
+    """The change of a layer; None for values that are not defined for the layer.
 
     Args:
         layer: name in the backbone.
@@ -100,7 +100,7 @@ def jeffreys(
 
 
 def change(name: str, before: _BatchNorm, after: _BatchNorm, *, tuned: bool) -> Change:
-    """Return what happened to a layer's parameters and running statistics."""
+    """Return the change of a layer's parameters and running statistics."""
     values: dict[str, float | None] = {}
     for key in ("weight", "bias"):
         old, new = getattr(before, key), getattr(after, key)
@@ -130,10 +130,10 @@ class TunedRun:
     """A finished run with its encoder before and after.
 
     Args:
-        record: the run's.
-        before: as the run found it, in eval mode.
-        after: as it left it, in eval mode.
-        preprocessing: what the run's images went through.
+        record: the run's record.
+        before: the encoder before the run, in eval mode.
+        after: the encoder after the run, in eval mode.
+        preprocessing: preprocessing of the run's images.
     """
 
     record: dict[str, Any]
@@ -149,11 +149,11 @@ class TunedRun:
 
 @randomness.preserved()
 def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
-    """Return a run of ``bn_tune`` that left its encoder.
+    """Return a run of ``bn_tune`` that saved its encoder.
 
     Args:
-        folder: the run's.
-        trust_targets: whether to call whatever the record names, and download what it asks for.
+        folder: folder of the run.
+        trust_targets: whether to call any code that the record names, and download files for it.
 
     Raises:
         ValueError: if it is something else, its encoder before tuning cannot be
@@ -175,7 +175,7 @@ def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
             f"the run must have kept its encoder, but `{folder}` has no {WEIGHTS_FILE}; run it "
             "again with protocol.keep_encoder=true."
         )
-    # The run may have been moved together with those it required: their places are relative.
+    # The run may have been moved together with the runs it required: their paths are relative.
     outputs = str(folder.resolve().parents[1])
     run = Run({**config, "paths": {**config["paths"], "outputs": outputs}})
     before = models.build(run.resolved["model"], seed=run.resolved["method"]["seed"])
@@ -212,7 +212,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _kept(before: Encoder, folder: Path) -> tuple[Encoder, Preprocessing]:
-    """Return the encoder that a run left, and what its images went through."""
+    """Return the encoder that a run saved, and the preprocessing of its images."""
     after = copy.deepcopy(before)
     try:
         after.backbone.load_state_dict(read_state(folder / WEIGHTS_FILE))
@@ -232,10 +232,10 @@ def compare(
     """Return the change of every BatchNorm layer in the network's order, then of the features.
 
     Args:
-        run: the two encoders, moved to the fastest device.
-        images: what to look at, without augmentation.
-        picked: indices of at least four of them.
-        progress_bar: whether to draw one.
+        run: the run; its two encoders are moved to the fastest device.
+        images: images to compare the encoders on, without augmentation.
+        picked: indices of at least four images.
+        progress_bar: whether to draw a progress bar.
 
     Raises:
         ValueError: if there are fewer images.
@@ -277,19 +277,19 @@ def _similarities(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoders = [encoder.to(device) for encoder in (run.before, run.after)]
     accumulators = {name: MinibatchCKA() for name in (*names, FEATURES)}
-    # Parts of about the same size: none too small for an estimate.
+    # Divide the images into parts of about equal size, so that no part is too small.
     parts = np.array_split(np.asarray(picked), -(-len(picked) // BATCH))
     for part in tqdm(parts, desc="images", disable=not progress_bar, leave=False, delay=2.0):
         (views,) = images.__getitems__([(0, index) for index in part.tolist()]).views
         K, L = (_grams(encoder, names, views.to(device)) for encoder in encoders)
         for name, similarity in accumulators.items():
-            if name in K:  # a layer may be there for training alone
+            if name in K:  # some layers are only used in training
                 similarity.add(K[name], L[name])
     return {name: similarity.value() for name, similarity in accumulators.items()}
 
 
 def _grams(encoder: Encoder, names: Sequence[str], images: Tensor) -> dict[str, Tensor]:
-    """Return the Gram matrix of each layer's output; the outputs themselves are not kept."""
+    """Return the Gram matrix of each layer's output; the outputs are discarded."""
     grams: dict[str, Tensor] = {}
 
     def noting(name: str) -> Any:
@@ -311,7 +311,7 @@ def _grams(encoder: Encoder, names: Sequence[str], images: Tensor) -> dict[str, 
 
 @randomness.preserved()
 def images_to_see(run: TunedRun, count: int) -> tuple[ViewDataset, list[int]]:
-    """Return the test split as the run saw it, and the indices of ``count`` seeded images of it."""
+    """Return the test split with the run's preprocessing, and seeded indices of its images."""
     resolved = Run(run.record["config"]).resolved
     test = datasets.build(resolved["dataset"])["test"]
     order = randomness.permutation(int(run.record["seed"]), "analysis", 0, len(test))
@@ -319,7 +319,7 @@ def images_to_see(run: TunedRun, count: int) -> tuple[ViewDataset, list[int]]:
 
 
 def to_csv(changes: Sequence[Change]) -> str:
-    """Return the changes as CSV, all digits, empty where there is nothing."""
+    """Return the changes as CSV with full precision; undefined values are empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in dataclasses.fields(Change)])
@@ -328,7 +328,7 @@ def to_csv(changes: Sequence[Change]) -> str:
 
 
 def to_markdown(changes: Sequence[Change]) -> str:
-    """Return the changes as a Markdown table, rounded."""
+    """Return the changes as a Markdown table with rounded values."""
     names = [field.name for field in dataclasses.fields(Change)]
     rows = [names, ["---", *["---:"] * (len(names) - 1)]]
     rows += [[_cell(value) for value in dataclasses.astuple(item)] for item in changes]
@@ -353,7 +353,7 @@ _COLOURS = ("#1f6fb4", "#d9822b")
 
 
 def _require_matplotlib() -> None:
-    """Raise ``ValueError`` where no picture can be drawn, before anything is computed."""
+    """Raise ``ValueError`` if matplotlib is missing, before anything is computed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(
             "the picture needs the package matplotlib, but it is not installed; install it (pip "
@@ -374,7 +374,7 @@ def draw(changes: Sequence[Change], title: str) -> bytes:
     places = range(len(changes))
     for axes, (label, series) in zip(panels, _PANELS.items(), strict=True):
         for (key, name), colour in zip(series.items(), _COLOURS, strict=False):
-            # A layer that is not tuned stays as it is; only what it is given changes.
+            # The parameters of a layer that is not tuned stay the same; only its inputs change.
             shown = [p for p in places if changes[p].tuned or key == "cka"]
             heights = {p: value for p in shown if (value := getattr(changes[p], key)) is not None}
             faces = [colour if changes[p].tuned else "white" for p in heights]
@@ -431,8 +431,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Compare a run's encoder before and after tuning; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ssl_transfer.analysis.bn_tuning",
-        description="What BN-tuning changed, layer by layer: affine parameters, running statistics "
-        "and the similarity of outputs (linear CKA) on test images.",
+        description="Show the changes by BN-tuning in each layer: affine parameters, running "
+        "statistics and the similarity of outputs (linear CKA) on test images.",
     )
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="holds record.json")
     parser.add_argument("--images", type=int, default=256, help="of the test split (default: 256)")

@@ -1,1 +1,1 @@
-"""What is fitted on features in closed form or to a tolerance, without a training loop."""
+"""Estimators on features, fitted in closed form or to a tolerance, without the training loop."""

@@ -1,4 +1,4 @@
-"""The memory of a batched L-BFGS: P problems at once, M remembered pairs, n unknowns each."""
+"""The memory of a batched L-BFGS: P problems with n unknowns each and M stored pairs."""
 
 import torch
 from jaxtyping import Bool, Float, Float64
@@ -8,10 +8,10 @@ PerProblem = Float64[Tensor, " P"]
 
 
 class Pairs:
-    """The last steps s and changes of the gradient y, in scaled coordinates, and their products.
+    """The last steps s, the changes y of the gradient, and their products, in scaled coordinates.
 
     The inverse Hessian is applied in its compact form (Byrd, Nocedal and Schnabel 1994, theorem
-    2.2): two passes over the pairs, the rest is algebra of M x M matrices.
+    2.2), which needs two passes over the pairs and operations on M x M matrices.
     """
 
     def __init__(self, problems: int, memory: int, size: int, like: Tensor) -> None:
@@ -22,12 +22,12 @@ class Pairs:
         self.order: list[int] = []  # slots, oldest pair first
 
     def keep(self, mask: Bool[Tensor, " P"]) -> None:
-        """Forget the problems outside of ``mask``."""
+        """Remove the problems outside of ``mask``."""
         for name in ("steps", "changes", "step_change", "change_change"):
             setattr(self, name, getattr(self, name)[mask])
 
     def add(self, step: Float[Tensor, "P n"], change: Float[Tensor, "P n"]) -> Bool[Tensor, " P"]:
-        """Remember a pair instead of the oldest; return whether its curvature is positive."""
+        """Replace the oldest pair by a new pair; return whether its curvature is positive."""
         full = len(self.order) == self.steps.shape[1]
         slot = self.order.pop(0) if full else len(self.order)
         self.order.append(slot)

@@ -1,8 +1,9 @@
-"""The two losses of a batch of logistic regressions: one class of several, or each class by itself.
+"""The losses of a batch of logistic regressions: multinomial, and one-vs-rest.
 
-Both are written in margins: by how much a logit speaks against the target. Rounding stays relative
-to the loss however small it gets, so that single precision is enough; and a margin of minus
-infinity is one that does not count. Axes: P problems, K classes, N samples.
+Both losses use margins: a margin is the amount by which a logit exceeds the target's logit, or the
+logit with its sign chosen so that larger is worse. In this form the rounding error is relative to
+the loss, even if the loss is tiny, so that single precision is enough. A margin of minus infinity
+is ignored. Axes: P problems, K classes, N samples.
 """
 
 import torch
@@ -14,15 +15,15 @@ from ssl_transfer.estimators.lbfgs import PerProblem
 
 Margins = Float[Tensor, "P K N"]
 Doubt = Float[Tensor, "P N"] | Float[Tensor, "P K N"]
-"""Log odds against what is shown."""
+"""Log odds against the target."""
 
 
 class Multinomial:
-    """Cross-entropy of the softmax; the label's own margin does not count.
+    """Cross-entropy of the softmax; the label's own margin is ignored.
 
     Args:
         targets: class numbers in ``[0, classes)``.
-        classes: all of which occur.
+        classes: number of classes; each class must occur.
     """
 
     def __init__(self, targets: Int64[Tensor, " N"], classes: int) -> None:
@@ -36,7 +37,7 @@ class Multinomial:
         return logits.sub_(logits.gather(1, self._index(logits)))
 
     def exclude(self, margins: Margins) -> None:
-        """Set what does not count to minus infinity, in place."""
+        """Set the ignored margins to minus infinity, in place."""
         margins.scatter_(1, self._index(margins), -torch.inf)
 
     def probabilities(self, margins: Margins) -> tuple[Margins, Doubt]:
@@ -45,7 +46,7 @@ class Multinomial:
         return (margins - F.softplus(doubt)[:, None]).exp_(), doubt
 
     def mean(self, doubt: Doubt) -> PerProblem:
-        """Return the mean loss: softplus is the label's surprise."""
+        """Return the mean loss: each sample's loss is ``softplus(-log odds of the label)``."""
         return F.softplus(doubt).double().mean(1)
 
     def residuals(self, p: Margins, doubt: Doubt) -> Margins:
@@ -57,10 +58,10 @@ class Multinomial:
 
 
 class OneVsRest:
-    """The sum over classes of the cross-entropy of "shown or not": they share nothing but features.
+    """The sum over classes of the binary cross-entropy; classes only share the features.
 
     Args:
-        targets: rows of 1 (shown), 0 (not shown) and -1 (does not count).
+        targets: rows of 1 (shown), 0 (not shown) and -1 (ignored).
     """
 
     def __init__(self, targets: Int64[Tensor, "N K"]) -> None:
@@ -78,11 +79,11 @@ class OneVsRest:
         return logits.mul_(self._away)
 
     def exclude(self, margins: Margins) -> None:
-        """Set what does not count to minus infinity, in place."""
+        """Set the ignored margins to minus infinity, in place."""
         margins.masked_fill_(self.targets < 0, -torch.inf)
 
     def probabilities(self, margins: Margins) -> tuple[Margins, Doubt]:
-        """Return the probabilities of the opposite of what is shown, and their log odds."""
+        """Return the probabilities of the opposite of the targets, and their log odds."""
         return margins.sigmoid(), margins
 
     def mean(self, doubt: Doubt) -> PerProblem:

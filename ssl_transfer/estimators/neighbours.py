@@ -1,4 +1,4 @@
-"""The vote of the nearest neighbours, which estimates classes without any training."""
+"""Classification by a vote of the nearest neighbours, without training."""
 
 from typing import Literal
 
@@ -36,7 +36,7 @@ def vote(
         classes: number of classes.
         metric: the similarity is the cosine, or (``euclidean``) minus the distance of the features
             as they are.
-        weighting: ``uniform`` counts votes, whatever the temperature.
+        weighting: ``uniform`` gives all votes equal weight and ignores the temperature.
 
     Returns:
         Rows that sum to 1; with several classes per image each share is of that class's own votes
@@ -51,7 +51,7 @@ def vote(
         similarity, neighbours = every.topk(k, dim=1)
         if weighting == "uniform":
             similarity = torch.zeros_like(similarity)
-        # Softmax: the same votes up to a factor per query, without overflow.
+        # Weigh the votes by a softmax: the same weights up to a factor per query, without overflow.
         weights = (similarity / temperature).softmax(dim=1)
         if labels.ndim == 1:
             empty = weights.new_zeros(len(chunk), classes)
@@ -65,6 +65,6 @@ def vote(
 def _shown_share(
     weights: Float[Tensor, "queries bank"], labels: Int64[Tensor, "bank classes"]
 ) -> Float[Tensor, "queries classes"]:
-    """Return the part of each class's votes that says it is shown."""
+    """Return the share of each class's votes that are positive."""
     shown, absent = (weights @ (labels == kind).to(weights) for kind in (1, 0))
     return shown / (shown + absent).clamp(min=torch.finfo(weights.dtype).tiny)

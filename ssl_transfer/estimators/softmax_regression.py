@@ -2,19 +2,21 @@
 
 The objective is scikit-learn's, ``C * sum_n CE(W x_n + b, y_n) + |W|^2 / 2`` with a free intercept,
 divided by ``C N``; for several classes per sample CE is the sum of binary cross-entropies, so that
-each class is a problem by itself. A grid of 45 values of C is a path of similar problems on the
-same features; four things make it cheap, none of which changes the objective:
+each class is a separate problem. A grid of 45 values of C is a path of similar problems on the same
+features. Four techniques reduce the cost without changing the objective:
 
-1. *Coordinates.* The features are centred (the free intercept absorbs it), scaled by one number and
-   rotated to their principal axes. With fewer samples than features this also drops the directions
-   in which nothing varies, where the best weight is zero.
-2. *Preconditioning.* There the Hessian is about ``h s_r^2 + penalty`` on axis r, with ``s_r^2`` the
-   variance along it and ``h`` the mean of ``p (1 - p)``. L-BFGS starts from the inverse of that.
-3. *Following the path.* About one problem per decade is solved in ascending order of C, from where
-   the last two point; the others start from an interpolation in log C, a few iterations from their
-   end. A large C alone is reached the same way: from zero it would take thousands of iterations.
+1. *Coordinates.* The features are centred (the free intercept absorbs the shift), scaled by one
+   number and rotated to their principal axes. With fewer samples than features this also removes
+   the directions without variance, where the optimal weight is zero.
+2. *Preconditioning.* In these coordinates the Hessian is about ``h s_r^2 + penalty`` on axis r,
+   with the variance ``s_r^2`` along the axis and the mean ``h`` of ``p (1 - p)``. L-BFGS starts
+   from the inverse of this diagonal.
+3. *Path following.* About one problem per decade of C is solved in ascending order, starting from
+   an extrapolation of the last two solutions. The other problems start from an interpolation in
+   log C and need few iterations. A single large C is solved in the same way; starting from zero, it
+   would need thousands of iterations.
 4. *Batches.* Problems of one level share each product with the features. Logits are linear in the
-   step, so a line search costs no product at all: two per iteration, whatever it tries.
+   step, so that a line search needs no product: there are two products per iteration.
 
 Axes: P problems, K classes, N samples, R rotated features and the constant, M remembered pairs.
 """
@@ -39,22 +41,22 @@ Parameters = Float[Tensor, "P K R"]
 
 SUFFICIENT_DECREASE = 1e-4  # Nocedal and Wright 2006, section 3.1
 CURVATURE = 0.9  # likewise
-TRIALS = 25  # of a line search; every one doubles or halves
+TRIALS = 25  # trials of a line search; each trial doubles or halves the interval
 STRIDE = 10.0  # factor between the values of C that are solved one after another
-MEMORY_ELEMENTS = 2**27  # of the largest array of a batch: 512 MiB in float32
+MEMORY_ELEMENTS = 2**27  # elements of the largest array of a batch: 512 MiB in float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """One classifier per value of C, in the order given to ``fit_path``.
+    """One classifier per value of C, in the order of ``fit_path``'s argument.
 
     Args:
-        weights: of the features as they came.
-        intercepts: minus infinity for a class without a sample, infinity for one that every sample
-            shows.
-        iterations: of L-BFGS.
+        weights: weights of the original features.
+        intercepts: minus infinity for a class without a sample, infinity for a class that every
+            sample shows.
+        iterations: number of iterations of L-BFGS.
         converged: whether the tolerance was reached.
-        basis: of the space in which the fit took place.
+        basis: basis of the space in which the fit took place.
     """
 
     weights: Float[Tensor, "P classes dim"]
@@ -93,21 +95,21 @@ def fit_path(
     """Return the classifiers that minimise ``C * sum CE + |W|^2 / 2`` for every C.
 
     Args:
-        features: floating point; the work is done in their type and on their device.
+        features: floating-point features; the fit uses their type and device.
         labels: class numbers in ``[0, classes)``; a class without a sample is left out of the
             fit and never predicted, as in scikit-learn. Or rows of 1 (shown), 0 (not shown) and -1
             (left out of that class's problem).
         C: inverse strengths of the penalty, in any order.
         classes: number of classes.
         tol: a problem has converged when the next step is expected to lower its loss by less than
-            this share. Unlike scikit-learn's bound on the gradient it means the same for features
-            of any scale and for any C.
-        max_iter: iterations per problem.
-        memory: pairs that L-BFGS remembers.
+            this share. Unlike scikit-learn's bound on the gradient, this criterion does not depend
+            on the scale of the features or on C.
+        max_iter: maximum number of iterations per problem.
+        memory: number of pairs that L-BFGS stores.
         start: classifier of similar features to start from, for a single C (``None``: zero).
 
     Raises:
-        ValueError: in one sentence, for features or labels that cannot be fitted.
+        ValueError: for features or labels that cannot be fitted.
     """
     _check(features, labels, C, classes)
     loss, present, constant = _posed(labels, classes)
@@ -117,7 +119,7 @@ def fit_path(
     # The penalty of the mean loss, for weights of the scaled features, is 1 / (C unit).
     unit = len(features) * design.scale**2
     if start is None:
-        # Where the penalty outweighs any curvature, zero is a good start.
+        # If the penalty exceeds the largest curvature, zero is a good start.
         values = _waypoints(inverse_strengths, 1 / (unit * features.shape[1]))
         path = _Path(values, unit, solver)
         path.follow()
@@ -125,7 +127,7 @@ def fit_path(
         assert len(inverse_strengths) == len(start.intercepts) == 1, "a start belongs to a single C"
         path = _Path(inverse_strengths, unit, solver)
         intercepts = start.intercepts[:, present]
-        # A class of which the start's samples taught nothing begins at zero like its weights.
+        # If the start had no samples of a class, its intercept starts at zero like its weights.
         intercepts = intercepts.where(intercepts.isfinite(), 0)
         path.solve([0], design.from_features(start.weights[:, present], intercepts))
     every = torch.from_numpy(np.searchsorted(path.values, inverse_strengths))
@@ -166,7 +168,7 @@ def _check(features: Tensor, labels: Tensor, C: Sequence[float], classes: int) -
 def _posed(
     labels: Labels, classes: int
 ) -> tuple[Loss, Int64[Tensor, " present"], Float[Tensor, " classes"]]:
-    """Return the loss, the classes there is something to learn of, and the others' logits."""
+    """Return the loss, the classes that can be learnt, and constant logits of the others."""
     constant = torch.full((classes,), -torch.inf, device=labels.device)
     if labels.ndim == 1:
         present, targets = torch.unique(labels, return_inverse=True)
@@ -192,7 +194,7 @@ class _Design:
         centred = features - self.mean
         self.scale = float(centred.square().mean().sqrt()) or 1.0
         centred /= self.scale
-        # A basis of the whole space serves any features.
+        # A basis of the whole space is valid for any features.
         fits = basis is not None and basis.shape == (features.shape[1], features.shape[1])
         self.basis = basis if basis is not None and fits else _principal_axes(centred)
         rows = centred @ self.basis
@@ -204,30 +206,30 @@ class _Design:
         return logits.view(*theta.shape[:2], -1)
 
     def pull_back(self, residuals: Float[Tensor, "P K N"]) -> Parameters:
-        """Return the mean over samples of residual times features."""
+        """Return the mean over samples of the products of residuals and features."""
         product = residuals.flatten(0, 1) @ self.rows
         return product.div_(len(self.rows)).view(*residuals.shape[:2], -1)
 
     def to_features(
         self, theta: Parameters
     ) -> tuple[Float[Tensor, "P K dim"], Float[Tensor, "P K"]]:
-        """Return weights and intercepts for the features as they came."""
+        """Return weights and intercepts for the original features."""
         weights = theta[..., :-1] @ self.basis.T / self.scale
         return weights, theta[..., -1] - weights @ self.mean
 
     def from_features(
         self, weights: Float[Tensor, "P K dim"], intercepts: Float[Tensor, "P K"]
     ) -> Parameters:
-        """Return the parameters of the fit; the inverse of ``to_features``."""
+        """Return the parameters in the fit's coordinates; the inverse of ``to_features``."""
         intercepts = (intercepts + weights @ self.mean).unsqueeze(-1)
         return torch.cat([weights @ self.basis * self.scale, intercepts], dim=-1)
 
 
 def _principal_axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"]:
-    """Return an orthonormal basis of the space of the rows, up to rounding the principal axes.
+    """Return an orthonormal basis of the row space: the principal axes, up to rounding.
 
-    Any orthonormal basis gives the same optimum; how well it fits the axes only decides how good
-    the preconditioner is, so single precision is enough.
+    Every orthonormal basis gives the same optimum. The accuracy of the axes only affects the
+    preconditioner, so that single precision is enough.
     """
     span: Tensor | None = None
     square = centred
@@ -272,7 +274,7 @@ class _Path:
         self.solved: list[int] = []
 
     def follow(self) -> None:
-        """Solve every problem: long steps one by one, then what lies between in batches."""
+        """Solve the widely spaced problems one by one, then the problems between in batches."""
         for problem in self._long_steps():
             self.solve([problem], self._extrapolate(problem))
         middles = [(a + b) // 2 for a, b in itertools.pairwise(self.solved) if b - a > 1]
@@ -288,7 +290,7 @@ class _Path:
         self.solved = sorted({*self.solved, *problems})
 
     def _long_steps(self) -> list[int]:
-        """Return the first and the last problem, and between them as few as may be."""
+        """Return the first and the last problem, and as few problems as possible between them."""
         steps = [0]
         reach = math.log(STRIDE) + 1e-6
         for problem in range(1, len(self.values)):
@@ -298,7 +300,7 @@ class _Path:
         return steps
 
     def _extrapolate(self, problem: int) -> Parameters:
-        """Return the point to which the last two solutions lead, linearly in log C."""
+        """Return the linear extrapolation of the last two solutions in log C."""
         if len(self.solved) < 2:
             return self.theta[self.solved or [problem]]
         before, last = self.solved[-2:]
@@ -340,7 +342,7 @@ class _Solver:
     def solve(
         self, start: Parameters, penalties: PerProblem
     ) -> tuple[Parameters, Int64[Tensor, " P"], Bool[Tensor, " P"]]:
-        """Return the minima, the iterations spent, and which problems converged."""
+        """Return the minima, the numbers of iterations, and a mask of the converged problems."""
         theta = start.clone()
         iterations = torch.zeros(len(start), dtype=torch.int64)
         converged = torch.zeros(len(start), dtype=torch.bool)
@@ -348,7 +350,7 @@ class _Solver:
         state = _State(self, start, penalties)
         for iteration in range(self.max_iter + 1):
             good, stuck = state.prepare(self.tol)
-            if iteration < 2:  # the curvature is a guess so far
+            if iteration < 2:  # the curvature is still an estimate
                 good &= state.decrease <= 0
             over = good | stuck
             if iteration == self.max_iter:
@@ -367,18 +369,18 @@ class _Solver:
 
 
 class _State:
-    """The problems of a batch that still run; every tensor's first axis is the problem."""
+    """The unfinished problems of a batch; the first axis of every tensor is the problem."""
 
     def __init__(self, solver: _Solver, theta: Parameters, penalties: PerProblem) -> None:
         self._design, self._loss = solver.design, solver.loss
         self.theta = theta
         self.penalty = penalties.to(theta.dtype)[:, None, None].repeat(1, 1, theta.shape[2])
-        self.penalty[..., -1] = 0  # the intercept is free
+        self.penalty[..., -1] = 0  # the intercept has no penalty
         self.margins = self._margins(theta)
         self._loss.exclude(self.margins)
         p, doubt = self._loss.probabilities(self.margins)
         self.loss = self._loss.mean(doubt) + self._ridge(theta, theta) / 2
-        # Below 1e-8 rounding, not curvature, would scale the first step.
+        # Clamp the curvature: below 1e-8 it is rounding and would make the first step too long.
         spread = (p * (1 - p)).mean((1, 2)).clamp(min=1e-8)
         self.scaling = (spread[:, None, None] * self._design.variances + self.penalty).rsqrt()
         self.gradient = self._gradient(p, doubt)
@@ -394,20 +396,20 @@ class _State:
         self._pairs.keep(mask)
 
     def prepare(self, tol: float) -> tuple[Bool[Tensor, " P"], Bool[Tensor, " P"]]:
-        """Choose the direction; return who has converged and who cannot go on."""
+        """Compute the direction; return masks of the converged and of the failed problems."""
         scaled = (self.gradient * self.scaling).flatten(1)
         direction = self._pairs.apply_inverse(scaled).neg_().view_as(self.theta)
         self.direction = direction.mul_(self.scaling)
-        # Half of Newton's squared decrement: by how much the quadratic model falls.
+        # Compute the decrease of the quadratic model: half of Newton's squared decrement.
         self.decrease = -dot(self.gradient, self.direction) / 2
-        # What is left of the loss, or what the features have explained of it, if that is less.
+        # Compare it with the remaining loss, or with the reduction of the loss if that is smaller.
         entropy = self._loss.entropy
         explained = (entropy - self.loss).clamp(min=1e-4 * entropy)
         good = self.decrease.abs() <= tol * torch.minimum(self.loss, explained)
         return good, (self.stuck | (self.decrease <= 0)) & ~good
 
     def step(self) -> None:
-        """Move every problem along its direction."""
+        """Take one step along the direction of every problem."""
         change = self._margins(self.direction)
         length, p, doubt = self._line_search(change)
         narrow = length.to(self.theta.dtype)[:, None, None]
@@ -423,14 +425,15 @@ class _State:
     ) -> tuple[PerProblem, Float[Tensor, "P K N"], Doubt]:
         """Return step lengths that satisfy the Wolfe conditions, and the probabilities there.
 
-        Bisection between a length that is too short and one that is too long (Nocedal and Wright
-        2006, section 3.1); a problem that finds none gets the longest that was too short.
+        The search bisects between a length that is too short and one that is too long (Nocedal and
+        Wright 2006, section 3.1). If it fails for a problem, the result is the largest length that
+        was too short.
         """
         linear = self._ridge(self.theta, self.direction)
         square = self._ridge(self.direction, self.direction)
         ridge = self._ridge(self.theta, self.theta) / 2
         before, slope = self.loss, -2 * self.decrease
-        # A loss is known to rounding only.
+        # Add a tolerance for the rounding error of the loss.
         noise = 4 * torch.finfo(self.theta.dtype).eps * before
         length = torch.ones_like(before)
         short, long = torch.zeros_like(before), torch.full_like(before, torch.inf)

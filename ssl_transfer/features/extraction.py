@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 Rows = Float[np.ndarray, "samples dim"]
 Targets = Int64[Tensor, " samples"] | Int64[Tensor, "samples classes"]
 VERSION = 2
-"""Part of every key; to be raised when the same key would give other features: the way from file
-to batch and the extraction do not enter the key, as the code of networks does."""
+"""Part of every key; raise it when the same key would give other features: the key covers the code
+of networks, but not the code of image reading, preprocessing and extraction."""
 
 
 class FrozenFeatures:
-    """An encoder's features of a dataset's splits, from the store or computed for it.
+    """An encoder's features of a dataset's splits, from the store or computed and stored.
 
     Args:
-        encoder: moved to the context's device and put in eval mode.
-        dataset: whose images are seen through the evaluation pipeline, without augmentation.
-        context: the run's surroundings.
-        image_size: in pixels (``None``: what the encoder's weights expect).
+        encoder: the encoder; it is moved to the context's device and put in eval mode.
+        dataset: the dataset; its images pass the evaluation pipeline, without augmentation.
+        context: the run's context.
+        image_size: in pixels (``None``: the size that the encoder's weights expect).
         preprocessing: values that replace the encoder's own.
     """
 
@@ -58,7 +58,7 @@ class FrozenFeatures:
         self.identity = {
             "version": VERSION,
             "weights": fingerprint(encoder),
-            # Equal weights may sit in different networks, e.g. with another activation.
+            # Hash the network, too: networks with equal weights may differ, e.g. in an activation.
             "network": sources.network(encoder.backbone, type(encoder), encoder.maker),
             "preprocessing": self.preprocessing.identity(),
             "dataset": dataset.name,
@@ -68,7 +68,7 @@ class FrozenFeatures:
         self.encoder = encoder.to(context.device, context.dtype)
 
     def rows(self, split: str) -> Rows:
-        """Return a split's features, row i of sample i, memory-mapped and read-only."""
+        """Return a split's features, with row i for sample i, memory-mapped and read-only."""
         samples = self.dataset[split]
 
         def compute() -> Rows:
@@ -91,7 +91,7 @@ class FrozenFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureRows:
-    """Features as training data: their one view is the row itself, in every epoch.
+    """Features as training data: the only view of a sample is its row, in every epoch.
 
     Args:
         features: one row per sample.
@@ -119,17 +119,17 @@ def extract(
     *,
     label: str = "features",
 ) -> Rows:
-    """Return the encoder's features in eval mode, row i belonging to sample i.
+    """Return the encoder's features in eval mode, with row i for sample i.
 
-    The order and the values depend neither on the number of workers nor on that of processes; each
-    sample is seen once.
+    Order and values do not depend on the number of workers or processes; each sample is computed
+    once.
 
     Args:
-        encoder: on the context's device and of its type; its train mode is restored.
+        encoder: the encoder, on the context's device and of its type; its train mode is restored.
         split: the samples.
-        preprocessing: what the images go through.
-        context: the run's surroundings.
-        label: of the progress bar.
+        preprocessing: preprocessing of the images.
+        context: the run's context.
+        label: label of the progress bar.
 
     Returns:
         float32, or float64 with ``precision=fp64``.
@@ -155,25 +155,25 @@ def extract(
 
 
 CONSTANT = 1e-6
-"""Share of the largest feature by which rounding may set features of different images apart."""
+"""Largest difference of features that counts as rounding, relative to the largest feature."""
 
 CHUNK_ROWS = 2**14
-"""Rows looked at together, so that a file larger than memory is read in parts."""
+"""Rows per part when features are checked, so that a file may be larger than memory."""
 
 
 def judge(rows: Rows, source: str, context: Context) -> None:
-    """Refuse features that are not finite, and say if they are the same for every image.
+    """Refuse features that are not finite, and warn if they are the same for every image.
 
-    A constant dimension is nothing unusual (a unit that ReLU silenced); only where all are
-    constant no protocol can tell images apart. The record keeps it as ``constant_features``.
+    Single constant dimensions are usual (units whose ReLU is always 0); if all dimensions are
+    constant, no protocol can distinguish images. The record then has ``constant_features``.
 
     Args:
-        rows: one per image.
-        source: whose features of what, for messages.
-        context: the run's surroundings.
+        rows: features, one row per image.
+        source: encoder and split, for messages.
+        context: the run's context.
 
     Raises:
-        ValueError: in one sentence, with the share of images whose features are NaN or infinite.
+        ValueError: with the share of images whose features are NaN or infinite.
     """
     bad, low, high = 0, rows[0], rows[0]
     for start in range(0, len(rows), CHUNK_ROWS):
@@ -199,33 +199,34 @@ def judge(rows: Rows, source: str, context: Context) -> None:
 
 
 class FeatureStore:
-    """Arrays by what they are, one file each, shared by all runs and processes.
+    """A store of arrays by their identity, one file each, shared by all runs and processes.
 
-    A file is a ``.npy`` (``numpy.load`` reads it) followed by one line of JSON: what it holds and
-    the sha256 of its data. It takes its name only when it is whole, so that readers and several
-    writers never meet half a file; a damaged one, or one that says it is of something else, is
-    computed again. Where the folder cannot be written to, arrays are computed whenever needed.
+    A file is a ``.npy`` (``numpy.load`` reads it) followed by one line of JSON: the identity of the
+    array and the sha256 of its data. It gets its name only when it is complete, so that no reader
+    or writer sees a partial file; a file that is damaged or has another identity is computed again.
+    If the folder is not writable, arrays are computed whenever they are needed.
 
     Args:
-        folder: of the files; made when the first is written.
+        folder: folder of the files; created with the first file.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, identity: Mapping[str, Any]) -> Path:
-        """Return the file of what ``identity`` (plain JSON) describes."""
+        """Return the file of the array with this ``identity`` (plain JSON)."""
         text = json.dumps(identity, sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
 
     def get(self, identity: Mapping[str, Any], compute: Callable[[], Rows]) -> Rows:
-        """Return the array that ``identity`` describes, memory-mapped and read-only.
+        """Return the array with this identity, memory-mapped and read-only.
 
-        With several processes, all of them call this; ``compute`` is called by all or by none.
+        With several processes, all processes call this method; ``compute`` is called by all or by
+        none of them.
 
         Args:
             identity: everything that the values depend on, plain JSON.
-            compute: makes the array when there is no intact file; each process gets the whole.
+            compute: computes the whole array if there is no intact file.
         """
         path = self.path(identity)
         features = self._read(path, identity)
@@ -240,7 +241,7 @@ class FeatureStore:
                 log.warning("features are not kept, and are computed whenever needed: %s", error)
         distributed.barrier()
         features = self._read(path, identity)
-        if features is None:  # not kept, or kept on another computer that does not share the folder
+        if features is None:  # not stored, or the folder is not shared with the writer
             rows.setflags(write=False)
             return rows
         return features

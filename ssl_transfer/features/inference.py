@@ -1,4 +1,4 @@
-"""One pass over a split without training: every sample once, rows by sample index."""
+"""Inference over a split: every sample once, with rows in the order of sample indices."""
 
 from collections.abc import Callable
 
@@ -20,16 +20,16 @@ def map_samples(
     *,
     label: str,
 ) -> Float[np.ndarray, "samples *rest"]:
-    """Return ``function`` of every sample's first view, row i belonging to sample i.
+    """Return ``function`` of every sample's first view, with row i for sample i.
 
-    Each process takes its share of the samples; all get the whole result. Neither the number of
-    processes nor of loader workers changes a row or counts one twice.
+    Each process computes its share of the samples; all processes get the whole result. The rows do
+    not depend on the number of processes or loader workers.
 
     Args:
-        function: from a batch of views on the context's device to one row per sample.
-        data: what to go through.
-        context: the run's surroundings.
-        label: of the progress bar.
+        function: function from a batch of views on the context's device to one row per sample.
+        data: the samples.
+        context: the run's context.
+        label: label of the progress bar.
     """
     local_indices = list(range(len(data)))[distributed.rank() :: distributed.world_size()]
     size = context.batch_size_eval

@@ -20,19 +20,19 @@ FOLDS = 5
 def fit_temperature(logits: Logits, labels: Labels) -> float:
     """Return the T for which ``softmax(logits / T)`` has the smallest cross-entropy.
 
-    The cross-entropy is convex in ``1 / T``, and its derivative there, the mean logit under the
-    softmax minus the label's, grows: its only root is bracketed.
+    The cross-entropy is convex in ``1 / T``. Its derivative by ``1 / T`` (the mean logit under the
+    softmax minus the label's logit) increases monotonically, so that bracketing finds the root.
 
     Args:
         logits: class scores of samples that the classifier was not trained on; minus infinity for
             a class that it never saw.
-        labels: their classes in ``[0, classes)``. A sample of a class that was never seen says
-            nothing about T and is left out.
+        labels: their classes in ``[0, classes)``. Samples of a class that was never seen are left
+            out, since they do not depend on T.
 
     Returns:
-        At least 1e-3, where every sample is classified rightly and no T is small enough, and at
-        most 1e3, where chance does better; 1 where all of a sample's scores are equal, so that no T
-        changes anything.
+        T between 1e-3 (e.g. if every sample is classified correctly, where T tends to 0) and 1e3
+        (e.g. if the classifier is worse than chance); 1 if the scores of each sample are all equal,
+        so that T has no effect.
 
     Raises:
         ValueError: if there is no sample to fit to, or a score is NaN or infinite.
@@ -65,7 +65,7 @@ def require_folds(samples: int) -> None:
     """Refuse fewer samples than there are folds.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: if there are fewer.
     """
     if samples < FOLDS:
         raise ValueError(
@@ -76,9 +76,10 @@ def require_folds(samples: int) -> None:
 def ece_by_folds(logits: Logits, labels: Labels) -> float:
     """Return the calibration error after temperature scaling, as Ericsson et al. 2021 measure it.
 
-    Shuffled by seed 0, each fifth of the samples gives the temperature with which the error of the
-    other four is measured; the five are averaged (temperature_scaling.py of
-    github.com/linusericsson/ssl-transfer). What does not divide by five is left out.
+    The samples are shuffled with seed 0 and divided into fifths. The temperature fitted on each
+    fifth is used to measure the error of the other four; the result is the average over the fifths
+    (temperature_scaling.py of github.com/linusericsson/ssl-transfer). A remainder of the division
+    by five is left out.
 
     Args:
         logits: class scores of the test split.

@@ -1,4 +1,4 @@
-"""Scores of predictions: pure functions, bounded ones as fractions in ``[0, 1]``."""
+"""Scores of predictions as pure functions; bounded scores are fractions in ``[0, 1]``."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -38,8 +38,9 @@ def top1(logits: Logits, labels: Targets) -> float:
 def top5(logits: Logits, labels: Targets) -> float:
     """Return the share of samples whose label is among the classes of the five largest logits.
 
-    Of equal scores the first classes come first, as in ``top1``. The votes of nearest neighbours
-    leave many classes at 0: where fewer than five classes have a vote, the first of these fill up.
+    Among equal scores, classes with lower numbers come first, as in ``top1``. In a vote of nearest
+    neighbours many classes have the score 0: if fewer than five classes have a vote, the classes
+    with the lowest numbers complete the five.
 
     Args:
         logits: scores of more than five classes, on any device.
@@ -57,12 +58,12 @@ def top5(logits: Logits, labels: Targets) -> float:
 
 
 def mean_per_class(logits: Logits, labels: Targets) -> float:
-    """Return the recall averaged over classes: each weighs the same, however rare it is.
+    """Return the recall averaged over classes with equal weights.
 
-    Also known as balanced accuracy; here it has this name alone. The usual score of Aircraft,
-    Caltech-101, Flowers and Pets (Kornblith et al. 2019, table 1,
-    https://arxiv.org/abs/1805.08974). Classes absent from ``labels`` are left out; the code of
-    Ericsson et al. 2021 gets NaN when such a class is predicted.
+    The score is also known as balanced accuracy. It is the usual score of Aircraft, Caltech-101,
+    Flowers and Pets (Kornblith et al. 2019, table 1, https://arxiv.org/abs/1805.08974). Classes
+    absent from ``labels`` are left out; the code of Ericsson et al. 2021 returns NaN if such a
+    class is predicted.
 
     Args:
         logits: class scores, on any device; of equal scores the first class wins.
@@ -83,7 +84,8 @@ def mean_per_class(logits: Logits, labels: Targets) -> float:
 def auc(logits: Logits, labels: Targets) -> float:
     """Return the area under the ROC curve of the second of two classes.
 
-    The probability that a sample of the second class gets the larger score; a tie counts half.
+    It is the probability that a sample of the second class has a larger score than one of the
+    first; a tie counts half.
 
     Args:
         logits: scores of two classes; samples are ranked by the second's minus the first's.
@@ -102,7 +104,7 @@ def auc(logits: Logits, labels: Targets) -> float:
     if bool(margins.isnan().any()):
         raise ValueError(_NAN)
     _, group, sizes = torch.unique(margins, return_inverse=True, return_counts=True)
-    # From 1; equal scores share their mean rank.
+    # Compute ranks from 1; equal scores get their mean rank.
     ranks = sizes.cumsum(0).double() - (sizes.double() - 1) / 2
     above = ranks[group][labels == 1].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
@@ -116,7 +118,7 @@ def f1(logits: Logits, labels: Targets) -> float:
         labels: 0 or 1.
 
     Returns:
-        0 where the second class is neither shown nor predicted.
+        The score; 0 if the second class is neither shown nor predicted.
 
     Raises:
         ValueError: if there are not two classes, no samples, or a score is NaN.
@@ -128,10 +130,11 @@ def f1(logits: Logits, labels: Targets) -> float:
 
 
 def ece(logits: Logits, labels: Targets) -> float:
-    """Return the expected calibration error: how far confidence and accuracy lie apart.
+    """Return the expected calibration error: the difference between confidence and accuracy.
 
-    The mean over 15 bins of equal width, closed above, weighted by their samples (Guo et al. 2017,
-    eq. 3, https://arxiv.org/abs/1706.04599); confidence is the largest softmax probability.
+    It is the mean over 15 bins of equal width, which include their upper limit, weighted by their
+    numbers of samples (Guo et al. 2017, eq. 3, https://arxiv.org/abs/1706.04599); confidence is the
+    largest softmax probability.
 
     Args:
         logits: class scores before the softmax; minus infinity for a class that was never seen.
@@ -156,14 +159,14 @@ def map_11_point(scores: Logits, targets: Targets) -> float:
 
     The score of Pascal VOC 2007 (Everingham et al. 2010, section 4.2,
     https://doi.org/10.1007/s11263-009-0275-4): the mean over t = 0, 0.1, ..., 1 of the best
-    precision at a recall of t or more. Equal scores are taken together.
+    precision at a recall of t or more. Samples with equal scores form one point of the curve.
 
     Args:
         scores: of each class, comparable within a class.
         targets: rows of 1 (shown), 0 (not shown) and -1 (not scored).
 
     Returns:
-        The mean over the classes that are shown at all.
+        The mean over the classes with at least one positive sample.
 
     Raises:
         ValueError: if samples have one class each, no class is shown, or a score is NaN.
@@ -174,10 +177,11 @@ def map_11_point(scores: Logits, targets: Targets) -> float:
 def map_11_point_sklearn(scores: Logits, targets: Targets) -> float:
     """Return 11-point mAP on scikit-learn's curve, as Ericsson et al. 2021 compute it.
 
-    Two things differ from ``map_11_point``. That curve begins at recall 0 with precision 1, a point
-    that the challenge's program does not have, so that a class whose best image is wrong gets more.
-    And the levels of recall are ``np.linspace(0, 1, 11)``, whose 0.3, 0.6 and 0.7 lie a rounding
-    error above these fractions: a recall of exactly 3 in 10 does not reach the level 0.3.
+    There are two differences from ``map_11_point``. First, that curve starts at recall 0 with
+    precision 1, a point that the challenge's program does not have, so that a class whose
+    highest-ranked image is wrong gets a higher score. Second, the levels of recall are
+    ``np.linspace(0, 1, 11)``, whose 0.3, 0.6 and 0.7 exceed these fractions by a rounding error: a
+    recall of exactly 3 in 10 does not reach the level 0.3.
 
     Args:
         scores: as in ``map_11_point``.
@@ -219,17 +223,17 @@ CLASSIFICATION: dict[str, Metric] = {
 
 LOWER_IS_BETTER = frozenset({"ece"})
 SEVERAL_CLASSES = frozenset({"map_11_point", "map_11_point_sklearn"})
-"""Metrics of samples with several classes; the others want one class per sample."""
+"""Metrics for samples with several classes; the others require one class per sample."""
 TWO_CLASSES = frozenset({"auc", "f1"})
-"""Metrics of sets of two classes."""
+"""Metrics for datasets with two classes."""
 MANY_CLASSES = frozenset({"top5"})
-"""Metrics of sets of more than five classes."""
+"""Metrics for datasets with more than five classes."""
 
 _NAN = "class scores must be numbers, but some are NaN or infinite; did training diverge?"
 
 
 def standard(target: str, classes: int) -> set[str]:
-    """Return the metrics that are recorded of every dataset of a kind, whatever it is judged by."""
+    """Return the metrics that are recorded for every dataset with this kind of target."""
     if target != "class":
         return set()
     return {"top1", "mean_per_class"} | (MANY_CLASSES if classes > FIVE else set())
@@ -248,13 +252,13 @@ def check(name: str, target: str, classes: int) -> None:
     """Refuse a metric that cannot score a dataset.
 
     Args:
-        name: of the metric.
+        name: name of the metric.
         target: kind of target, ``class`` or ``classes``.
         classes: number of classes.
 
     Raises:
-        ValueError: in one sentence with the metrics that fit, if it is unknown, or for another kind
-            of target or number of classes.
+        ValueError: if the metric is unknown, or for another kind of target or number of classes;
+            the message lists the metrics that fit.
     """
     if name not in CLASSIFICATION:
         raise ValueError(f"a metric must be one of {sorted(CLASSIFICATION)}, but is {name!r}.")
@@ -272,11 +276,11 @@ def check(name: str, target: str, classes: int) -> None:
 
 
 def check_targets(name: str, targets: Targets, split: str) -> None:
-    """Refuse targets of a split on which a metric that fits the dataset is not defined.
+    """Refuse a split for which a metric is not defined, although the metric fits the dataset.
 
     Raises:
-        ValueError: if there is no sample, of the two classes of ``auc`` one has
-            none, or no sample shows any class.
+        ValueError: if there is no sample, if one of the two classes of ``auc`` has no sample, or if
+            no sample shows any class.
     """
     if len(targets) == 0:
         raise ValueError(f"`{name}` needs at least one sample, but {split} has none; add images.")
@@ -292,13 +296,13 @@ def check_targets(name: str, targets: Targets, split: str) -> None:
 
 
 def goodness(name: str, logits: Logits, targets: Targets) -> float:
-    """Return a score by which larger is better, whatever the metric: what selection maximises."""
+    """Return the score that selection maximises: larger is better for every metric."""
     value = CLASSIFICATION[name](logits, targets)
     return -value if name in LOWER_IS_BETTER else value
 
 
 def _class_numbers(logits: Logits, labels: Targets, name: str) -> Int[Tensor, " samples"]:
-    """Return the labels on the logits' device, having checked both."""
+    """Check logits and labels, and return the labels on the logits' device."""
     check(name, "class" if labels.ndim == 1 else "classes", logits.shape[1])
     if len(labels) == 0:
         raise ValueError("a score needs at least one sample, but there is none.")
@@ -321,11 +325,11 @@ def _average_precision(
     """Return one class's 11-point interpolated average precision."""
     scores, order = scores.sort(descending=True)
     hits = shown[order].cumsum(0).double()
-    last = torch.ones_like(scores, dtype=torch.bool)  # of equal scores
+    last = torch.ones_like(scores, dtype=torch.bool)  # whether a sample is the last of its score
     last[:-1] = scores[1:] != scores[:-1]
     hits, retrieved = hits[last], torch.arange(1, len(scores) + 1, device=scores.device)[last]
     precision, recall = hits / retrieved, hits / hits[-1]
-    # Quotients of equal ratios are the same number: a recall of 3 in 10 is the level 3 / 10.
+    # Equal fractions give equal quotients: a recall of 3 in 10 equals the level 3 / 10.
     levels = torch.arange(11, device=scores.device, dtype=torch.float64) / 10
     if sklearn:
         precision = torch.cat([precision.new_ones(1), precision])

@@ -1,4 +1,4 @@
-"""The contract between a protocol and the run that carries it out."""
+"""The interface between a protocol and the run that executes it."""
 
 import dataclasses
 import logging
@@ -15,7 +15,7 @@ from ssl_transfer.models import Encoder
 log = logging.getLogger(__name__)
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-"""The splits that protocols read, with what messages call their images."""
+"""The splits that protocols read, and the words for their images in messages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Score:
     Args:
         metric: the metric's name in the literature, e.g. ``top1``.
         value: bounded scores are fractions in ``[0, 1]``.
-        split: where it was measured.
+        split: the split on which it was measured.
         unit: ``fraction`` for bounded scores, else the unit's name.
         higher_is_better: direction of the metric.
-        primary: the score that tables show when none is asked for; one per run.
+        primary: whether tables show this score by default; one score per run.
     """
 
     metric: str
@@ -41,12 +41,12 @@ class Score:
 
 @runtime_checkable
 class EvaluationProtocol(Protocol):
-    """What is measured: hyper-parameters in the constructor, the work in ``run``.
+    """A measurement: the constructor takes the hyper-parameters, ``run`` does the work.
 
-    A method ``check(dataset)``, if there is one, raises a ``ValueError`` for a dataset that the
-    hyper-parameters do not fit; it is called before anything is computed.
-    A class attribute ``splits`` names the splits that it needs (without one: train, val and test);
-    a dataset without images in one of them is refused.
+    An optional method ``check(dataset)`` raises a ``ValueError`` for a dataset that does not fit
+    the hyper-parameters; it is called before anything is computed. An optional class attribute
+    ``splits`` names the splits that the protocol needs (default: train, val and test); a dataset
+    without images in one of them is refused.
     """
 
     targets: ClassVar[frozenset[str]]
@@ -58,15 +58,15 @@ class EvaluationProtocol(Protocol):
 
 
 def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the protocol") -> None:
-    """Refuse a dataset that a protocol cannot be measured on, before any work.
+    """Refuse a dataset that a protocol cannot use, before any work.
 
     Args:
-        protocol: with its hyper-parameters.
-        dataset: to be judged on.
-        name: of the protocol, for the message.
+        protocol: the protocol with its hyper-parameters.
+        dataset: the dataset to measure on.
+        name: name of the protocol, for the message.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: if the dataset does not fit.
     """
     if dataset.target not in protocol.targets:
         raise ValueError(
@@ -89,9 +89,10 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
 
 
 def _require_targets(dataset: Dataset) -> None:
-    """Refuse labels that are no classes; warn of classes that are tested but nowhere shown before.
+    """Refuse invalid labels; warn of classes with test images but without training images.
 
-    Readers of files have looked at both already; a set of one's own may come from anywhere.
+    Readers of files have already checked both; a dataset from a user's own code has not been
+    checked.
     """
     low, high = (0, len(dataset.classes) - 1) if dataset.target == "class" else (-1, 1)
     for key in SPLITS:

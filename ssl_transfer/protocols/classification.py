@@ -1,4 +1,4 @@
-"""What classification protocols begin and end with: the loss, and the scores of the test split."""
+"""The loss of classification protocols, and the scores of the test split."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from ssl_transfer.system import distributed
 log = logging.getLogger(__name__)
 
 Calibration = Literal["val", "test_folds"]
-"""Where temperatures are fitted: on validation predictions, or on fifths of the test split."""
+"""Data for fitting temperatures: validation predictions, or fifths of the test split."""
 
 
 def classification_loss(
@@ -27,11 +27,12 @@ def classification_loss(
     targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"],
     class_weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, "*heads"]:
-    """Return each head's loss: the mean over images, so that it is the mean of its parts' losses.
+    """Return each head's loss: a mean over images, so that parts of a batch can be averaged.
 
-    A batch that is shared by several processes has the gradient of the whole. That is why neither
-    weights nor entries that do not count are divided out over the batch, which is what torch does
-    with ``weight``: let the weights average 1 over the training images instead.
+    The mean of the processes' gradients is then the gradient of the global batch. For this reason
+    the loss is divided by the number of images, not by the sum of the weights or of the valid
+    entries in the batch (torch's ``weight`` does that). Scale the weights to an average of 1 over
+    the training images instead.
 
     Args:
         logits: class scores.
@@ -52,7 +53,7 @@ def classification_loss(
 
 
 def scored_by(dataset: Dataset) -> list[str]:
-    """Return the metrics of the test split by name, the one that the dataset is judged by first."""
+    """Return the names of the metrics of the test split, with the primary metric first."""
     standard = metrics.standard(dataset.target, len(dataset.classes))
     return [dataset.metric, *sorted({*dataset.extra_metrics, *standard} - {dataset.metric})]
 
@@ -61,12 +62,11 @@ def require_metrics(dataset: Dataset, *, selects_on: str | None = None) -> None:
     """Refuse a dataset whose metrics do not fit its targets, before any work.
 
     Args:
-        dataset: to be scored.
-        selects_on: split on which its metric will choose among classifiers (``None``: nothing is
-            chosen).
+        dataset: the dataset.
+        selects_on: split on which its metric selects classifiers (``None``: no selection).
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: if a metric does not fit.
     """
     try:
         for name in scored_by(dataset):
@@ -87,19 +87,20 @@ def scores_on_test(
     calibration: Calibration | None = None,
     val_logits: Float[Tensor, "val classes"] | None = None,
 ) -> Iterator[Score]:
-    """Yield the dataset's metric (primary) and further ones; keep the predictions.
+    """Yield the dataset's primary metric and further metrics; save the predictions.
 
     Args:
         logits: class scores of the test split.
-        dataset: says the metrics; ``metrics.standard`` come with every set.
-        context: of the run.
+        dataset: the dataset with its metrics; ``metrics.standard`` are added for every dataset.
+        context: the run's context.
         calibration: also yield the expected calibration error before (``ece``) and after
             temperature scaling (``ece_scaled``); nothing for several classes per image.
-        val_logits: validation scores by a classifier that was not trained on that split; its
-            temperature serves the final one. ``calibration="val"`` without it yields ``ece`` alone.
+        val_logits: validation scores of a classifier that was not trained on that split; their
+            temperature is used for the final classifier. ``calibration="val"`` without them only
+            yields ``ece``.
     """
     single_label = dataset.target == "class"
-    # Class numbers; or the scores of all classes, which is what mAP ranks by.
+    # Save the class numbers; for several classes per image the scores, which mAP ranks.
     predictions = logits.argmax(1).to(torch.int16) if single_label else logits.float()
     context.save_predictions("test_predictions", predictions.cpu().numpy())
     labels = torch.from_numpy(dataset["test"].targets)

@@ -1,4 +1,4 @@
-"""What measurements of frozen features share: the keys about images, and the stored features."""
+"""Base class of measurements of frozen features: keys about images, and the stored features."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -34,7 +34,7 @@ class FrozenProtocol:
     preprocessing: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        # Only the run knows whether the sizes fit those of the encoder.
+        # The run checks later whether the sizes fit those of the encoder.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
 
     def features(self, encoder: Encoder, dataset: Dataset, context: Context) -> FrozenFeatures:

@@ -8,18 +8,18 @@ from ssl_transfer.training.optim import OPTIMIZERS
 
 
 def check_grid(grid: Mapping[str, Sequence[float] | None], fixed: Mapping[str, Any]) -> None:
-    """Refuse a grid that cannot be searched, or that would win over a fixed value without a word.
+    """Refuse an invalid grid, or a grid that would silently override a fixed value.
 
     Args:
         grid: key -> values to choose from (``None``: the fixed value is used).
         fixed: keys of the optimizer, and ``encoder_lr``.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: if the grid is invalid or overrides a fixed value.
     """
     function = OPTIMIZERS.get(fixed.get("name", ""))
     known = {} if function is None else hints(function)
-    # A learning rate of 0 has its uses, but trains nothing worth selecting.
+    # A fixed learning rate of 0 is allowed, but a grid must not contain it: nothing is trained.
     known |= {"lr": PositiveRate, "encoder_lr": PositiveRate}
     for key, values in grid.items():
         if values is None:

@@ -1,4 +1,4 @@
-"""Classification heads, and a bank of them trained side by side on one encoder's features."""
+"""Classification heads, and a bank of heads trained in parallel on one encoder's features."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ HeadInit = Literal["torch"]
 
 HEAD_FILE = "head.safetensors"
 
-# Scale of the cosines before the softmax, learnt from here (Gidaris and Komodakis 2018,
+# Initial value of the learnt scale of the cosines before the softmax (Gidaris and Komodakis 2018,
 # https://arxiv.org/abs/1804.09458, section 3.2).
 _COSINE_SCALE = 10.0
 
@@ -48,15 +48,15 @@ def build_head(kind: HeadKind, dim: int, classes: int, init: HeadInit | None = N
     """Return a head from ``dim`` features to ``classes`` logits.
 
     Args:
-        kind: ``linear``; ``bn_linear``: on features standardised by a BatchNorm without scale and
-            shift, as in the linear probes of MAE (He et al. 2022, appendix A.1);
-            ``bn_affine_linear``: by one with both, and ``mlp``: Linear 2048, BatchNorm, ReLU,
-            Linear 128, BatchNorm, Linear (both of github.com/vpulab/bn_finetuning,
-            cls_head_weighted_non_linear.py); ``l2_linear``: on features of length 1; ``cosine``.
+        kind: ``linear``; ``bn_linear``: after a BatchNorm without scale and shift, as in the linear
+            probes of MAE (He et al. 2022, appendix A.1); ``bn_affine_linear``: after a BatchNorm
+            with scale and shift; ``mlp``: Linear 2048, BatchNorm, ReLU, Linear 128, BatchNorm,
+            Linear (both of github.com/vpulab/bn_finetuning, cls_head_weighted_non_linear.py);
+            ``l2_linear``: on features of length 1; ``cosine``.
         dim: number of features.
         classes: number of logits.
         init: ``None``: linear layers start near zero, as linear probes do (W ~ N(0, 0.01), b = 0);
-            ``torch``: as the framework has it. Cosine weights always start near zero.
+            ``torch``: the framework's default. Cosine weights always start near zero.
     """
     if kind == "cosine":
         return Cosine(dim, classes)
@@ -102,7 +102,7 @@ def apply_heads(
 
 
 def save_head(head: nn.Module, kind: HeadKind, folder: Path) -> None:
-    """Leave a head's tensors, by their names in ``build_head``, and its kind in a folder.
+    """Save a head's tensors, by their names in ``build_head``, and its kind to a folder.
 
     Raises:
         OSError: if the disk is full or read-only.

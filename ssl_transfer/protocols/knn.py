@@ -23,14 +23,13 @@ log = logging.getLogger(__name__)
 class KNN(FrozenProtocol):
     """Let the ``k`` most similar features of train and validation vote on each test image.
 
-    Wu et al. 2018, section 3.4 (https://arxiv.org/abs/1805.01978). There is nothing to choose, so
-    the validation split joins the bank. With several classes per image each class has a vote of its
-    own, in which the neighbours take part that are known to show it or not. Of equal votes the
-    first classes win; classes without a vote are equal to each other, which counts in ``top5``.
+    Wu et al. 2018, section 3.4 (https://arxiv.org/abs/1805.01978). The protocol selects nothing, so
+    the bank also contains the validation split. With several classes per image, each class has its
+    own vote among the neighbours whose label for this class is known. If votes are equal, the
+    classes with lower numbers win; this includes classes without a vote and affects ``top5``.
 
     Args:
-        k: voters, at least 1; at most as many as there are images (a smaller bank votes as a
-            whole).
+        k: number of voters, at least 1; limited to the size of the bank.
         temperature: a vote weighs ``exp(similarity / temperature)``; positive.
         metric: see ``vote``.
         weighting: see ``vote``.
@@ -52,7 +51,7 @@ class KNN(FrozenProtocol):
         """Refuse a dataset that cannot be scored by its metrics.
 
         Raises:
-            ValueError: in one sentence.
+            ValueError: if a metric does not fit.
         """
         require_metrics(dataset)
 

@@ -41,26 +41,28 @@ PUBLISHED_TOL = 1e-4  # likewise, then a bound on the gradient of the summed los
 class LogisticRegression(FrozenProtocol):
     """Choose C on the validation split, refit on train + validation, test once.
 
-    Multinomial, L2 penalty, free intercept, features as they come (Ericsson et al. 2021, App. A.1,
-    https://arxiv.org/abs/2011.13377). With several classes per image: one binary problem per class,
-    the images left out that do not count for it, one C for all. It has two weight vectors, as in
-    the published code, so that C is half of what scikit-learn's binary problem calls C. Of equally
-    good values the one with the largest C wins, as published.
+    The classifier is multinomial logistic regression with an L2 penalty, a free intercept and
+    unscaled features (Ericsson et al. 2021, App. A.1, https://arxiv.org/abs/2011.13377). With
+    several classes per image there is one binary problem per class, without the images that are
+    ignored for this class, and one C for all problems. A binary problem has two weight vectors, as
+    in the published code, so that C is half of scikit-learn's C for a binary problem. If several
+    values are equally good, the largest C wins, as published.
 
     Args:
         wd_values: number of weight decays, ``C = 1 / wd``; at least 1.
         wd_log10: decimal logarithms of the smallest and the largest, within ``[-300, 300]``.
-        C: the value to use without choosing, e.g. one that was published (null: choose).
-        tol: share of its loss that a converged problem may still lose in the next step, in (0, 1).
-        max_iter: iterations per problem, at least 1.
-        solver: ``converged`` fits every problem to its optimum. ``sklearn_2021`` fits as the
-            published code: scikit-learn's L-BFGS stops after 100 iterations, each fit starts from
-            the previous one's end (also from class to class), and the refit from the smallest C's;
-            ``tol`` and ``max_iter`` are not used.
-        calibration: also measure how far confidence is from accuracy, before and after temperature
-            scaling: ``val`` fits the temperature to the validation scores of the classifier that
-            was trained without that split, ``test_folds`` to fifths of the test split, as published
-            (null: do not).
+        C: a fixed value, e.g. a published one (null: select the value on the validation split).
+        tol: a problem has converged when the next step is expected to lower its loss by less than
+            this share, in (0, 1).
+        max_iter: maximum number of iterations per problem, at least 1.
+        solver: ``converged`` fits every problem to convergence. ``sklearn_2021`` fits as the
+            published code: scikit-learn's L-BFGS stops after 100 iterations; each fit starts from
+            the result of the previous one (also from class to class), and the refit from the
+            result for the smallest C; ``tol`` and ``max_iter`` are not used.
+        calibration: also measure the calibration error before and after temperature scaling:
+            ``val`` fits the temperature to the validation scores of the classifier that was trained
+            without that split, ``test_folds`` to fifths of the test split, as published (null: no
+            calibration).
         image_size: see ``FrozenProtocol``.
         preprocessing: see ``FrozenProtocol``.
 
@@ -79,7 +81,7 @@ class LogisticRegression(FrozenProtocol):
     def __post_init__(self) -> None:
         super().__post_init__()
         ends = list(self.wd_log10)
-        # Beyond 1e300 a weight decay or its inverse is no number any more.
+        # Outside of this range a weight decay or its inverse overflows.
         if len(ends) != 2 or not -300 <= ends[0] <= ends[1] <= 300:
             raise ValueError(
                 "`wd_log10` must be two numbers in ascending order, the decimal logarithms of the "
@@ -90,7 +92,7 @@ class LogisticRegression(FrozenProtocol):
         """Refuse a dataset that cannot be scored by its metrics.
 
         Raises:
-            ValueError: in one sentence.
+            ValueError: if a metric does not fit.
         """
         require_metrics(dataset, selects_on="val" if self.C is None else None)
         if self.calibration == "test_folds" and dataset.target == "class":
@@ -109,7 +111,7 @@ class LogisticRegression(FrozenProtocol):
         features = self.features(encoder, dataset, context)
         train, val, test = (features.load(split) for split in ("train", "val", "test"))
         search = Search(self, train, val, dataset)
-        # One process decides, so that rounding cannot make two of them choose differently.
+        # One process selects C, since rounding could make processes select different values.
         result: SearchResult | None = None
         if distributed.is_main():
             result = (search.batched if self.solver == "converged" else search.one_by_one)(test[0])
@@ -139,14 +141,14 @@ class LogisticRegression(FrozenProtocol):
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
-    """What a search ends with.
+    """The result of a search.
 
     Args:
-        scores: on the validation split, of every C (none if C is given), larger is better
-            (``None``: some class scores are no numbers).
+        scores: validation score of every C (empty if C is given), larger is better (``None``: some
+            class scores are not finite).
         best: index of the best C.
-        test_logits: by the classifier refitted on train + validation.
-        val_logits: by the best classifier that was trained without them.
+        test_logits: test scores of the classifier refitted on train + validation.
+        val_logits: validation scores of the best classifier, which was not trained on them.
     """
 
     scores: list[float | None]
@@ -156,7 +158,7 @@ class SearchResult:
 
 
 class Search:
-    """The two ways to go through the grid."""
+    """The two algorithms for the grid."""
 
     def __init__(
         self, protocol: LogisticRegression, train: Samples, val: Samples, dataset: Dataset
@@ -166,7 +168,7 @@ class Search:
         self.both = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
 
     def batched(self, test: Features) -> SearchResult:
-        """Fit the whole grid at once, every problem to its optimum."""
+        """Fit the whole grid at once, each problem to convergence."""
         grid, fixed = self.protocol.grid(), self.protocol.C is not None
         scores: list[float | None] = []
         chosen, val_logits, start = 0, None, None
@@ -188,7 +190,8 @@ class Search:
     def _fit_path(
         self, samples: Samples, grid: list[float], start: Solution | None = None
     ) -> Solution:
-        # A published C means two weight vectors per problem; one vector is penalised half as much.
+        # C is defined for two weight vectors per problem; the penalty of one vector is half as
+        # large.
         factor = 2 if samples[1].ndim == 2 else 1
         return fit_path(
             *samples,
@@ -241,10 +244,10 @@ class Search:
         samples: Samples,
         queries: Features,
     ) -> Logits:
-        """Return the queries' logits by ``model``, which goes on from where it stands.
+        """Fit ``model``, starting from its current weights, and return its logits of the queries.
 
-        scikit-learn has since come to divide the loss by the number of samples, and with it the
-        gradient that ``tol`` bounds; the division here restores the bound of 2021.
+        Newer versions of scikit-learn divide the loss by the number of samples, and therefore also
+        the gradient that ``tol`` bounds; dividing ``tol`` here restores the bound of 2021.
         """
         features, labels, test_features = (tensor.cpu().numpy() for tensor in (*samples, queries))
         logits = torch.full((len(test_features), self.classes), -torch.inf, dtype=torch.float64)
@@ -261,7 +264,7 @@ class Search:
             if len(kinds) == 2:
                 _fit(model, C, features[counted], column[counted])
                 logits[:, number] = torch.from_numpy(model.decision_function(test_features))
-            elif 1 in kinds:  # there is nothing to learn
+            elif 1 in kinds:  # all labels are equal: nothing to learn
                 logits[:, number] = torch.inf
         return logits
 
@@ -273,7 +276,7 @@ def _fit(
     labels: Int[np.ndarray, " samples"],
 ) -> None:
     model.tol = PUBLISHED_TOL / len(labels)
-    # For two classes today's scikit-learn has one weight vector, then it had two.
+    # For two classes, scikit-learn has one weight vector today and had two in 2021.
     model.C = 2 * C if len(np.unique(labels)) == 2 else C
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -1,4 +1,4 @@
-"""What protocols that choose among the points of a grid share."""
+"""Selection of a point of a grid, shared by protocols."""
 
 import logging
 import math
@@ -13,17 +13,17 @@ log = logging.getLogger(__name__)
 def best(
     points: Sequence[Mapping[str, float]], scores: Sequence[float | None], *, remedy: str
 ) -> int:
-    """Return the index of the best point of a grid, and warn of those that are left out.
+    """Return the index of the best point of a grid, and warn of points without a score.
 
-    Of equally good points the first one wins.
+    If several points are equally good, the first one wins.
 
     Args:
-        points: of the grid, for messages.
-        scores: of the points, larger is better (``None``: the classifier was no longer finite).
-        remedy: what to do if that is so of all points.
+        points: points of the grid, for messages.
+        scores: scores of the points, larger is better (``None``: the training diverged).
+        remedy: advice for the message if no point has a score.
 
     Raises:
-        NonFiniteLoss: in one sentence that names the grid, if no point has a score.
+        NonFiniteLoss: if no point has a score; the message names the grid.
     """
     left_out = [dict(point) for point, score in zip(points, scores, strict=True) if score is None]
     if len(left_out) == len(points):
@@ -41,14 +41,15 @@ def best(
 
 
 def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None]) -> list[str]:
-    """Return the keys of which the best value lies at an end of the grid, and warn of them.
+    """Return the keys whose best value lies at an end of the grid, and warn of them.
 
-    A better value may lie beyond. An axis of fewer than three values is all ends and says nothing;
-    neither does zero, below which there is nothing, nor a best score that is reached inside, too.
+    A better value may lie beyond the end. A key is not reported if it has fewer than three values,
+    if its best value is zero (no smaller value exists), or if a value inside of the grid also
+    reaches the best score.
 
     Args:
-        points: of the grid, all with the same keys.
-        scores: of the points, larger is better (``None``: failed); at least one is a number.
+        points: points of the grid, all with the same keys.
+        scores: scores of the points, larger is better (``None``: failed); at least one is a number.
     """
     best = max(score for score in scores if score is not None)
     winners = [point for point, score in zip(points, scores, strict=True) if score == best]

@@ -1,4 +1,4 @@
-"""What the tuning protocols train: an encoder with one head or a bank of heads."""
+"""The model of the tuning protocols: an encoder with one head or a bank of heads."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -21,17 +21,18 @@ ClassWeights = Literal["train_frequency", "test_frequency"] | Sequence[float]
 class TunedClassifier(Learner):
     """An encoder with one head or a bank of heads.
 
-    The encoder's layers are in train mode where they are trained and in eval mode elsewhere (but
-    for ``encoder_mode``). A bank (only for a frozen encoder) sums its heads' losses: no head sees
-    another's gradient, so head i is that head trained alone. A head whose loss is not finite any
-    more is dropped: it gets no gradient from then on.
+    The encoder's trained layers are in train mode, the others in eval mode (except with
+    ``encoder_mode=train``). The loss of a bank (only for a frozen encoder) is the sum of its heads'
+    losses: heads do not share gradients, so that each head is trained as if it were alone. A head
+    whose loss becomes infinite or NaN is dropped: it gets no gradient from then on.
 
     Args:
-        encoder: frozen but for ``trained``, in place; the identity where views are features.
+        encoder: the encoder; all parameters outside of ``trained`` are frozen, in place. The
+            identity if views are features.
         heads: modules from features to logits.
-        trained: the encoder's layers that are in train mode, all of whose parameters are trained.
-        class_weights: as of ``classification_loss``.
-        encoder_mode: ``train`` puts all of the encoder in train mode while the heads train.
+        trained: the encoder's layers that are in train mode and whose parameters are trained.
+        class_weights: as in ``classification_loss``.
+        encoder_mode: ``train`` puts the whole encoder in train mode while the heads train.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class TunedClassifier(Learner):
         self.encoder_mode = encoder_mode
         self.heads = nn.ModuleList(heads)
         self.trained = [layer.requires_grad_() for layer in trained]
-        # Plain lists hide the layers from `modules()`: they are the encoder's already.
+        # Plain lists hide the layers from `modules()`, since they are already part of the encoder.
         self.register_buffer("alive", torch.ones(len(heads), dtype=torch.bool))
         self.alive: Tensor
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -57,7 +58,7 @@ class TunedClassifier(Learner):
         self.silenced: list[nn.Module] = []
 
     def train(self, mode: bool = True) -> "TunedClassifier":
-        """Put the heads and the trained layers in train mode, and only those."""
+        """Put only the heads and the trained layers in train mode."""
         super().train(mode)
         self.encoder.train(mode and self.encoder_mode == "train")
         for layer in self.trained:
@@ -77,21 +78,21 @@ class TunedClassifier(Learner):
     ) -> dict[str, Tensor]:
         """Return the classification loss, summed over the heads that are still finite."""
         logits = torch.stack(self.logits(views[0]))
-        # Half precision is for the network; a sum over classes would lose too much.
+        # Only the network uses half precision; the sum over classes needs float32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = classification_loss(logits, targets, self.class_weights)
         if len(self.heads) == 1:
             return {"loss": losses[0]}
         finite = losses.detach().isfinite().to(torch.float32)
-        # A head that one process loses is lost for all.
+        # A head that diverges in one process is dropped in all.
         self.alive &= distributed.all_reduce_sum(1 - finite) == 0
         return {"loss": torch.where(self.alive, losses, 0.0).sum()}
 
     def after_step(self, progress: float) -> None:
-        """Give a dropped head no gradient from now on, and end the training with the last head.
+        """Stop the gradient of dropped heads; end the training if all heads are dropped.
 
-        The loss leaves it out, but what comes back through infinite scores is NaN, and for one NaN
-        fp16's gradient scaler would drop every step of all heads.
+        The loss excludes a dropped head, but the backward pass through its infinite scores gives
+        NaN, and a single NaN would make fp16's gradient scaler skip every step of all heads.
 
         Raises:
             NonFiniteLoss: if all heads are dropped.
@@ -106,19 +107,19 @@ class TunedClassifier(Learner):
                     parameter.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
 
     def after_epoch(self, passes: float) -> None:
-        """Let the best epoch be found, if that is wanted."""
+        """Score the epoch if the best epoch is selected."""
         if self.best is not None:
             self.best.look(self, passes)
             self.train()
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
-        """Clip each head by itself, the encoder's parameters with the only head's."""
+        """Clip each head separately; a trained encoder is clipped together with its only head."""
         if len(self.heads) > 1:
             return [list(head.parameters()) for head in self.heads]
         return super().clip_groups()
 
     def constant(self) -> frozenset[str]:
-        """Return the encoder's tensors that stay as they are: all but the trained layers'."""
+        """Return the names of the encoder's constant tensors: all except the trained layers'."""
         changing = {
             id(tensor)
             for layer in self.trained
@@ -133,7 +134,7 @@ class TunedClassifier(Learner):
         return frozenset(name for name, tensor in tensors if id(tensor) not in changing)
 
     def changing(self, head: int) -> dict[str, Tensor]:
-        """Return the tensors that training changes: of one head, and of the encoder."""
+        """Return the tensors of one head and of the encoder that training changes."""
         constant = self.constant()
         own = ("encoder.", f"heads.{head}.")
         return {
@@ -144,13 +145,14 @@ class TunedClassifier(Learner):
 
 
 class BestEpoch(nn.Module):
-    """Each head's best epoch so far, with its weights; a checkpoint of the learner holds it.
+    """Each head's best epoch so far, with its weights; part of the learner's checkpoint.
 
-    Of equally good epochs the first one counts.
+    If several epochs are equally good, the first one counts.
 
     Args:
         heads: number of heads.
-        score: from a classifier to each head's score, larger is better (``None``: no number).
+        score: function from a classifier to each head's score, larger is better (``None``: not
+            finite).
     """
 
     def __init__(self, heads: int, score: Callable[[TunedClassifier], list[float | None]]) -> None:
@@ -158,12 +160,12 @@ class BestEpoch(nn.Module):
         self.score = score
         self.scores: list[float | None] = [None] * heads
         self.passes = [0.0] * heads
-        """Passes over the training images at which each head was best."""
+        """Passes over the training images at each head's best epoch."""
         self.weights: dict[str, Tensor] = {}
 
     def look(self, learner: TunedClassifier, passes: float) -> None:
-        """Score the classifier as it is, and keep the heads that have become better."""
-        # One process decides, so that all of them keep the same epoch.
+        """Score the current classifier, and store the heads that have improved."""
+        # One process decides, so that all processes store the same epoch.
         for head, score in enumerate(distributed.broadcast_object(self.score(learner))):
             best = self.scores[head]
             if score is not None and (best is None or score > best):
@@ -172,15 +174,15 @@ class BestEpoch(nn.Module):
                     self.weights[name] = tensor.detach().to("cpu", copy=True)
 
     def restore(self, learner: TunedClassifier) -> None:
-        """Give the classifier its best weights, head by head."""
+        """Load each head's best weights into the classifier."""
         learner.load_state_dict({**learner.state_dict(), **self.weights})
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what a checkpoint needs."""
+        """Return the state for a checkpoint."""
         return {"scores": self.scores, "passes": self.passes, "weights": self.weights}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Take what a checkpoint holds."""
+        """Restore the state from a checkpoint."""
         self.scores, self.passes = list(state["scores"]), list(state["passes"])
         self.weights = dict(state["weights"])
 
@@ -190,15 +192,16 @@ def class_weights(
     taught: Int64[np.ndarray, " classes"],
     tested: Int64[np.ndarray, " classes"],
 ) -> Float64[np.ndarray, " classes"]:
-    """Return factors of the classes' losses that average 1 over the images trained on.
+    """Return factors of the classes' losses that average 1 over the training images.
 
     Args:
-        choice: weights up to a common factor, or which counts n_c of n images give 1 - n_c / n.
-        taught: images per class that are trained on.
-        tested: likewise of the test split.
+        choice: weights up to a common factor, or the split whose counts n_c of n images define the
+            weights 1 - n_c / n.
+        taught: number of training images per class.
+        tested: number of test images per class.
 
     Raises:
-        ValueError: if no image that is trained on has a weight above 0.
+        ValueError: if no training image has a weight above 0.
     """
     if isinstance(choice, str):
         counts = taught if choice == "train_frequency" else tested

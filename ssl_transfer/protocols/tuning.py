@@ -1,7 +1,7 @@
-"""``linear_probe``, ``bn_tune`` and ``finetune``: one family.
+"""The protocols ``linear_probe``, ``bn_tune`` and ``finetune``.
 
-They share data pipeline, budget, head and grid, and differ only in what is trainable and which
-layers are in train mode: nothing of the encoder, its BatchNorm layers, or all of it.
+They share data pipeline, budget, head and grid. They only differ in the part of the encoder that is
+trained and in train mode: nothing, its BatchNorm layers, or the whole encoder.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 log = logging.getLogger(__name__)
 
 JUDGED_IMAGES = 8
-"""Training images whose features are looked at before an encoder is trained."""
+"""Number of training images whose features are checked before an encoder is trained."""
 
 Trainable = Literal["head", "batch_norm", "all"]
 Point = dict[str, float]
@@ -64,40 +64,44 @@ REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
 class Tuning(TrainingKeys):
     """Train a classifier on an encoder and score it on the test split.
 
-    One grid point trains on train + validation at once. Several are selected by the validation
-    score (of equally good ones the first counts, and one whose training diverges is left out); the
-    best is refitted on train + validation for as long and tested once. Epochs are
-    selected only if ``epoch_selection`` says so; where validation selects them, the final
-    classifier is trained on the training split alone, for its epoch has to be selected, too. After
-    a grid it repeats the best point's training: what a grid leaves are scores, so that a run that
-    was interrupted goes on from them.
+    A single grid point is trained on train + validation directly. Several points are trained on the
+    training split and compared by their validation scores (the first of equally good points wins; a
+    point whose training diverges is left out). The best point is then refitted on train +
+    validation with the same number of epochs, and tested once.
 
-    ``TrainingKeys`` says what the keys of the training are; gradients are clipped per head.
+    Epochs are selected only if ``epoch_selection`` is ``best``. If the validation split selects
+    them, the final classifier is trained on the training split only, since its epoch is selected,
+    too. After a grid, this repeats the best point's training: the grid only stores scores, from
+    which an interrupted run continues.
+
+    ``TrainingKeys`` describes the keys of the training; gradients are clipped per head.
 
     Args:
-        trainable: of the encoder: nothing (``head``), its BatchNorm layers, or all.
-        encoder_mode: of an encoder of which nothing is trained (``head``): ``eval``, or ``train``
-            as some published code has it: BatchNorm layers use the batch's statistics, and the
-            running ones, by which the classifier is tested, move to those of training images.
-        bn_scope: which BatchNorm layers ``batch_norm`` means: ``all``, or ``published`` (stem
-            and every block's but ``bn1`` and the shortcuts').
+        trainable: trained part of the encoder: nothing (``head``), its BatchNorm layers, or all.
+        encoder_mode: mode of an encoder that is not trained (``head``): ``eval``, or ``train`` as
+            in some published code: BatchNorm layers use the batch's statistics, and the running
+            statistics, which the test uses, move to those of the training images.
+        bn_scope: the BatchNorm layers that ``batch_norm`` trains: ``all``, or ``published`` (the
+            stem's and every block's except ``bn1`` and the shortcuts').
         head: kind of classifier.
-        head_init: of its linear layers: W ~ N(0, 0.01), b = 0, or ``torch``'s own.
+        head_init: initialisation of its linear layers: W ~ N(0, 0.01), b = 0, or ``torch``'s
+            default.
         optimizer: see ``TrainingKeys``; null for the keys that the grid sets.
         encoder_lr: learning rate of the encoder's parameters (null: that of the head).
-        grid: optimizer key or ``encoder_lr`` -> values to choose among (null: the one above).
-        divide_weight_decay: whether weight decays are nominal, to be divided by the learning rate.
-        class_weights: factors of the classes' losses, in proportion: given, or 1 - n_c / n of the
-            images trained on (``train_frequency``) or of the test split (``test_frequency``, as
-            published). They are scaled to a mean of 1 over the images trained on.
-        augmentation: of the training images: ``none``, ``crop_flip`` or a mapping.
-        image_size: in pixels (null: what the encoder's weights expect).
+        grid: optimizer key or ``encoder_lr`` -> values to select from (null: the fixed value).
+        divide_weight_decay: whether weight decays are nominal and divided by the learning rate.
+        class_weights: relative factors of the classes' losses: numbers, or 1 - n_c / n for the
+            counts of the training images (``train_frequency``) or of the test split
+            (``test_frequency``, as published). They are scaled to a mean of 1 over the training
+            images.
+        augmentation: augmentation of the training images: ``none``, ``crop_flip`` or a mapping.
+        image_size: in pixels (null: the size that the encoder's weights expect).
         preprocessing: fields of ``Preprocessing`` that replace the encoder's own.
-        selection: split that the grid and the epoch are selected on; ``test`` reproduces published
-            code that did so, and the record says it.
+        selection: split that selects the grid point and the epoch; ``test`` reproduces published
+            code, and the record states it.
         epoch_selection: keep the ``last`` epoch, or the ``best`` on the split ``selection``, which
             is scored after every epoch.
-        keep_encoder: whether to leave the final encoder and head in the run's folder.
+        keep_encoder: whether to save the final encoder and head in the run's folder.
 
     Raises:
         ValueError: if options contradict each other or a value is out of its range.
@@ -127,7 +131,7 @@ class Tuning(TrainingKeys):
         check_grid(self.grid, {**self.optimizer, "encoder_lr": self.encoder_lr})
         self.options()
         augmentation(self.augmentation, flip=True)
-        # Whether its sizes fit those of the encoder only the run knows.
+        # The run checks later whether its sizes fit those of the encoder.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
         if self.head == "cosine" and self.head_init is not None:
             raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
@@ -147,7 +151,7 @@ class Tuning(TrainingKeys):
 
     @property
     def encoder_is_constant(self) -> bool:
-        """Whether no training changes anything of the encoder, its statistics included."""
+        """Whether training changes nothing of the encoder, including its running statistics."""
         return self.trainable == "head" and self.encoder_mode == "eval"
 
     def _check_rates(self) -> None:
@@ -169,7 +173,7 @@ class Tuning(TrainingKeys):
         """Refuse a dataset that the options do not fit.
 
         Raises:
-            ValueError: in one sentence.
+            ValueError: if the dataset does not fit the options.
         """
         chooses = len(self.points()) > 1 or self.epoch_selection == "best"
         require_metrics(dataset, selects_on=self.selection if chooses else None)
@@ -195,7 +199,7 @@ class Tuning(TrainingKeys):
         """Return the factors of the classes' losses in a training on these splits.
 
         Raises:
-            ValueError: if no image of them has a weight above 0.
+            ValueError: if no image of these splits has a weight above 0.
         """
         if self.class_weights is None:
             return None
@@ -211,7 +215,7 @@ class Tuning(TrainingKeys):
     def options(self) -> TrainingOptions:
         """Return the budget and the optimisation of every training.
 
-        The optimizer's keys that the grid sets have its first values; ``group`` has each point's.
+        Optimizer keys in the grid get the grid's first values; ``group`` returns each point's.
         """
         first = {key: value for key, value in self.points()[0].items() if key != "encoder_lr"}
         return TrainingOptions.of(vars(self), optimizer={**self.optimizer, **first})
@@ -224,7 +228,7 @@ class Tuning(TrainingKeys):
         ]
 
     def group(self, point: Point, *, of_encoder: bool = False) -> dict[str, float]:
-        """Return what a group of parameters sets differently from the optimizer at a point."""
+        """Return the optimizer settings of a parameter group at a point of the grid."""
         values = dict(point)
         encoder_lr = values.pop("encoder_lr", self.encoder_lr)
         if of_encoder and encoder_lr is not None:
@@ -254,7 +258,7 @@ class Tuning(TrainingKeys):
             by = self.class_weights if isinstance(self.class_weights, str) else "given"
             context.note(class_weights={"by": by, "values": learner.class_weights.tolist()})
         (logits,) = trial.predict(learner, "test")
-        if not np.isfinite(logits).all():  # the last step may break what no loss shows any more
+        if not np.isfinite(logits).all():  # no loss is computed after the last step
             raise NonFiniteLoss(
                 f"the final classifier must give finite class scores, but some are not; {REMEDY}."
             )
@@ -263,10 +267,10 @@ class Tuning(TrainingKeys):
         yield from scores_on_test(torch.from_numpy(logits), dataset, context)
 
     def selected(self, points: list[Point], scores: list[float | None]) -> dict[str, Any]:
-        """Return what the record says of the selection among several points.
+        """Return the record's facts about the selection among several points.
 
         Raises:
-            NonFiniteLoss: if none of them has a score.
+            NonFiniteLoss: if no point has a score.
         """
         return {
             "split": self.selection,
@@ -277,21 +281,21 @@ class Tuning(TrainingKeys):
 
 
 class TuningRun:
-    """One encoder on one dataset: what every training of a run starts from."""
+    """One encoder on one dataset: the common starting point of all trainings of a run."""
 
     def __init__(
         self, protocol: Tuning, encoder: Encoder, dataset: Dataset, context: Context
     ) -> None:
         self.protocol, self.dataset, self.context = protocol, dataset, context
         self.encoder = encoder.to(context.device, context.dtype).requires_grad_(False)
-        # Every training starts from these again; a buffer need not be in the state.
+        # Every training starts from these tensors; non-persistent buffers are not in the state.
         self.initial = {k: v.clone() for k, v in encoder.state_dict().items()}
         self.buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
         self.preprocessing = encoder.preprocessing.replaced(
             protocol.image_size, protocol.preprocessing
         )
         augment = augmentation(protocol.augmentation, flip=dataset.flip)
-        # Where nothing changes an image's features, they are computed once, for all runs.
+        # If an image's features are constant, they are computed once and stored for all runs.
         self.features = None
         if protocol.encoder_is_constant and augment is None:
             self.features = FrozenFeatures(
@@ -303,14 +307,14 @@ class TuningRun:
             )
         self.training_view = Pipeline(self.preprocessing, augment)
         test_view = Pipeline(self.preprocessing)
-        # An epoch's selection reads one split again and again.
+        # The selection of epochs reads one split repeatedly, so keep it in memory.
         self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_view))
-        self.trained_layers()  # an encoder without BatchNorm is not applicable: say so first
+        self.trained_layers()  # raises NotApplicable for an encoder without BatchNorm
 
     def judge_features(self) -> None:
-        """Refuse an encoder with NaN features, and say if they are constant, before training.
+        """Refuse an encoder with NaN features, and warn of constant features, before training.
 
-        A few images tell; where features are stored, all of them are judged as they are read.
+        The check uses a few images; stored features are all checked when they are read.
         """
         if self.features is not None:
             return
@@ -331,9 +335,9 @@ class TuningRun:
         return []
 
     def start_again(self) -> None:
-        """Leave nothing of an earlier training on the encoder, which may have ended in its middle.
+        """Reset the encoder after an earlier training, which may have ended in its middle.
 
-        A gradient of NaN would stay NaN whatever the next training adds to it.
+        Gradients are also removed: a NaN gradient would stay NaN in the next training.
         """
         self.encoder.load_state_dict(self.initial)
         for name, buffer in self.encoder.named_buffers():
@@ -360,7 +364,7 @@ class TuningRun:
         return learner.to(self.context.device, self.context.dtype)
 
     def count_parameters(self) -> dict[str, Any]:
-        """Count what is trained and say it."""
+        """Count the trained parameters, and log the counts."""
         learner = self.learner(1)
         encoder = sum(p.numel() for p in self.encoder.parameters())
         trained = sum(p.numel() for p in self.encoder.parameters() if p.requires_grad)
@@ -407,7 +411,7 @@ class TuningRun:
         if self.protocol.encoder_is_constant:
             scores = self.context.once("grid", lambda: self._bank_scores(points))
             return list(scores)
-        # An encoder that changes differs from point to point: they train one after another.
+        # A trained encoder differs from point to point: train the points one after another.
         return [
             self.context.once(f"grid {i}", functools.partial(self._point_score, i, point))
             for i, point in enumerate(points)
@@ -416,7 +420,7 @@ class TuningRun:
     def _bank_scores(self, points: Sequence[Point]) -> list[float | None]:
         try:
             return self.scores(self.train(points, ["train"], "grid"))
-        except NonFiniteLoss:  # of all heads
+        except NonFiniteLoss:  # all heads diverged
             return [None] * len(points)
 
     def _point_score(self, number: int, point: Point) -> float | None:
@@ -429,9 +433,9 @@ class TuningRun:
         return self.scores(learner)[0]
 
     def scores(self, learner: TunedClassifier) -> list[float | None]:
-        """Return each head's score on the split that selects, larger is better.
+        """Return each head's score on the selection split, larger is better.
 
-        It is None for a head that diverged.
+        The score is None for a head that diverged.
         """
         split, metric = self.protocol.selection, self.dataset.metric
         targets = torch.from_numpy(self.dataset[split].targets)
@@ -444,7 +448,7 @@ class TuningRun:
         ]
 
     def keep(self, learner: TunedClassifier) -> None:
-        """Leave the head in the run's folder, and the encoder as its weights want to be used."""
+        """Save the head and the encoder with its preprocessing in the run's folder."""
         self.encoder.preprocessing = self.preprocessing
         if distributed.is_main():
             save_head(learner.heads[0], self.protocol.head, self.context.folder)
@@ -452,7 +456,7 @@ class TuningRun:
     def predict(
         self, learner: TunedClassifier, split: str
     ) -> list[Float[np.ndarray, "samples classes"]]:
-        """Return each head's logits for every sample once, whatever the number of processes."""
+        """Return each head's logits for every sample, with any number of processes."""
         learner.eval()
 
         def logits(images: Tensor) -> Float[Tensor, "batch heads classes"]:
@@ -464,7 +468,7 @@ class TuningRun:
         return [np.ascontiguousarray(outputs[:, head]) for head in range(outputs.shape[1])]
 
     def view(self, splits: Sequence[str], pipeline: Pipeline) -> TrainingData:
-        """Return what the classifier is fed: one view of each image, or its stored features."""
+        """Return the classifier's training data: one view of each image, or its stored features."""
         if self.features is not None:
             return FeatureRows(*self.features.load(*splits))
         samples = concatenate(*(self.dataset[split] for split in splits))

@@ -1,12 +1,12 @@
-"""What the size of a batch and its BatchNorm groups must be, for all who check it."""
+"""Rules for the batch size and the number of BatchNorm groups."""
 
 
 def share_problem(batch_size: int, processes: int, accumulate: int, *, owner: str = "") -> str:
-    """Return why processes and micro-batches cannot share a batch equally; empty if they can.
+    """Return the reason why processes and micro-batches cannot share a batch equally, else "".
 
     Args:
         batch_size: images per step over all processes.
-        processes: that train together.
+        processes: number of processes.
         accumulate: micro-batches per step.
         owner: node of the configuration that holds the key, with a dot, e.g. ``protocol.``.
 
@@ -27,12 +27,12 @@ def share_problem(batch_size: int, processes: int, accumulate: int, *, owner: st
 def group_problem(
     groups: int, processes: int, *, batch_size: int | None = None, owner: str = ""
 ) -> str:
-    """Return why a batch cannot be divided into groups of batch statistics; empty if it can.
+    """Return the reason why a batch cannot be divided into groups of batch statistics, else "".
 
     Args:
-        groups: of the global batch.
-        processes: that train together; a group lies in one of them, or spans whole ones.
-        batch_size: images per step over all processes (``None``: not looked at).
+        groups: number of groups of the global batch.
+        processes: number of processes; a group lies in one process, or spans whole processes.
+        batch_size: images per step over all processes (``None``: not checked).
         owner: see ``share_problem``.
 
     Example:
@@ -52,13 +52,13 @@ def group_problem(
 
 
 def micro_batch_problem(groups: int, processes: int, accumulate: int) -> str:
-    """Return why a group of batch statistics would span micro-batches; empty if none does.
+    """Return the reason why a group of batch statistics would span micro-batches, else "".
 
     A micro-batch is a part of every process's share, so each group must lie in one process.
 
     Args:
-        groups: of the global batch.
-        processes: that train together.
+        groups: number of groups of the global batch.
+        processes: number of processes.
         accumulate: micro-batches per step.
 
     Example:

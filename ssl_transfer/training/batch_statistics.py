@@ -1,14 +1,14 @@
-"""BatchNorm whose statistics run over groups of the GLOBAL batch, however it is distributed.
+"""BatchNorm with statistics over groups of the GLOBAL batch, for any number of processes.
 
 ``convert`` switches the BatchNorm layers of a module, in place, to statistics over
-``bn_groups`` consecutive parts of the global batch: 1 is synchronised over everything, 8 is
-published MoCo on 8 GPUs. Process r of W must hold the r-th of W consecutive parts of the batch;
-then the result does not depend on W: one process = two processes, in value, gradient and running
-statistics. (torch's own SyncBatchNorm refuses CPUs and knows no groups.)
+``bn_groups`` consecutive parts of the global batch: 1 synchronises the whole batch, 8 corresponds
+to published MoCo on 8 GPUs. Process r of W must hold the r-th of W consecutive parts of the batch.
+Value, gradient and running statistics then do not depend on W. (torch's SyncBatchNorm supports
+neither CPUs nor such groups.)
 
-Running statistics move towards the mean over the groups of the group's mean and unbiased
-variance, once per forward pass, and are identical on all processes. With one group that is what
-``torch.nn.BatchNorm2d`` does. In eval mode a converted layer is the layer it was.
+Running statistics move towards the average of the groups' means and unbiased variances, once per
+forward pass, and are identical on all processes. With one group this is the behaviour of
+``torch.nn.BatchNorm2d``. In eval mode a converted layer behaves like the original layer.
 """
 
 import math
@@ -29,14 +29,14 @@ Channels = Float[Tensor, " channels"]
 
 
 def check_groups(groups: int, micro_batches: int) -> None:
-    """Refuse groups that do not fit the processes, or that micro-batches would cut.
+    """Refuse groups that do not fit the number of processes, or that would span micro-batches.
 
     Args:
         groups: see ``convert``.
         micro_batches: see ``convert``.
 
     Raises:
-        ValueError: in one sentence.
+        ValueError: if the groups do not fit.
     """
     processes = distributed.world_size()
     problem = group_problem(groups, processes) or micro_batch_problem(
@@ -49,19 +49,18 @@ def check_groups(groups: int, micro_batches: int) -> None:
 def convert(module: nn.Module, groups: int, *, micro_batches: int = 1) -> None:
     """Make the BatchNorm layers of ``module`` use statistics over groups of the global batch.
 
-    Names of parameters and buffers stay. Nothing changes where the native layer does the same
-    already (one process, one group). Calling it again replaces an earlier number of groups.
+    Names of parameters and buffers do not change. With one process and one group, the layers stay
+    native. Another call replaces an earlier number of groups.
 
     Args:
-        module: changed in place, itself included.
+        module: the module, changed in place; it may be a BatchNorm layer itself.
         groups: number of groups of the global batch.
-        micro_batches: forward passes that make up one batch (gradient accumulation): each holds
-            its share of the groups, and running statistics move once after the last.
+        micro_batches: number of forward passes per batch (gradient accumulation): each has its
+            share of the groups, and running statistics move once after the last pass.
 
     Raises:
         ValueError: if neither of ``groups`` and the number of processes divides the other, if a
-            group would span micro-batches, or for a kind of BatchNorm whose forward pass is not
-            known here.
+            group would span micro-batches, or for an unsupported kind of BatchNorm.
     """
     check_groups(groups, micro_batches)
     revert(module)
@@ -72,7 +71,7 @@ def convert(module: nn.Module, groups: int, *, micro_batches: int = 1) -> None:
     for name, layer in layers.items():
         _refuse_unknown(name, layer)
     if processes > groups:
-        distributed.subgroup(processes // groups)  # made here, where all processes come by
+        distributed.subgroup(processes // groups)  # all processes reach this line
     for layer in layers.values():
         layer.__class__ = _grouped(type(layer))
         layer.bn_groups = groups // micro_batches  # type: ignore[assignment]
@@ -106,8 +105,8 @@ def _refuse_unknown(name: str, layer: nn.Module) -> None:
 
 
 def _grouped(native: type[_BatchNorm]) -> type["_GroupedBatchNorm"]:
-    # A class of its own per kind keeps `isinstance(layer, nn.BatchNorm2d)` and the native
-    # forward pass, which eval mode goes on using.
+    # One class per kind preserves `isinstance(layer, nn.BatchNorm2d)` and the native forward pass,
+    # which eval mode uses.
     if native not in _kinds:
         bases = (_GroupedBatchNorm, native)
         _kinds[native] = type(f"Grouped{native.__name__}", bases, {"native": native})
@@ -115,10 +114,10 @@ def _grouped(native: type[_BatchNorm]) -> type["_GroupedBatchNorm"]:
 
 
 class _GroupedBatchNorm(_BatchNorm):
-    """What ``convert`` puts in front of a layer's class."""
+    """The class that ``convert`` puts before a layer's class in the method resolution order."""
 
     native: type[_BatchNorm]
-    bn_groups: int  # of a forward pass
+    bn_groups: int  # groups per forward pass
     micro_batches: int
     pending: list[tuple[Tensor, Tensor]]  # statistics of a batch that is not complete yet
 
@@ -164,7 +163,7 @@ def group_batch_norm(
     groups: int,
     eps: float = 1e-5,
 ) -> tuple[Float[Tensor, "batch channels *positions"], Channels, Channels]:
-    """Standardise each group of the global batch by its own statistics.
+    """Standardise each group of the global batch with its own statistics.
 
     Args:
         x: this process's part of the batch.
@@ -174,11 +173,11 @@ def group_batch_norm(
         eps: added to the (biased) variance.
 
     Returns:
-        The output, and the mean over all groups of their means and of their unbiased variances
-        (detached, float32 at least, the same on all processes).
+        The output, and the averages over all groups of the means and of the unbiased variances
+        (detached, at least float32, the same on all processes).
 
     Raises:
-        ValueError: if the groups do not divide the batch, or have one value per channel only.
+        ValueError: if the groups do not divide the batch, or have only one value per channel.
     """
     processes = distributed.world_size()
     span = max(1, processes // groups)  # processes per group
@@ -199,7 +198,7 @@ def group_batch_norm(
         members = distributed.subgroup(span)
         y, mean, variance = _SpanningGroup.apply(x, weight, bias, eps, members)
     if processes > span:
-        # Every process's value counts once, so that every group's counts `span` times.
+        # Average over the processes. Every group counts `span` times, so this is the groups' mean.
         total = distributed.all_reduce_sum(torch.stack([mean, variance]).detach())
         mean, variance = total / processes
     return y, mean, variance
@@ -208,9 +207,9 @@ def group_batch_norm(
 def _local_groups(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, groups: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Groups that lie in this process whole: the native kernel, group by group."""
+    """Standardise groups that lie completely in this process, with the native kernel per group."""
     means, variances = x.new_zeros(2, groups, x.shape[1], dtype=_wide(x)).unbind(0)
-    # With momentum 1 the native kernel's running statistics are the batch's own.
+    # With momentum 1 the native kernel's running statistics are those of the batch.
     outputs = [
         F.batch_norm(part, means[i], variances[i], weight, bias, True, 1.0, eps)
         for i, part in enumerate(x.chunk(groups))
@@ -219,16 +218,16 @@ def _local_groups(
 
 
 def _wide(x: Tensor) -> torch.dtype:
-    """Statistics of half-precision activations are computed in float32."""
+    """Return the type of the statistics: float32 for half-precision activations."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 class _SpanningGroup(torch.autograd.Function):
-    """One group that several processes hold a part of, all of the same size.
+    """One group that is spread over several processes in parts of equal size.
 
-    One collective in each direction: the parts' means and variances are combined by the formula
-    of Chan, Golub and LeVeque 1983 (https://doi.org/10.2307/2683386), which has no cancellation;
-    the backward pass sums the two averages that BatchNorm's gradient contains.
+    Each direction needs one collective operation. The forward pass combines the parts' means and
+    variances by the formula of Chan, Golub and LeVeque 1983 (https://doi.org/10.2307/2683386),
+    which avoids cancellation; the backward pass sums the two averages in BatchNorm's gradient.
     """
 
     @staticmethod
@@ -268,7 +267,7 @@ class _SpanningGroup(torch.autograd.Function):
         dims, shape = _axes(x)
         grad = grad.to(_wide(x))
         standardised = (x.to(_wide(x)) - mean.view(shape)) * scale.view(shape)
-        # This process's own sums are the gradients of weight and bias: DDP averages those.
+        # The gradients of weight and bias are this process's sums; DDP averages them.
         sums = torch.stack([grad.sum(dims), (grad * standardised).sum(dims)])
         grad_x = None
         if ctx.needs_input_grad[0]:

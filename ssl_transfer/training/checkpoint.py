@@ -1,21 +1,21 @@
-"""Atomic save and exact restore of a training.
+"""Save a training atomically, and restore it exactly.
 
 Rules of resuming:
 
-1. Everything that changes during training is in one dictionary: the learner's state (target
-   networks and queues are buffers, so they are in it), the optimizer's, and the step.
+1. Everything that changes during training is in one dictionary: the learner's state (including
+   target networks and queues, which are buffers), the optimizer's state, and the step.
 2. Nothing else is needed: the order of samples, augmentations and dropout are functions of
    (seed, step), the learning rate is a function of the step.
-3. A checkpoint takes its name only when it is whole on disk, so a kill at any moment leaves
-   the previous one.
-4. A checkpoint carries a header: the run, the training within the run, its length, and what data
-   and weights it started from. Another training of the same run (the next grid point, the refit)
-   never takes it for its own; one of another run, length or inputs is refused, and said.
-5. A checkpoint ends with a checksum of all before it. What is damaged, cut or foreign is never
-   loaded, not even in part: the training starts anew, and says so.
+3. A checkpoint gets its name only when it is complete on disk, so that a kill at any moment leaves
+   the previous checkpoint intact.
+4. A checkpoint has a header: the run, the training within the run, its length, and the data and
+   weights that it started from. Another training of the same run (the next grid point, the refit)
+   ignores it silently; a checkpoint of another run, length or inputs is refused with a warning.
+5. A checkpoint ends with a checksum of its content. A damaged, truncated or foreign file is never
+   loaded, not even in part: the training starts anew and logs a warning.
 
-The file is what ``torch.save`` writes, then the header in JSON, its length (8 bytes), the sha256 of
-all that (32 bytes) and ``MAGIC``.
+The file consists of the output of ``torch.save``, the header in JSON, its length (8 bytes), the
+sha256 of all this (32 bytes) and ``MAGIC``.
 """
 
 import dataclasses
@@ -45,14 +45,14 @@ _LONGEST_HEADER = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a checkpoint belongs to.
+    """Identification of the training that a checkpoint belongs to.
 
     Args:
         run: id of the run.
         training: name of the training within the run.
-        steps: of the whole training.
-        inputs: identifies the data and weights that the training started from (``None``: unknown,
-            and not compared).
+        steps: number of steps of the whole training.
+        inputs: hash of the data and weights that the training started from (``None``: unknown, and
+            not compared).
     """
 
     run: str
@@ -62,11 +62,11 @@ class Header:
 
 
 class Unusable(ValueError):
-    """A checkpoint cannot be gone on from; the message says why."""
+    """A training cannot continue from a checkpoint; the message gives the reason."""
 
 
 class _Hashing:
-    """A file to write to that knows the sha256 of what was written."""
+    """A writable file that computes the sha256 of the written bytes."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.sha256 = file, hashlib.sha256()
@@ -80,10 +80,10 @@ class _Hashing:
 
 
 def save(path: Path, state: dict[str, Any], header: Header) -> None:
-    """Write the state from the first process; the others go on at once.
+    """Write the state from the first process; the other processes continue immediately.
 
     Raises:
-        OSError: in one sentence if the disk is full; the previous checkpoint stays.
+        OSError: if the disk is full; the previous checkpoint stays intact.
     """
 
     def write(file: IO[bytes]) -> None:
@@ -100,7 +100,7 @@ def save(path: Path, state: dict[str, Any], header: Header) -> None:
 def load(path: Path, header: Header) -> dict[str, Any] | None:
     """Return the state that was saved under this header, or None.
 
-    The first process judges the file; all read it and follow its verdict.
+    The first process checks the file; then all processes read it or start anew.
     """
     usable = distributed.broadcast_object(_is_usable(path, header) if distributed.is_main() else 0)
     if not usable:
@@ -108,20 +108,20 @@ def load(path: Path, header: Header) -> dict[str, Any] | None:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        if distributed.world_size() > 1:  # the others go on from it
+        if distributed.world_size() > 1:  # the other processes continue from the checkpoint
             raise
         log.warning("`%s` cannot be read (%s); the training starts anew.", path, error)
         return None
 
 
 def _is_usable(path: Path, header: Header) -> bool:
-    """Return whether the file belongs to this training; what is of no use is said."""
+    """Return whether the file belongs to this training; log a warning if it is unusable."""
     try:
         if not os.path.lexists(path):
             return False
         saved = read_header(path)
         if saved.run == header.run and saved.training != header.training:
-            return False  # of another grid point, or of the refit: nothing unusual
+            return False  # of another grid point or of the refit: no warning needed
         for name, words in (
             ("run", "belongs to another run"),
             ("training", "belongs to another training"),
@@ -139,10 +139,10 @@ def _is_usable(path: Path, header: Header) -> bool:
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a checkpoint whose every byte is as it was written.
+    """Return the header of a checkpoint after verifying the checksum of the file.
 
     Raises:
-        Unusable: if it is damaged, cut, foreign, or newer than this code.
+        Unusable: if it is damaged, truncated, foreign, or newer than this code.
         OSError: if it cannot be read.
     """
     size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""The contract between the training loop and what it trains and tells."""
+"""The interfaces between the training loop, the learner that it trains, and observers."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ Parts = dict[str, Tensor]
 
 
 class Learner(nn.Module):
-    """What ``fit`` trains: ``forward`` returns the loss and named parts of it."""
+    """A module that ``fit`` trains: ``forward`` returns the loss and named parts of it."""
 
     separable: bool = True
     """Whether the loss is a mean over samples, so that gradient accumulation is exact."""
@@ -19,29 +19,30 @@ class Learner(nn.Module):
     minimum_batch: int = 1
 
     maximum_batch: int | None = None
-    """What a queue has room for in one step (``None``: any batch)."""
+    """Largest global batch, limited by a queue (``None``: no limit)."""
 
     def forward(self, views: tuple[Tensor, ...], targets: Tensor) -> Parts:
         """Return ``{"loss": …}`` and other scalars worth logging."""
         raise TypeError(f"{type(self).__name__} must define `forward`.")
 
     def before_step(self, progress: float) -> None:
-        """Change or drop gradients that the optimizer is about to use; ``progress`` in [0, 1)."""
+        """Change or drop gradients before the optimizer's step; ``progress`` is in [0, 1)."""
 
     def after_step(self, progress: float) -> None:
-        """Update what gradients do not: momentum encoders, queues. ``progress`` is in (0, 1]."""
+        """Update momentum encoders and queues after the step; ``progress`` is in (0, 1]."""
 
     def after_epoch(self, passes: float) -> None:
-        """Do what is due after the step that completes an epoch, and after the last step.
+        """Run after the step that completes an epoch, and after the last step.
 
-        What it keeps for later belongs in ``state_dict``; it must leave the train mode on.
+        State of this method belongs in ``state_dict``; the method must leave the learner in train
+        mode.
 
         Args:
-            passes: how often the samples were seen by then.
+            passes: completed passes over the samples.
         """
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the optimizer's groups: ``params``, and what each sets differently."""
+        """Return the optimizer's groups: ``params``, and the settings of each group."""
         return [{"params": list(self.parameters())}]
 
     def clip_groups(self) -> list[list[nn.Parameter]]:
@@ -55,14 +56,14 @@ class Learner(nn.Module):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Looks on while ``fit`` trains, and changes nothing; what it keeps is saved with the rest."""
+    """Observes a training without changing it; its state is saved with the training."""
 
     def after_step(self, step: int, progress: float, batch: Batch) -> None:
-        """Look at this process's share of the ``step``-th batch, counted from 1."""
+        """Process this process's share of the ``step``-th batch, counted from 1."""
         ...
 
     def after_epoch(self, step: int, passes: float, *, last: bool) -> None:
-        """Look after the learner's own ``after_epoch``; the train mode stays on."""
+        """Run after the learner's ``after_epoch``; leave the learner in train mode."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -70,5 +71,5 @@ class Observer(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Restore the result of ``state_dict``."""
         ...

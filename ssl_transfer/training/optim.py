@@ -13,13 +13,13 @@ from ssl_transfer.config.ranges import Decay, LearningRate, Length, NotNegative,
 Groups = list[dict[str, Any]]
 
 SCHEDULES = ("cosine", "constant", "step", "exponential")
-# He et al. 2020 (MoCo, https://arxiv.org/abs/1911.05722, section 4.1): a tenth at epochs 120 and
-# 160 of 200.
+# He et al. 2020 (MoCo, https://arxiv.org/abs/1911.05722, section 4.1): multiply by 0.1 at epochs
+# 120 and 160 of 200.
 _MILESTONES, _STEP_FACTOR = (0.6, 0.8), 0.1
 
 
 class LARS(torch.optim.Optimizer):
-    """SGD whose step on each weight tensor is scaled to the tensor's norm.
+    """SGD with the step of each weight tensor scaled to the tensor's norm.
 
     You et al. 2017, https://arxiv.org/abs/1708.03888, in the form of Barlow Twins' released code:
     the gradient, weight decay included, is multiplied by ``trust · ‖p‖ / ‖g‖`` (by 1 if either
@@ -28,9 +28,9 @@ class LARS(torch.optim.Optimizer):
     Args:
         params: parameters or groups; a group with ``adapt=False`` is trained by plain SGD.
         lr: learning rate.
-        momentum: of the averaged gradient.
+        momentum: momentum of the averaged gradient.
         weight_decay: coupled (L2) decay.
-        trust: length of a step relative to the weights' norm at learning rate 1.
+        trust: length of a step relative to the weights' norm, at learning rate 1.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ def adam(
     weight_decay: NotNegative = 0.0,
     exclude_bias_and_norm: bool = False,
 ) -> torch.optim.Optimizer:
-    """Return Adam, weight decay being part of the gradient (L2)."""
+    """Return Adam with weight decay as part of the gradient (L2)."""
     split = _split(groups, exclude_bias_and_norm)
     return _adaptive(torch.optim.Adam, split, lr, betas, eps, weight_decay)
 
@@ -163,7 +163,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def _split(groups: Groups, exclude: bool, **excluded: Any) -> Groups:
-    """Part biases and norms (at most one axis) from each group and take their decay away."""
+    """Move biases and norms (at most one axis) of each group to a group without weight decay."""
     parts = []
     for group in groups:
         if not group.pop("exclude_bias_and_norm", exclude):
@@ -177,7 +177,7 @@ def _split(groups: Groups, exclude: bool, **excluded: Any) -> Groups:
 
 
 def problems(config: Mapping[str, Any]) -> list[str]:
-    """Return one sentence for everything that is wrong with an optimizer's mapping."""
+    """Return one message for each problem in an optimizer's mapping."""
     name = config.get("name")
     if name not in OPTIMIZERS:
         return [f"`optimizer.name` must be one of {list(OPTIMIZERS)}, but is {name!r}."]
@@ -193,9 +193,9 @@ def problems(config: Mapping[str, Any]) -> list[str]:
 
 
 def value_problems(config: Mapping[str, Any]) -> list[str]:
-    """Return one sentence for every value of an optimizer's mapping that is out of its range.
+    """Return one message for each value of an optimizer's mapping that is out of its range.
 
-    A null is left out, since a grid gives the value.
+    Null values are skipped, since a grid sets them.
     """
     settings = {key: value for key, value in config.items() if value is not None}
     function = OPTIMIZERS.get(settings.pop("name", ""))
@@ -208,9 +208,9 @@ def build(config: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> tor
 
     Args:
         config: ``name``, ``lr`` and the optimizer's other keys.
-        groups: ``params`` of each group, and whatever keys it sets differently, for example its
-            own ``lr`` and ``weight_decay``, or ``constant_lr=True``: no schedule changes its
-            learning rate. Frozen parameters are left out.
+        groups: ``params`` of each group, and settings of the group, for example ``lr``,
+            ``weight_decay``, or ``constant_lr=True`` (no schedule changes its learning rate).
+            Frozen parameters are left out.
 
     Raises:
         ValueError: for an unknown name or key, here or in a group, or if nothing is trainable.
@@ -254,9 +254,9 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a step, a pure function of it.
 
-    The warm-up is linear and reaches ``base`` in its last step (its first step is not wasted on
-    a learning rate of 0); the schedule covers the steps after it. With epochs for steps, the
-    learning rate is one that changes at the start of an epoch only.
+    The warm-up is linear and reaches ``base`` in its last step (the first step already has a
+    learning rate above 0); the schedule covers the steps after it. If the arguments count epochs
+    instead of steps, the learning rate only changes at the start of an epoch.
 
     Args:
         step: from 0.
@@ -266,9 +266,9 @@ def learning_rate(
         warmup_steps: length of the warm-up.
         final: fraction of ``base`` that ``cosine`` and ``exponential`` end at; positive for the
             latter, which multiplies by the same factor after every step.
-        milestones: steps of the whole training from which on ``step`` multiplies by its factor
-            once more (``None``: after 60 % and 80 % of what follows the warm-up).
-        step_factor: of ``step``.
+        milestones: steps of the whole training at which ``step`` multiplies by its factor once
+            more (``None``: after 60 % and 80 % of the steps after the warm-up).
+        step_factor: factor of ``step``.
 
     Raises:
         ValueError: for an unknown schedule.

@@ -1,4 +1,4 @@
-"""How long a training is, what it sees in which order, and how its learning rate runs."""
+"""Options of a training: its length, the order of samples, and the learning rate's schedule."""
 
 import dataclasses
 import functools
@@ -27,8 +27,8 @@ from ssl_transfer.training import optim
 class SampleOrder:
     """The endless order of samples: one shuffled epoch after another, cut into global batches.
 
-    Position p of the stream is a pure function of (seed, p), so a training resumes in mid-epoch
-    by asking for a later step, and every process takes its own slice of each batch.
+    Position p of the stream is a pure function of (seed, p). A training can therefore resume within
+    an epoch, and every process takes its own slice of each batch.
     """
 
     samples: int
@@ -38,12 +38,12 @@ class SampleOrder:
 
     @property
     def usable(self) -> int:
-        """Samples of an epoch that take part."""
+        """Number of samples that an epoch uses."""
         return self.samples - self.samples % self.batch_size if self.drop_last else self.samples
 
     @property
     def steps_per_epoch(self) -> float:
-        """Optimizer steps that an epoch takes."""
+        """Number of optimizer steps per epoch."""
         return self.usable / self.batch_size
 
     def epoch(self, step: int) -> int:
@@ -62,7 +62,7 @@ class SampleOrder:
 
 
 MOST_PASSES_PER_BATCH = 100
-"""How often a batch may show each image; more can only be a mistake."""
+"""Maximum number of times that a batch may show each image; more is certainly a mistake."""
 
 
 @functools.lru_cache(maxsize=2)  # a batch touches two epochs at most
@@ -72,23 +72,23 @@ def _order(seed: int, epoch: int, samples: int) -> Int64[np.ndarray, " samples"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingKeys:
-    """What a user sets about one training: its budget and its optimisation.
+    """The keys of one training that users set: its budget and its optimisation.
 
     Args:
         epochs: passes over the training samples, above 0; a fraction is allowed.
         batch_size: images per step over all processes, at least 1.
         optimizer: keys of an option of ``conf/optimizer``.
         steps: optimizer steps instead of ``epochs``.
-        schedule: of the learning rate.
-        schedule_per: whether the learning rate changes with every step, or is for all steps that
-            begin in an epoch what the schedule gives for the epoch's number.
+        schedule: schedule of the learning rate.
+        schedule_per: whether the schedule is a function of the ``step``, or of the ``epoch`` in
+            which a step begins.
         milestones: epochs at which the schedule ``step`` multiplies by ``step_factor``
             (``None``: after 60 % and 80 % of the training).
-        step_factor: of the schedule ``step``.
+        step_factor: factor of the schedule ``step``.
         final_factor: share of the learning rate that ``cosine`` and ``exponential`` end at.
-        warmup_epochs: linear warm-up.
+        warmup_epochs: length of the linear warm-up in epochs.
         clip_grad_norm: largest gradient norm, above 0 (``None``: no clipping).
-        bn_groups: groups of the global batch that share batch statistics (1: all of it).
+        bn_groups: number of groups of the global batch with separate batch statistics.
     """
 
     epochs: Epochs
@@ -111,8 +111,8 @@ class TrainingOptions(TrainingKeys):
     """The budget and the optimisation of one training.
 
     Args:
-        drop_last: whether an epoch's last samples that fill no batch are left out. Otherwise
-            the next epoch follows in the same batch, so that every batch is full.
+        drop_last: whether to drop an epoch's last samples if they do not fill a batch. Otherwise
+            samples of the next epoch complete the batch.
 
     Raises:
         ValueError: if a value is out of its range, or belongs to another schedule.
@@ -149,7 +149,7 @@ class TrainingOptions(TrainingKeys):
 
     @classmethod
     def of(cls, keys: Mapping[str, Any], **own: Any) -> "TrainingOptions":
-        """Return the options that stand in ``keys``, among others; ``own`` replaces its values."""
+        """Return the options in ``keys``, which may have other keys; ``own`` replaces values."""
         known = {field.name for field in dataclasses.fields(cls)}
         return cls(**{**{key: value for key, value in keys.items() if key in known}, **own})
 
@@ -157,7 +157,7 @@ class TrainingOptions(TrainingKeys):
         """Refuse a batch, or a warm-up of a training in steps, that does not fit the samples.
 
         Raises:
-            ValueError: in one sentence.
+            ValueError: if the batch or the warm-up does not fit.
         """
         if samples and self.batch_size > MOST_PASSES_PER_BATCH * samples:
             raise ValueError(
@@ -178,12 +178,12 @@ class TrainingOptions(TrainingKeys):
         return math.ceil(self.epochs * stream.steps_per_epoch)
 
     def factor(self, step: int, steps: int, stream: SampleOrder) -> float:
-        """Return what the learning rates are multiplied by in a step.
+        """Return the factor of the learning rates in a step.
 
         Args:
-            step: from 0.
+            step: step, counted from 0.
             steps: length of the training.
-            stream: says where epochs begin.
+            stream: order of the samples, which defines where epochs begin.
         """
         rate = functools.partial(
             optim.learning_rate,
@@ -193,7 +193,7 @@ class TrainingOptions(TrainingKeys):
         )
         if self.schedule_per == "step":
             warmup = round(self.warmup_epochs * stream.steps_per_epoch)
-            # Multiplied first, so that a whole number of steps is one exactly.
+            # Multiply first, so that a whole number of steps is exact.
             borders = self.milestones and [
                 epoch * stream.usable / stream.batch_size for epoch in self.milestones
             ]

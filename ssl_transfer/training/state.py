@@ -1,4 +1,4 @@
-"""What a training is interrupted and resumed with: its state, and the checkpoints of it."""
+"""The state of a training, and the checkpoints that save and restore it."""
 
 import dataclasses
 import logging
@@ -17,12 +17,12 @@ from ssl_transfer.training.learner import Learner, Observer
 log = logging.getLogger(__name__)
 
 LONG_TRAINING_SECONDS = 60.0
-"""Time since the last checkpoint above which the end of a training is saved like its middle."""
+"""Time since the last checkpoint after which the end of a training is saved, too."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:
-    """Everything that changes in a training but the step (see ``checkpoint``)."""
+    """Everything that changes in a training except the step (see ``checkpoint``)."""
 
     learner: Learner
     optimizer: torch.optim.Optimizer
@@ -30,7 +30,7 @@ class TrainingState:
     observer: Observer | None
 
     def restore(self, context: Context, header: checkpoint.Header) -> int:
-        """Bring all of it to the saved state, if there is one; return the step to go on with."""
+        """Restore the saved state, if there is one; return the step to continue with."""
         saved = checkpoint.load(context.folder / "checkpoint.pt", header)
         if saved is None:
             return 0
@@ -47,7 +47,10 @@ class TrainingState:
         return int(saved["step"])
 
     def _misfit(self, saved: Mapping[str, Any]) -> str | None:
-        """Return what of a saved learner this one has no place for, as after a change of code."""
+        """Return a difference between a saved learner and this one (``None``: no difference).
+
+        The names or shapes of tensors differ if the code has changed.
+        """
         state = self.learner.state_dict()
         keys = state.keys() - self.learner.constant()
         if saved.keys() != keys:
@@ -58,7 +61,7 @@ class TrainingState:
         return None
 
     def state(self) -> dict[str, Any]:
-        """Return what ``restore`` needs."""
+        """Return the state for ``restore``."""
         constant = self.learner.constant()
         return {
             "learner": {k: v for k, v in self.learner.state_dict().items() if k not in constant},
@@ -69,14 +72,14 @@ class TrainingState:
 
 
 class Checkpointer:
-    """Saves the state of a training when it is time, and before a signal ends it."""
+    """Saves the state of a training at intervals, and before a signal ends it."""
 
     def __init__(self, state: TrainingState, context: Context, header: checkpoint.Header) -> None:
         self.state, self.context, self.header = state, context, header
         self.saved_at = time.monotonic()
 
     def after(self, step: int, steps: int, *, stopping: bool) -> None:
-        """Save if it is time; end the run after saving if a signal asked for it.
+        """Save if it is time; save and end the run if a signal was received.
 
         Raises:
             Interrupted: or KeyboardInterrupt, if ``stopping``.
@@ -85,7 +88,7 @@ class Checkpointer:
         every = self.context.checkpoint_every_steps
         due = now - self.saved_at > 60 * self.context.checkpoint_every_minutes
         due = due or (every is not None and (step + 1) % every == 0)
-        # What follows a long training may be interrupted, too.
+        # The work after a long training may be interrupted, too.
         due = due if not last else now - self.saved_at > LONG_TRAINING_SECONDS
         if stopping:
             self.stop_after(step + 1)
@@ -93,7 +96,7 @@ class Checkpointer:
             self.save(step + 1)
 
     def stop_after(self, step: int) -> NoReturn:
-        """Save, and end the run where ``step`` would begin.
+        """Save a checkpoint that continues with ``step``, and end the run.
 
         Raises:
             Interrupted: or KeyboardInterrupt, always.
@@ -102,7 +105,7 @@ class Checkpointer:
         signals.end()
 
     def save(self, step: int) -> None:
-        """Write the checkpoint with which ``step`` would begin."""
+        """Write a checkpoint that continues with ``step``."""
         checkpoint.save(
             self.context.folder / "checkpoint.pt",
             {"step": step, **self.state.state()},

@@ -1,7 +1,7 @@
-"""The one training loop: pre-training, linear probe, BN-tuning and fine-tuning go through ``fit``.
+"""The training loop ``fit`` of pre-training, linear probe, BN-tuning and fine-tuning.
 
-They differ in what is trainable, which layers are in train mode, and the loss; all of that is the
-learner's. The loop knows steps, processes, precision, checkpoints and stopping.
+These differ in the trainable parameters, the layers in train mode, and the loss, which the learner
+defines. The loop handles steps, processes, precision, checkpoints and stopping.
 """
 
 import contextlib
@@ -48,22 +48,23 @@ def fit(
     groups: Sequence[Mapping[str, Any]] | None = None,
     observer: Observer | None = None,
 ) -> None:
-    """Train ``learner`` in place, from where the run was interrupted if it was.
+    """Train ``learner`` in place; an interrupted run continues from its checkpoint.
 
     Args:
-        learner: on the context's device and of its type; its BatchNorm layers are converted.
+        learner: the learner, on the context's device and of its type; its BatchNorm layers are
+            converted.
         data: the training samples and their views.
         options: budget and optimisation.
-        context: the run's surroundings.
-        name: of this training within the run; its checkpoint is found by it.
+        context: the run's context.
+        name: name of this training within the run, which identifies its checkpoint.
         groups: parameter groups with their own ``lr`` or ``weight_decay``
             (``None``: the learner's).
-        observer: is told of every step and epoch.
+        observer: called after every step and epoch.
 
     Raises:
         ValueError: if the batch does not fit the data, the learner or the processes.
-        NonFiniteLoss: with step and value.
-        Interrupted: after a checkpoint, if SIGTERM or SIGUSR2 asked for it.
+        NonFiniteLoss: if the loss is not finite; the message has step and value.
+        Interrupted: after saving a checkpoint on SIGTERM or SIGUSR2.
         KeyboardInterrupt: likewise after Ctrl-C.
     """
     check(learner, len(data), options, context.accumulate)
@@ -81,7 +82,7 @@ def fit(
     if _has_batch_statistics(learner):
         convert(learner, options.bn_groups, micro_batches=context.accumulate)
     optimizer = optim.build(options.optimizer, groups or learner.parameter_groups())
-    # Without fp16 it does nothing.
+    # The scaler does nothing unless the precision is fp16.
     scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
     state = TrainingState(learner, optimizer, scaler, observer)
     header = checkpoint.Header(context.run_id, name, steps, context.inputs)
@@ -107,7 +108,7 @@ def fit(
             if options.clip_grad_norm is not None:
                 for parameters in learner.clip_groups():
                     nn.utils.clip_grad_norm_(parameters, options.clip_grad_norm)
-            scaler.step(optimizer)  # not at all where a gradient overflowed
+            scaler.step(optimizer)  # skips the step if a gradient overflowed
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             learner.after_step((step + 1) / steps)
@@ -120,7 +121,7 @@ def fit(
                     observer.after_epoch(step + 1, passes, last=step + 1 == steps)
             logger.after(step, steps, parts, optimizer)
             checkpointer.after(step, steps, stopping=stopping)
-        if distributed.any_true(stop()):  # too late for the last step to know
+        if distributed.any_true(stop()):  # a signal during the last step
             checkpointer.stop_after(steps)
     if context.channels_last:
         learner.to(memory_format=torch.contiguous_format)
@@ -130,7 +131,7 @@ def check(learner: Learner, samples: int, options: TrainingOptions, accumulate: 
     """Refuse a training that cannot be carried out.
 
     Args:
-        learner: what would be trained.
+        learner: the learner.
         samples: number of training samples.
         options: budget and optimisation.
         accumulate: micro-batches per step.
@@ -189,9 +190,9 @@ def _parallel(learner: Learner, context: Context) -> nn.Module:
     if distributed.world_size() == 1:
         return model
     with warnings.catch_warnings():
-        # The name that the newest torch would like is unknown to older ones.
+        # Older versions of torch do not have the new name of this option.
         warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
-        # Buffers need no broadcast: batch statistics are reduced over all processes already.
+        # Buffers need no broadcast: batch statistics are already equal on all processes.
         return DistributedDataParallel(model, broadcast_buffers=False)
 
 
@@ -211,7 +212,7 @@ def _backward(
     for micro in range(count):
         views = tuple(view.chunk(count)[micro] for view in batch.views)
         views = tuple(view.to(context.device, context.dtype, non_blocking=True) for view in views)
-        if context.channels_last and views[0].ndim == 4:  # not where views are features
+        if context.channels_last and views[0].ndim == 4:  # features have two axes
             views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
         targets = batch.targets.chunk(count)[micro].to(context.device, non_blocking=True)
         with _reducing(model, last=micro == count - 1):
@@ -224,7 +225,7 @@ def _backward(
 
 
 def _reducing(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Return the context of a backward pass; processes exchange gradients in the last only."""
+    """Return the context of a backward pass; processes exchange gradients only in the last one."""
     if last or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()
@@ -238,12 +239,12 @@ def autocast(context: Context) -> contextlib.AbstractContextManager[Any]:
 
 
 def _agree(step: int, name: str, parts: Parts, stop: Callable[[], bool]) -> tuple[Parts, bool]:
-    """Return the mean over processes of the parts, and whether any of them got a signal.
+    """Return the mean of the parts over processes, and whether any process received a signal.
 
-    One small reduction per step tells all processes both, so that they stop at the same step.
+    One small reduction per step computes both, so that all processes stop at the same step.
 
     Raises:
-        NonFiniteLoss: if the mean loss is none.
+        NonFiniteLoss: if the mean loss is not finite.
     """
     local_values = torch.stack(
         [
@@ -259,7 +260,7 @@ def _agree(step: int, name: str, parts: Parts, stop: Callable[[], bool]) -> tupl
     if not torch.isfinite(means["loss"]):
         remedy = "lower the learning rate, or set `clip_grad_norm`"
         if step == 0:  # nothing has been learnt yet
-            remedy = "its cause are the initial weights, the images or `precision`"
+            remedy = "check the initial weights, the images and `precision`"
         raise NonFiniteLoss(
             f"the loss must stay finite, but is {float(means['loss'])} at step {step} of "
             f"`{name}`; {remedy}."
@@ -273,10 +274,10 @@ class StepLogger:
     def __init__(self, context: Context, name: str, batch_size: int) -> None:
         self.context, self.name, self.batch_size = context, name, batch_size
         self.logged_at = time.monotonic()
-        self.steps_since = 0  # the last line of the log
+        self.steps_since = 0  # steps since the last line of the log
 
     def after(self, step: int, steps: int, parts: Parts, optimizer: torch.optim.Optimizer) -> None:
-        """Log a step if it is time, or the last one."""
+        """Log the step if it is time or if it is the last step."""
         now = time.monotonic()
         self.steps_since += 1
         if step + 1 < steps and now - self.logged_at <= 1.0:
@@ -288,7 +289,7 @@ class StepLogger:
         self.context.log(training=self.name, step=step + 1, steps=steps, lr=lr, **values)
 
     def _load(self, seconds: float) -> dict[str, float]:
-        """Return what the training makes of its computer since the last line of the log."""
+        """Return speed and memory use since the last line of the log."""
         values = {"images_per_s": round(self.steps_since * self.batch_size / seconds, 1)}
         if self.context.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.context.device)
