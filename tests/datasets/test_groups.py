@@ -77,7 +77,7 @@ def test_a_file_of_groups_is_as_good_as_a_rule(tmp_path, table: str, separator: 
         (r"a/(\d+)_", r"is not in 6 of 12 names \(`b/00_0.png`"),
         (r"\.(png)", "several groups each, but gives each class one"),
         (r"(\w)/", "several groups each, but gives each class one"),
-        ("(", "regular expression or a file .* but `\\(` is none"),
+        ("(", "regular expression or a file .* but `\\(` is neither"),
         ("gone.csv", "gone.csv` does not exist"),
         ("short.txt", "gives 11 of 12 none"),
         ("bad.txt", "must read `name group`, but line 1 is 'a/00_0.png'"),
