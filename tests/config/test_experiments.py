@@ -296,11 +296,11 @@ def test_logistic_regression_of_2021_goes_through_45_quarter_decades(
 ) -> None:
     one = sweeps["transfer_2021/linear"]
     node = one.config("model=simclr_v1")["protocol"]
-    keys = ("wd_values", "wd_log10", "published")
+    keys = ("wd_values", "wd_log10", "solver")
     protocol = LogisticRegression(**{key: node[key] for key in keys})
     logs = np.log10(protocol.grid())
     assert logs == pytest.approx(np.arange(6, -5.01, -0.25))
-    assert (node["published"], node["calibration"]) == (True, "test_folds")
+    assert (node["solver"], node["calibration"]) == ("sklearn_2021", "test_folds")
     images = node["preprocessing"]
     assert images == {"size": 224, "resize": 224, "interpolation": "bicubic"}
     assert one.config("model=simclr_v1")["model"]["preprocessing"]["mean"] == [0, 0, 0]

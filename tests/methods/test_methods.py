@@ -50,8 +50,8 @@ def _views(name: str) -> list[dict[str, Any]]:
 
 
 def _node(name: str) -> dict[str, Any]:
-    node = _file(name)
-    for mounted in node.pop("defaults", []):
+    node = {**_file("_base"), **_file(name)}
+    for mounted in node.pop("defaults"):
         if "/views@_here_" in mounted:
             node["views"] = _views(mounted["/views@_here_"])
     if "projector" in node:
@@ -192,9 +192,10 @@ def test_as_is_has_no_budget_and_nothing_to_build() -> None:
 def test_a_node_is_its_names_file_and_binds_to_its_target(name: str) -> None:
     node, mounted = _node(name), _file(name)["defaults"]
     assert node["name"] == name
-    groups = [next(iter(m)).partition("@")[2] for m in mounted[:-1]]
-    assert groups[:2] == ["optimizer", "pretrain_on"]
-    assert groups[2:] in ([], ["_here_"])  # views
+    assert (mounted[0], mounted[-1]) == ("_base", "_self_")  # which mounts `pretrain_on`
+    groups = [next(iter(m)).partition("@")[2] for m in mounted[1:-1]]
+    assert groups[0] == "optimizer"
+    assert groups[1:] in ([], ["_here_"])  # views
     assert set(methods.TRAINING_KEYS) - {"pretrain_on"} <= set(node)
     target = type(methods.build(node, _encoder(), 4))
     supplied = frozenset({"encoder", "num_classes", "views"})
