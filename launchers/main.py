@@ -94,7 +94,7 @@ def _refuse_deleted_folder() -> None:
 
 
 def with_recipe(argument: str) -> str:
-    """Return an argument with `none` for a recipe that is null: Hydra takes no null for a group."""
+    """Return an argument with `none` for a null recipe, as Hydra accepts no null for a group."""
     if not argument.startswith("recipe="):
         return argument
     return re.sub(r"(?<=[=,])null(?=,|$)", "none", argument)

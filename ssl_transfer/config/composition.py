@@ -67,23 +67,25 @@ def _composer(loader: ConfigLoader) -> Composer:
 def options(group: str) -> list[str]:
     """Return the names of a configuration group's options, those in its folders as ``folder/name``.
 
-    Not among them: what begins with an underscore, and what lies in a folder beside an option of
-    the same name, which are parts of that option.
+    Names with a leading underscore are left out. So are the files in a folder with the same name as
+    an option, which are parts of that option.
     """
     root = CONF / group
-    found = []
+    paths = []
     for folder, folders, files in os.walk(root):
         options = {name.removesuffix(".yaml") for name in files if name.endswith(".yaml")}
         folders[:] = [name for name in folders if name not in options and name[0] != "_"]
-        found += [Path(folder, name).relative_to(root) for name in options if name[0] != "_"]
-    return sorted(path.as_posix() for path in found)
+        paths += [Path(folder, name).relative_to(root) for name in options if name[0] != "_"]
+    return sorted(path.as_posix() for path in paths)
 
 
 def groups() -> list[str]:
-    """Return the names of all configuration groups, the axes first; Hydra's as ``hydra/name``."""
-    names = [f"{of}{path.name}" for of in ("", "hydra/") for path in (CONF / of).iterdir()]
-    found = {name for name in names if options(name)} - {*AXES, "hydra"}
-    return [*AXES, *sorted(found, key=lambda name: ("/" in name, name))]
+    """Return the names of all configuration groups, axes first; Hydra's are ``hydra/name``."""
+    names = [
+        f"{prefix}{path.name}" for prefix in ("", "hydra/") for path in (CONF / prefix).iterdir()
+    ]
+    others = {name for name in names if options(name)} - {*AXES, "hydra"}
+    return [*AXES, *sorted(others, key=lambda name: ("/" in name, name))]
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:

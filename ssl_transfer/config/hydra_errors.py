@@ -70,11 +70,11 @@ def sentence(error: HydraException) -> str:
 
 
 def _unknown_option(path: str, beside: Collection[str]) -> str:
-    """Return what is wrong with an option that there is not.
+    """Return the message for an option that does not exist.
 
     Args:
         path: its group and name, e.g. ``experiment/demo`` or ``hydra/launcher/local``.
-        beside: what Hydra knows in the same folder, on the user's own search path, too.
+        beside: options in the same folder that Hydra finds, also on the user's search path.
     """
     depth = 2 if path.startswith("hydra/") else 1
     parts = path.split("/")
@@ -93,20 +93,20 @@ _FORMER_PAPERS = {
     "labels_": "swav_labels_",
     "imagenet_labels": "swav_labels",
 }
-"""How names of experiments and recipes began before these lay in a folder per paper."""
+"""Former prefixes of experiments and recipes -> prefixes with the names of their papers."""
 
 
 def renamed_option(group: str, former: str) -> str | None:
-    """Return the name that an experiment or recipe has now; None if it was never called so.
+    """Return the present name of an experiment or recipe; None if ``former`` was never used.
 
-    Most kept their names, with `/` for the `_` behind the paper: ``ssl_sota_knn`` is
+    Most names only changed the `_` after the paper's name to `/`: ``ssl_sota_knn`` is
     ``ssl_sota/knn``.
     """
     if group == "recipe" and former == "transfer_2021":
         return "transfer_2021/shared"
-    for beginning, paper in _FORMER_PAPERS.items():
-        if former.startswith(beginning):
-            former = paper + former.removeprefix(beginning)
+    for prefix, paper in _FORMER_PAPERS.items():
+        if former.startswith(prefix):
+            former = paper + former.removeprefix(prefix)
     names = options(group) if group in ("experiment", "recipe") else []
     return next((name for name in names if name.replace("/", "_") == former), None)
 
