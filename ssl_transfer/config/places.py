@@ -39,7 +39,7 @@ def _problem(path: str, value: str) -> str | None:
         return f"`{path}` must be the path of a file or folder, but is empty; {remedy}."
     if _AT_HOME.match(value):
         return (
-            f"`{path}` may begin with `~` only if that is a user's home folder, but is "
+            f"`{path}` must begin with `~` only if that is a user's home folder, but is "
             f"{value!r}; write the whole path."
         )
     return None
