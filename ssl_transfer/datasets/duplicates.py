@@ -28,7 +28,7 @@ def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
     """Return the files after copies have been reported, refused or dropped.
 
     Args:
-        name: of the dataset, for messages.
+        name: name of the dataset, for messages.
         files: its splits, with a hash of every file's bytes.
         rule: ``error`` refuses images that are in two splits, ``warn`` logs them, ``drop`` keeps
             one copy of each content. Copies within a split are logged, or dropped by ``drop``.
@@ -45,13 +45,14 @@ def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
     across = [places for places in copies if len({key for key, _ in places}) > 1]
     if across and rule == "error":
         raise ValueError(
-            f"no image of `{name}` may be in two splits, but {_told_across(files.splits, across)}; "
-            "remove the copies, or set dataset.on_duplicates=drop (those in the test split "
+            f"no image of `{name}` may be in two splits, but "
+            f"{_shared_contents(files.splits, across)}; remove the copies, or set "
+            "dataset.on_duplicates=drop (those in the test split "
             "stay) or dataset.on_duplicates=warn."
         )
     if across:
-        log.warning("`%s`: copies: %s", name, _told_across(files.splits, across))
-    _tell_within(name, files.splits, copies)
+        log.warning("`%s`: copies: %s", name, _shared_contents(files.splits, across))
+    _log_within(name, files.splits, copies)
     if rule != "drop" or not copies:
         return files
     return _dropped(name, files, copies)
@@ -66,7 +67,7 @@ def _copies(digests: Mapping[str, Sequence[bytes]]) -> list[list[Place]]:
     return [copies for copies in places.values() if len(copies) > 1]
 
 
-def _told_across(splits: Mapping[str, Split], across: Sequence[Sequence[Place]]) -> str:
+def _shared_contents(splits: Mapping[str, Split], across: Sequence[Sequence[Place]]) -> str:
     """Return a text with the number of shared contents and an example, per pair of splits."""
     pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for places in across:
@@ -84,7 +85,7 @@ def _told_across(splits: Mapping[str, Split], across: Sequence[Sequence[Place]])
     )
 
 
-def _tell_within(name: str, splits: Mapping[str, Split], copies: Sequence[Sequence[Place]]) -> None:
+def _log_within(name: str, splits: Mapping[str, Split], copies: Sequence[Sequence[Place]]) -> None:
     """Log how many images repeat others of their split, and how many of them differ in label."""
     repeated, conflicts, example = 0, 0, ""
     for places in copies:

@@ -146,7 +146,7 @@ class _Regions:
     """Samples cut from pictures, every cell of a picture belonging to one split.
 
     Args:
-        options: of the dataset.
+        options: options of the dataset.
         grid: rows and columns of cells in a picture.
         test_cells: how many of them are tested.
     """

@@ -185,7 +185,7 @@ def look_at(paths: Sequence[str], decoding: Decoding) -> Looked:
         corrupt = {int(key): str(why) for key, why in known["corrupt"].items()}
         looked = Looked(corrupt, known["digests"], known["summary"])
     else:
-        log.info("looking at %d images; the verdict is kept until they change", len(paths))
+        log.info("checking %d images; the result is kept until they change", len(paths))
         with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
             looks = list(pool.map(functools.partial(_look, decoding=decoding), paths, chunksize=64))
         corrupt = {i: look.reason for i, look in enumerate(looks) if look.reason is not None}
@@ -194,7 +194,7 @@ def look_at(paths: Sequence[str], decoding: Decoding) -> Looked:
         looked = Looked(corrupt, [look.digest for look in looks], summary)
         settled = [inputs.stamp_of(path) for path in paths] == stamps_before
         if not settled:
-            log.warning("images changed while they were looked at; the next run looks again")
+            log.warning("images changed while they were checked; the next run checks them again")
         elif not any(look.passing for look in looks):
             remembered.keep(vars(looked))
     noted = looked.digests if settled else [inputs.UNSETTLED] * len(paths)

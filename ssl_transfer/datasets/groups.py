@@ -31,7 +31,7 @@ def group(
     Copies of one image are also in one group, so that no later split separates them.
 
     Args:
-        name: of the dataset, for messages.
+        name: name of the dataset, for messages.
         files: its splits, with a hash of every file's bytes.
         rule: a regular expression, searched for in every sample's name: the text in its parentheses
             (the whole match, if it has none) names the group; or a file (``.txt``, ``.csv``,
@@ -54,10 +54,10 @@ def group(
     else:
         labels = _labels(rule, names, root)
         groups = _numbers(labels)
-        _tell_groups(name, groups)
-        _tell_shared(name, splits, labels)
+        _log_groups(name, groups)
+        _warn_of_shared(name, splits, labels)
         if "test" not in splits or "val" not in splits:
-            _tell_single(name, splits["train"], groups, classes)
+            _warn_of_single(name, splits["train"], groups, classes)
     joined = _joined(groups, contents)
     grouped, start = {}, 0
     for key, split in splits.items():
@@ -146,7 +146,7 @@ def _from_file(path: Path, names: Sequence[str]) -> list[str]:
     return [groups[name] for name in names]
 
 
-def _tell_groups(name: str, groups: Int64[np.ndarray, " samples"]) -> None:
+def _log_groups(name: str, groups: Int64[np.ndarray, " samples"]) -> None:
     """Log how many groups there are, and their sizes."""
     sizes = np.bincount(groups)
     if sizes.max() > 1:
@@ -159,7 +159,7 @@ def _tell_groups(name: str, groups: Int64[np.ndarray, " samples"]) -> None:
         )  # fmt: skip
 
 
-def _tell_shared(name: str, splits: Mapping[str, Split], labels: Sequence[str]) -> None:
+def _warn_of_shared(name: str, splits: Mapping[str, Split], labels: Sequence[str]) -> None:
     """Warn of groups that lie in two of the given splits."""
     members, start = {}, 0
     for key, split in splits.items():
@@ -175,7 +175,7 @@ def _tell_shared(name: str, splits: Mapping[str, Split], labels: Sequence[str]) 
             )  # fmt: skip
 
 
-def _tell_single(
+def _warn_of_single(
     name: str, train: Split, groups: Int64[np.ndarray, " samples"], classes: Sequence[str]
 ) -> None:
     """Warn of classes that have only one group and therefore cannot be split.
@@ -193,7 +193,7 @@ def _tell_single(
         )
     if single:
         log.warning(
-            "`%s`: %s %s one group only, which trains; nothing of it is held out",
+            "`%s`: %s %s only one group, which stays in the training split",
             name, some(single), "has" if len(single) == 1 else "have",
         )  # fmt: skip
 
@@ -202,7 +202,7 @@ def by_name(names: Sequence[str], pattern: str) -> Int64[np.ndarray, " samples"]
     """Return the number of each name's group.
 
     Args:
-        names: of the samples.
+        names: names of the samples.
         pattern: regular expression whose parentheses hold the group; a name that it does not match
             is a group of its own.
     """

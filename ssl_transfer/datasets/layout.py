@@ -38,7 +38,7 @@ def require(
     """Return the dataset's folder after checking that it holds all needed files.
 
     Args:
-        options: of the dataset, for its name.
+        options: options of the dataset, for its name.
         root: the folder, as the user wrote it.
         needed: paths of files and folders relative to it that must exist.
         download: whether to fetch what is missing.
@@ -84,7 +84,7 @@ def torchvision_fetch(name: str, *calls: Mapping[str, object]) -> Callable[[str]
     """Return a function that lets a class of torchvision download into a folder.
 
     Args:
-        name: of the class in ``torchvision.datasets``.
+        name: name of the class in ``torchvision.datasets``.
         calls: keyword arguments of each call (none: one call, whose archive holds all splits).
     """
 
@@ -150,7 +150,7 @@ def by_lists(
     last part of a name counts, with or without its extension.
 
     Args:
-        options: of the dataset.
+        options: options of the dataset.
         everything: its files.
         lists: folder that holds ``split_0`` (``None``: no lists).
         split: number of the split.
@@ -187,7 +187,7 @@ def read_images(options: Options, listings: Mapping[str, Listing], *, upright: b
     """Return the splits of files that annotations name; copies are logged, but not dropped.
 
     Args:
-        options: of the dataset.
+        options: options of the dataset.
         listings: files per split.
         upright: whether to rotate photographs by their EXIF orientation.
 

@@ -93,7 +93,7 @@ def image_list(
     _find_repeated(lines, problems)
     paths = {key: [_find(folder, line, problems) for line in part] for key, part in lines.items()}
     _refuse(options, problems)
-    _tell_outside(options, folder, lines)
+    _warn_of_outside(options, folder, lines)
     listings = {
         key: Listing(
             paths=paths[key],
@@ -178,7 +178,7 @@ def _find(folder: Path, line: Line, problems: list[str]) -> str:
     return str(path)
 
 
-def _tell_outside(options: Options, folder: Path, lines: dict[str, list[Line]]) -> None:
+def _warn_of_outside(options: Options, folder: Path, lines: dict[str, list[Line]]) -> None:
     """Warn of names that lead out of the folder of images."""
     outside = [
         line

@@ -84,8 +84,8 @@ def _sentence(how: str) -> str:
             "command goes on from the last checkpoint."
         )
     return (
-        f"every process of the loader must stay alive, but one ended ({how}), perhaps for want of "
-        "memory; use fewer `trainer.workers`, or 0; the same command goes on from the last "
+        f"every process of the loader must stay alive, but one ended ({how}), perhaps because "
+        "memory ran out; use fewer `trainer.workers`, or 0; the same command goes on from the last "
         "checkpoint."
     )
 

@@ -72,12 +72,12 @@ def _grey(
     used = value_range or (0.0, 65535.0)
     levels = _levels(low, high, used)
     suggestion = _suggested(low, high)
-    remedy = f"set dataset.value_range={_shown(suggestion)} if that is what black and white are."
+    remedy = f"set dataset.value_range={_shown(suggestion)} if these are black and white."
     range_text = (
         f"the {files} grey images of `{name}` with more than 8 bits have values from {low:g} to "
     )
     if low < used[0] or high > used[1]:
-        yield f"{range_text}{high:g}, and what lies beyond {_shown(used)} is clipped; {remedy}"
+        yield f"{range_text}{high:g}, and values outside of {_shown(used)} are clipped; {remedy}"
     elif levels < _FEW_LEVELS and suggestion != used:
         yield (
             f"{range_text}{high:g}, so that at most {levels} of 256 grey levels are left of the "

@@ -460,7 +460,7 @@ class ViewDataset(torch.utils.data.Dataset[Batch]):
     Args:
         split: the samples.
         pipelines: one per view; an image is decoded once for all views.
-        seed: of the random parts.
+        seed: seed of the random parts.
     """
 
     def __init__(self, split: Split, pipelines: Sequence[Pipeline], seed: int) -> None:

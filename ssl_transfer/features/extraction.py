@@ -193,7 +193,7 @@ def judge(rows: Rows, source: str, context: Context) -> None:
         if distributed.is_main():
             what = "all zero" if largest == 0 else "the same for every image"
             log.warning(
-                "the features of %s are %s, so that no protocol can tell images apart and scores "
+                "the features of %s are %s, so that no protocol can distinguish images and scores "
                 "are those of guessing; check the encoder's weights", source, what
             )  # fmt: skip
 

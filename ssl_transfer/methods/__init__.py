@@ -70,7 +70,7 @@ def build(
     """
     if config["_target_"] is None:
         raise ValueError(
-            f"`method={config['name']}` takes the model's weights as they are, so that there is "
+            f"`method={config['name']}` does not change the model's weights, so that there is "
             "nothing to pre-train; choose another method."
         )
     described = augmentations(config)

@@ -94,8 +94,8 @@ def warn_of_constant_features(count: float) -> None:
     """
     if count and distributed.is_main():
         warnings.warn(
-            "some features of the embeddings are the same for all images of a batch, and take no "
-            "part in the correlations (`constant_features` in the log says how many); if this "
-            "lasts, lower the learning rate.",
+            "some features of the embeddings are the same for all images of a batch, and are "
+            "ignored in the correlations (`constant_features` in the log is their number); if this "
+            "persists, lower the learning rate.",
             stacklevel=2,
         )

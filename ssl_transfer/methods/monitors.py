@@ -234,19 +234,19 @@ class Monitor:
                 self.encoder.feature_dim, len(dataset.classes), options.probe_lr, context.device
             )
         self.probe_is_judged = judged is dataset and len(dataset["val"]) > 0
-        self._tell()
+        self._log_limits()
 
-    def _tell(self) -> None:
+    def _log_limits(self) -> None:
         """Log the measurements that are not possible, or possible only with a substitute."""
         if self.options.every_epochs is None or not distributed.is_main():
             return
-        remedy = "+dataset@trainer.monitor.dataset=NAME judges by another set"
+        remedy = "+dataset@trainer.monitor.dataset=NAME selects another set"
         if not len(self.queries):
-            log.info("monitor: no nearest neighbours, for `%s` has no classes; %s",
+            log.info("monitor: no nearest neighbours, since `%s` has no classes; %s",
                      self.judged.name, remedy)  # fmt: skip
         elif not len(self.judged["val"]):
             log.info("monitor: `%s` has no validation split, so a tenth of its training images "
-                     "asks its nearest neighbours; %s", self.judged.name, remedy)  # fmt: skip
+                     "serves as queries; %s", self.judged.name, remedy)  # fmt: skip
 
     @contextmanager
     def attached(self) -> Iterator["Monitor"]:

@@ -194,6 +194,6 @@ def _embedding_dim(teacher: Encoder) -> int:
         "`method.teacher` must have the projector that it was trained with for "
         f"`method.teacher_output=embeddings`, but that of `{teacher.name}` {problem}; choose a "
         "teacher of MoCo, SwAV or another method with a projector (pre-train one again by "
-        "`force=true` if that was before projectors were kept), or take what it gives to others by "
+        "`force=true` if its projector was not saved), or use its features by "
         "`method.teacher_output=features`."
     )

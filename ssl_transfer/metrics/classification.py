@@ -162,7 +162,7 @@ def map_11_point(scores: Logits, targets: Targets) -> float:
     precision at a recall of t or more. Samples with equal scores form one point of the curve.
 
     Args:
-        scores: of each class, comparable within a class.
+        scores: scores of each class, comparable within a class.
         targets: rows of 1 (shown), 0 (not shown) and -1 (not scored).
 
     Returns:

@@ -190,7 +190,7 @@ def load_weights(
             _check_stem(encoder, name)
             _check_preprocessing(encoder, file)
             if not prefix:
-                _tell_further_networks(file)
+                _warn_of_further_networks(file)
             matched = {n: converted[n] for n in report.matched}
             require_finite(encoder.backbone, matched, f"`{file}`")
             _fill(encoder.backbone, matched)
@@ -223,7 +223,7 @@ def _with_prefix(file: Path, prefix: str, whole: State) -> State:
     return state
 
 
-def _tell_further_networks(file: Path) -> None:
+def _warn_of_further_networks(file: Path) -> None:
     """Warn that a file holds further networks, which were left out."""
     further = [] if file.name == WEIGHTS_FILE else further_networks(file)
     if further:
@@ -363,7 +363,7 @@ def _hint(
     looks = recognised(state)
     what = f"this looks like {looks[0]} (layout {looks[1]}): " if looks else ""
     return what + (
-        "choose the model that the weights belong to, or say how its names differ by "
+        "choose the model that the weights belong to, or describe the difference in names by "
         "model.weights.layout, .prefix, .add_prefix or .drop"
     )
 
@@ -444,7 +444,7 @@ def _check_preprocessing(encoder: Encoder, file: Path) -> None:
         settings = " ".join(f"model.preprocessing.{key}={trained[key]}" for key in differing)
         raise ValueError(
             f"The encoder must prepare images as its weights expect ({settings}), but has "
-            f"{differing}; give these values, or remove `{facts}` to insist."
+            f"{differing}; set these values, or remove `{facts}` to keep your own."
         )
 
 

@@ -72,7 +72,7 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
         raise ValueError(
             f"{name} must be given a dataset whose target is one of {sorted(protocol.targets)}, "
             f"but `{dataset.name}` has `{dataset.target}`"
-            f"{' (it is for pre-training alone)' * (dataset.target == 'none')}."
+            f"{' (it is for pre-training only)' * (dataset.target == 'none')}."
         )
     for split, images in SPLITS.items():
         if split in getattr(protocol, "splits", SPLITS) and len(dataset[split]) == 0:

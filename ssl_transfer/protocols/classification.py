@@ -135,7 +135,7 @@ def _scaled(
     elif val_logits is None:
         if distributed.is_main():
             log.warning(
-                "`ece_scaled` is not measured: no classifier of this run was kept from the "
+                "`ece_scaled` is not measured: every classifier of this run was trained on the "
                 "validation split, so that no temperature can be fitted to it; give the grid "
                 "several points."
             )

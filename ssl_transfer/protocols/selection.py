@@ -33,7 +33,7 @@ def best(
         )
     if left_out and distributed.is_main():
         log.warning(
-            "%d of %d points of the grid are left out, for their training diverged: %s",
+            "%d of %d points of the grid are left out, because their training diverged: %s",
             len(left_out), len(points), left_out,
         )  # fmt: skip
     ranked = [-math.inf if score is None else score for score in scores]

@@ -133,7 +133,7 @@ def _is_usable(path: Path, header: Header) -> bool:
                 raise Unusable(f"{words}: {theirs} instead of {ours}")
     except (Unusable, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        log.warning("`%s` cannot be gone on from (%s); the training starts anew.", path, reason)
+        log.warning("`%s` cannot be resumed (%s); the training starts anew.", path, reason)
         return False
     return True
 

@@ -157,8 +157,8 @@ def check(learner: Learner, samples: int, options: TrainingOptions, accumulate: 
     vectors = any(isinstance(layer, nn.BatchNorm1d) for layer in learner.modules())
     if vectors and options.batch_size < 2 * options.bn_groups:
         raise ValueError(
-            "`batch_size` must be at least 2 per group of `bn_groups`, since one image has no "
-            f"deviation to standardise its features by, but is {options.batch_size} for "
+            "`batch_size` must be at least 2 per group of `bn_groups`, since one image is not "
+            f"enough to compute a standard deviation, but is {options.batch_size} for "
             f"{options.bn_groups} group(s); change either."
         )
     options.check_samples(samples)

@@ -276,7 +276,7 @@ def test_twelve_of_sixteen_bits_are_said_once_with_the_range_that_helps(tmp_path
 
 def test_values_beyond_the_range_and_a_range_without_effect_are_said(tmp_path, caplog) -> None:
     read(make_set(tmp_path / "beyond", deep(16)), value_range=[0, 4095])
-    assert "what lies beyond [0,4095] is clipped" in caplog.text
+    assert "values outside of [0,4095] are clipped" in caplog.text
     read(make_set(tmp_path / "plain", grey), value_range=[0, 4095])
     assert "has no effect on `plain`" in caplog.text
 

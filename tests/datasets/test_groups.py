@@ -104,7 +104,7 @@ def test_a_class_of_one_group_is_told_and_trains(tmp_path, caplog) -> None:
     frames(tmp_path, 5, 2)
     frames(tmp_path, 1, 4, classes="c")
     dataset = read(tmp_path, groups=RULE)
-    assert "`c` has one group only" in caplog.text
+    assert "`c` has only one group" in caplog.text
     assert np.bincount(dataset["train"].targets)[2] == 4
 
 

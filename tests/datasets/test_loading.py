@@ -43,7 +43,7 @@ class Ends:
 @pytest.mark.parametrize(
     ("number", "told"),
     [
-        (signal.SIGKILL, "Killed), perhaps for want of memory; use fewer `trainer.workers`"),
+        (signal.SIGKILL, "Killed), perhaps because memory ran out; use fewer `trainer.workers`"),
         (
             signal.SIGBUS,
             "room in shared memory (/dev/shm), but it is full; use `trainer.workers=0`",

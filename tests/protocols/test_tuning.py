@@ -153,7 +153,8 @@ def test_a_diverging_point_of_the_grid_is_left_out_and_leaves_nothing_behind(
         assert selection["chosen"] == {"lr": 0.1}
         values[name] = {point["lr"]: point["value"] for point in selection["scores"]}
         assert (
-            "1 of 2 points of the grid are left out, for their training diverged: " in caplog.text
+            "1 of 2 points of the grid are left out, because their training diverged: "
+            in caplog.text
         )
         assert "[{'lr': 1e+30}]" in caplog.text
         caplog.clear()

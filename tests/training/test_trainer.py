@@ -219,7 +219,7 @@ def test_a_damaged_checkpoint_starts_anew_with_a_warning(tmp_path, caplog):
     folder.mkdir()
     (folder / "checkpoint.pt").write_bytes(b"PK\x03\x04 torn")
     state, facts = train(folder, steps=4)
-    assert "cannot be gone on from (it is cut, empty, or was written by other code)" in caplog.text
+    assert "cannot be resumed (it is cut, empty, or was written by other code)" in caplog.text
     assert difference(calm, state) == 0
     assert "resumed_at" not in facts
 
