@@ -3,7 +3,7 @@
 import pytest
 from fake_slurm import FakeSlurm
 
-from ssl_transfer.system import slurm
+from ssl_transfer.system import slurm as commands
 from ssl_transfer.system.slurm import Job, NoAnswer
 
 
@@ -14,7 +14,7 @@ def test_one_call_asks_for_all_jobs_and_every_element_is_told_apart(slurm: FakeS
         "7|FAILED|NonZeroExitCode|n2",
         "9|PENDING|(launch failed requeued held)|",
     )
-    found = slurm.queue(["12_1", "12_0", "7", "9"])
+    found = commands.queue(["12_1", "12_0", "7", "9"])
     assert found == {
         "12_0": Job("12_0", "RUNNING", "n1"),
         "12_1": Job("12_1", "PENDING", "Resources"),
@@ -29,8 +29,8 @@ def test_one_call_asks_for_all_jobs_and_every_element_is_told_apart(slurm: FakeS
 
 
 def test_nobody_is_asked_about_no_jobs(slurm: FakeSlurm) -> None:
-    assert slurm.queue([]) == {}
-    assert slurm.history([]) == {}
+    assert commands.queue([]) == {}
+    assert commands.history([]) == {}
     assert slurm.calls("squeue") == slurm.calls("sacct") == []
 
 
@@ -61,39 +61,39 @@ def test_an_answer_is_believed_for_as_long_as_one_says_and_covers_the_array(
     slurm: FakeSlurm,
 ) -> None:
     slurm.queue("12_0|RUNNING|None|n1", "12_1|PENDING|Priority|")
-    assert slurm.may_run("12_0", trust_seconds=60)
+    assert commands.may_run("12_0", trust_seconds=60)
     slurm.says("squeue")  # forgets what was believed, too
     slurm.queue("12_0|RUNNING|None|n1", "12_1|PENDING|Priority|")
     asked = len(slurm.calls("squeue"))
-    assert slurm.may_run("12_0", trust_seconds=60)
-    assert slurm.may_run("12_1", trust_seconds=60)
-    assert not slurm.may_run("12_2", trust_seconds=60)
+    assert commands.may_run("12_0", trust_seconds=60)
+    assert commands.may_run("12_1", trust_seconds=60)
+    assert not commands.may_run("12_2", trust_seconds=60)
     assert len(slurm.calls("squeue")) == asked + 1
-    slurm.queue(["12_1"])
+    commands.queue(["12_1"])
     assert len(slurm.calls("squeue")) == asked + 2
 
 
 def test_a_forgotten_job_is_not_in_the_queue_and_will_not_run(slurm: FakeSlurm) -> None:
     slurm.forget()
-    assert slurm.queue(["12"]) == {}
-    assert not slurm.may_run("12")
+    assert commands.queue(["12"]) == {}
+    assert not commands.may_run("12")
 
 
 def test_a_controller_that_does_not_answer_says_nothing_about_a_job(slurm: FakeSlurm) -> None:
     slurm.is_silent()
     with pytest.raises(NoAnswer) as caught:
-        slurm.queue(["12"])
+        commands.queue(["12"])
     assert str(caught.value) == (
         "SLURM's controller does not answer (slurm_load_jobs error: Unable to contact slurm "
         "controller (connect failure))."
     )
-    assert slurm.may_run("12")
+    assert commands.may_run("12")
 
 
 def test_an_error_of_another_kind_is_no_answer_either(slurm: FakeSlurm) -> None:
     slurm.says("squeue", error="squeue: error: Invalid user: 7\n", code=1)
     with pytest.raises(NoAnswer, match=r"must list the jobs, but says: Invalid user: 7\.$"):
-        slurm.queue(["12"])
+        commands.queue(["12"])
 
 
 def test_a_controller_that_keeps_one_waiting_is_given_up(
@@ -101,19 +101,19 @@ def test_a_controller_that_keeps_one_waiting_is_given_up(
 ) -> None:
     slurm.says("squeue")
     (slurm.folder / "squeue").write_text("#!/bin/sh\nexec /bin/sleep 30\n")
-    monkeypatch.setattr(slurm, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(commands, "_ANSWER_SECONDS", 0.2)
     with pytest.raises(NoAnswer, match="`squeue` did not answer within"):
-        slurm.queue(["12"])
+        commands.queue(["12"])
 
 
 def test_a_missing_command_is_a_sentence_with_a_way_out(slurm: FakeSlurm) -> None:
-    assert not slurm.is_available()  # there is no sbatch
+    assert not commands.is_available()  # there is no sbatch
     slurm.says("sbatch")
-    assert slurm.is_available()
+    assert commands.is_available()
     (slurm.folder / "squeue").unlink()
-    assert not slurm.is_available()
+    assert not commands.is_available()
     with pytest.raises(NoAnswer) as caught:
-        slurm.queue(["12"])
+        commands.queue(["12"])
     assert str(caught.value) == (
         "SLURM's `squeue` must be on the PATH, but is not; load the cluster's module, or use "
         "hydra/launcher=local."
@@ -128,7 +128,7 @@ def test_accounting_tells_how_jobs_ended_elements_that_never_started_too(slurm: 
         "13|COMPLETED|0:0|n2\n"
         "14|CANCELLED|0:0|n2\n",
     )
-    found = slurm.history(["12_3", "12_5", "13", "14_7", "15"])
+    found = commands.history(["12_3", "12_5", "13", "14_7", "15"])
     assert sorted(found) == ["12_3", "12_5", "13", "14_7"]
     assert found["12_3"] == Job("12_3", "FAILED", "exit code 3:0 on n1")
     assert found["12_5"] == Job("12_5", "CANCELLED", "by 1000")
@@ -143,7 +143,7 @@ def test_accounting_is_asked_for_the_elements_of_an_array_in_full(slurm: FakeSlu
         '#!/bin/sh\n[ "$SLURM_BITSTR_LEN" = 0 ] && echo "12_[0,2]|CANCELLED|0:0|"\n'
     )
     (slurm.folder / "sacct").chmod(0o755)
-    assert slurm.history(["12_2"])["12_2"].state == "CANCELLED"
+    assert commands.history(["12_2"])["12_2"].state == "CANCELLED"
 
 
 @pytest.mark.parametrize(
@@ -157,67 +157,67 @@ def test_accounting_is_asked_for_the_elements_of_an_array_in_full(slurm: FakeSlu
     ],
 )
 def test_a_shortened_array_stands_for_its_elements(identifier: str, elements: list[str]) -> None:
-    assert slurm._elements(identifier) == elements
+    assert commands._elements(identifier) == elements
 
 
 def test_without_accounts_nothing_is_known_of_the_past(slurm: FakeSlurm) -> None:
-    assert slurm.history(["12"]) == {}
+    assert commands.history(["12"]) == {}
     assert slurm.calls("sacct") != []
     (slurm.folder / "sacct").unlink()
-    assert slurm.history(["12"]) == {}
+    assert commands.history(["12"]) == {}
 
 
 def test_only_a_job_of_this_project_counts_as_one() -> None:
     job = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "40"}
     element = {"SLURM_ARRAY_JOB_ID": "38", "SLURM_ARRAY_TASK_ID": "2"}
-    assert slurm.current_job({}) is None
-    assert slurm.current_job({"SLURM_JOB_ID": "40", "SLURM_NTASKS": "2"}) is None  # salloc
-    assert slurm.current_job({**job, "SUBMITIT_EXECUTOR": "local"}) is None
-    assert slurm.current_job({"SUBMITIT_EXECUTOR": "slurm"}) is None
-    assert slurm.current_job(job) == "40"
-    assert slurm.current_job({**job, **element}) == "38_2"
+    assert commands.current_job({}) is None
+    assert commands.current_job({"SLURM_JOB_ID": "40", "SLURM_NTASKS": "2"}) is None  # salloc
+    assert commands.current_job({**job, "SUBMITIT_EXECUTOR": "local"}) is None
+    assert commands.current_job({"SUBMITIT_EXECUTOR": "slurm"}) is None
+    assert commands.current_job(job) == "40"
+    assert commands.current_job({**job, **element}) == "38_2"
 
 
 def test_the_current_job_is_read_from_this_processs_environment(
     slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "40")
-    assert slurm.current_job() is None
+    assert commands.current_job() is None
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    assert slurm.current_job() == "40"
+    assert commands.current_job() == "40"
 
 
 def test_what_cancelling_and_requeueing_are_refused_for_is_told(slurm: FakeSlurm) -> None:
     slurm.says("scancel")
     slurm.says("scontrol")
-    assert slurm.cancel(["12_1", "13"]) is None
-    assert slurm.requeue("12_1") is None
+    assert commands.cancel(["12_1", "13"]) is None
+    assert commands.requeue("12_1") is None
     assert slurm.calls("scancel") == ["12_1 13"]
     assert slurm.calls("scontrol") == ["requeue 12_1"]
-    assert slurm.cancel([]) is None
+    assert commands.cancel([]) is None
     assert len(slurm.calls("scancel")) == 1
     slurm.says("scancel", error="scancel: error: Kill job error on job id 12: Invalid job id\n")
     slurm.says("scontrol", error="Requeue is disabled for this job\n", code=1)
-    assert slurm.cancel(["12"]) == "Kill job error on job id 12: Invalid job id"
-    assert slurm.requeue("12") == "Requeue is disabled for this job"
+    assert commands.cancel(["12"]) == "Kill job error on job id 12: Invalid job id"
+    assert commands.requeue("12") == "Requeue is disabled for this job"
     (slurm.folder / "scontrol").unlink()  # as on some compute nodes
-    assert "`scontrol` must be on the PATH" in str(slurm.requeue("12"))
+    assert "`scontrol` must be on the PATH" in str(commands.requeue("12"))
 
 
 def test_a_thousand_jobs_are_cancelled_in_commands_of_a_bearable_length(slurm: FakeSlurm) -> None:
     slurm.says("scancel")
-    slurm.cancel([str(number) for number in range(1, 1002)])
+    commands.cancel([str(number) for number in range(1, 1002)])
     assert [len(call.split()) for call in slurm.calls("scancel")] == [500, 500, 1]
 
 
 def test_slurms_verdict_on_a_batch_file_is_told_without_its_prefix(slurm: FakeSlurm) -> None:
     slurm.says("sbatch", error="sbatch: Job 5 to start at 2026-01-01T00:00:00 on n1\n")
-    assert slurm.test("#!/bin/sh\n") == (True, "Job 5 to start at 2026-01-01T00:00:00 on n1")
+    assert commands.test("#!/bin/sh\n") == (True, "Job 5 to start at 2026-01-01T00:00:00 on n1")
     slurm.says(
         "sbatch", error="sbatch: error: invalid partition specified: gpus\n"
         "allocation failure: Invalid partition name specified\n", code=1,
     )  # fmt: skip
-    accepted, verdict = slurm.test("#!/bin/sh\n")
+    accepted, verdict = commands.test("#!/bin/sh\n")
     assert not accepted
     assert verdict.startswith("invalid partition specified: gpus; ")
     assert slurm.calls("sbatch") == ["--test-only"] * 2
@@ -228,15 +228,15 @@ def test_slurms_verdict_on_a_batch_file_is_told_without_its_prefix(slurm: FakeSl
 )
 def test_the_largest_array_is_the_clusters(slurm: FakeSlurm, said: str, largest: int) -> None:
     slurm.says("scontrol", said)
-    slurm.configuration.cache_clear()
-    assert slurm.largest_array() == largest
-    slurm.configuration.cache_clear()
+    commands.configuration.cache_clear()
+    assert commands.largest_array() == largest
+    commands.configuration.cache_clear()
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown() -> str:
         raise KeyError("getpwuid(): uid not found: 4242")
 
-    monkeypatch.setattr(slurm.getpass, "getuser", unknown)
-    monkeypatch.setattr(slurm.os, "getuid", lambda: 4242)
-    assert slurm.user() == "4242"
+    monkeypatch.setattr(commands.getpass, "getuser", unknown)
+    monkeypatch.setattr(commands.os, "getuid", lambda: 4242)
+    assert commands.user() == "4242"
