@@ -303,7 +303,7 @@ def test_without_a_validation_split_a_tenth_of_the_training_images_asks_and_does
         found = Monitor(Monitoring(), method, dataset, dataset, context).look()
     assert "knn_top1" in found
     assert "probe_val_top1" not in found  # the probe learns from these images
-    assert "a tenth of its training images asks" in caplog.text
+    assert "a tenth of its training images serves as queries" in caplog.text
 
 
 def test_of_a_set_without_labels_only_the_labelled_images_vote(
