@@ -1,7 +1,9 @@
 """Fixtures of all tests."""
 
+import gc
 import signal
 
+import pytest
 from fake_slurm import slurm
 from gloo import gloo_pool
 
@@ -10,3 +12,10 @@ __all__ = ["gloo_pool", "slurm"]
 # A shell without job control starts what runs in its background with Ctrl-C ignored, and children
 # inherit that: the tests of Ctrl-C would wait for nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Leave out of each garbage collection what stays until the end: it saves a sixth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)

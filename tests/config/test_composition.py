@@ -63,6 +63,7 @@ def composed_by_hydra(hydra):
     )
 
 
+@pytest.mark.slow
 def test_compositions_remembered_or_not_equal_hydras_own_on_random_command_lines(
     composed_by_hydra, tmp_path
 ):
@@ -124,6 +125,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 def test_unusual_command_lines_compose_to_the_same_or_fail_with_the_same_sentence(
     composed_by_hydra,
 ):

@@ -35,6 +35,7 @@ def configuration(*overrides: str) -> dict[str, Any]:
     return plain(compose(overrides))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axis", "option"), EVERY_OPTION)
 def test_every_option_of_every_axis_composes_and_binds(axis: str, option: str) -> None:
     method = ["method=simclr"] if option == "pretrain" else []

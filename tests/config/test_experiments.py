@@ -325,6 +325,7 @@ def test_fine_tuning_of_2021_has_its_grid_of_20_and_nominal_weight_decays(
     assert node["selection"] == "val"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "finetune"])
 def test_sets_and_encoders_of_2021_are_those_of_the_published_code(
     sweeps: dict[str, Sweep], kind: str

@@ -79,6 +79,7 @@ def test_a_swept_experiment_has_as_many_runs_as_its_head_states(
     assert len({run.label for run in runs}) == len({run.id for run in runs}) == len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("experiment", "recipe"),
     [

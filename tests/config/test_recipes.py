@@ -70,6 +70,7 @@ def test_every_recipe_is_of_a_paper_but_those_of_all_experiments() -> None:
     assert every == reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "kind", "name"), PARTS)
 def test_every_file_of_a_recipe_takes_effect_in_its_cell(recipe: str, kind: str, name: str) -> None:
     # Hydra passes over an optional file that it does not find, a misspelt one among them.

@@ -93,6 +93,7 @@ def test_what_can_be_done_ends_as_in_a_single_process(
         )
 
 
+@pytest.mark.slow
 def test_what_fails_or_dies_is_told_and_stops_nothing(swept: Swept) -> None:
     outcome = swept.outcome
     assert outcome.failures.keys() == {swept.broken.id, swept.dies.id}

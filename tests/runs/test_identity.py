@@ -139,6 +139,7 @@ def enters(path: tuple[Any, ...], config: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_changing_one_key_changes_the_id_unless_it_only_says_how(
     configs: list[dict[str, Any]],
 ) -> None:
