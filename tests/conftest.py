@@ -15,7 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave out of each garbage collection what stays until the end: it saves a sixth of the time."""
+    """Keep objects that live until the end out of each garbage collection: a sixth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 50, 100)
