@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, recipe, op
 
 SCRIPT = """
     import sys, time
-    sys.path[:0] = [{root!r}, {tests!r}]
+    sys.path[:0] = {paths!r}
     import torch, test_trainer
     torch.set_num_threads(1)
     class Slow(test_trainer.Images):
@@ -180,9 +180,8 @@ SCRIPT = """
 def start(folder):
     Path(folder).mkdir(exist_ok=True)
     root = Path(__file__).parents[2]
-    script = SCRIPT.format(
-        root=str(root), tests=str(root / "tests" / "helpers"), folder=str(folder)
-    )
+    paths = [str(path) for path in (root, root / "tests" / "helpers", Path(__file__).parent)]
+    script = SCRIPT.format(paths=paths, folder=str(folder))
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.PIPE)
 
 
