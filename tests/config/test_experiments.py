@@ -95,6 +95,12 @@ def models(sweeps: dict[str, Sweep]) -> dict[tuple[str, str], Config]:
     }
 
 
+@pytest.mark.parametrize("experiment", ["demo", "demo_random"])
+def test_every_cell_of_the_demo_is_accepted(hydra: Hydra, experiment: str) -> None:
+    one = Sweep(hydra, experiment)
+    assert [problem for line in one.lines() for problem in problems(one.config(*line))] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", PUBLISHED)
 def test_every_cell_of_an_experiment_composes_and_binds(
