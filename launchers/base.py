@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from launchers import sweep
 from launchers.composition import CompositionCache, sweep_composer, task_overrides
 from ssl_transfer.config import resolve
+from ssl_transfer.config.composition import searched_folders
 from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.runs import Run
 from ssl_transfer.system.files import let_group_write
@@ -58,13 +59,11 @@ class ProjectLauncher(Launcher):
 
     def _compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
         loader = self.hydra_context.config_loader
-        searched = loader.get_search_path().get_path()
-        folders = {entry.path.removeprefix("file://") for entry in searched if entry.path}
         resolved = resolve({"paths": OmegaConf.to_container(self.config.paths)})
         sweep.refuse_paths(resolved)
         cache = CompositionCache(
             Path(resolved["paths"]["outputs"]) / ".cache" / "compositions.jsonl",
-            search_path=sorted(f for f in folders if "://" not in f),
+            search_path=searched_folders(loader),
             context=str(self.config.hydra.job.config_name),
         )
         composer = sweep_composer(loader, self.config)

@@ -9,7 +9,6 @@ cannot change the meaning of a command line.
 import contextlib
 import functools
 import hashlib
-import inspect
 import json
 import re
 import sys
@@ -24,10 +23,13 @@ from omegaconf import DictConfig
 
 from launchers import signature
 from ssl_transfer import config as configuration
-from ssl_transfer.config import CONF, plain, references
+from ssl_transfer.config import CONF, plain
 from ssl_transfer.config.composer import Composer
 
 Composition = dict[str, Any]
+
+CODE = Path(configuration.__file__).parent
+"""The folder of the code that decides what overrides mean."""
 
 
 def _surroundings(extra: Sequence[str]) -> str:
@@ -36,8 +38,8 @@ def _surroundings(extra: Sequence[str]) -> str:
     for folder in (CONF, *map(Path, extra)):
         for path in sorted(folder.rglob("*.yaml")):
             hasher.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes() + b"\0")
-    for module in (configuration, references):  # the schema and the expansion of references
-        hasher.update(inspect.getsource(module).encode())
+    for path in sorted(CODE.glob("*.py")):  # the schema and the expansion of references
+        hasher.update(path.read_bytes())
     versions = [version("hydra-core"), version("omegaconf"), sys.version.split()[0]]
     hasher.update("\0".join(versions).encode())
     return hasher.hexdigest()

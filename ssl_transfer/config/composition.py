@@ -24,26 +24,33 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     """
     from hydra.core.global_hydra import GlobalHydra
 
-    if GlobalHydra.instance().is_initialized():
-        loader = GlobalHydra.instance().config_loader()
-    else:
-        loader = _loader(_edits())
-    return _composer(loader).compose(overrides)
+    hydra = GlobalHydra.instance()
+    loader = hydra.config_loader() if hydra.is_initialized() else _loader()
+    return _composer(loader, _edits(searched_folders(loader))).compose(overrides)
 
 
-def _edits() -> tuple[int, int]:
-    """Return the number of files in ``conf/`` and the latest modification time."""
+def searched_folders(loader: ConfigLoader) -> list[str]:
+    """Return the folders in which Hydra looks for configuration files, sorted."""
+    entries = (entry.path or "" for entry in loader.get_search_path().get_path())
+    paths = {entry.removeprefix("file://") for entry in entries}
+    return sorted(path for path in paths if path and "://" not in path)
+
+
+def _edits(folders: Sequence[str]) -> tuple[int, int]:
+    """Return the number of configuration files in folders and their latest modification time."""
     times = [
         Path(folder, name).stat().st_mtime_ns
-        for folder, _, names in os.walk(CONF)
+        for root in folders
+        for folder, _, names in os.walk(root)
         for name in names
+        if name.endswith(".yaml")
     ]
-    return len(times), max(times)
+    return len(times), max(times, default=0)
 
 
-@functools.lru_cache(maxsize=1)
-def _loader(edits: tuple[int, int]) -> ConfigLoader:
-    """Return Hydra's loader of ``conf/``; ``edits`` is the cache key for the files' version."""
+@functools.cache
+def _loader() -> ConfigLoader:
+    """Return Hydra's loader of ``conf/``."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -52,8 +59,11 @@ def _loader(edits: tuple[int, int]) -> ConfigLoader:
 
 
 @functools.lru_cache(maxsize=4)
-def _composer(loader: ConfigLoader) -> Composer:
+def _composer(loader: ConfigLoader, edits: tuple[int, int]) -> Composer:
+    """Return the composer of a loader; ``edits`` is the cache key for the files' version."""
+
     def whole(overrides: Sequence[str]) -> DictConfig:
+        """Compose with Hydra alone."""
         config = loader.load_configuration(
             "config", list(overrides), run_mode=RunMode.RUN, from_shell=False
         )

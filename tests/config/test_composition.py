@@ -1,5 +1,6 @@
 import json
 import random
+import shutil
 
 import pytest
 from hydra import initialize_config_dir
@@ -10,6 +11,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 import launchers
+from launchers import composition
 from launchers.composition import CompositionCache, sweep_composer, task_overrides
 from ssl_transfer.config import CONF, compose, options, plain
 from ssl_transfer.config.composer import Composer
@@ -171,6 +173,16 @@ def test_another_option_file_or_order_of_overrides_is_another_composition(tmp_pa
     (tmp_path / "extra" / "a.yaml").write_text("x: 2")
     second = CompositionCache(tmp_path / "c.jsonl", search_path=[str(tmp_path / "extra")])
     assert len({c.key(["seed=1"]) for c in (cache, first, second)}) == 3
+
+
+def test_another_schema_is_another_composition(tmp_path, monkeypatch):
+    cache = CompositionCache(tmp_path / "c.jsonl")
+    shutil.copytree(composition.CODE, tmp_path / "config")
+    monkeypatch.setattr(composition, "CODE", tmp_path / "config")
+    assert CompositionCache(tmp_path / "c.jsonl").key(["seed=1"]) == cache.key(["seed=1"])
+    with (tmp_path / "config" / "schema.py").open("a") as file:
+        file.write("DEFAULT = 1\n")
+    assert CompositionCache(tmp_path / "c.jsonl").key(["seed=1"]) != cache.key(["seed=1"])
 
 
 def test_a_torn_line_is_composed_again(tmp_path):

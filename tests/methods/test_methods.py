@@ -205,7 +205,7 @@ def test_a_node_is_its_names_file_and_binds_to_its_target(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(optim.OPTIMIZERS))
 def test_an_optimizers_file_gives_every_key_of_its_function(name: str) -> None:
-    # Variants such as sgd_nesterov state differences only; tests/test_config.py composes them.
+    # Variants such as sgd_nesterov state only differences; test_config.py composes them.
     node = yaml.safe_load((CONF / "optimizer" / f"{name}.yaml").read_text())
     assert node["name"] == name
     assert optim.problems(node) == []
