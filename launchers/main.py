@@ -105,6 +105,9 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text())
         return
+    from launchers.sweep import SweepRefused
+    from ssl_transfer.config.hydra_errors import sentence
+
     _refuse_deleted_folder()
     launchers.register()
     arguments = [
@@ -118,18 +121,11 @@ def main() -> None:
     try:
         run()
     except HydraException as error:
-        from launchers.sweep import SweepRefused
-        from ssl_transfer.config.hydra_errors import sentence
-
         raise SweepRefused([sentence(error)]) from error
     except OmegaConfBaseException as error:  # e.g. a path with an unset variable
-        from launchers.sweep import SweepRefused
-
         reason = str(error).splitlines()[0]
         raise SweepRefused([f"every interpolation must resolve, but {reason}."]) from error
     except ValueError as error:
-        from launchers.sweep import SweepRefused
-
         if str(error).startswith("Exceeds the limit"):
             message = "every number must have fewer than 4300 digits, but one has more."
             raise SweepRefused([message]) from None
