@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ssl_transfer.config import CONF, compose, groups, options, plain
-from ssl_transfer.config.composition import _edits, _loader
+from ssl_transfer.config.composition import _loader
 
 RECIPES = options("recipe")
 PARTS = {
@@ -112,5 +112,5 @@ def test_names_of_options_are_those_that_a_user_can_choose() -> None:
         assert all((CONF / group / f"{name}.yaml").is_file() for name in names)
     assert "mixed_barlow_twins/cifar10_resnet18" in options("experiment")
     assert not any("dataset/" in name for name in RECIPES)
-    chosen = {*_loader(_edits()).list_groups("")} - {"hydra"}
+    chosen = {*_loader().list_groups("")} - {"hydra"}
     assert chosen == {group for group in groups() if "/" not in group}
