@@ -161,11 +161,11 @@ class Context:
             progress = {**own, **self._progress(), **values}
             write_json(self.folder / "progress.json", progress)
 
-    def save_predictions(self, name: str, array: np.ndarray) -> None:
-        """Save per-sample predictions of the test split, compressed, beside the record."""
+    def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Save named arrays, compressed, in ``<name>.npz`` beside the record."""
         if distributed.is_main():
             replace_atomically(
-                self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, array)
+                self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays)
             )
 
     @property

@@ -98,7 +98,7 @@ def test_a_folder_keeps_what_an_interrupted_call_needs(tmp_path: Path, network: 
         preprocessing=PREPROCESSING, folder=tmp_path / "mine",
     )  # fmt: skip
     with np.load(tmp_path / "mine" / "test_predictions.npz") as kept:
-        assert len(kept["arr_0"]) == 20
+        assert len(kept["scores"]) == 20
 
 
 class Flat(nn.Module):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssl_transfer import randomness
+from ssl_transfer.models.heads import Head
 from ssl_transfer.preprocessing import Preprocessing
 
 
@@ -38,6 +39,7 @@ class Encoder(nn.Module):
         self.name = name
         self.projector = projector
         self.maker: Callable[..., Any] | None = None  # the callable that `models.build` called
+        self.head: Head | None = None  # the classifier in the file of the weights, not applied
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the features of normalised images."""

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ssl_transfer.models.encoder import Encoder, require_finite
 from ssl_transfer.models.facts import read_preprocessing
+from ssl_transfer.models.heads import Head, load_head, released_head
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
-from ssl_transfer.models.projectors import PROJECTOR_FILE, projector_state
+from ssl_transfer.models.projectors import PROJECTOR_FILE, PROJECTORS, projector_state
 from ssl_transfer.models.reading import State, further_networks, read_state
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import downloads
@@ -33,6 +34,8 @@ _HEAD = re.compile(
     r"|queue\w*|jigsaw\w*)(\.|$)",
     re.IGNORECASE,
 )
+
+_KEY_ENCODER = "module.encoder_k."  # MoCo's second encoder, with a projector of its own
 
 # Pattern of prefixes that need no quotes in a shell and in Hydra, and the number of prefixes from a
 # file that are tried.
@@ -194,6 +197,7 @@ def load_weights(
             matched = {n: converted[n] for n in report.matched}
             require_finite(encoder.backbone, matched, f"`{file}`")
             _fill(encoder.backbone, matched)
+            encoder.head = _head(file, name, whole, encoder.feature_dim)
             # Loading a file that this package wrote is not worth an info message.
             level = logging.DEBUG if name == "ssl_transfer" else logging.INFO
             log.log(level, "%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",
@@ -208,6 +212,14 @@ def load_weights(
         f"{len(best.matched)} match (layout {best.layout}): {best.differences()}; "
         f"{_hint(expected, whole, file, drop or (), renamed)}."
     )
+
+
+def _head(file: Path, layout: str, state: State, feature_dim: int) -> Head | None:
+    """Return the classifier beside an encoder's weights, or in the same file; None without one."""
+    if file.name == WEIGHTS_FILE:
+        return load_head(file.parent, feature_dim)
+    projector = [PROJECTORS[layout]] if layout in PROJECTORS else []
+    return released_head(state, feature_dim, excluded=[*projector, _KEY_ENCODER])
 
 
 def _with_prefix(file: Path, prefix: str, whole: State) -> State:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -87,7 +88,7 @@ def scores_on_test(
     calibration: Calibration | None = None,
     val_logits: Float[Tensor, "val classes"] | None = None,
 ) -> Iterator[Score]:
-    """Yield the dataset's primary metric and further metrics; save the predictions.
+    """Yield the dataset's primary metric and further metrics; save the class scores by image.
 
     Args:
         logits: class scores of the test split.
@@ -100,10 +101,15 @@ def scores_on_test(
             yields ``ece``.
     """
     single_label = dataset.target == "class"
-    # Save the class numbers; for several classes per image the scores, which mAP ranks.
-    predictions = logits.argmax(1).to(torch.int16) if single_label else logits.float()
-    context.save_predictions("test_predictions", predictions.cpu().numpy())
-    labels = torch.from_numpy(dataset["test"].targets)
+    test = dataset["test"]
+    context.save_arrays(
+        "test_predictions",
+        files=np.asarray(test.names, dtype=np.str_),
+        targets=test.targets,
+        scores=logits.float().cpu().numpy(),
+        classes=np.asarray(dataset.classes, dtype=np.str_),
+    )
+    labels = torch.from_numpy(test.targets)
     names = scored_by(dataset)
     if single_label and calibration is not None:
         names += [] if "ece" in names else ["ece"]

@@ -11,7 +11,7 @@ import sklearn.linear_model
 import torch
 from jaxtyping import Float, Int, Int64
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_transfer import metrics
 from ssl_transfer.config.ranges import Count, Positive, ProperFraction, Range, checked
@@ -20,6 +20,7 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.estimators.softmax_regression import Solution, fit_path
 from ssl_transfer.metrics.calibration import require_folds
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.heads import Head, linear_head, save_head
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
 from ssl_transfer.protocols.frozen import FrozenProtocol
@@ -130,6 +131,9 @@ class LogisticRegression(FrozenProtocol):
                 "at_edge": edges(points, result.scores) if chosen else [],
             }
         )
+        if distributed.is_main():
+            classes, target = dataset.classes, dataset.target
+            save_head(Head(result.head, "linear", classes, target), context.folder)
         yield from scores_on_test(
             result.test_logits,
             dataset,
@@ -148,12 +152,14 @@ class SearchResult:
             class scores are not finite).
         best: index of the best C.
         test_logits: test scores of the classifier refitted on train + validation.
+        head: that classifier.
         val_logits: validation scores of the best classifier, which was not trained on them.
     """
 
     scores: list[float | None]
     best: int
     test_logits: Logits
+    head: nn.Linear
     val_logits: Logits | None
 
 
@@ -185,7 +191,8 @@ class Search:
                 "the fit at C = %.3g stopped after %d iterations before it converged; raise "
                 "`protocol.max_iter` or `protocol.tol`", grid[chosen], int(final.iterations[0])
             )  # fmt: skip
-        return SearchResult(scores, chosen, final.logits(0, test).cpu(), val_logits)
+        head = linear_head(final.weights[0], final.intercepts[0]).cpu()
+        return SearchResult(scores, chosen, final.logits(0, test).cpu(), head, val_logits)
 
     def _fit_path(
         self, samples: Samples, grid: list[float], start: Solution | None = None
@@ -208,20 +215,20 @@ class Search:
         if self.protocol.C is not None:
             val_logits = None
             if self.protocol.calibration == "val":
-                val_logits = self._fitted(self._estimator(), grid[0], self.train, self.val[0])
-            return SearchResult([], 0, self._fitted(model, grid[0], self.both, test), val_logits)
+                val_logits, _ = self._fitted(self._estimator(), grid[0], self.train, self.val[0])
+            logits, head = self._fitted(model, grid[0], self.both, test)
+            return SearchResult([], 0, logits, head, val_logits)
         scores: list[float | None] = []
         val_logits = None
         for C in grid:
-            logits = self._fitted(model, C, self.train, self.val[0])
+            logits, _ = self._fitted(model, C, self.train, self.val[0])
             score = self._goodness(logits)
             if score is not None and all(other is None or other < score for other in scores):
                 val_logits = logits
             scores.append(score)
         chosen = self._best(scores)
-        return SearchResult(
-            scores, chosen, self._fitted(model, grid[chosen], self.both, test), val_logits
-        )
+        logits, head = self._fitted(model, grid[chosen], self.both, test)
+        return SearchResult(scores, chosen, logits, head, val_logits)
 
     def _goodness(self, logits: Logits) -> float | None:
         if bool(logits.isnan().any()):
@@ -243,30 +250,45 @@ class Search:
         C: float,
         samples: Samples,
         queries: Features,
-    ) -> Logits:
-        """Fit ``model``, starting from its current weights, and return its logits of the queries.
+    ) -> tuple[Logits, nn.Linear]:
+        """Fit ``model``, starting from its current weights; return logits and the classifier.
 
         Newer versions of scikit-learn divide the loss by the number of samples, and therefore also
         the gradient that ``tol`` bounds; dividing ``tol`` here restores the bound of 2021.
         """
         features, labels, test_features = (tensor.cpu().numpy() for tensor in (*samples, queries))
         logits = torch.full((len(test_features), self.classes), -torch.inf, dtype=torch.float64)
+        # A class without a sample keeps these values and is never predicted.
+        weight = torch.zeros(self.classes, features.shape[1], dtype=torch.float64)
+        bias = torch.full((self.classes,), -torch.inf, dtype=torch.float64)
         if labels.ndim == 1:
             _fit(model, C, features, labels)
-            scores = torch.from_numpy(model.decision_function(test_features)).double()
+            scores, coefficients, intercepts = (
+                torch.from_numpy(values).double()
+                for values in (
+                    model.decision_function(test_features),
+                    model.coef_,
+                    model.intercept_,
+                )
+            )
             if scores.ndim == 1:  # two classes: the log odds of the second
                 scores = torch.stack([-scores, scores], dim=1) / 2
-            logits[:, torch.from_numpy(model.classes_)] = scores
-            return logits
+                coefficients = torch.cat([-coefficients, coefficients]) / 2
+                intercepts = torch.cat([-intercepts, intercepts]) / 2
+            classes = torch.from_numpy(model.classes_)
+            logits[:, classes], weight[classes], bias[classes] = scores, coefficients, intercepts
+            return logits, linear_head(weight, bias)
         for number, column in enumerate(labels.T):
             counted = column >= 0
             kinds = np.unique(column[counted])
             if len(kinds) == 2:
                 _fit(model, C, features[counted], column[counted])
                 logits[:, number] = torch.from_numpy(model.decision_function(test_features))
+                weight[number] = torch.from_numpy(model.coef_[0])
+                bias[number] = float(model.intercept_[0])
             elif 1 in kinds:  # all labels are equal: nothing to learn
-                logits[:, number] = torch.inf
-        return logits
+                logits[:, number] = bias[number] = torch.inf
+        return logits, linear_head(weight, bias)
 
 
 def _fit(

@@ -35,7 +35,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.grid import check_grid
-from ssl_transfer.protocols.heads import HeadInit, HeadKind, build_head, save_head
+from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.protocols.selection import best, edges
 from ssl_transfer.protocols.tuned_classifier import (
     BestEpoch,
@@ -262,8 +262,7 @@ class Tuning(TrainingKeys):
             raise NonFiniteLoss(
                 f"the final classifier must give finite class scores, but some are not; {REMEDY}."
             )
-        if self.keep_encoder:
-            trial.keep(learner)
+        trial.keep(learner)
         yield from scores_on_test(torch.from_numpy(logits), dataset, context)
 
     def selected(self, points: list[Point], scores: list[float | None]) -> dict[str, Any]:
@@ -448,10 +447,19 @@ class TuningRun:
         ]
 
     def keep(self, learner: TunedClassifier) -> None:
-        """Save the head and the encoder with its preprocessing in the run's folder."""
-        self.encoder.preprocessing = self.preprocessing
-        if distributed.is_main():
-            save_head(learner.heads[0], self.protocol.head, self.context.folder)
+        """Save the head unless its encoder is lost; prepare the encoder to be saved by the run.
+
+        A constant encoder can be built again from the run's configuration.
+        """
+        if self.protocol.keep_encoder:
+            self.encoder.preprocessing = self.preprocessing
+        if distributed.is_main() and (
+            self.protocol.keep_encoder or self.protocol.encoder_is_constant
+        ):
+            head = Head(
+                learner.heads[0], self.protocol.head, self.dataset.classes, self.dataset.target
+            )
+            save_head(head, self.context.folder)
 
     def predict(
         self, learner: TunedClassifier, split: str

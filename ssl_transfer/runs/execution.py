@@ -217,7 +217,11 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             scores=[vars(score) for score in scores],
             **facts,
             weights_sha256=weights,
-            data={"fingerprint": dataset.fingerprint, **dataset.facts},
+            data={
+                "fingerprint": dataset.fingerprint,
+                "classes": list(dataset.classes),
+                **dataset.facts,
+            },
             duration_s=round(time.monotonic() - clock, 3),
             device=device.type,
             job=slurm.current_job(),

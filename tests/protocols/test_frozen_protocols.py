@@ -70,7 +70,8 @@ def run(protocol, encoder, dataset, folder):
     surroundings = context(folder)
     scores = {score.metric: score for score in protocol.run(encoder, dataset, surroundings)}
     assert [name for name, score in scores.items() if score.primary] == [dataset.metric]
-    return scores, surroundings.facts, np.load(folder / "test_predictions.npz")["arr_0"]
+    predictions = np.load(folder / "test_predictions.npz")["scores"].argmax(1)
+    return scores, surroundings.facts, predictions
 
 
 @pytest.mark.parametrize("option", OPTIONS)

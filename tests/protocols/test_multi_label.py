@@ -56,7 +56,7 @@ def pixels(samples):
 def run(protocol, encoder, dataset, folder):
     context = Context(folder, folder / "features", progress_bar=False)
     scores = {score.metric: score for score in protocol.run(encoder, dataset, context)}
-    kept = np.load(folder / "test_predictions.npz")["arr_0"]
+    kept = np.load(folder / "test_predictions.npz")["scores"]
     return scores, context.facts, kept
 
 

@@ -12,7 +12,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.heads import build_head
+from ssl_transfer.models.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier
 from ssl_transfer.protocols.tuning import Tuning, TuningRun
 from ssl_transfer.system import distributed
@@ -63,7 +63,7 @@ def test_each_protocol_changes_what_it_trains_and_nothing_else(tmp_path, digits,
         assert names == set(before)
     (score,) = [score for score in scores if score.primary]
     assert score.metric == "top1"
-    predictions = np.load(tmp_path / "test_predictions.npz")["arr_0"]
+    predictions = np.load(tmp_path / "test_predictions.npz")["scores"].argmax(1)
     assert score.value == (predictions == digits["test"].targets).mean()
 
 
@@ -129,7 +129,7 @@ def carried_out(folder, protocol, dataset, **options):
     return (
         scores,
         surroundings.facts["selection"],
-        np.load(folder / "test_predictions.npz")["arr_0"],
+        np.load(folder / "test_predictions.npz")["scores"],
     )
 
 

@@ -22,7 +22,7 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Pipeline, centre_crop
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import require
-from ssl_transfer.protocols.heads import build_head
+from ssl_transfer.models.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier, class_weights
 from ssl_transfer.protocols.tuning import TuningRun
 from ssl_transfer.runs import Run, builders
@@ -663,9 +663,13 @@ def test_the_kept_encoder_and_head_give_the_predictions_of_the_run(tmp_path, pro
     place = {"seed": 0, "epochs": np.zeros(20, np.int64), "indices": np.arange(20)}
     images = Pipeline(again.preprocessing)(list(dataset["test"].images), **place)
     with torch.no_grad():
-        found = head(again.eval()(images)).argmax(1)
-    kept = np.load(run.folder / "test_predictions.npz")["arr_0"]
-    np.testing.assert_array_equal(found.numpy(), kept)
+        scores = head(again.eval()(images))
+    kept = np.load(run.folder / "test_predictions.npz")
+    np.testing.assert_allclose(scores.numpy(), kept["scores"], rtol=1e-4, atol=1e-5)
+    assert kept["files"].tolist() == list(dataset["test"].names)
+    assert kept["targets"].tolist() == dataset["test"].targets.tolist()
+    assert kept["classes"].tolist() == list(dataset.classes)
+    assert run.record()["data"]["classes"] == list(dataset.classes)
 
 
 def test_nothing_is_kept_unless_asked_for(tmp_path):

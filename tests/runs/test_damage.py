@@ -20,6 +20,8 @@ from tiny_runs import METHOD, tiny
 from launchers import status, sweep
 from ssl_transfer import models, runs
 from ssl_transfer.context import Context
+from ssl_transfer.models import heads
+from ssl_transfer.models.heads import Head
 from ssl_transfer.runs import Run, builders, logger
 from ssl_transfer.system import claims
 from ssl_transfer.system.files import read_json, write_json
@@ -50,7 +52,8 @@ def leave(run: Run, value: float) -> None:
     encoder.projector = torch.nn.Sequential(torch.nn.Linear(encoder.feature_dim, 4, bias=False))
     models.save_encoder(encoder, run.folder, config=run.config["model"], parents=[run.id])
     context = Context(run.folder, run.folder, run_id=run.id)
-    context.save_predictions("test_predictions", np.full(4, value))
+    context.save_arrays("test_predictions", scores=np.full(4, value))
+    heads.save_head(Head(torch.nn.Linear(encoder.feature_dim, 2), classes=("a", "b")), run.folder)
     record = {
         **run.identify(), "status": "finished", "reason": None, "encoder": {"id": None},
         "scores": [{**SCORE, "value": value}], "duration_s": 1.0,
@@ -217,7 +220,8 @@ def reads_side_file(finished: Finished) -> None:
         assert "must be the file that the run's record names" in str(error)  # noqa: PT017
         return
     names = {path.name for path in finished.folder.iterdir() if path.is_file()}
-    assert len(names & {"encoder.yaml", "projector.safetensors"}) == 1  # what is missing is seen
+    beside = {"encoder.yaml", "projector.safetensors", "head.safetensors"}
+    assert len(names & beside) == 2  # what is missing is seen
 
 
 def reads_predictions(finished: Finished) -> None:
@@ -225,10 +229,10 @@ def reads_predictions(finished: Finished) -> None:
     run = finished.run
     anew = runs.begin(run)
     assert anew is not None
-    Context(anew, anew, run_id=run.id).save_predictions("test_predictions", np.zeros(2))
+    Context(anew, anew, run_id=run.id).save_arrays("test_predictions", scores=np.zeros(2))
     head = {key: value for key, value in run.record().items() if key != "files"}
     runs.finish(run, head, anew)
-    assert np.load(run.folder / "test_predictions.npz")["arr_0"].tolist() == [0.0, 0.0]
+    assert np.load(run.folder / "test_predictions.npz")["scores"].tolist() == [0.0, 0.0]
     assert list(run.record()["files"]) == ["test_predictions.npz"]
 
 
@@ -242,6 +246,7 @@ FILES: dict[str, Callable[[Finished], None]] = {
     "encoder.safetensors": reads_encoder,
     "encoder.yaml": reads_side_file,
     "projector.safetensors": reads_side_file,
+    "head.safetensors": reads_side_file,
     "test_predictions.npz": reads_predictions,
 }
 

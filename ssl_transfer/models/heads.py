@@ -1,0 +1,259 @@
+"""Classification heads: built, applied as a bank, saved beside a run's record and read again."""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_transfer import randomness
+from ssl_transfer.models.reading import State, read_state
+from ssl_transfer.system.files import replace_atomically
+
+HeadKind = Literal["linear", "bn_linear", "bn_affine_linear", "cosine", "l2_linear", "mlp"]
+HeadInit = Literal["torch"]
+
+HEAD_FILE = "head.safetensors"
+
+# Initial value of the learnt scale of the cosines before the softmax (Gidaris and Komodakis 2018,
+# https://arxiv.org/abs/1804.09458, section 3.2).
+_COSINE_SCALE = 10.0
+
+
+class Cosine(nn.Module):
+    """Scaled cosine similarity between features and one weight vector per class."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, dim))
+        self.scale = nn.Parameter(torch.tensor(_COSINE_SCALE))
+        nn.init.normal_(self.weight, std=0.01)
+
+    def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
+        """Return ``scale * cos(features, weight)``."""
+        return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
+
+
+class L2Normalise(nn.Module):
+    """Scale every feature vector to length 1."""
+
+    def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Return ``features / |features|``."""
+        return F.normalize(features)
+
+
+def build_head(kind: HeadKind, dim: int, classes: int, init: HeadInit | None = None) -> nn.Module:
+    """Return a head from ``dim`` features to ``classes`` logits.
+
+    Args:
+        kind: ``linear``; ``bn_linear``: after a BatchNorm without scale and shift, as in the linear
+            probes of MAE (He et al. 2022, appendix A.1); ``bn_affine_linear``: after a BatchNorm
+            with scale and shift; ``mlp``: Linear 2048, BatchNorm, ReLU, Linear 128, BatchNorm,
+            Linear (both of github.com/vpulab/bn_finetuning, cls_head_weighted_non_linear.py);
+            ``l2_linear``: on features of length 1; ``cosine``.
+        dim: number of features.
+        classes: number of logits.
+        init: ``None``: linear layers start near zero, as linear probes do (W ~ N(0, 0.01), b = 0);
+            ``torch``: the framework's default. Cosine weights always start near zero.
+    """
+    if kind == "cosine":
+        return Cosine(dim, classes)
+    if kind == "mlp":
+        head: nn.Module = nn.Sequential(
+            nn.Linear(dim, 2048, bias=False),
+            nn.BatchNorm1d(2048),
+            nn.ReLU(),
+            nn.Linear(2048, 128),
+            nn.BatchNorm1d(128),
+            nn.Linear(128, classes),
+        )
+    else:
+        before: dict[str, Callable[[], nn.Module]] = {
+            "bn_linear": functools.partial(nn.BatchNorm1d, dim, affine=False),
+            "bn_affine_linear": functools.partial(nn.BatchNorm1d, dim),
+            "l2_linear": L2Normalise,
+        }
+        linear = nn.Linear(dim, classes)
+        head = linear if kind == "linear" else nn.Sequential(before[kind](), linear)
+    if init is None:
+        head.apply(_start_near_zero)
+    return head
+
+
+def _start_near_zero(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Linear):
+        nn.init.normal_(layer.weight, std=0.01)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def apply_heads(
+    heads: Sequence[nn.Module] | nn.ModuleList, features: Float[Tensor, "batch dim"]
+) -> list[Float[Tensor, "batch classes"]]:
+    """Return each head's logits; linear heads share one product with the features."""
+    linear = [head for head in heads if isinstance(head, nn.Linear)]
+    if len(linear) < len(heads):
+        return [head(features) for head in heads]
+    weight = torch.cat([head.weight for head in linear])
+    bias = torch.cat([head.bias for head in linear])
+    return list(F.linear(features, weight, bias).chunk(len(linear), dim=1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Head:
+    """A classifier on an encoder's features, with the names of its classes.
+
+    Args:
+        layers: module from features ``[B, D]`` to class scores ``[B, C]``.
+        kind: kind of the layers.
+        classes: names in the order of the class scores (``None``: the file does not name them).
+        target: ``class``: one class per image (softmax); ``classes``: any number (sigmoid).
+    """
+
+    layers: nn.Module
+    kind: HeadKind = "linear"
+    classes: tuple[str, ...] | None = None
+    target: str = "class"
+
+    @property
+    def outputs(self) -> int:
+        """The number of class scores."""
+        return _outputs(self.layers.state_dict())
+
+
+def save_head(head: Head, folder: Path) -> None:
+    """Save a head's tensors, by their names in ``build_head``, and its description to a folder.
+
+    Raises:
+        OSError: if the disk is full or read-only.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in head.layers.state_dict().items()
+    }
+    metadata = {"head": head.kind, "target": head.target, "classes": json.dumps(head.classes)}
+    content = save(tensors, metadata=metadata)
+    replace_atomically(folder / HEAD_FILE, lambda file: file.write(content))
+
+
+@randomness.preserved()
+def load_head(folder: Path, feature_dim: int) -> Head | None:
+    """Return the head that ``save_head`` wrote to a folder; None if there is none.
+
+    Args:
+        folder: the folder of a run.
+        feature_dim: number of features of the encoder.
+
+    Raises:
+        ValueError: if the file is damaged or belongs to an encoder with other features.
+    """
+    path = folder / HEAD_FILE
+    if not path.is_file():
+        return None
+    state = read_state(path)
+    kind, classes, target = _description(path)
+    try:
+        layers = build_head(kind, feature_dim, _outputs(state))
+        layers.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"`{path}` must hold a head of kind {kind} on {feature_dim} features, but does not "
+            f"({str(error).splitlines()[0]}); restore it, or compute the run again with force=true."
+        ) from error
+    return Head(layers.eval(), kind, classes, target)
+
+
+def _description(path: Path) -> tuple[HeadKind, tuple[str, ...] | None, Any]:
+    """Return kind, class names and kind of target of a saved head, which are untrusted."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        metadata: Mapping[str, str] = file.metadata() or {}
+    kind, target = metadata.get("head"), metadata.get("target", "class")
+    try:
+        classes = json.loads(metadata.get("classes", "null"))
+    except (ValueError, RecursionError):
+        classes = ()
+    named = classes is None or (
+        isinstance(classes, list) and bool(classes) and all(isinstance(c, str) for c in classes)
+    )
+    if kind not in get_args(HeadKind) or target not in ("class", "classes") or not named:
+        raise ValueError(
+            f"`{path}` must say which kind of head it holds and the names of its classes, but "
+            "does not; restore it, or compute the run again with force=true."
+        )
+    return kind, None if classes is None else tuple(classes), target  # type: ignore[return-value]
+
+
+def _outputs(state: Mapping[str, Tensor]) -> int:
+    """Return the number of class scores of a head: the rows of its last matrix."""
+    matrices = sorted(name for name, tensor in state.items() if tensor.ndim == 2)
+    if not matrices:
+        raise ValueError("it has no matrix of weights")
+    return len(state[matrices[-1]])
+
+
+# Names of the last layer of published classifiers: torchvision and MoCo's and mix-bt's linear
+# probes (fc, classifier), timm (head, head.fc, fc, classifier), torchvision's transformers
+# (heads.head), OpenMMLab (head.fc_cls), Barlow Twins' evaluation (fc), VISSL (0.clf.0).
+_CLASSIFIER = re.compile(
+    r"(?:^|.*\.)(?:fc|head|head\.fc|heads\.head|head\.fc_cls|classifier|classifier\.linear|linear"
+    r"|last_linear|0\.clf\.0)\.weight$"
+)
+
+
+def released_head(state: State, feature_dim: int, excluded: Sequence[str] = ()) -> Head | None:
+    """Return the linear classifier in a published file; None unless there is exactly one.
+
+    Args:
+        state: the file's tensors by their names in the file.
+        feature_dim: number of features of the encoder.
+        excluded: prefixes of names that belong to other parts, such as a projector.
+    """
+    names = [
+        name
+        for name, tensor in state.items()
+        if _CLASSIFIER.match(name) and not name.startswith(tuple(excluded))
+        if tensor.ndim == 2 and tensor.shape[1] == feature_dim and tensor.is_floating_point()
+    ]
+    if len(names) != 1:
+        return None
+    weight = state[names[0]]
+    bias = state.get(f"{names[0].removesuffix('weight')}bias")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return None
+    return Head(linear_head(weight, bias), classes=usual_classes(len(weight)))
+
+
+@randomness.preserved()
+@torch.no_grad()
+def linear_head(
+    weight: Float[Tensor, "classes dim"], bias: Float[Tensor, " classes"] | None
+) -> nn.Linear:
+    """Return a linear layer with these values, in eval mode; without a bias, it is zero."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+    layer.weight.copy_(weight)
+    layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
+    return layer.eval()
+
+
+@functools.cache
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the WordNet ids of ImageNet's 1,000 classes (ILSVRC 2012), in the usual order."""
+    from timm.data import ImageNetInfo  # type: ignore[attr-defined]
+
+    return tuple(ImageNetInfo().label_names())
+
+
+def usual_classes(outputs: int) -> tuple[str, ...] | None:
+    """Return the class names of a published classifier with so many outputs; None if unknown."""
+    return imagenet_classes() if outputs == len(imagenet_classes()) else None
