@@ -163,10 +163,9 @@ class Context:
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Save named arrays, compressed, in ``<name>.npz`` beside the record."""
+        write: Callable[..., None] = np.savez_compressed  # numpy's stubs refuse named arrays
         if distributed.is_main():
-            replace_atomically(
-                self.folder / f"{name}.npz", lambda file: np.savez_compressed(file, **arrays)
-            )
+            replace_atomically(self.folder / f"{name}.npz", lambda file: write(file, **arrays))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -63,7 +63,8 @@ ORDER = (
     ("protocols",),
     ("runs",),
     ("analysis",),
-    ("evaluation", "preview"),
+    ("classifier", "evaluation", "preview"),
+    ("export",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 

@@ -7,12 +7,10 @@ built again from the run's record, and must have the weights whose hash is in th
 """
 
 import argparse
-import copy
 import csv
 import dataclasses
 import importlib.util
 import io
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,17 +23,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
-from ssl_transfer import datasets, models, randomness
+from ssl_transfer import datasets, randomness
 from ssl_transfer.analysis.similarity import MINIMUM, MinibatchCKA, gram
-from ssl_transfer.config.trust import FLAG, foreign_targets, without_downloads
+from ssl_transfer.config.trust import FLAG
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
-from ssl_transfer.models.facts import read_preprocessing
-from ssl_transfer.models.reading import read_state
-from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE
+from ssl_transfer.models.weights import WEIGHTS_FILE
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.finished import kept_encoder, read_finished, starting_encoder
 from ssl_transfer.system.files import write_atomically
 from ssl_transfer.system.plain_text import printable
 
@@ -159,13 +156,8 @@ def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
         ValueError: if it is something else, its encoder before tuning cannot be
             built any more, or its record names unknown code (``ssl_transfer.config.trust``).
     """
-    record = _record(folder)
-    if not trust_targets:
-        if problems := foreign_targets(record["config"], str(folder / "record.json")):
-            raise ValueError(problems[0])
-        record["config"] = without_downloads(record["config"])
-    config = record["config"]
-    if config["protocol"].get("trainable") != "batch_norm":
+    run, record = read_finished(folder, trust_targets=trust_targets)
+    if run.config["protocol"].get("trainable") != "batch_norm":
         raise ValueError(
             f"the run must have tuned BatchNorm layers (protocol=bn_tune), but `{folder}` is of "
             f"`{record['protocol']}`; name another folder."
@@ -175,54 +167,9 @@ def read_run(folder: Path, *, trust_targets: bool = False) -> TunedRun:
             f"the run must have kept its encoder, but `{folder}` has no {WEIGHTS_FILE}; run it "
             "again with protocol.keep_encoder=true."
         )
-    # The run may have been moved together with the runs it required: their paths are relative.
-    outputs = str(folder.resolve().parents[1])
-    run = Run({**config, "paths": {**config["paths"], "outputs": outputs}})
-    before = models.build(run.resolved["model"], seed=run.resolved["method"]["seed"])
-    for required in run.requirements:
-        models.load_encoder(before, required.folder)
-    actual = models.fingerprint(before)
-    if actual != record["weights_sha256"]:
-        raise ValueError(
-            "the encoder before tuning must have the weights that the run began with (sha256 "
-            f"{record['weights_sha256'][:16]}…), but those of its configuration are {actual[:16]}… "
-            "now; restore the file of weights."
-        )
-    after, preprocessing = _kept(before, folder)
+    before = starting_encoder(run, record)
+    after, preprocessing = kept_encoder(before, folder)
     return TunedRun(record, before.eval(), after.eval(), preprocessing)
-
-
-def _record(folder: Path) -> dict[str, Any]:
-    path = folder / "record.json"
-    try:
-        record = dict(json.loads(path.read_text()))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(
-            f"the folder must be that of a finished run, but `{path}` does not exist; name the "
-            "folder that holds it."
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"`{path}` must be a run's record, but is not ({error}).") from error
-    if record.get("status") != "finished":
-        raise ValueError(
-            f"the run must have finished, but `{folder}` is `{record.get('status')}` "
-            f"({record.get('reason')})."
-        )
-    return record
-
-
-def _kept(before: Encoder, folder: Path) -> tuple[Encoder, Preprocessing]:
-    """Return the encoder that a run saved, and the preprocessing of its images."""
-    after = copy.deepcopy(before)
-    try:
-        after.backbone.load_state_dict(read_state(folder / WEIGHTS_FILE))
-        return after, read_preprocessing(folder / FACTS_FILE)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"`{folder}` must hold the encoder of the run in {WEIGHTS_FILE} and {FACTS_FILE}, but "
-            f"reading them failed ({reason}); run it again with protocol.keep_encoder=true."
-        ) from error
 
 
 @randomness.preserved()

@@ -58,8 +58,9 @@ def _watched(loader: "DataLoader[Any]") -> Iterator[Batch]:
         yield from batches
     except Exception as error:
         # Reading from a process that ends fails in many ways: a closed connection, half an object,
-        # a missing file.
-        sentence = lost_worker(error) or _ended(getattr(batches, "_workers", []), error)
+        # a missing file. Meanwhile torch would raise once more, in the middle of this code.
+        with deaf_to_workers(error, forget=False):
+            sentence = lost_worker(error) or _ended(getattr(batches, "_workers", []), error)
         if sentence is None:
             raise
         raise LostWorker(sentence) from error
@@ -115,18 +116,23 @@ def lost_worker(error: BaseException) -> str | None:
 
 
 @contextlib.contextmanager
-def deaf_to_workers(error: BaseException) -> Iterator[None]:
-    """Keep loaders that ``error`` left behind from raising inside of the block, and later.
+def deaf_to_workers(error: BaseException, *, forget: bool = True) -> Iterator[None]:
+    """Keep loaders that ``error`` left behind from raising inside of the block.
 
     While a loader exists, torch raises in the main process, at any place in the code, whenever one
     of the loader's processes was lost. The frames of the error keep the loader alive.
+
+    Args:
+        error: the error.
+        forget: whether to free these loaders; otherwise they may raise after the block.
     """
     try:
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     except ValueError:  # not in the main thread, where torch does not raise either
         before = None
     try:
-        _forget_frames(error)
+        if forget:
+            _forget_frames(error)
         yield
     finally:
         if before is not None:

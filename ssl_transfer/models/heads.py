@@ -251,7 +251,7 @@ def imagenet_classes() -> tuple[str, ...]:
     """Return the WordNet ids of ImageNet's 1,000 classes (ILSVRC 2012), in the usual order."""
     from timm.data import ImageNetInfo  # type: ignore[attr-defined]
 
-    return tuple(ImageNetInfo().label_names())
+    return tuple(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
 
 
 def usual_classes(outputs: int) -> tuple[str, ...] | None:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from ssl_transfer.protocols.classification import classification_loss
 from ssl_transfer.models.heads import apply_heads
+from ssl_transfer.protocols.classification import classification_loss
 from ssl_transfer.system import distributed
 from ssl_transfer.training.learner import Learner
 from ssl_transfer.training.trainer import NonFiniteLoss

@@ -31,11 +31,11 @@ from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge
 from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
+from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.grid import check_grid
-from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.protocols.selection import best, edges
 from ssl_transfer.protocols.tuned_classifier import (
     BestEpoch,

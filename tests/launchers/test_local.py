@@ -35,6 +35,8 @@ class Swept:
     broken: Run
     dies: Run
     outcome: sweep.Outcome
+    folder: SweepFolder
+    states: dict[str, status.RunStatus]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
         outcome = local.send([*good, *bad], folder / "out", options)
     (pretraining,) = good[0].requirements
     given = sorted(path.name for path in notes.iterdir())
-    return Swept(folder / "out", notes, given, fault, pretraining, good, bad[1], bad[0], outcome)
+    # A test below sends a second sweep to the same outputs; what is read of the first one is read
+    # here, so that the tests do not depend on their order.
+    own = SweepFolder.find(folder / "out")
+    states = {run.id: run for run in status.survey(own)}
+    return Swept(
+        folder / "out", notes, given, fault, pretraining, good, bad[1], bad[0], outcome, own, states
+    )
 
 
 @pytest.mark.slow
@@ -102,7 +110,7 @@ def test_what_fails_or_dies_is_told_and_stops_nothing(swept: Swept) -> None:
         "its process was lost (signal 9, perhaps because memory ran out); see `"
     )
     assert (outcome.computed, outcome.exit_code) == (3, 1)
-    kept = SweepFolder.find(swept.outputs).about
+    kept = swept.folder.about
     assert (kept["failures"], kept["computed"]) == (outcome.failures, 3)
     assert kept["launcher"] == {"name": "local", "n_jobs": None, "runs_per_gpu": 1, "threads": 1}
 
@@ -113,16 +121,14 @@ def test_every_slot_was_given_one_of_the_gpus_and_one_thread(swept: Swept) -> No
 
 
 def test_the_folder_tells_afterwards_how_each_run_stands(swept: Swept) -> None:
-    found = {run.id: run for run in status.survey(SweepFolder.find(swept.outputs))}
+    found = swept.states
     assert [found[run.id].state for run in (swept.pretraining, *swept.good)] == ["done"] * 3
     lost, failed = found[swept.dies.id], found[swept.broken.id]
     assert (lost.state, failed.state) == ("lost", "failed")
     assert failed.detail == "ArithmeticError: the encoder is broken"
     assert lost.owner.startswith("process ")
     assert f"{lost.owner} is gone; " in lost.detail
-    assert {lost.log, failed.log} <= {
-        str(path) for path in SweepFolder.find(swept.outputs).jobs.iterdir()
-    }
+    assert {lost.log, failed.log} <= {str(path) for path in swept.folder.jobs.iterdir()}
 
 
 def test_logs_and_retry_as_a_user_types_them(
@@ -134,7 +140,7 @@ def test_logs_and_retry_as_a_user_types_them(
         assert cli.main() == 0
         return capsys.readouterr().out
 
-    shown = launchers("logs", "--failed")
+    shown = launchers("logs", "--failed", "--sweep", swept.folder.folder.name)
     assert "== lost: knn/custom_digits_" in shown
     assert "== failed: knn/custom_digits_" in shown
     assert "Traceback (most recent call last)" in shown

@@ -11,8 +11,8 @@ from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import NotApplicable
-from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.models.heads import build_head
+from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier
 from ssl_transfer.protocols.tuning import Tuning, TuningRun
 from ssl_transfer.system import distributed

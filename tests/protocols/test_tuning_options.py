@@ -20,9 +20,9 @@ from ssl_transfer import datasets, evaluate, models
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Pipeline, centre_crop
+from ssl_transfer.models.heads import build_head
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import require
-from ssl_transfer.models.heads import build_head
 from ssl_transfer.protocols.tuned_classifier import TunedClassifier, class_weights
 from ssl_transfer.protocols.tuning import TuningRun
 from ssl_transfer.runs import Run, builders
