@@ -15,6 +15,7 @@ from ssl_transfer import models, randomness
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.datasets.decoding import Decoding, decoding_of, read_rgb, to_rgb
+from ssl_transfer.datasets.imagenet_variants import usual_classes
 from ssl_transfer.datasets.transforms import centre_crop
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.heads import HEAD_FILE, Head, load_head
@@ -207,7 +208,8 @@ def load_classifier(
             "encoder, but holds none, or several; `python -m ssl_transfer.models.inspect` lists "
             "its tensors."
         )
-    return Classifier(encoder, encoder.head, classes=classes)
+    names = classes or encoder.head.classes or usual_classes(encoder.head.outputs)
+    return Classifier(encoder, encoder.head, classes=names)
 
 
 def _of_run(folder: Path, classes: Sequence[str] | None, *, trust_targets: bool) -> Classifier:

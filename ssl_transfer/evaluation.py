@@ -24,7 +24,7 @@ from ssl_transfer.system import distributed
 @randomness.preserved()
 def evaluate(
     encoder: nn.Module,
-    dataset: str | Dataset = "digits",
+    dataset: object = "digits",
     protocol: str | EvaluationProtocol = "linear_probe",
     *,
     overrides: Sequence[str] = (),
@@ -39,7 +39,10 @@ def evaluate(
 
     Args:
         encoder: a module from images ``[B, 3, H, W]`` to features ``[B, D]``.
-        dataset: an option of ``conf/dataset``, or a dataset.
+        dataset: an option of ``conf/dataset``; a ``Dataset``; pixels and labels ``(images uint8
+            [N, H, W, 3], labels)``; a torch dataset of ``(Pillow image, label)``; or a mapping of
+            ``train``, ``test`` and perhaps ``val`` to one of these two (``datasets.in_memory``,
+            whose defaults are used).
         protocol: an option of ``conf/protocol``, or an object with its hyper-parameters.
         overrides: as on the command line, e.g. ``["protocol.epochs=5"]``.
         preprocessing: the preprocessing of the encoder's images (``None``: the encoder's attribute
@@ -54,10 +57,8 @@ def evaluate(
     Raises:
         ValueError: in one sentence, if the arguments do not fit together.
     """
-    if not isinstance(dataset, str | Dataset):
-        raise ValueError(
-            f"`dataset` must be an option's name or a Dataset, but is a {type(dataset).__name__}."
-        )
+    if not isinstance(dataset, str):
+        _refuse_keys_of_dataset(overrides)
     if not (isinstance(protocol, str) or callable(getattr(protocol, "run", None))):
         raise ValueError(
             "`protocol` must be an option's name or an object with its hyper-parameters, but is a "
@@ -76,6 +77,8 @@ def evaluate(
     evaluated = models.wrap(copy.deepcopy(encoder), preprocessing)
     if isinstance(dataset, str):
         dataset = datasets.build(resolved["dataset"])
+    elif not isinstance(dataset, Dataset):
+        dataset = datasets.in_memory(dataset)
     if isinstance(protocol, str):
         protocol = protocol_of(resolved["protocol"])
     require(protocol, dataset)
@@ -95,3 +98,13 @@ def evaluate(
         if getattr(protocol, "keep_encoder", False) and distributed.is_main():
             models.save_encoder(evaluated, place, config={}, parents=[])
         return scores
+
+
+def _refuse_keys_of_dataset(overrides: Sequence[str]) -> None:
+    """Refuse choices for an option of ``conf/dataset`` where a dataset is given instead."""
+    for override in overrides:
+        if override.lstrip("+~").startswith(("dataset=", "dataset.")):
+            raise ValueError(
+                f"`{override}` must be left out, because the dataset is given as an object; "
+                "`ssl_transfer.datasets.in_memory` takes its options."
+            )

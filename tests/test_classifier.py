@@ -14,7 +14,7 @@ from torch import nn
 import ssl_transfer
 from ssl_transfer import datasets, models
 from ssl_transfer.classifier import Classifier
-from ssl_transfer.models.heads import Head, imagenet_classes, released_head
+from ssl_transfer.models.heads import Head, released_head
 from ssl_transfer.runs import Run
 
 
@@ -174,8 +174,7 @@ def test_the_head_of_published_layouts(names: list[str], expected: int | None) -
     head = released_head(state, 4, excluded=["module.encoder_q.fc."])
     assert (head and head.outputs) == expected
     if head is not None:
-        assert head.classes == imagenet_classes()
-        assert head.classes[0] == "n01440764"
+        assert head.classes is None
         assert released_head(state, 5) is None
 
 

@@ -231,3 +231,17 @@ def test_an_encoder_that_draws_gets_the_same_score_whatever_the_caller_drew_befo
         torch.manual_seed(seed)
         scores.append(ssl_transfer.evaluate(Dropping(), protocol="knn", overrides=[*DATA, *HERE]))
     assert scores[0] == scores[1]
+
+
+def test_arrays_are_scored_as_the_same_dataset(network: nn.Module) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(40) % 4
+    arrays = ssl_transfer.evaluate(
+        network, (pixels, labels), "knn", overrides=HERE, preprocessing=PREPROCESSING
+    )
+    dataset = datasets.in_memory((pixels, labels))
+    assert arrays == ssl_transfer.evaluate(
+        network, dataset, "knn", overrides=HERE, preprocessing=PREPROCESSING
+    )
+    with pytest.raises(ValueError, match=r"`dataset\.flip=false` must be left out"):
+        ssl_transfer.evaluate(network, (pixels, labels), overrides=["dataset.flip=false"])

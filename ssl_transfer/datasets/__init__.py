@@ -11,12 +11,13 @@ from typing import Any
 
 from ssl_transfer import randomness
 from ssl_transfer.datasets.base import Dataset, Split, concatenate
+from ssl_transfer.datasets.in_memory import in_memory
 from ssl_transfer.datasets.reader import Options, assemble, reader
 from ssl_transfer.datasets.tracing import traced
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Dataset", "Options", "Split", "assemble", "build", "concatenate", "reader"]
+__all__ = ["Dataset", "Options", "Split", "assemble", "build", "concatenate", "in_memory", "reader"]
 
 
 @randomness.preserved()

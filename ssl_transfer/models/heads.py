@@ -231,7 +231,7 @@ def released_head(state: State, feature_dim: int, excluded: Sequence[str] = ()) 
     bias = state.get(f"{names[0].removesuffix('weight')}bias")
     if bias is not None and bias.shape != weight.shape[:1]:
         return None
-    return Head(linear_head(weight, bias), classes=usual_classes(len(weight)))
+    return Head(linear_head(weight, bias))
 
 
 @randomness.preserved()
@@ -244,16 +244,3 @@ def linear_head(
     layer.weight.copy_(weight)
     layer.bias.copy_(torch.zeros_like(layer.bias) if bias is None else bias)
     return layer.eval()
-
-
-@functools.cache
-def imagenet_classes() -> tuple[str, ...]:
-    """Return the WordNet ids of ImageNet's 1,000 classes (ILSVRC 2012), in the usual order."""
-    from timm.data import ImageNetInfo  # type: ignore[attr-defined]
-
-    return tuple(ImageNetInfo().label_names())  # type: ignore[no-untyped-call]
-
-
-def usual_classes(outputs: int) -> tuple[str, ...] | None:
-    """Return the class names of a published classifier with so many outputs; None if unknown."""
-    return imagenet_classes() if outputs == len(imagenet_classes()) else None

@@ -82,13 +82,13 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
                 f"{name} must be given a dataset with {images} images, but `{dataset.name}` has "
                 f"none; {remedy}."
             )
-    _require_targets(dataset)
+    _require_targets(dataset, trains="train" in getattr(protocol, "splits", SPLITS))
     check = getattr(protocol, "check", None)
     if check is not None:
         check(dataset)
 
 
-def _require_targets(dataset: Dataset) -> None:
+def _require_targets(dataset: Dataset, *, trains: bool) -> None:
     """Refuse invalid labels; warn of classes with test images but without training images.
 
     Readers of files have already checked both; a dataset from a user's own code has not been
@@ -104,7 +104,7 @@ def _require_targets(dataset: Dataset) -> None:
                 f"every label of `{dataset.name}` must lie from {low} to {high}, but that of "
                 f"`{dataset[key].names[first[0]]}` in {key} is {targets[tuple(first)]}; correct it."
             )
-    if dataset.target == "class":
+    if dataset.target == "class" and trains:
         shown = [dataset["train"].targets, dataset["val"].targets]
         unknown = np.setdiff1d(dataset["test"].targets, np.concatenate(shown)).tolist()
         if unknown:

@@ -127,7 +127,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
         ("protocol.grid.x=1", "`protocol.grid.x` is not a key of `protocol.grid`; known keys: lr, "
          "weight_decay, encoder_lr."),
         ("protocol=kn", "`protocol` must be one of bn_tune, finetune, knn, linear_probe, "
-         "logistic_regression, pretrain, but is `kn`; did you mean `knn`?"),
+         "logistic_regression, pretrain, score_as_is, but is `kn`; did you mean `knn`?"),
         ("logger=x", "`logger` must be one of none, wandb, but is `x`."),
         ("protocol=knn,finetune", "`protocol=knn,finetune` names several values; add -m to run "
          "every combination, or write key=[a,b] for a list."),

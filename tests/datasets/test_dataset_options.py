@@ -16,7 +16,8 @@ EMBEDDED = ("digits", "photos", "textures")
 PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
     "flowers food food101 gtsrb imagenet imagenet_10pct imagenet_1pct isic mhist mnist pcam pets "
-    "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007"
+    "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007 imagenet_v2 imagenet_sketch "
+    "imagenet_r imagenet_a"
 )
 ALIASES = {"food": "food101"}
 # Keys whose value in an option is not what the reader takes without one.
