@@ -140,8 +140,9 @@ def save_head(head: Head, folder: Path) -> None:
         name: tensor.detach().to("cpu", copy=True).contiguous()
         for name, tensor in head.layers.state_dict().items()
     }
-    metadata = {"head": head.kind, "target": head.target, "classes": json.dumps(head.classes)}
-    content = save(tensors, metadata=metadata)
+    description = {"kind": head.kind, "target": head.target, "classes": head.classes}
+    # A single entry: safetensors writes several in random order, and equal runs have equal files.
+    content = save(tensors, metadata={"head": json.dumps(description)})
     replace_atomically(folder / HEAD_FILE, lambda file: file.write(content))
 
 
@@ -172,17 +173,19 @@ def load_head(folder: Path, feature_dim: int) -> Head | None:
     return Head(layers.eval(), kind, classes, target)
 
 
-def _description(path: Path) -> tuple[HeadKind, tuple[str, ...] | None, Any]:
+def _description(path: Path) -> tuple[Any, tuple[str, ...] | None, Any]:
     """Return kind, class names and kind of target of a saved head, which are untrusted."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        metadata: Mapping[str, str] = file.metadata() or {}
-    kind, target = metadata.get("head"), metadata.get("target", "class")
+        text = (file.metadata() or {}).get("head", "")
     try:
-        classes = json.loads(metadata.get("classes", "null"))
-    except (ValueError, RecursionError):
-        classes = ()
+        # Older code wrote the kind alone.
+        description = {"kind": text} if text in get_args(HeadKind) else dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        description = {}
+    kind, classes = description.get("kind"), description.get("classes")
+    target = description.get("target", "class")
     named = classes is None or (
         isinstance(classes, list) and bool(classes) and all(isinstance(c, str) for c in classes)
     )
@@ -191,7 +194,7 @@ def _description(path: Path) -> tuple[HeadKind, tuple[str, ...] | None, Any]:
             f"`{path}` must say which kind of head it holds and the names of its classes, but "
             "does not; restore it, or compute the run again with force=true."
         )
-    return kind, None if classes is None else tuple(classes), target  # type: ignore[return-value]
+    return kind, None if classes is None else tuple(classes), target
 
 
 def _outputs(state: Mapping[str, Tensor]) -> int:
