@@ -18,7 +18,9 @@ from ssl_transfer.datasets import Dataset, loading
 from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.methods import pretraining
 from ssl_transfer.models import Encoder, sources
+from ssl_transfer.models.heads import HEAD_FILE
 from ssl_transfer.protocols.base import Score
+from ssl_transfer.runs import products
 from ssl_transfer.runs.builders import (
     arguments_of,
     dataset_of,
@@ -90,7 +92,7 @@ def _execute(run: Run) -> dict[str, Any]:
             )
         if not distributed.broadcast_object(ours):
             return run.record()
-        folder = distributed.broadcast_object(begin(run) if distributed.is_main() else None)
+        folder = distributed.broadcast_object(_prepared(run) if distributed.is_main() else None)
         if folder is None:
             return run.record()
         try:
@@ -101,6 +103,39 @@ def _execute(run: Run) -> dict[str, Any]:
             trace = traceback.format_exc()
             with loading.deaf_to_workers(error):
                 raise RunFailed(_settle_failure(run, error, trace)) from error
+
+
+def _prepared(run: Run) -> Path | None:
+    """Return the folder to work in; None if the run was completed without any work."""
+    if _completed_by_encoder(run):
+        return None
+    return begin(run)
+
+
+def _completed_by_encoder(run: Run) -> bool:
+    """Add the encoder that is kept to a finished run, if the run's training did not change it."""
+    record = run.readable_record()
+    if record is None or record["status"] != "finished" or run.is_pretraining or _done(run):
+        return False
+    protocol = protocol_of(run.resolved["protocol"])
+    constant = getattr(protocol, "encoder_is_constant", False)
+    if run.config["force"] or not constant or not (run.folder / HEAD_FILE).is_file():
+        return False
+    try:
+        products.verify(run.folder, record)
+        encoder = initial_encoder(run)
+    except (ValueError, OSError):
+        return False  # the work will meet and report the same error
+    if models.fingerprint(encoder) != record["weights_sha256"]:
+        return False  # other weights today: the run is computed again
+    keys = run.resolved["protocol"]
+    encoder.preprocessing = encoder.preprocessing.replaced(
+        keys["image_size"], keys["preprocessing"]
+    )
+    _leave_encoder(run, encoder, run.folder)
+    finish(run, record, run.folder)
+    log.info("the encoder was added to the finished run; nothing was trained")
+    return True
 
 
 def _settle_failure(run: Run, error: Exception, trace: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import METHOD, run_all, tiny
 
+import ssl_transfer
 from launchers import sweep
 from ssl_transfer import models, runs
 from ssl_transfer.config import compose, plain
@@ -402,11 +403,12 @@ def test_outputs_that_have_nowhere_to_go_are_refused_at_once(
     assert told.startswith("error: `paths.outputs` must be a folder that can be written to")
 
 
-def test_an_encoder_asked_for_later_is_computed_under_the_same_id(tmp_path, caplog):
+def test_an_encoder_asked_for_later_is_added_to_the_run(tmp_path, caplog):
     line = ["protocol=linear_probe", "protocol.grid.lr=[0.1]", "protocol.augmentation=none"]
     plainly = tiny(tmp_path, *line)
     assert run_all(plainly).computed == 1
     record = plainly.record()
+    caplog.set_level("INFO")
     keeping = tiny(tmp_path, *line, "protocol.keep_encoder=true")
     assert (keeping.id, keeping.folder) == (plainly.id, plainly.folder)
     assert plainly.is_finished
@@ -414,14 +416,17 @@ def test_an_encoder_asked_for_later_is_computed_under_the_same_id(tmp_path, capl
     assert run_all(keeping).computed == 1
     assert keeping.is_finished
     assert (keeping.folder / "head.safetensors").is_file()
-    assert keeping.record()["scores"] == record["scores"]
-    assert "must have the scores of its record" not in caplog.text
+    assert keeping.record() == {**record, "files": keeping.record()["files"]}
+    assert "nothing was trained" in caplog.text
+    classifier = ssl_transfer.load_classifier(keeping.folder)  # checks the files of the record
+    assert classifier.preprocessing == ssl_transfer.load_classifier(plainly.folder).preprocessing
     # Both commands find it finished, and the encoder stays.
     assert run_all(plainly, keeping).computed == 0
     # What the record says was measured otherwise is told.
     record = keeping.record()
     record["scores"][0]["value"] += 0.25
     write_json(keeping.folder / "record.json", record)
-    (keeping.folder / "encoder.safetensors").unlink()
+    for name in ("encoder", "head"):
+        (keeping.folder / f"{name}.safetensors").unlink()
     assert run_all(keeping).computed == 1
     assert "`top1` on test was" in caplog.text
