@@ -59,6 +59,8 @@ def group(
         if "test" not in splits or "val" not in splits:
             _warn_of_single(name, splits["train"], groups, classes)
     joined = _joined(groups, contents)
+    if rule is not None:
+        _warn_of_joined(name, groups, joined, contents, names)
     grouped, start = {}, 0
     for key, split in splits.items():
         end = start + len(split)
@@ -157,6 +159,36 @@ def _log_groups(name: str, groups: Int64[np.ndarray, " samples"]) -> None:
             "nothing is kept together; correct it, or leave it out",
             name, len(groups),
         )  # fmt: skip
+
+
+def _warn_of_joined(
+    name: str,
+    groups: Int64[np.ndarray, " samples"],
+    joined: Int64[np.ndarray, " samples"],
+    contents: Int64[np.ndarray, " samples"],
+    names: Sequence[str],
+) -> None:
+    """Warn of groups that copies of an image join to larger ones.
+
+    Raises:
+        ValueError: if a single group results, so that nothing can be held out.
+    """
+    before, after = len(np.unique(groups)), len(np.unique(joined))
+    if before == after:
+        return
+    first: dict[int, int] = {}
+    pairs = ((first.setdefault(content, i), i) for i, content in enumerate(contents.tolist()))
+    one, other = next(pair for pair in pairs if groups[pair[0]] != groups[pair[1]])
+    joins = (
+        f"images with the same bytes in different groups (`{names[one]}` and `{names[other]}`, …) "
+        f"join the {before} groups of `{name}` to {after}"
+    )
+    if after == 1:
+        raise ValueError(
+            f"{joins}, so that nothing can be held out; set dataset.on_duplicates=drop, which "
+            "leaves copies out, or correct `dataset.groups`."
+        )
+    log.warning("%s; dataset.on_duplicates=drop leaves copies out instead", joins)
 
 
 def _warn_of_shared(name: str, splits: Mapping[str, Split], labels: Sequence[str]) -> None:

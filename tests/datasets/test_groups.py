@@ -116,3 +116,23 @@ def test_given_splits_that_share_a_group_are_told(tmp_path, caplog) -> None:
     caplog.clear()
     read(tmp_path, groups=r"^(\w+/\w/\d+)_")
     assert "so that scores are too good" not in caplog.text
+
+
+def test_copies_that_join_groups_are_told(tmp_path, caplog) -> None:
+    frames(tmp_path)
+    for item in range(4):  # a blank frame in four of the objects of one class
+        noise("blank").save(tmp_path / "a" / f"{item:02}_9.png")
+    with caplog.at_level("WARNING"):
+        dataset = read(tmp_path, groups=RULE)
+    assert "(`a/00_9.png` and `a/01_9.png`, …) join the 20 groups of `mine` to 17" in caplog.text
+    blank = [{name for name in dataset[key].names if name.endswith("_9.png")}
+             for key in ("train", "val", "test")]  # fmt: skip
+    assert sorted(map(len, blank)) == [0, 0, 4]
+    for item in range(10):
+        for label in "ab":
+            noise("blank").save(tmp_path / label / f"{item:02}_9.png")
+    with pytest.raises(
+        ValueError, match=r"join the 20 groups .* to 1, so that nothing can be held"
+    ):
+        read(tmp_path, groups=RULE)
+    assert read(tmp_path, groups=RULE, on_duplicates="drop").facts["sizes"]["test"] > 0
