@@ -7,6 +7,9 @@ layout, write the function and its entry in ``LAYOUTS``: ``layout=auto`` then tr
 import re
 from collections.abc import Callable
 
+import torch
+from torch import Tensor
+
 from ssl_transfer.models.reading import State
 from ssl_transfer.models.small_network_names import usual_names
 
@@ -180,6 +183,104 @@ def _from_haiku(match: re.Match[str]) -> str:
     return f"{block}.{'bn' if is_norm else 'conv'}{int(match['number']) + 1}"
 
 
+def vit_jax(state: State) -> State:
+    """Return timm's tensors of a vision transformer of google-research/vision_transformer.
+
+    The file is a numpy archive; names and axes as in ``vit_jax/models_vit.py`` there. A head that
+    follows ``pre_logits`` is left out, because the encoder's features lack that layer.
+    """
+    if "embedding/kernel" not in state:
+        return {}
+    converted: State = {"cls_token": state["cls"]} if "cls" in state else {}
+    has_pre_logits = "pre_logits/kernel" in state
+    for name, tensor in state.items():
+        if match := _VIT_BLOCK.fullmatch(name):
+            converted |= _vit_block(match, name, tensor, state)
+        elif name in _VIT_NAMES and not (has_pre_logits and name.startswith("head/")):
+            converted[_VIT_NAMES[name]] = _torch_axes(tensor)
+        elif name != "cls" and not name.startswith(("pre_logits/", "head/")):
+            converted[name] = tensor
+    return converted
+
+
+_VIT_NAMES = {
+    "embedding/kernel": "patch_embed.proj.weight",
+    "embedding/bias": "patch_embed.proj.bias",
+    "Transformer/posembed_input/pos_embedding": "pos_embed",
+    "Transformer/encoder_norm/scale": "norm.weight",
+    "Transformer/encoder_norm/bias": "norm.bias",
+    "head/kernel": "head.weight",
+    "head/bias": "head.bias",
+}
+_VIT_BLOCK = re.compile(r"Transformer/encoderblock_(\d+)/(.+)/(kernel|bias|scale)")
+_VIT_LAYERS = {
+    "LayerNorm_0": "norm1",
+    "LayerNorm_2": "norm2",
+    "MlpBlock_3/Dense_0": "mlp.fc1",
+    "MlpBlock_3/Dense_1": "mlp.fc2",
+}
+_ATTENTION = "MultiHeadDotProductAttention_1"
+
+
+def _torch_axes(tensor: Tensor) -> Tensor:
+    """Return a kernel with torch's order of axes: outputs first; other tensors are unchanged."""
+    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(tensor.ndim)
+    return tensor if axes is None else tensor.permute(axes).contiguous()
+
+
+def _vit_block(match: re.Match[str], name: str, tensor: Tensor, state: State) -> State:
+    """Return timm's tensors for one tensor of a block; query, key and value are one in timm."""
+    number, layer, kind = match.groups()
+    block, leaf = f"blocks.{number}", "bias" if kind == "bias" else "weight"
+    if layer in _VIT_LAYERS:
+        return {f"{block}.{_VIT_LAYERS[layer]}.{leaf}": _torch_axes(tensor)}
+    if layer == f"{_ATTENTION}/out":  # the kernel has the axes head, channel, output
+        flat = tensor if kind == "bias" else tensor.flatten(0, 1).T.contiguous()
+        return {f"{block}.attn.proj.{leaf}": flat}
+    if layer == f"{_ATTENTION}/query":  # the kernels have the axes input, head, channel
+        names = [name.replace("/query/", f"/{part}/") for part in ("query", "key", "value")]
+        parts = [state[part] for part in names if part in state]
+        rows = [part.flatten() if kind == "bias" else part.flatten(1).T for part in parts]
+        return {f"{block}.attn.qkv.{leaf}": torch.cat(rows)}
+    return {} if layer in (f"{_ATTENTION}/key", f"{_ATTENTION}/value") else {name: tensor}
+
+
+_VISSL = "classy_state_dict.base_model.model."
+_REGNET_BLOCK = re.compile(r"_feature_blocks\.res\d\.block(\d)-(\d+)\.(.+)\.(\w+)")
+_REGNET_LAYERS = {
+    "f.a.0": "conv1.conv",
+    "f.a.1": "conv1.bn",
+    "f.b.0": "conv2.conv",
+    "f.b.1": "conv2.bn",
+    "f.se.excitation.0": "se.fc1",
+    "f.se.excitation.2": "se.fc2",
+    "f.c": "conv3.conv",
+    "f.final_bn": "conv3.bn",
+    "proj": "downsample.conv",
+    "bn": "downsample.bn",
+}
+
+
+def seer(state: State) -> State:
+    """Return timm's tensors of a RegNet of SEER, trained by VISSL (facebookresearch/vissl).
+
+    Names as in ``classy_vision/models/regnet.py`` of Classy Vision; fine-tuned files have a head.
+    """
+    converted: State = {}
+    for name, tensor in below(f"{_VISSL}trunk.", state).items():
+        if match := _REGNET_BLOCK.fullmatch(name):
+            stage, block, layer, leaf = match.groups()
+            renamed = f"s{stage}.b{int(block) + 1}.{_REGNET_LAYERS.get(layer, layer)}.{leaf}"
+        else:
+            renamed = name.replace("_feature_blocks.conv1.stem.0.", "stem.conv.")
+            renamed = renamed.replace("_feature_blocks.conv1.stem.1.", "stem.bn.")
+        converted[renamed] = tensor
+    for name, tensor in below(f"{_VISSL}heads.", state).items():
+        if name.startswith("0.clf.0."):  # others are the projector and prototypes of SwAV
+            converted[name.replace("0.clf.0.", "head.fc.")] = tensor
+    return converted
+
+
 LAYOUTS: dict[str, Callable[[State], State]] = {
     "ssl_transfer": plain,
     "plain": plain,
@@ -197,6 +298,8 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "lightly": lightly,
     "simclr_v2": simclr_v2,
     "byol": byol,
+    "vit_jax": vit_jax,
+    "seer": seer,
 }
 
 STEMS: dict[str, tuple[str, ...]] = {
@@ -235,6 +338,8 @@ _MARKS: list[tuple[tuple[str, ...], str, str]] = [
     ((r"(module\.)?backbone\.",), "an OpenMMLab (mmselfsup) checkpoint", "mmselfsup"),
     ((r"net\.\d\.blocks\.\d+\.",), "a SimCLR-v2 checkpoint of SimCLRv2-Pytorch", "simclr_v2"),
     ((r".*online_params\.",), "BYOL's Haiku checkpoint", "byol"),
+    ((r"Transformer/encoderblock_\d+/",), "a vision transformer of google-research", "vit_jax"),
+    ((r"classy_state_dict\.base_model\.model\.trunk\.",), "a SEER checkpoint of VISSL", "seer"),
     ((r"module\.",), "a network saved from DataParallel, as SwAV's are", "swav"),
     ((r"(conv1|bn1|layer1\.0\.conv1)\.weight$",), "a ResNet with torchvision's names",
      "torchvision"),

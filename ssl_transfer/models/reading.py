@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ssl_transfer.models import checkpoints, haiku
+from ssl_transfer.models import checkpoints, haiku, numpy_arrays
 from ssl_transfer.models.checkpoints import Stored
 from ssl_transfer.models.unpickling import DEEPEST, Budget, Refused, TooMuch
 from ssl_transfer.system import inputs
@@ -32,7 +32,9 @@ _SPARE = 1 << 30
 def read_state(
     path: Path, sha256: str | None = None, md5: str | None = None, inside: str | None = None
 ) -> State:
-    """Return the tensors of a safetensors file or a PyTorch checkpoint by name, on the CPU.
+    """Return the tensors of a weights file by name, on the CPU.
+
+    The file is a safetensors file, a PyTorch checkpoint or a numpy archive (``.npz``).
 
     Enclosing dictionaries (``WRAPPERS``) are removed; other nested dictionaries become dotted
     names. If a file holds further networks beside the wrapped one, such as an average of the
@@ -124,11 +126,13 @@ def _content(path: Path) -> tuple[Any, Budget]:
     has_header = start[4:9] == b"\x00\x00\x00\x00{"
     if not _is_torch(start) and (path.suffix == ".safetensors" or has_header):
         return _read_safetensors(path), budget
+    if start[:2] == b"PK" and numpy_arrays.is_archive(path):
+        return _arrays(path, budget), budget
     if _is_torch(start) or start[:1] == b"\x80":
         return _unpickled(path, budget, is_torch=_is_torch(start)), budget
     raise ValueError(
-        f"The weights file must be a safetensors file or a PyTorch checkpoint, but `{path}` is "
-        f"neither (it starts with {start[:16]!r}); download it again, or convert it."
+        f"The weights file must be a safetensors file, a PyTorch checkpoint or a numpy archive, "
+        f"but `{path}` is none (it starts with {start[:16]!r}); download it again, or convert it."
     )
 
 
@@ -174,6 +178,15 @@ def _unpickled(path: Path, budget: Budget, *, is_torch: bool) -> Any:
         raise ValueError(_too_much(path, error)) from error
     except Exception as error:  # damaged files fail in many ways
         raise ValueError(_damaged(path, "PyTorch checkpoint", str(error))) from error
+
+
+def _arrays(path: Path, budget: Budget) -> Any:
+    try:
+        return numpy_arrays.read_arrays(path, budget)
+    except TooMuch as error:
+        raise ValueError(_too_much(path, error)) from error
+    except Exception as error:  # damaged files fail in many ways
+        raise ValueError(_damaged(path, "numpy archive", str(error))) from error
 
 
 def _damaged(path: Path, kind: str, reason: str) -> str:

@@ -197,7 +197,7 @@ def load_weights(
             matched = {n: converted[n] for n in report.matched}
             require_finite(encoder.backbone, matched, f"`{file}`")
             _fill(encoder.backbone, matched)
-            encoder.head = _head(file, name, whole, encoder.feature_dim)
+            encoder.head = _head(file, name, whole, converted, encoder.feature_dim)
             # Loading a file that this package wrote is not worth an info message.
             level = logging.DEBUG if name == "ssl_transfer" else logging.INFO
             log.log(level, "%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",
@@ -214,12 +214,21 @@ def load_weights(
     )
 
 
-def _head(file: Path, layout: str, state: State, feature_dim: int) -> Head | None:
-    """Return the classifier beside an encoder's weights, or in the same file; None without one."""
+def _head(file: Path, layout: str, state: State, converted: State, feature_dim: int) -> Head | None:
+    """Return the classifier beside an encoder's weights, or in the same file; None without one.
+
+    Args:
+        file: the file.
+        layout: its layout.
+        state: its tensors by their names in the file.
+        converted: its tensors by the names that the layout gives them.
+        feature_dim: number of features of the encoder.
+    """
     if file.name == WEIGHTS_FILE:
         return load_head(file.parent, feature_dim)
-    projector = [PROJECTORS[layout]] if layout in PROJECTORS else []
-    return released_head(state, feature_dim, excluded=[*projector, _KEY_ENCODER])
+    if layout in PROJECTORS:  # some layouts name the projector as others name a classifier
+        return released_head(state, feature_dim, excluded=[PROJECTORS[layout], _KEY_ENCODER])
+    return released_head(state, feature_dim) or released_head(converted, feature_dim)
 
 
 def _with_prefix(file: Path, prefix: str, whole: State) -> State:
