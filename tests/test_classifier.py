@@ -1,6 +1,7 @@
 """Classifiers of finished runs and of published files: the class scores that the run itself had."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_runs import run_all, tiny
+from tiny_runs import METHOD, run_all, tiny
 from torch import nn
 
 import ssl_transfer
@@ -71,6 +72,18 @@ def test_a_run_without_a_classifier_says_how_to_get_one(tmp_path: Path) -> None:
             ssl_transfer.load_classifier(run.folder)
     with pytest.raises(ValueError, match="name its architecture by `model`"):
         ssl_transfer.load_classifier(tmp_path)
+
+
+def test_the_classifier_of_a_pretrained_encoder_moves_with_its_outputs(tmp_path: Path) -> None:
+    run = finished(tmp_path / "here", *METHOD, "protocol=linear_probe")
+    before = ssl_transfer.load_classifier(run.folder)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    folder = tmp_path / "there" / run.place
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(ssl_transfer.load_classifier(folder)(images), before(images))
+    shutil.rmtree(tmp_path / "there" / "pretrain")
+    with pytest.raises(ValueError, match="must lie beside the pre-training that it started from"):
+        ssl_transfer.load_classifier(folder)
 
 
 def test_changed_weights_and_damaged_heads_are_refused(tmp_path: Path) -> None:

@@ -74,6 +74,12 @@ def starting_encoder(run: Run, record: dict[str, Any]) -> Encoder:
     Raises:
         ValueError: if they cannot be built any more, or are other ones today.
     """
+    for required in run.requirements:
+        if not required.is_finished:
+            raise ValueError(
+                f"the run must lie beside the pre-training that it started from, but "
+                f"`{required.folder}` holds no finished run; copy that folder, too."
+            )
     encoder = initial_encoder(run)
     actual = models.fingerprint(encoder)
     if actual != record["weights_sha256"]:
