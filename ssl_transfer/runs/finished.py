@@ -15,6 +15,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import products
 from ssl_transfer.runs.builders import initial_encoder
 from ssl_transfer.runs.run import Run
+from ssl_transfer.system.files import Unreadable
 
 
 def read_finished(folder: Path, *, trust_targets: bool = False) -> tuple[Run, dict[str, Any]]:
@@ -74,13 +75,13 @@ def starting_encoder(run: Run, record: dict[str, Any]) -> Encoder:
     Raises:
         ValueError: if they cannot be built any more, or are other ones today.
     """
-    for required in run.requirements:
-        if not required.is_finished:
-            raise ValueError(
-                f"the run must lie beside the pre-training that it started from, but "
-                f"`{required.folder}` holds no finished run; copy that folder, too."
-            )
-    encoder = initial_encoder(run)
+    try:
+        encoder = initial_encoder(run)
+    except Unreadable as error:
+        raise ValueError(
+            "the run must lie beside the pre-training that it started from, but that cannot be "
+            f"read ({error}); copy its folder, too."
+        ) from error
     actual = models.fingerprint(encoder)
     if actual != record["weights_sha256"]:
         raise ValueError(
