@@ -2,23 +2,30 @@
 
 import functools
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
-from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from launchers import sweep
-from launchers.composition import CompositionCache, sweep_composer, task_overrides
+from launchers.applicable import compose_cells
+from launchers.composition import (
+    Composition,
+    CompositionCache,
+    sweep_composer,
+    task_overrides,
+)
 from ssl_transfer.config import resolve
 from ssl_transfer.config.composition import searched_folders
-from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.runs import Run
 from ssl_transfer.system.files import let_group_write
+
+log = logging.getLogger(__name__)
 
 
 class ProjectLauncher(Launcher):
@@ -46,7 +53,11 @@ class ProjectLauncher(Launcher):
         let_group_write(self.config.paths)
         runs = self._compose(job_overrides)
         sweep.refuse_misspelt(runs)  # before the names of the runs are used
-        outcome = self.run_all(runs, runs[0].folder.parent.parent)
+        # Cells that differ only in a key that their option lacks are one run.
+        distinct: dict[str, Run] = {}
+        for run in runs:
+            distinct.setdefault(run.id, run)
+        outcome = self.run_all(list(distinct.values()), runs[0].folder.parent.parent)
         ProjectLauncher.last_outcome = outcome
         return [
             _job_return(run, overrides, outcome)
@@ -67,18 +78,19 @@ class ProjectLauncher(Launcher):
             context=str(self.config.hydra.job.config_name),
         )
         composer = sweep_composer(loader, self.config)
-        runs, problems = [], []
-        for overrides in job_overrides:
-            try:
-                composed = cache.get(
-                    task_overrides(overrides),
-                    functools.partial(composer.compose, overrides),
-                )
-                runs.append(Run({**composed, "paths": _absolute(json.dumps(composed["paths"]))}))
-            except HydraException as error:
-                problems.append(sentence(error))
-        if problems:
-            raise sweep.SweepRefused(problems)
+
+        def compose(overrides: Sequence[str]) -> Composition:
+            return cache.get(
+                task_overrides(overrides), functools.partial(composer.compose, overrides)
+            )
+
+        compositions, left_out = compose_cells(job_overrides, compose, composer)
+        for line in left_out:
+            log.warning("%s", line)
+        runs = [
+            Run({**composed, "paths": _absolute(json.dumps(composed["paths"]))})
+            for composed in compositions
+        ]
         refuse_default_datasets(runs, job_overrides)
         return runs
 

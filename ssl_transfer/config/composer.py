@@ -9,8 +9,9 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 # An interpolation that contains `hydra`, within one JSON string.
 _INTO_HYDRA = re.compile(r'\$\{([^"\\]|\\.)*hydra')
@@ -43,7 +44,9 @@ class Composer:
         _, self._files = loader._parse_overrides_and_create_caching_repo(
             config_name, list(hydra_overrides)
         )
+        self._parsed: dict[str, Override] = {}
         self._is_group: dict[str, bool] = {}
+        self._lacks: dict[tuple[tuple[str, ...], str], bool] = {}
         self._chosen: dict[tuple[str, ...], bytes | None] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -52,17 +55,65 @@ class Composer:
         Raises:
             hydra.errors.HydraException: as ``whole`` does.
         """
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        parsed = self._parse(overrides)
         if any(_is_for_hydra(override) for override in parsed):
             return self.whole(overrides)
         values = [override for override in parsed if self._sets_a_value(override)]
-        options = [o.input_line or "" for o in parsed if not self._sets_a_value(o)]
-        if (chosen := self._choose(tuple(options))) is None:
+        if (chosen := self._choose(self._options(parsed))) is None:
             return self.whole(overrides)
         config = pickle.loads(chosen)  # seven times faster than a deep copy
         assert isinstance(config, DictConfig)
         self.loader._apply_overrides_to_config(values, config)
         return config
+
+    def lacking(self, overrides: Sequence[str]) -> list[str]:
+        """Return the overrides whose key the chosen options lack, without ``+key`` and ``~key``.
+
+        Raises:
+            hydra.errors.HydraException: if the overrides cannot be parsed or an option is unknown.
+        """
+        parsed = self._parse(overrides)
+        options = self._options(parsed)
+        return [
+            line
+            for line, override in zip(overrides, parsed, strict=True)
+            if override.type == OverrideType.CHANGE and not _is_for_hydra(override)
+            if self._sets_a_value(override) and self._is_lacking(options, override.key_or_group)
+        ]
+
+    def known_to_lack(self, overrides: Sequence[str]) -> bool:
+        """Return whether ``lacking`` has already found that the options lack one of the keys."""
+        if not self._lacks:
+            return False
+        parsed = self._parse(overrides)
+        options = self._options(parsed)
+        return any(
+            self._lacks.get((options, override.key_or_group), False)
+            for override in parsed
+            if override.type == OverrideType.CHANGE
+        )
+
+    def _is_lacking(self, options: tuple[str, ...], key: str) -> bool:
+        place = (options, key)
+        if place not in self._lacks:
+            chosen = self._choose(options)
+            self._lacks[place] = chosen is not None and not _has(pickle.loads(chosen), key)
+        return self._lacks[place]
+
+    def key(self, override: str) -> str:
+        """Return the key or group of an override, without ``+`` or ``~``."""
+        (parsed,) = self._parse([override])
+        return parsed.key_or_group
+
+    def _parse(self, overrides: Sequence[str]) -> list[Override]:
+        for line in overrides:
+            if line not in self._parsed:
+                (self._parsed[line],) = OverridesParser.create().parse_overrides([line])
+        return [self._parsed[line] for line in overrides]
+
+    def _options(self, parsed: Sequence[Override]) -> tuple[str, ...]:
+        """Return the overrides that choose options."""
+        return tuple(o.input_line or "" for o in parsed if not self._sets_a_value(o))
 
     def _sets_a_value(self, override: Override) -> bool:
         """Return whether an override sets a value; the rule is that of Hydra's ``Overrides``."""
@@ -83,6 +134,26 @@ class Composer:
                 else pickle.dumps(config)
             )
         return self._chosen[options]
+
+
+def _has(config: DictConfig, key: str) -> bool:
+    """Return whether a value may be set at a key, as Hydra decides it; changes ``config``."""
+    try:
+        OmegaConf.update(config, key, None, merge=True)
+    except (ConfigAttributeError, ConfigKeyError):
+        parts = key.split(".")
+        parents = (".".join(parts[:length]) for length in range(1, len(parts)))
+        # Below a key that is null, Hydra refuses any key; leaving it out would hide that.
+        return any(_is_null(config, parent) for parent in parents)
+    except OmegaConfBaseException:  # the key exists and refuses null
+        return True
+    return True
+
+
+def _is_null(config: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and name in node and node._get_node(name)._is_none()
 
 
 def _is_for_hydra(override: Override) -> bool:

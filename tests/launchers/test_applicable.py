@@ -1,0 +1,70 @@
+"""One sweep over options of which some lack a key."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from launchers.applicable import compose_cells
+from launchers.composition import Composition
+from launchers.sweep import SweepRefused
+from ssl_transfer.config import plain
+from ssl_transfer.config.composer import Composer
+from ssl_transfer.config.composition import _loader, compose
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer(_loader(), compose)
+
+
+def composed(composer: Composer, *cells: Sequence[str]) -> tuple[list[Composition], list[str]]:
+    return compose_cells(cells, lambda overrides: plain(composer.compose(overrides)), composer)
+
+
+def test_a_key_reaches_the_options_that_have_it_and_is_said_once(composer: Composer) -> None:
+    cells = [
+        (f"protocol={protocol}", "protocol.epochs=7", f"seed={seed}")
+        for protocol in ("knn", "linear_probe", "logistic_regression")
+        for seed in (0, 1)
+    ]
+    compositions, left_out = composed(composer, *cells)
+    assert [c["protocol"].get("epochs") for c in compositions] == [None, None, 7, 7, None, None]
+    assert [c["seed"] for c in compositions] == [0, 1] * 3
+    assert left_out == [
+        "`protocol.epochs` is not a key of `protocol=knn` and `protocol=logistic_regression`; it "
+        "is left out there."
+    ]
+
+
+def test_every_cell_may_lack_another_key(composer: Composer) -> None:
+    keys = ("protocol.k=9", "protocol.epochs=7")
+    (voting, tuned), left_out = composed(
+        composer, ("protocol=knn", *keys), ("protocol=linear_probe", *keys)
+    )
+    assert (voting["protocol"]["k"], tuned["protocol"]["epochs"]) == (9, 7)
+    assert len(left_out) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("protocol.epoch=7", "did you mean `epochs`?"),  # of no cell
+        ("protocol.tol=0.1", "`protocol.tol` is not a key of `protocol=linear_probe`"),
+        ("protocol.preprocessing.size=9", "preprocessing"),  # below null, in each of them
+        ("sed=1", "did you mean `seed`?"),
+    ],
+)
+def test_what_is_no_key_of_any_cell_is_refused(
+    composer: Composer, key: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SweepRefused):
+        composed(composer, ("protocol=knn", key), ("protocol=linear_probe", key))
+    assert message in capsys.readouterr().err
+
+
+def test_an_added_key_is_never_left_out(composer: Composer) -> None:
+    compositions, left_out = composed(
+        composer, ("protocol=knn", "+protocol.epochs=7"), ("protocol=linear_probe",)
+    )
+    assert compositions[0]["protocol"]["epochs"] == 7
+    assert left_out == []
