@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from results.records import Results, Row, read
 from results.rendering import Table
 
 if TYPE_CHECKING:
+    from results.single_run import Curve, Predictions
+
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -26,6 +28,7 @@ EXAMPLES = """examples:
   python -m results correlate --published transfer_2021_table1 --proxy logistic_regression \\
       --target finetune
   python -m results compare --published transfer_2021_table1,transfer_2021_ece
+  python -m results run 3f2a --to pictures
   python -m results summary --sweep latest
 """
 
@@ -81,6 +84,14 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--sweep", default="latest", help="latest, a name, or a path")
     _placing(summary)
     summary.set_defaults(function=_summary)
+    single = commands.add_parser("run", help="everything about one run")
+    single.add_argument("run", metavar="ID", help="the start of its id, or its folder")
+    single.add_argument(
+        "--to", type=Path, metavar="FOLDER",
+        help="write scores per class and confusion matrix (CSV), and pictures (PNG) there",
+    )  # fmt: skip
+    _placing(single)
+    single.set_defaults(function=_run)
     published = commands.add_parser("published", help="published tables to compare with")
     published.set_defaults(function=_published)
     return parser
@@ -227,6 +238,43 @@ def _summary(options: argparse.Namespace) -> int:
     from results.summary import summarise
 
     return summarise(options.outputs, options.sweep)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from results import single_run
+
+    folder, document = single_run.find_run(options.outputs, options.run)
+    print(printable("\n".join(single_run.facts(folder, document))), end="\n\n")
+    shown = single_run.overview(document)
+    predictions = single_run.read_predictions(folder)
+    if predictions is not None:
+        shown += [single_run.class_table(predictions)]
+        if worst := single_run.worst_errors(predictions):
+            shown += [worst]
+    curves = single_run.curves(folder)
+    if curves:
+        shown += [single_run.curve_table(curves)]
+    show(shown, "", "terminal")
+    if options.to:
+        print(f"\nwritten: {', '.join(map(str, _files(options.to, predictions, curves)))}")
+    return 0
+
+
+def _files(
+    folder: Path, predictions: "Predictions | None", curves: Sequence["Curve"]
+) -> Iterator[Path]:
+    """Write and draw what is known about a run; yield the files."""
+    from results import run_pictures, single_run
+
+    if predictions is not None:
+        yield from single_run.write_csv(predictions, folder)
+        if predictions.targets.ndim == 1:
+            run_pictures.draw_confusion(predictions, folder / "confusion.png")
+            yield folder / "confusion.png"
+    if curves:
+        folder.mkdir(parents=True, exist_ok=True)
+        run_pictures.draw_curves(curves, folder / "curves.png")
+        yield folder / "curves.png"
 
 
 def _published(options: argparse.Namespace) -> int:

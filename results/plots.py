@@ -14,9 +14,31 @@ from results.errors import ResultsError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _PANEL = (4.6, 3.9)  # inches
 _INK, _DOT, _LINE = "#333333", "#1f6fb4", "#9aa5b1"
+
+
+def require_matplotlib() -> None:
+    """Raise ResultsError if matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ResultsError(
+            "pictures need the package matplotlib, but it is not installed; install it (pip "
+            "install 'ssl_transfer[report]'), or leave the option that draws them out."
+        )
+
+
+def figure_of(size: tuple[float, float]) -> "Figure":
+    """Return an empty figure of a size in inches, which needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=size, layout=layout, dpi=150)
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def scatter(
@@ -33,15 +55,7 @@ def scatter(
     Raises:
         ResultsError: if matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ResultsError(
-            "pictures need the package matplotlib, but it is not installed; install it (pip "
-            "install 'ssl_transfer[report]'), or leave `--plot` out."
-        )
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
+    require_matplotlib()
     datasets = [
         d for d in dict.fromkeys(entry.dataset for entry in correlations) if d in target.raw
     ]
@@ -49,9 +63,7 @@ def scatter(
     columns = len(proxies) if len(proxies) > 1 else min(3, len(datasets))
     rows = math.ceil(len(panels) / columns)
     size = (_PANEL[0] * columns, _PANEL[1] * rows)
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=size, layout=layout, dpi=150)
-    FigureCanvasAgg(figure)
+    figure = figure_of(size)
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)

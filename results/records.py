@@ -151,7 +151,7 @@ def read(outputs: Path, sweep: str | None = None, mean_over: Sequence[str] = ())
             f"start a run first, or name another one."
         )
     if sweep is None:
-        folders, contents, where = list(_all_folders(outputs)), None, None
+        folders, contents, where = list(all_folders(outputs)), None, None
     else:
         where, contents = find_sweep(outputs, sweep)
         folders = [outputs / place for place in contents["folders"]]
@@ -212,7 +212,7 @@ def _read_folders(
     problems = []
     for folder in folders:
         try:
-            document = _load(folder)
+            document = load_document(folder)
         except ResultsError as error:
             problems.append(str(error))
             continue
@@ -224,7 +224,8 @@ def _read_folders(
     return list(by_id.values()), problems
 
 
-def _all_folders(outputs: Path) -> Iterator[Path]:
+def all_folders(outputs: Path) -> Iterator[Path]:
+    """Yield the folder of every run below an outputs folder, in alphabetical order."""
     for protocol in sorted(os.scandir(outputs), key=lambda entry: entry.name):
         if protocol.is_dir() and protocol.name != "sweeps":
             for run in sorted(os.scandir(protocol), key=lambda entry: entry.name):
@@ -232,7 +233,7 @@ def _all_folders(outputs: Path) -> Iterator[Path]:
                     yield Path(run)
 
 
-def _load(folder: Path) -> dict[str, Any] | None:
+def load_document(folder: Path) -> dict[str, Any] | None:
     """Return a folder's record, else its failure, else None.
 
     Raises:
