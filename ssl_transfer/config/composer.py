@@ -10,7 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf import DictConfig, Node, OmegaConf, flag_override
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 # An interpolation that contains `hydra`, within one JSON string.
@@ -153,7 +153,8 @@ def _has(config: DictConfig, key: str) -> bool:
 def _is_null(config: DictConfig, key: str) -> bool:
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    return isinstance(node, DictConfig) and name in node and node._get_node(name)._is_none()
+    inner = node._get_node(name) if isinstance(node, DictConfig) else None
+    return isinstance(inner, Node) and inner._is_none()
 
 
 def _is_for_hydra(override: Override) -> bool:

@@ -1,4 +1,4 @@
-"""Annotation files: one ``name class_number`` per line."""
+"""Annotation files: one ``name class_number`` per line, or a table of images and labels."""
 
 import dataclasses
 import itertools
@@ -12,6 +12,7 @@ import numpy as np
 
 from ssl_transfer import metrics
 from ssl_transfer.config.ranges import Finite
+from ssl_transfer.datasets import list_tables
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
@@ -50,6 +51,8 @@ def image_list(
     val: str | None = None,
     classes: str | None = None,
     images: str = ".",
+    image_column: str | None = None,
+    label_column: str | None = None,
     groups: str | None = None,
     on_duplicates: OnDuplicates = "error",
     value_range: Sequence[Finite] | None = None,
@@ -63,6 +66,9 @@ def image_list(
     numbers run from 0 without gaps. A name in composed Unicode letters also matches a file whose
     name has decomposed letters, and the reverse.
 
+    A file that ends in ``.csv`` or ``.tsv`` is a table with a header instead (see ``list_tables``);
+    all files must then be tables. Its labels are names of classes, also if they are numbers.
+
     Args:
         options: shared options.
         root: folder that the other paths are relative to (absolute ones stay).
@@ -70,8 +76,12 @@ def image_list(
         test: annotation file.
         val: annotation file (``None``: a validation split is made from ``train``).
         classes: file with one class name per line, in the order of the numbers (``None``: the
-            numbers are the names).
+            numbers are the names; of tables, the labels of the training rows, sorted).
         images: folder that names in annotation files are relative to.
+        image_column: column of a table that names the image (``None``: ``path``, ``file``,
+            ``filename``, ``image`` or a similar name).
+        label_column: column with its label (``None``: ``label``, ``class``, ``target`` or a similar
+            name).
         groups: which images show one object and stay together in every split that is made: a
             regular expression or a file (see ``groups.group``) (``None``: only copies stay
             together).
@@ -88,8 +98,15 @@ def image_list(
     folder = existing_folder("dataset.images", base / images, "a folder")
     written = {"train": train, "val": val, "test": test}
     problems: list[str] = []
-    lines = {key: list(_parse(base / file, key, problems)) for key, file in written.items() if file}
-    names = _class_names(lines, base / classes if classes else None, problems)
+    files_of = {key: base / file for key, file in written.items() if file}
+    of_classes = base / classes if classes else None
+    if any(list_tables.is_table(path) for path in files_of.values()):
+        columns = (image_column, label_column)
+        lines, names = _tables(options, files_of, columns, of_classes, problems)
+    else:
+        _refuse_columns(image_column, label_column)
+        lines = {key: list(_parse(path, key, problems)) for key, path in files_of.items()}
+        names = _class_names(lines, of_classes, problems)
     _find_repeated(lines, problems)
     paths = {key: [_find(folder, line, problems) for line in part] for key, part in lines.items()}
     _refuse(options, problems)
@@ -116,6 +133,54 @@ def image_list(
         extra_metrics=extra_metrics,
         facts=files.facts,
     )
+
+
+def _refuse_columns(image_column: str | None, label_column: str | None) -> None:
+    for key, value in (("image_column", image_column), ("label_column", label_column)):
+        if value is not None:
+            raise ValueError(
+                f"`dataset.{key}` must be null for lists in text files, which have no columns, but "
+                f"is {value!r}; name the files .csv or .tsv if they are tables."
+            )
+
+
+def _tables(
+    options: Options,
+    paths: dict[str, Path],
+    columns: tuple[str | None, str | None],
+    of_classes: Path | None,
+    problems: list[str],
+) -> tuple[dict[str, list[Line]], tuple[str, ...]]:
+    """Return the lines of annotation files that are tables, and the names of the classes."""
+    others = [path.name for path in paths.values() if not list_tables.is_table(path)]
+    if others:
+        raise ValueError(
+            "the annotation files must all be tables (.csv, .tsv) or none of them, but "
+            f"{some(others)} {'is' if len(others) == 1 else 'are'} no table; convert one of them."
+        )
+    entries = {}
+    for key, path in paths.items():
+        text = "\n".join(_read(path, f"dataset.{key}"))
+        entries[key] = list(list_tables.entries(path, text, *columns, problems))
+    if of_classes is None:
+        names = list_tables.class_names({entry.label for entry in entries["train"]})
+        known = "the labels of the training rows"
+        log.info("`%s`: the labels of its tables are %d classes", options.name, len(names))
+    else:
+        names, known = _names_in(of_classes, problems), f"the lines of {of_classes.name}"
+    numbers = {name: number for number, name in enumerate(names)}
+    lines: dict[str, list[Line]] = {key: [] for key in entries}
+    for key, part in entries.items():
+        for entry in part:
+            if entry.label in numbers:
+                lines[key].append(Line(entry.name, numbers[entry.label], entry.place))
+            else:
+                problems.append(f"{entry.place}: label `{_cut(entry.label)}` is not among {known}")
+    taught = {line.target for line in lines["train"]}
+    missing = [name for name, number in numbers.items() if number not in taught]
+    if missing and entries["train"]:
+        problems.append(f"no training row has class {some(missing)}")
+    return lines, names
 
 
 def _read(path: Path, what: str) -> list[str]:

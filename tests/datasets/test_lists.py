@@ -194,3 +194,85 @@ def test_an_own_list_chooses_what_it_is_judged_by(tmp_path) -> None:
     write(tmp_path)
     dataset = read(tmp_path, metric="mean_per_class", extra_metrics=["auc"])
     assert (dataset.metric, dataset.extra_metrics) == ("mean_per_class", ("auc",))
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+def table(root: Path, name: str, text: str) -> str:
+    (root / name).write_bytes(text.encode("utf-8"))
+    return name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path,label\na photo.png,ant\nb.png,ant\nc.png,bee\nsub/d 1.png,bee\n",
+        "\ufeffid;Label;Filename\r\n1;ant;a photo.png\r\n2;ant;b.png\r\n\r\n3;bee;c.png\r\n"
+        "4;bee;sub/d 1.png\r\n",
+        'class\timage\nant\t"a photo.png"\nant\tb.png\nbee\tc.png\nbee\tsub/d 1.png\n',
+    ],
+)
+def test_a_table_names_images_and_classes(tmp_path, text: str) -> None:
+    write(tmp_path)
+    train = table(tmp_path, "train.csv", text)
+    test = table(tmp_path, "test.csv", "file,target\ne.png,ant\nf.png,bee\n")
+    dataset = read(tmp_path, train=train, test=test)
+    both = dataset["train"] + dataset["val"]
+    assert sorted(zip(both.names, both.targets.tolist(), strict=True)) == TRAIN
+    assert dataset.classes == ("ant", "bee")
+    assert dataset["test"].targets.tolist() == [0, 1]
+
+
+def test_labels_that_are_numbers_are_names_in_the_order_of_their_values(tmp_path) -> None:
+    write(tmp_path)
+    rows = "a photo.png,10\nb.png,10\nc.png,9\nsub/d 1.png,9\n"
+    train = table(tmp_path, "train.csv", f"path,label\n{rows}")
+    test = table(tmp_path, "test.csv", "path,label\ne.png,10\nf.png,9\n")
+    dataset = read(tmp_path, train=train, test=test)
+    assert dataset.classes == ("9", "10")
+    assert dataset["test"].targets.tolist() == [1, 0]
+
+
+def test_columns_and_the_order_of_classes_can_be_named(tmp_path) -> None:
+    write(tmp_path)
+    text = "path,old path,kind\na photo.png,x,ant\nb.png,x,ant\nc.png,x,bee\nsub/d 1.png,x,bee\n"
+    keys = {
+        "train": table(tmp_path, "train.csv", text),
+        "test": table(tmp_path, "test.csv", "path,kind\ne.png,ant\nf.png,bee\n"),
+        "classes": table(tmp_path, "names.txt", "bee\nant\n"),
+    }
+    with pytest.raises(ValueError, match=r"no column .*its columns are `path`, `old path`, `kind`"):
+        read(tmp_path, **keys)
+    dataset = read(tmp_path, **keys, label_column="kind")
+    assert dataset.classes == ("bee", "ant")
+    assert dataset["test"].targets.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("path,label,class\ne.png,0,0\n", "several columns `label`, `class`"),
+        ("path,label\n", "test.csv: no rows below the header"),
+        ("", "test.csv: no column"),
+        ("path,label\ne.png,\n", "test.csv:2: no label"),
+        ("path,label\n,ant\n", "test.csv:2: no image"),
+        ("path,label\ne.png,ant,3\n", "test.csv:2: 3 fields instead of 2"),
+        ("path,label\ne.png,wasp\n", "test.csv:2: label `wasp` is not among the labels of the tr"),
+        ("path,label\nz.png,ant\n", r"test.csv:2: there is no file `.*z.png`"),
+    ],
+)
+def test_bad_rows_are_named_with_file_and_line(tmp_path, text: str, sentence: str) -> None:
+    write(tmp_path)
+    train = table(tmp_path, "train.csv", "path,label\na photo.png,ant\nb.png,ant\nc.png,bee\n")
+    with pytest.raises(ValueError, match=sentence):
+        read(tmp_path, train=train, test=table(tmp_path, "test.csv", text))
+
+
+def test_tables_and_lists_are_not_mixed(tmp_path) -> None:
+    write(tmp_path)
+    train = table(tmp_path, "train.csv", "path,label\na photo.png,ant\nc.png,bee\n")
+    with pytest.raises(ValueError, match=r"all be tables .* but `test\.txt` is no table"):
+        read(tmp_path, train=train)
+    with pytest.raises(ValueError, match=r"`dataset\.label_column` must be null for lists in text"):
+        read(tmp_path, label_column="label")
