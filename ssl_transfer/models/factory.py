@@ -1,11 +1,13 @@
 """``build``, which makes an encoder from an option of ``conf/model``."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ssl_transfer import randomness
 from ssl_transfer.config import locate
 from ssl_transfer.models.encoder import Encoder, require_module, wrap
+from ssl_transfer.models.published_preprocessing import stated_preprocessing
 from ssl_transfer.models.weights import find_weights, load_weights
 
 _LABELS = frozenset({"_target_", "name", "weights", "preprocessing", "facts"})
@@ -18,8 +20,9 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     Args:
         config: the node ``model``, resolved: ``_target_`` (a callable that returns a module),
             ``name``, ``weights`` (arguments of ``load_weights``; nothing is loaded without a
-            ``path``), ``preprocessing`` (replaces values of the module's own), ``facts`` (published
-            information, not used), and the callable's keyword arguments.
+            ``path``), ``preprocessing`` (replaces values of the module's own, and of a file beside
+            the weights; see ``published_preprocessing``), ``facts`` (published information, not
+            used), and the callable's keyword arguments.
         seed: seed of the initial weights, which depend on nothing else.
 
     Raises:
@@ -36,12 +39,16 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     if weights.get("path"):
         # Find the weights before building the network, so that missing weights fail at once.
         weights["path"] = find_weights(**_finding(weights), name=config.get("name"))
+    prepared = dict(config.get("preprocessing") or {})
+    if weights.get("path") and Path(weights["path"]).is_file():
+        name = str(config.get("name") or target)
+        prepared |= stated_preprocessing(Path(weights["path"]), prepared, name)
     keys = {str(key): value for key, value in config.items() if key not in _LABELS}
     with randomness.seeded(randomness.derive(seed, "init")):
         maker = locate(target)
         module = maker(**keys)
         require_module(module)
-        encoder = wrap(module, config.get("preprocessing"), name=config.get("name"))
+        encoder = wrap(module, prepared or None, name=config.get("name"))
         encoder.maker = maker
     if weights.get("path"):
         load_weights(encoder, **weights)

@@ -147,12 +147,12 @@ def save_head(head: Head, folder: Path) -> None:
 
 
 @randomness.preserved()
-def load_head(folder: Path, feature_dim: int) -> Head | None:
+def load_head(folder: Path, feature_dim: int | None = None) -> Head | None:
     """Return the head that ``save_head`` wrote to a folder; None if there is none.
 
     Args:
         folder: the folder of a run.
-        feature_dim: number of features of the encoder.
+        feature_dim: number of features of the encoder (``None``: what the file has).
 
     Raises:
         ValueError: if the file is damaged or belongs to an encoder with other features.
@@ -163,7 +163,7 @@ def load_head(folder: Path, feature_dim: int) -> Head | None:
     state = read_state(path)
     kind, classes, target = _description(path)
     try:
-        layers = build_head(kind, feature_dim, _outputs(state))
+        layers = build_head(kind, feature_dim or _inputs(state), _outputs(state))
         layers.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
@@ -197,12 +197,22 @@ def _description(path: Path) -> tuple[Any, tuple[str, ...] | None, Any]:
     return kind, None if classes is None else tuple(classes), target
 
 
-def _outputs(state: Mapping[str, Tensor]) -> int:
-    """Return the number of class scores of a head: the rows of its last matrix."""
+def _inputs(state: Mapping[str, Tensor]) -> int:
+    """Return the number of features that a head takes: the columns of its first matrix."""
+    return int(state[_matrices(state)[0]].shape[1])
+
+
+def _matrices(state: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of a head's matrices in the order of its layers."""
     matrices = sorted(name for name, tensor in state.items() if tensor.ndim == 2)
     if not matrices:
         raise ValueError("it has no matrix of weights")
-    return len(state[matrices[-1]])
+    return matrices
+
+
+def _outputs(state: Mapping[str, Tensor]) -> int:
+    """Return the number of class scores of a head: the rows of its last matrix."""
+    return len(state[_matrices(state)[-1]])
 
 
 # Names of the last layer of published classifiers: torchvision and MoCo's and mix-bt's linear

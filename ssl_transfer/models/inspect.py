@@ -1,6 +1,6 @@
 """Describe a checkpoint, and convert it to a safetensors file of the encoder.
 
-python -m ssl_transfer.models.inspect FILE [--to encoder.safetensors]
+python -m ssl_transfer.models.inspect FILE|RUN_FOLDER [--to encoder.safetensors]
 
 No code in the file is executed: only the tensors of PyTorch's checkpoints are read, and BYOL's
 pickle is read by ``ssl_transfer.models.haiku``.
@@ -21,10 +21,12 @@ from torch import Tensor
 from ssl_transfer import randomness
 from ssl_transfer.config import options
 from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone, torchvision_resnet
+from ssl_transfer.models.facts import read_yaml
+from ssl_transfer.models.heads import HEAD_FILE, load_head
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, in_order, recognised
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.models.small_networks import small_network
-from ssl_transfer.models.weights import LoadReport, compare
+from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE, LoadReport, compare
 from ssl_transfer.system.downloads import checksum
 from ssl_transfer.system.files import replace_atomically
 from ssl_transfer.system.plain_text import printable
@@ -138,6 +140,37 @@ def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[st
                    "the file does not tell which")  # fmt: skip
 
 
+def describe_run(folder: Path) -> Iterator[str]:
+    """Yield the lines of a description of a folder that a run left.
+
+    Raises:
+        ValueError: if it holds neither an encoder nor a head.
+    """
+    has_encoder, has_head = ((folder / name).is_file() for name in (WEIGHTS_FILE, HEAD_FILE))
+    if not (has_encoder or has_head):
+        raise ValueError(
+            f"the folder must be that of a run that left {WEIGHTS_FILE} or {HEAD_FILE}, but "
+            f"`{folder}` has neither; name a file, or run again with protocol.keep_encoder=true."
+        )
+    yield f"folder        {folder}, of a run of this project"
+    if has_encoder:
+        content = read_yaml(folder / FACTS_FILE)
+        facts: dict[str, Any] = content if isinstance(content, dict) else {}
+        yield f"encoder       {facts.get('name')}, {facts.get('feature_dim')} features"
+        yield f"from          {', '.join(map(str, facts.get('parents') or ())) or 'unknown'}"
+        yield f"preprocessing {facts.get('preprocessing')}"
+        node = facts.get("model")
+        option = node.get("name") if isinstance(node, dict) else None
+        known = option if option in options("model") else "<the option it was trained with>"
+        yield f"use           model={known} model.weights.path={folder}"
+    if has_head:
+        head = load_head(folder)
+        assert head is not None
+        names = ", ".join((head.classes or ())[:5]) + (", …" * (len(head.classes or ()) > 5))
+        yield f"classifier    {head.kind}, {head.outputs} classes" + (f" ({names})" * bool(names))
+        yield f"in Python     ssl_transfer.load_classifier({str(folder)!r})"
+
+
 def _groups(state: State) -> str:
     counts = Counter(name.partition(".")[0] for name in state)
     return ", ".join(f"{group} {count}" for group, count in counts.most_common(6))
@@ -175,7 +208,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m ssl_transfer.models.inspect",
         description="Say what a checkpoint is: layout, architecture, matched tensors, heads.",
     )
-    parser.add_argument("file", type=Path, help="safetensors, PyTorch checkpoint, BYOL's pickle")
+    parser.add_argument("file", type=Path, help="safetensors, PyTorch checkpoint, numpy archive, "
+                        "BYOL's pickle, or the folder of a run")  # fmt: skip
     parser.add_argument("--to", type=Path, metavar="OUT.safetensors",
                         help="write the encoder there, under its architecture's names")  # fmt: skip
     parser.add_argument("--arch", help="of torchvision or timm (default: the usual ones)")
@@ -183,6 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="default: the one that fits")  # fmt: skip
     args = parser.parse_args(arguments)
     try:
+        if args.file.is_dir() and args.to is None:
+            for line in describe_run(args.file):
+                sys.stdout.write(f"{printable(line)}\n")
+            return 0
         state = read_state(args.file)
         report = best_match(state, args.file, args.arch, args.layout)
         for line in describe(args.file, state, report):
