@@ -75,7 +75,7 @@ def _lacking(composer: Composer, overrides: Sequence[str]) -> list[str]:
 
 def _option(composition: Mapping[str, Any], key: str) -> str:
     """Return the choice of an option that a key belongs to, e.g. ``method=as_is``."""
-    axis = key.partition(".")[0]
+    axis = key.rpartition("@")[2].partition(".")[0]
     node = composition.get(axis)
     name = node.get("name") if isinstance(node, Mapping) else None
     return f"`{axis}={name}`" if name else f"`{axis}`"

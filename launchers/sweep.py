@@ -239,6 +239,9 @@ def describe_scores(record: dict[str, object]) -> str:
         f"{s['metric']} {s['value']:.4g} {s['unit']}"
         for s in scores
     ]  # fmt: skip
+    monitored = record.get("monitored")
+    if isinstance(monitored, dict) and "knn_top1" in monitored:
+        shown.append(f"kNN top1 {100 * monitored['knn_top1']:.2f} % (monitor)")
     return f"{', '.join(shown) or 'done'} ({record['duration_s']} s)"
 
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from results.correlations import Correlation
 
 
+_SHOWN_FILES = 3
+"""Number of files that are listed for several runs with the same reason."""
+
+
 def warn(results: Results) -> None:
     """Print warnings about unusable files."""
     for problem in results.problems[:10]:
@@ -51,11 +55,11 @@ def save(folder: Path, name: str, shown: Sequence[Table], numbers: str) -> str:
 
 
 def describe(gaps: Sequence[MissingRun]) -> list[str]:
-    """Return why runs have no scores; runs of one encoder with the same reason are grouped."""
+    """Return why runs have no scores; runs of one encoder with the same reason are one."""
     groups: dict[tuple[str, ...], list[MissingRun]] = {}
     for gap in gaps:
         alone = gap.run_id if not gap.encoder else ""
-        key = (gap.kind, gap.protocol, gap.encoder, gap.reason, alone)
+        key = (gap.kind, gap.encoder, gap.reason, alone)
         groups.setdefault(key, []).append(gap)
     return [printable(_describe(group)) for group in groups.values()]
 
@@ -68,9 +72,14 @@ def _describe(group: Sequence[MissingRun]) -> str:
     if first.encoder:
         datasets = ", ".join(dict.fromkeys(gap.dataset for gap in group if gap.dataset))
         seeds = ", ".join(str(n) for n in sorted({g.seed for g in group if g.seed is not None}))
-        what = f"{first.protocol} of {first.encoder}" + (f" on {datasets}" if datasets else "")
+        protocols = ", ".join(dict.fromkeys(gap.protocol for gap in group))
+        what = f"{protocols} of {first.encoder}" + (f" on {datasets}" if datasets else "")
         what += f", seed {seeds}" if seeds else ""
+        what += f" ({len(group)} runs)" if len(group) > 1 else ""
     lines = [f"{kind}: {what}", f"  {first.reason}"]
     files = {"failed": "failure.json", "invalid": "record.json"}
-    lines += [f"  {gap.folder}/{files[gap.kind]}" for gap in group if gap.kind in files]
+    paths = [f"  {gap.folder}/{files[gap.kind]}" for gap in group if gap.kind in files]
+    lines += paths[:_SHOWN_FILES]
+    if len(paths) > _SHOWN_FILES:
+        lines.append(f"  … and {len(paths) - _SHOWN_FILES} more files")
     return "\n".join(lines)

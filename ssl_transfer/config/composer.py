@@ -10,6 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, Node, OmegaConf, flag_override
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -73,13 +74,35 @@ class Composer:
             hydra.errors.HydraException: if the overrides cannot be parsed or an option is unknown.
         """
         parsed = self._parse(overrides)
-        options = self._options(parsed)
+        changed = [o for o in parsed if o.type == OverrideType.CHANGE and not _is_for_hydra(o)]
+        # `dataset@method.pretrain_on=…` chooses an option for a key that another option may lack.
+        placed = [o for o in changed if o.package is not None and not self._sets_a_value(o)]
+        misplaced = self._misplaced(self._options(parsed), tuple(o.input_line for o in placed))
+        options = tuple(line for line in self._options(parsed) if line not in misplaced)
         return [
             line
             for line, override in zip(overrides, parsed, strict=True)
-            if override.type == OverrideType.CHANGE and not _is_for_hydra(override)
-            if self._sets_a_value(override) and self._is_lacking(options, override.key_or_group)
+            if override.input_line in misplaced
+            or (
+                override in changed
+                and self._sets_a_value(override)
+                and self._is_lacking(options, override.key_or_group)
+            )
         ]
+
+    def _misplaced(
+        self, options: tuple[str, ...], placed: tuple[str | None, ...]
+    ) -> tuple[str | None, ...]:
+        """Return the choices for keys that the other options lack; () if all have their place."""
+        key = (options, "@")
+        if key not in self._lacks:
+            try:
+                self._choose(options)
+                self._lacks[key] = False
+            except ConfigCompositionException:
+                self._choose(tuple(line for line in options if line not in placed))  # or raises
+                self._lacks[key] = True
+        return placed if self._lacks[key] else ()
 
     def known_to_lack(self, overrides: Sequence[str]) -> bool:
         """Return whether ``lacking`` has already found that the options lack one of the keys."""
@@ -87,7 +110,7 @@ class Composer:
             return False
         parsed = self._parse(overrides)
         options = self._options(parsed)
-        return any(
+        return self._lacks.get((options, "@"), False) or any(
             self._lacks.get((options, override.key_or_group), False)
             for override in parsed
             if override.type == OverrideType.CHANGE
@@ -101,9 +124,10 @@ class Composer:
         return self._lacks[place]
 
     def key(self, override: str) -> str:
-        """Return the key or group of an override, without ``+`` or ``~``."""
+        """Return the key of an override, or its group and package, without ``+`` or ``~``."""
         (parsed,) = self._parse([override])
-        return parsed.key_or_group
+        package = "" if parsed.package is None else f"@{parsed.package}"
+        return f"{parsed.key_or_group}{package}"
 
     def _parse(self, overrides: Sequence[str]) -> list[Override]:
         for line in overrides:
@@ -151,10 +175,10 @@ def _has(config: DictConfig, key: str) -> bool:
 
 
 def _is_null(config: DictConfig, key: str) -> bool:
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    inner = node._get_node(name) if isinstance(node, DictConfig) else None
-    return isinstance(inner, Node) and inner._is_none()
+    node: Any = config
+    for part in key.split("."):
+        node = node._get_node(part) if isinstance(node, DictConfig) and part in node else None
+    return isinstance(node, Node) and node._is_none()
 
 
 def _is_for_hydra(override: Override) -> bool:

@@ -25,6 +25,12 @@ _MISPLACED = re.compile(r"Could not override '(\w+@(\w+)[\w.]*)'")
 """Hydra's message for a group that should fill a key that does not exist."""
 
 
+_REPEATED = re.compile(
+    r"Multiple values for ([\w/]+)\. To override a value use 'override [^:]*: (.*)'"
+)
+"""Hydra's message for an added choice of a group that the defaults list already chooses."""
+
+
 def sentence(error: HydraException) -> str:
     """Return what is wrong and how to correct it, without Hydra's internals."""
     lines = str(error).splitlines() or [type(error).__name__]
@@ -50,6 +56,9 @@ def sentence(error: HydraException) -> str:
         if reason == "list index out of range":
             reason = "the list has no such place, counted from 0"
         return f"`{cause.full_key}` cannot be set: {reason[:1].lower()}{reason[1:]}."
+    if repeated := _REPEATED.match(lines[0]):
+        group, option = repeated.groups()
+        return f"`{group}` has a choice already; write `{group}={option}`, without `+`."
     if misplaced := _MISPLACED.match(lines[0]):
         place, owner = misplaced.groups()
         return (

@@ -283,6 +283,7 @@ class Monitor:
         every = distributed.gather(features)
         if bool(every.isfinite().all()):
             values |= {f"batch_{name}": value for name, value in collapse(every).items()}
+        self.context.note(monitored={"step": step, **values})
         self.context.log(training="monitor", step=step, **values)
 
     def _first_views(self, samples: int) -> Features | None:

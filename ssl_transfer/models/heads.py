@@ -166,8 +166,9 @@ def load_head(folder: Path, feature_dim: int | None = None) -> Head | None:
         layers = build_head(kind, feature_dim or _inputs(state), _outputs(state))
         layers.load_state_dict(state)
     except (RuntimeError, ValueError) as error:
+        wanted = f" on {feature_dim} features" if feature_dim else ""
         raise ValueError(
-            f"`{path}` must hold a head of kind {kind} on {feature_dim} features, but does not "
+            f"`{path}` must hold a head of kind {kind}{wanted}, but does not "
             f"({str(error).splitlines()[0]}); restore it, or compute the run again with force=true."
         ) from error
     return Head(layers.eval(), kind, classes, target)

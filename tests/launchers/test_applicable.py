@@ -68,3 +68,18 @@ def test_an_added_key_is_never_left_out(composer: Composer) -> None:
     )
     assert compositions[0]["protocol"]["epochs"] == 7
     assert left_out == []
+
+
+def test_the_choice_of_a_pretraining_set_reaches_the_methods_that_train(
+    composer: Composer,
+) -> None:
+    keys = ("dataset@method.pretrain_on=textures", "method.pretrain_on.flip=false")
+    (as_is, simclr), left_out = composed(
+        composer, ("method=as_is", *keys), ("method=simclr", *keys)
+    )
+    assert "pretrain_on" not in as_is["method"]
+    assert simclr["method"]["pretrain_on"]["name"] == "textures"
+    assert simclr["method"]["pretrain_on"]["flip"] is False
+    assert [line.partition(" is")[0] for line in left_out] == [
+        "`dataset@method.pretrain_on`", "`method.pretrain_on.flip`"
+    ]  # fmt: skip

@@ -64,7 +64,7 @@ def test_list_and_failures(zoo, write, outputs: Path, capsys) -> None:
         write("f" * 16, method="byol", seed=seed, error="The loss must stay finite.")
     assert main(["failures", "--outputs", str(outputs)]) == 0
     shown = capsys.readouterr().out
-    assert "failed: linear_probe of small_resnet-byol on digits, seed 0, 1\n" in shown
+    assert "failed: linear_probe of small_resnet-byol on digits, seed 0, 1 (2 runs)\n" in shown
     assert shown.count("The loss must stay finite.") == 1
     assert main(["list", "--outputs", str(outputs), "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 6
