@@ -47,13 +47,21 @@ def command() -> str:
     return "python -m launchers.main" if name == "main.py" else "ssl-transfer"
 
 
-def help_text() -> str:
-    """Return the text of ``--help``: the axes and all other groups with their options."""
+def help_text(own: Path | None = None) -> str:
+    """Return the text of ``--help``: the axes and all other groups with their options.
+
+    Args:
+        own: a user's folder of configuration files (``--config-dir``), whose options are listed,
+            too (``None``: no such folder).
+    """
 
     def option_lists(groups: Sequence[str]) -> str:
         width = max(map(len, groups))
-        lines = (f"  {g:<{width}} {', '.join(configuration.options(g))}" for g in groups)
-        return "\n".join(lines)
+        return "\n".join(f"  {g:<{width}} {', '.join(names(g))}" for g in groups)
+
+    def names(group: str) -> list[str]:
+        added = [] if own is None else configuration.options(group, own)
+        return sorted({*configuration.options(group), *added})
 
     axes = configuration.AXES
     others = [group for group in configuration.groups() if group not in axes]
@@ -76,6 +84,16 @@ def run(config: DictConfig) -> None:
         raise sweep.SweepRefused([sentence(error)]) from error
     outcome = sweep.execute_all([single_run])
     sweep.conclude(outcome)
+
+
+def _config_dir(arguments: Sequence[str]) -> Path | None:
+    """Return the folder that ``--config-dir`` names; None without it."""
+    for place, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            following = arguments[place + 1 : place + 2]
+            return Path(value if equals else following[0]) if equals or following else None
+    return None
 
 
 def _refuse_deleted_folder() -> None:
@@ -103,7 +121,7 @@ def with_recipe(argument: str) -> str:
 def main() -> None:
     """Start Hydra with this project's launchers."""
     if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text())
+        print(help_text(_config_dir(sys.argv[1:])))
         return
     from launchers.sweep import SweepRefused
     from ssl_transfer.config.hydra_errors import sentence

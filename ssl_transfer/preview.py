@@ -22,7 +22,7 @@ from torch import Tensor
 from ssl_transfer import datasets, methods, models, randomness
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.config.hydra_errors import sentence
-from ssl_transfer.datasets.transforms import ViewDataset
+from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
 from ssl_transfer.methods.pretraining import pipelines
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs.signature import problems
@@ -127,9 +127,16 @@ def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image
         ],
         side,
     )
-    sizes = [pipeline.preprocessing.size for pipeline in drawn]
-    named = [f"view {number} ({size} px)" for number, size in enumerate(sizes, 1)]
-    return titled(picture, ["image", *named])
+    return titled(picture, ["image", *(_title(n, pipeline) for n, pipeline in enumerate(drawn, 1))])
+
+
+def _title(number: int, pipeline: Pipeline) -> str:
+    """Return a view's number, its size, and whether it may be mirrored."""
+    chosen = pipeline.augmentation
+    flips = chosen is not None and (
+        chosen.flip_probability > 0 or chosen.vertical_flip_probability > 0
+    )
+    return f"view {number}, {pipeline.preprocessing.size} px, {'flips' if flips else 'no flip'}"
 
 
 def _fitted(image: Image.Image, side: int) -> Image.Image:

@@ -161,6 +161,19 @@ def test_help_names_every_group_and_every_option() -> None:
         assert line.split()[1:] == ", ".join(config.options(group)).split()
 
 
+def test_help_names_the_options_of_a_folder_of_ones_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "my_network.yaml").touch()
+    for flags in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        monkeypatch.setattr("sys.argv", ["run.py", *flags, "--help"])
+        main.main()
+        text = capsys.readouterr().out
+        assert "my_network" in text
+        assert "small_resnet" in text
+
+
 def test_no_recipe_may_be_asked_for_as_null() -> None:
     asked = ("recipe=null", "recipe=null,ssl_sota/knn,null", "seed=0", "dataset.root=null")
     assert [main.with_recipe(argument) for argument in asked] == [

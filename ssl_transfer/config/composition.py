@@ -74,13 +74,13 @@ def _composer(loader: ConfigLoader, edits: tuple[int, int]) -> Composer:
     return Composer(loader, whole)
 
 
-def options(group: str) -> list[str]:
+def options(group: str, conf: Path = CONF) -> list[str]:
     """Return the names of a configuration group's options, those in its folders as ``folder/name``.
 
     Names with a leading underscore are left out. So are the files in a folder with the same name as
     an option, which are parts of that option.
     """
-    root = CONF / group
+    root = conf / group
     paths = []
     for folder, folders, files in os.walk(root):
         options = {name.removesuffix(".yaml") for name in files if name.endswith(".yaml")}

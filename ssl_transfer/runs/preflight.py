@@ -58,6 +58,7 @@ def check(run: Run) -> str | None:
             _try_starts(run)
             _try_method(run, dataset)
         else:
+            _warn_of_flips(run)
             require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
     except UserError as error:
         return str(error)
@@ -65,6 +66,27 @@ def check(run: Run) -> str | None:
         log.error("%s", traceback.format_exc())
         return last_line(error)
     return None
+
+
+def _warn_of_flips(run: Run) -> None:
+    """Warn if one set is pre-trained on with flips and evaluated without them, or the reverse."""
+    if not run.trains:
+        return
+    task, pretrained_on = run.resolved["dataset"], run.resolved["method"]["pretrain_on"]
+    same = all(task.get(key) == pretrained_on.get(key) for key in ("_target_", "root"))
+    if same and task.get("flip") != pretrained_on.get("flip"):
+        _say_flips(task["name"], bool(task.get("flip")))
+
+
+@functools.lru_cache(maxsize=64)
+def _say_flips(name: str, evaluated: bool) -> None:
+    """Say once per process that flips differ."""
+    pretrained, tested = (str(flip).lower() for flip in (not evaluated, evaluated))
+    log.warning(
+        "`%s` is pre-trained on with method.pretrain_on.flip=%s and evaluated with "
+        "dataset.flip=%s, though a mirrored image shows its class in both or in neither",
+        name, pretrained, tested,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)

@@ -430,3 +430,14 @@ def test_an_encoder_asked_for_later_is_added_to_the_run(tmp_path, caplog):
         (keeping.folder / f"{name}.safetensors").unlink()
     assert run_all(keeping).computed == 1
     assert "`top1` on test was" in caplog.text
+
+
+@pytest.mark.parametrize(("flip", "warned"), [("true", True), ("false", False)])
+def test_flips_that_differ_between_pretraining_and_evaluation_are_told(
+    tmp_path, caplog, flip, warned
+):
+    preflight._say_flips.cache_clear()
+    run = tiny(tmp_path, *METHOD, f"method.pretrain_on.flip={flip}", "protocol=linear_probe")
+    assert preflight.check(run) is None
+    message = "with method.pretrain_on.flip=true and evaluated with dataset.flip=false"
+    assert (message in caplog.text) == warned
