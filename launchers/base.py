@@ -57,7 +57,8 @@ class ProjectLauncher(Launcher):
         distinct: dict[str, Run] = {}
         for run in runs:
             distinct.setdefault(run.id, run)
-        outcome = self.run_all(list(distinct.values()), runs[0].folder.parent.parent)
+        execute = self.show_plan if runs[0].config.get("dry_run") else self.run_all
+        outcome = execute(list(distinct.values()), runs[0].folder.parent.parent)
         ProjectLauncher.last_outcome = outcome
         return [
             _job_return(run, overrides, outcome)
@@ -67,6 +68,12 @@ class ProjectLauncher(Launcher):
     def run_all(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Execute or submit the unfinished runs."""
         raise TypeError(f"{type(self).__name__} must define `run_all`.")
+
+    def show_plan(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+        """Print what ``run_all`` would execute, with its estimated cost."""
+        from launchers import dry_run
+
+        return dry_run.show(runs, outputs)
 
     def _compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
         loader = self.hydra_context.config_loader

@@ -82,6 +82,11 @@ def run(config: DictConfig) -> None:
         single_run = Run(configuration.plain(config))
     except HydraException as error:  # from an encoder reference
         raise sweep.SweepRefused([sentence(error)]) from error
+    if config.dry_run:
+        from launchers import dry_run
+
+        dry_run.show([single_run], single_run.folder.parent.parent)
+        return
     outcome = sweep.execute_all([single_run])
     sweep.conclude(outcome)
 

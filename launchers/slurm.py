@@ -67,6 +67,17 @@ class SlurmLauncher(base.ProjectLauncher):
         """Submit the unfinished runs; with ``dry_run`` only print the submission."""
         return send(runs, outputs, self.options)
 
+    def show_plan(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
+        """Print the submission and its estimated cost without submitting."""
+        from launchers import dry_run
+        from ssl_transfer.runs import graph
+
+        outcome = send(runs, outputs, {**self.options, "dry_run": True})
+        unfinished = [run for run in graph(runs) if not run.is_finished]
+        for line in dry_run.estimates(unfinished, outputs):
+            sweep.say(line)
+        return outcome
+
 
 def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
     """Submit the unfinished ones of some runs and of their requirements.

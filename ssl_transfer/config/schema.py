@@ -79,6 +79,7 @@ class RootOptions:
     debug: bool = False
     retry: bool = False
     force: bool = False
+    dry_run: bool = False
     tables: bool = True
 
 
