@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from launchers import status
+from launchers import clean, status
 from launchers.status import RunStatus
 from launchers.sweep import SweepRefused, count
 from launchers.sweep_folder import SweepFolder
@@ -70,6 +70,13 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--follow", "-f", action="store_true", help="print new lines as they are written"
             )
+    text = "what no run needs any more, with sizes; --yes removes it"
+    cleaning = verbs.add_parser("clean", help=text, description=text)
+    default = os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")
+    cleaning.add_argument(
+        "--outputs", type=_folder, default=_folder(default), help="folder of all runs"
+    )
+    cleaning.add_argument("--yes", action="store_true", help="remove it")
     return parser
 
 
@@ -181,6 +188,8 @@ def _retry(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
 def main() -> int:
     """Run the command and return the exit code."""
     options = _parser().parse_args()
+    if options.verb == "clean":
+        return clean.clean(options.outputs, remove=options.yes)
     sweep_folder = SweepFolder.find(options.outputs, options.sweep)
     verbs = {"status": _status, "logs": _logs, "cancel": _cancel, "retry": _retry}
     try:

@@ -34,7 +34,7 @@ def test_the_nearest_finished_runs_are_averaged(tmp_path: Path) -> None:
         "device hours  12 for 2 of 3 runs (1 from runs of the same protocol, data set and model, "
         "1 from runs of the same protocol and data set)"
     )
-    assert disk.startswith("disk          0.002 GB in their folders")
+    assert disk.startswith("disk          0.002")
     assert rest == "not estimated 1 runs: none of their protocol has finished"
 
 

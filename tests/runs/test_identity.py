@@ -22,7 +22,7 @@ from ssl_transfer.runs import Run, identity
 from ssl_transfer.training.options import TrainingOptions
 
 HOW = re.compile(
-    r"(trainer|logger|paths)\..*|retry|force|tables"
+    r"(trainer|logger|paths)\..*|retry|force|dry_run|tables"
     r"|(model|method\.(teacher|start_from)\.model)\.(facts(\..*)?|weights\.(url|download|obtain))"
     r"|(.*\.)?(method|protocol)\.resources(\..*)?"
     r"|(dataset|(.*\.)?method\.pretrain_on)\.download"
