@@ -161,10 +161,15 @@ def _results(options: argparse.Namespace) -> Results:
 
 def _table(options: argparse.Namespace) -> int:
     results = _results(options)
+    left_out = None
+    if not options.sweep:  # the table of a sweep shows all of its cells
+        results, left_out = tables.without_refused(results)
     wide, numbers = tables.wide(results, options.metric), tables.wide_csv(results, options.metric)
     if not wide:
         raise ResultsError("a table needs a run that evaluates an encoder, but there is none yet.")
     show(wide, numbers, options.format)
+    if left_out:
+        print(printable(left_out), file=sys.stderr)
     if options.save:
         print(f"saved: {save(options.save, 'table', wide, numbers)}", file=sys.stderr)
     return 0

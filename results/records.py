@@ -53,6 +53,8 @@ class MissingRun(NamedTuple):
     run_id: str
     metric: str = ""
     primary: bool = False
+    stage: str = ""
+    """``check`` if the run was refused before its work, e.g. because its data do not exist."""
 
 
 @dataclasses.dataclass
@@ -288,7 +290,8 @@ def _tabulate(
             continue
         kind = "failed" if "error" in document else "not_applicable"
         reason = document.get("error") or document.get("reason") or "no reason was recorded"
-        results.gaps.append(MissingRun(label, protocol, dataset, seed, kind, reason, place, run_id))
+        gap = MissingRun(label, protocol, dataset, seed, kind, reason, place, run_id)
+        results.gaps.append(gap._replace(stage=str(document.get("stage") or "")))
     _part_mixed_units(results)
     _tell_invalid(results)
     return results

@@ -1,5 +1,6 @@
 """Wide tables: encoder × dataset for each protocol, mean and spread over runs."""
 
+import dataclasses
 import statistics
 from collections.abc import Sequence
 
@@ -21,6 +22,27 @@ def wide(results: Results, metric: str | None = None) -> list[Table]:
         _table(protocol, cells(results, protocol, metric), results.mean_over)
         for protocol in protocols(results)
     ]
+
+
+def without_refused(results: Results) -> tuple[Results, str | None]:
+    """Return results without data sets of which every run was refused before its work.
+
+    Such a data set is usually a mistyped name or folder; its column would stay in all tables.
+
+    Returns:
+        The results, and a sentence that names these data sets (None: there are none).
+    """
+    tried = {row.dataset for row in results.rows}
+    tried |= {gap.dataset for gap in results.gaps if gap.stage != "check"}
+    refused = ordered({gap.dataset for gap in results.gaps if gap.dataset} - tried)
+    if not refused:
+        return results, None
+    gaps = [gap for gap in results.gaps if gap.dataset not in refused]
+    named = ", ".join(f"`{name}`" for name in refused)
+    return dataclasses.replace(results, gaps=gaps), (
+        f"left out: {named}, of which every run was refused before its work; `python -m results "
+        "failures` has the reasons."
+    )
 
 
 def protocols(results: Results) -> list[str]:

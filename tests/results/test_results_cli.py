@@ -171,3 +171,16 @@ def test_a_variable_says_where_records_are(
     monkeypatch.setenv("SSL_TRANSFER_OUTPUTS", str(outputs))
     assert main(["list", "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 6
+
+
+def test_a_data_set_that_no_run_could_read_is_no_column(write, outputs: Path, capsys) -> None:
+    write(dataset="digits")
+    write(dataset="digitz", error="`digitz` does not exist", stage="check")
+    write(dataset="textures", error="the loss must stay finite", stage="work")
+    assert main(["table", "--outputs", str(outputs)]) == 0
+    captured = capsys.readouterr()
+    assert "digitz" not in captured.out
+    assert "textures" in captured.out
+    assert captured.err.startswith("left out: `digitz`, of which every run was refused")
+    assert main(["failures", "--outputs", str(outputs)]) == 0
+    assert "digitz" in capsys.readouterr().out
