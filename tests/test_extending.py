@@ -1,4 +1,4 @@
-"""The example of ``docs/extending.md``, exactly as the page prints it, outside of the project."""
+"""The examples of own code, exactly as the pages print them, outside of the project."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pages import blocks, run_script
 def test_the_example_of_own_code_runs_as_the_page_prints_it(tmp_path: Path) -> None:
     project = tmp_path / "my_project"
     script = ""
-    for language, text in blocks("extending.md"):
+    for language, text in blocks("docs/extending.md"):
         if language == "sh":
             script += text
             continue
@@ -26,3 +26,13 @@ def test_the_example_of_own_code_runs_as_the_page_prints_it(tmp_path: Path) -> N
     table = done.stdout.partition("class_means: top1 in %")[2].splitlines()
     (trained,) = (line for line in table[:6] if "align_uniform" in line)
     assert float(trained.split()[-1]) > 50, "of three classes"
+
+
+@pytest.mark.slow
+def test_the_model_of_the_readme_runs_as_it_is_printed(tmp_path: Path) -> None:
+    (_, module), (_, command) = blocks("README.md")
+    assert module.startswith("# my_package.py\n")
+    (tmp_path / "my_package.py").write_text(module)
+    done = run_script(command, tmp_path, tmp_path / "bin")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "knn of mine on textures" in done.stdout

@@ -34,7 +34,7 @@ def test_the_page_leads_from_a_folder_to_a_classifier(birds: Path, tmp_path: Pat
     pytest.importorskip("onnxruntime", reason="needs the extra [export]")
     pytest.importorskip("onnxscript", reason="needs the extra [export]")
     script = ""
-    for language, text in blocks("own-data.md"):
+    for language, text in blocks("docs/own-data.md"):
         if language == "sh":
             script += text
         elif language == "python":

@@ -1,4 +1,4 @@
-"""Runs the examples of a page of ``docs/`` as the page prints them."""
+"""Runs the examples of README and of ``docs/`` as the pages print them."""
 
 import os
 import re
@@ -11,8 +11,8 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
-    """Return the language and the text of each code block of a page."""
-    return BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    """Return the language and the text of each code block of a page, by its path in the clone."""
+    return BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
 def run_script(script: str, folder: Path, commands: Path) -> "subprocess.CompletedProcess[str]":
