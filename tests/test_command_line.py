@@ -82,7 +82,7 @@ def test_the_summary_of_a_sweep_names_what_failed_and_why(
 ) -> None:
     folder, done = swept
     assert "4 runs: 2 finished, 2 failed or missing" in done.stdout
-    assert "wrong.pt` is neither" in done.stdout
+    assert "wrong.pt` is none" in done.stdout
     (kept,) = (folder / "out" / "sweeps").glob("*/sweep.json")
     remembered = json.loads(kept.read_text())
     assert len(remembered["runs"]) == 4

@@ -73,6 +73,11 @@ def sentence(error: HydraException) -> str:
             return f"{prefix}key=[a,b] for a list."
         as_list = f"{shlex.quote(f'{key}=[{text}]')} for a list, or "
         return f"{prefix}{as_list * lines[0].startswith('Amb')}{typed(key, text)} for one text."
+    if lines[0].startswith("Error resolving interpolation '../${recipe}/"):
+        return (
+            "each of model, method, dataset, protocol and recipe must name one option, as in "
+            "`protocol=knn`, but one of them is removed or has another kind of value."
+        )
     messages = [line.rstrip(".") for line in lines if line and not line.startswith("See https:")]
     text = "; ".join(messages)
     return text if text.endswith("?") else f"{text}."

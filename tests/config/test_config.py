@@ -131,6 +131,8 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
         ("logger=x", "`logger` must be one of none, wandb, but is `x`."),
         ("protocol=knn,finetune", "`protocol=knn,finetune` names several values; add -m to run "
          "every combination, or write key=[a,b] for a list."),
+        ("~protocol", "each of model, method, dataset, protocol and recipe must name one option, "
+         "as in `protocol=knn`, but one of them is removed or has another kind of value."),
         ("foo", "Error parsing override 'foo'; missing EQUAL at '<EOF>'."),
     ],
 )  # fmt: skip
