@@ -191,6 +191,11 @@ def load_classifier(
     place = Path(path).expanduser()
     if (place / products.RECORD).is_file():
         return _of_run(place, classes, trust_targets=trust_targets)
+    if (place / "failure.json").is_file():
+        raise ValueError(
+            f"the run must have finished, but that of `{place}` failed; `python -m results run "
+            f"{place}` has the reason."
+        )
     if model is None:
         raise ValueError(
             f"`{place}` must be the folder of a finished run, with {products.RECORD}, but is not; "

@@ -72,6 +72,9 @@ def test_a_run_without_a_classifier_says_how_to_get_one(tmp_path: Path) -> None:
             ssl_transfer.load_classifier(run.folder)
     with pytest.raises(ValueError, match="name its architecture by `model`"):
         ssl_transfer.load_classifier(tmp_path)
+    (tmp_path / "failure.json").touch()
+    with pytest.raises(ValueError, match="the run must have finished, but that of .* failed"):
+        ssl_transfer.load_classifier(tmp_path)
 
 
 def test_the_classifier_of_a_pretrained_encoder_moves_with_its_outputs(tmp_path: Path) -> None:
