@@ -1,6 +1,7 @@
 """Unique short labels of encoders, protocols and datasets in records."""
 
 import ast
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -81,7 +82,7 @@ def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
     the same configuration (or label, without a configuration), the run gets the id of that encoder;
     otherwise the configuration or label is the identity.
     """
-    ids = [_stated_id(document) for document in documents]
+    ids = _apart(documents, [_stated_id(document) for document in documents])
     unknown = {_label(d) for d, stated in zip(documents, ids, strict=True) if stated is None}
     known: dict[str, set[str]] = defaultdict(set)
     # One document per encoder suffices, preferably one with a configuration.
@@ -98,6 +99,47 @@ def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
             identifier = next(iter(same)) if len(same) == 1 else f"{_UNKNOWN}{description}"
         identities.append(identifier)
     return identities
+
+
+def _apart(documents: Sequence[Mapping[str, Any]], ids: Sequence[str | None]) -> list[str | None]:
+    """Return ids that differ where equal weights receive differently prepared images.
+
+    The id of an encoder that no run pre-trained is a hash of its weights alone. Where all its
+    records have the same preprocessing, the id stays.
+    """
+    stated = [_preprocessing(document) for document in documents]
+    written = [_written_preprocessing(document) for document in documents]
+    known: dict[tuple[str | None, str], set[str]] = defaultdict(set)
+    for identifier, text, config in zip(ids, stated, written, strict=True):
+        if text is not None:
+            known[identifier, config].add(text)
+    texts = []  # records of earlier code have the configuration only
+    for identifier, text, config in zip(ids, stated, written, strict=True):
+        same = known[identifier, config]
+        texts.append(text or (next(iter(same)) if len(same) == 1 else config))
+    texts_of: dict[str | None, set[str]] = defaultdict(set)
+    for identifier, text in zip(ids, texts, strict=True):
+        texts_of[identifier].add(text)
+    return [
+        identifier
+        if identifier is None or len(texts_of[identifier]) == 1
+        else hashlib.sha256(f"{identifier} {text}".encode()).hexdigest()[:16]
+        for identifier, text in zip(ids, texts, strict=True)
+    ]
+
+
+def _preprocessing(document: Mapping[str, Any]) -> str | None:
+    """Return the preprocessing that a run's encoder had, as JSON; None if it is unknown."""
+    stated = (document.get("encoder") or {}).get("preprocessing")
+    return json.dumps(stated, sort_keys=True) if isinstance(stated, dict) else None
+
+
+def _written_preprocessing(document: Mapping[str, Any]) -> str:
+    """Return the preprocessing in a run's configuration, as JSON."""
+    model = _part(document, "model").get("model") if _is_known(document) else None
+    return json.dumps(
+        model.get("preprocessing") if isinstance(model, dict) else None, sort_keys=True
+    )
 
 
 def _is_known(document: Mapping[str, Any]) -> bool:

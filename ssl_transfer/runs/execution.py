@@ -230,6 +230,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     with inputs.collected() as weights_files:
         encoder = initial_encoder(run)
         arguments = arguments_of(run) if run.is_pretraining else {}
+    prepared = encoder.preprocessing.identity()  # before a protocol changes it
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
@@ -249,6 +250,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             run,
             began,
             encoder_id=encoder_id(run) or weights[:16],
+            preprocessing=prepared,
             scores=[vars(score) for score in scores],
             **facts,
             weights_sha256=weights,
@@ -364,6 +366,7 @@ def _record(
     status: str = "finished",
     reason: str | None = None,
     encoder_id: str | None,
+    preprocessing: Mapping[str, Any] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Return the record of a run: its head, the facts about its work, and its code.
@@ -374,13 +377,14 @@ def _record(
         status: ``finished`` or ``not_applicable``.
         reason: why the run is not applicable.
         encoder_id: id of the encoder that the run evaluated or trained.
+        preprocessing: how the encoder expects its images (``None``: unknown).
         **facts: further keys, at least ``scores`` and ``duration_s``.
     """
     return {
         **run.identify(),
         "status": status,
         "reason": reason,
-        "encoder": {"id": encoder_id, "label": run.label},
+        "encoder": {"id": encoder_id, "label": run.label, "preprocessing": preprocessing},
         **facts,
         "config": run.config,
         "requires": [required.id for required in run.requirements],

@@ -54,6 +54,26 @@ def test_labels_know_what_was_hashed_not_the_configuration() -> None:
     assert [one.protocol for one in identify(documents)] == ["knn", "knn k=3"]
 
 
+def test_equal_weights_with_different_preprocessings_are_different_encoders() -> None:
+    documents = [document(n, model={"preprocessing": {"size": 32 * n}}) for n in (1, 2, 1)]
+    assert [one.encoder for one in identify(documents)] == ["m size=32", "m size=64", "m size=32"]
+    # What a file beside the weights states is in the record only.
+    documents = [document(n) for n in (1, 2, 1)]
+    for one, mean in zip(documents, (0.5, 0.4, 0.5), strict=True):
+        one["encoder"] = {**one["encoder"], "preprocessing": {"mean": [mean]}}
+    first, second, third = identify(documents)
+    assert first == third
+    assert len({first.encoder_id, second.encoder_id}) == 2
+    assert len({first.encoder, second.encoder}) == 2
+
+
+def test_records_with_and_without_the_preprocessing_are_of_one_encoder() -> None:
+    earlier, later = document(1), document(2)
+    later["encoder"] = {**later["encoder"], "preprocessing": {"size": 32}}
+    assert len(set(identify([earlier, later]))) == 1
+    assert identify([earlier, later])[0].encoder_id == "e" * 16
+
+
 def test_records_of_earlier_code_are_labelled_by_their_configuration() -> None:
     documents = [document(n, protocol={"k": n, "added_later": None}) for n in (1, 2)]
     for one in documents:

@@ -18,6 +18,7 @@ from ssl_transfer import models, runs
 from ssl_transfer.config import compose, plain
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.methods.pretraining import check
+from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.runs import builders, execution, preflight
 from ssl_transfer.system.files import write_json
@@ -96,10 +97,10 @@ def test_weights_as_they_are_are_identified_by_their_bytes(tmp_path: Path) -> No
     run_all(run)
     encoder = models.build(run.resolved["model"], seed=0)
     assert run.record()["weights_sha256"] == models.fingerprint(encoder)
-    assert run.record()["encoder"] == {
-        "id": models.fingerprint(encoder)[:16],
-        "label": "small_resnet",
-    }
+    stated = run.record()["encoder"]
+    assert stated["id"] == models.fingerprint(encoder)[:16]
+    assert stated["label"] == "small_resnet"
+    assert Preprocessing().replaced(values=stated["preprocessing"]) == encoder.preprocessing
 
 
 def test_nothing_is_computed_twice_unless_forced(
@@ -130,7 +131,8 @@ def test_every_protocol_judges_the_weights_that_one_pretraining_left(tmp_path: P
     record = pretraining.record()
     assert record["scores"] == []
     assert record["dataset"] is None
-    assert record["encoder"] == {"id": pretraining.id, "label": "small_resnet-supervised"}
+    assert record["encoder"]["id"] == pretraining.id
+    assert record["encoder"]["label"] == "small_resnet-supervised"
     assert load_file(pretraining.folder / "encoder.safetensors")
     encoder = models.build(pretraining.resolved["model"])
     random = models.fingerprint(encoder)
