@@ -73,7 +73,7 @@ def test_a_run_without_a_classifier_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name its architecture by `model`"):
         ssl_transfer.load_classifier(tmp_path)
     (tmp_path / "failure.json").touch()
-    with pytest.raises(ValueError, match="the run must have finished, but that of .* failed"):
+    with pytest.raises(ValueError, match=r"the run must have finished, but that of .* failed"):
         ssl_transfer.load_classifier(tmp_path)
 
 
