@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,6 @@ from results.records import Results, Row, read
 from results.rendering import Table
 
 if TYPE_CHECKING:
-    from results.single_run import Curve, Predictions
-
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -85,10 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     _placing(summary)
     summary.set_defaults(function=_summary)
     single = commands.add_parser("run", help="everything about one run")
-    single.add_argument("run", metavar="ID", help="the start of its id, or its folder")
+    single.add_argument("run", metavar="ID", help="a run's id, the start of one, or its folder")
     single.add_argument(
         "--to", type=Path, metavar="FOLDER",
-        help="write scores per class and confusion matrix (CSV), and pictures (PNG) there",
+        help="write the report (Markdown), scores and errors (CSV), and pictures (PNG) there",
     )  # fmt: skip
     _placing(single)
     single.set_defaults(function=_run)
@@ -224,8 +222,8 @@ def _list(options: argparse.Namespace) -> int:
     table = Table("One line per run and metric", header, [[_plain(v) for v in row] for row in rows])
     if options.format == "terminal":
         short = ["encoder", "protocol", "dataset", "seed", "metric", "split", "value", "unit"]
-        cells = [[_plain(getattr(row, name)) for name in short] for row in rows]
-        table = Table(table.title, short, cells, left=3)
+        cells = [[*(_plain(getattr(row, k)) for k in short), row.run_id[:8]] for row in rows]
+        table = Table(table.title, [*short, "run"], cells, left=3)
     show([table], rendering.to_csv(Row._fields, rows), options.format)
     return 0
 
@@ -246,40 +244,23 @@ def _summary(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from results import single_run
+    from results.run_report import facts_text, report_on
+    from results.single_run import find_run
 
-    folder, document = single_run.find_run(options.outputs, options.run)
-    print(printable("\n".join(single_run.facts(folder, document))), end="\n\n")
-    shown = single_run.overview(document)
-    predictions = single_run.read_predictions(folder)
-    if predictions is not None:
-        shown += [single_run.class_table(predictions)]
-        if worst := single_run.worst_errors(predictions):
-            shown += [worst]
-    curves = single_run.curves(folder)
-    if curves:
-        shown += [single_run.curve_table(curves)]
-    show(shown, "", "terminal")
+    report = report_on(find_run(options.outputs, options.run))
+    print(facts_text(report.facts, rendering.terminal_width()))
+    for table in report.tables:
+        print(f"\n{rendering.to_terminal(table)}")
+    problems = [*report.problems]
     if options.to:
-        print(f"\nwritten: {', '.join(map(str, _files(options.to, predictions, curves)))}")
+        from results.run_files import save_report
+
+        files, no_pictures = save_report(report, options.to)
+        problems += [no_pictures] if no_pictures else []
+        print(f"saved: {', '.join(map(str, files))}", file=sys.stderr)
+    for problem in problems:
+        print(f"warning: {printable(problem)}", file=sys.stderr)
     return 0
-
-
-def _files(
-    folder: Path, predictions: "Predictions | None", curves: Sequence["Curve"]
-) -> Iterator[Path]:
-    """Write and draw what is known about a run; yield the files."""
-    from results import run_pictures, single_run
-
-    if predictions is not None:
-        yield from single_run.write_csv(predictions, folder)
-        if predictions.targets.ndim == 1:
-            run_pictures.draw_confusion(predictions, folder / "confusion.png")
-            yield folder / "confusion.png"
-    if curves:
-        folder.mkdir(parents=True, exist_ok=True)
-        run_pictures.draw_curves(curves, folder / "curves.png")
-        yield folder / "curves.png"
 
 
 def _published(options: argparse.Namespace) -> int:

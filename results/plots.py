@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PANEL = (4.6, 3.9)  # inches
-_INK, _DOT, _LINE = "#333333", "#1f6fb4", "#9aa5b1"
+INK, DOT, _LINE = "#333333", "#1f6fb4", "#9aa5b1"
 
 
 def require_matplotlib() -> None:
@@ -29,14 +29,19 @@ def require_matplotlib() -> None:
         )
 
 
-def figure_of(size: tuple[float, float]) -> "Figure":
-    """Return an empty figure of a size in inches, which needs no display."""
+def figure_of(size: tuple[float, float], dpi: int = 150) -> "Figure":
+    """Return an empty figure, which needs no display.
+
+    Args:
+        size: width and height in inches.
+        dpi: pixels per inch.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=size, layout=layout, dpi=150)
+    figure = Figure(figsize=size, layout=layout, dpi=dpi)
     FigureCanvasAgg(figure)
     return figure
 
@@ -72,9 +77,9 @@ def scatter(
     for axes, (dataset, proxy) in zip(grid, panels, strict=False):
         shown = [o for o in correlations if (o.dataset, o.proxy) == (dataset, proxy.name)]
         drawn.append((axes, *_panel(axes, dataset, target, proxy, prefix)))
-        axes.set_title(_title(dataset, shown), fontsize=9, color=_INK)
+        axes.set_title(_title(dataset, shown), fontsize=9, color=INK)
     if prefix:
-        figure.suptitle(f"encoders: {prefix}…", fontsize=8, color=_INK, x=0.99, ha="right")
+        figure.suptitle(f"encoders: {prefix}…", fontsize=8, color=INK, x=0.99, ha="right")
     figure.draw_without_rendering()  # computes the layout, which the placement of labels needs
     for axes, points, labels in drawn:
         _place(axes, points, labels)
@@ -104,17 +109,17 @@ def _panel(
     shared = sorted(x.keys() & y.keys())
     scale_x, scale_y = proxy.percent(dataset), target.percent(dataset)
     points = [(x[e] * scale_x, y[e] * scale_y) for e in shared]
-    axes.scatter([p[0] for p in points], [p[1] for p in points], s=22, color=_DOT, zorder=3)
+    axes.scatter([p[0] for p in points], [p[1] for p in points], s=22, color=DOT, zorder=3)
     for scores, scale, set_label in (
         (proxy, scale_x, axes.set_xlabel),
         (target, scale_y, axes.set_ylabel),
     ):
         unit = " (%)" if scale == 100 else ""
         sign = ", sign changed" if scores.negated else ""
-        set_label(f"{scores.name}{unit}{sign}", fontsize=9, color=_INK)
+        set_label(f"{scores.name}{unit}{sign}", fontsize=9, color=INK)
     axes.margins(x=0.18, y=0.14)
     axes.grid(color="#e6e9ec", linewidth=0.7)
-    axes.tick_params(labelsize=8, colors=_INK, length=2)
+    axes.tick_params(labelsize=8, colors=INK, length=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     labels = [encoder.removeprefix(prefix) or encoder for encoder in shared]
@@ -162,7 +167,7 @@ def _place(axes: "Axes", points: Sequence[tuple[float, float]], labels: Sequence
             ha="center",
             va="center",
             fontsize=7,
-            color=_INK,
+            color=INK,
             arrowprops=line if distance > 12 else None,
             zorder=4,
         )

@@ -24,12 +24,17 @@ class Table:
     """Number of label columns, which are repeated in every block."""
 
 
+def terminal_width() -> int:
+    """Return the number of columns of the terminal, or 100 if there is no terminal."""
+    return shutil.get_terminal_size((100, 24)).columns
+
+
 def to_terminal(table: Table, width: int | None = None) -> str:
     """Return the table as text that fits the terminal (100 columns if there is no terminal).
 
     Long labels are wrapped; columns that do not fit are printed in further blocks below.
     """
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    width = width or terminal_width()
     texts = [[one_line(cell) for cell in row] for row in (table.header, *table.rows)]
     columns = [list(column) for column in zip(*texts, strict=True)]
     values = [[[cell] for cell in column] for column in columns[table.left :]]
@@ -54,7 +59,7 @@ def to_terminal(table: Table, width: int | None = None) -> str:
 
 def notes(texts: Sequence[str], width: int | None = None) -> str:
     """Return remarks as bullets that fit the terminal."""
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    width = width or terminal_width()
     return "\n".join(
         textwrap.fill(one_line(text), width, initial_indent="* ", subsequent_indent="  ")
         for text in texts

@@ -37,7 +37,7 @@ def write(outputs: Path) -> Write:
     ) -> Path:
         nonlocal count
         count += 1
-        run_id = f"{count:016x}"
+        run_id = f"{count:08x}{0:08x}"
         document: dict[str, Any] = {
             "schema": 1,
             "run_id": run_id,
@@ -76,7 +76,7 @@ def write(outputs: Path) -> Write:
                 "requires": ["x"],
             }
         document |= changes
-        folder = outputs / protocol / f"{model}-{method}_{dataset}_{run_id[-8:]}"
+        folder = outputs / protocol / f"{model}-{method}_{dataset}_{run_id[:8]}"
         folder.mkdir(parents=True)
         name = "failure.json" if error is not None else "record.json"
         (folder / name).write_text(json.dumps(document))
