@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from launchers import clean, status
+from launchers import status
 from launchers.status import RunStatus
 from launchers.sweep import SweepRefused, count
 from launchers.sweep_folder import SweepFolder
@@ -189,6 +189,8 @@ def main() -> int:
     """Run the command and return the exit code."""
     options = _parser().parse_args()
     if options.verb == "clean":
+        from launchers import clean  # loads torch
+
         return clean.clean(options.outputs, remove=options.yes)
     sweep_folder = SweepFolder.find(options.outputs, options.sweep)
     verbs = {"status": _status, "logs": _logs, "cancel": _cancel, "retry": _retry}

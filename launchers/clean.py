@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from launchers.sweep import count, say
+from ssl_transfer.datasets.decoded import DATASET
 from ssl_transfer.system import claims
 
 _NOT_RUNS = {"sweeps", "features", "decoded", ".cache"}
@@ -56,7 +57,9 @@ def clean(outputs: Path, *, remove: bool) -> int:
     live = [folder for folder in runs if claims.is_alive(folder / claims.NAME)]
     found = [part for folder in runs if folder not in live for part in _of_run(folder)]
     if not live:  # a run that is working may read features that no record names yet
-        found += _unused_features(outputs / "features", runs)
+        read = [pair for folder in runs if (pair := _weights_and_data(folder))]
+        found += _unused_features(outputs / "features", set(read))
+        found += _unused_pixels(outputs / "decoded", {str(data)[:32] for _, data in read})
     for kind in dict.fromkeys(part.kind for part in found):
         of_kind = [part for part in found if part.kind == kind]
         say(f"{_shown(sum(part.size for part in of_kind)):>10}  {kind} ({len(of_kind)})")
@@ -100,9 +103,16 @@ def _of_run(folder: Path) -> Iterator[Leftover]:
         yield Leftover("folders of failed runs, which have no record", (folder,), folder)
 
 
-def _unused_features(store: Path, runs: Sequence[Path]) -> Iterator[Leftover]:
+def _unused_pixels(stores: Path, used: set[str]) -> Iterator[Leftover]:
+    """Yield the stores of decoded images all of whose data sets are in no record."""
+    for store in sorted(path for path in stores.glob("*") if (path / "pixels").is_file()):
+        names = [path.name.removeprefix(DATASET) for path in store.glob(f"{DATASET}*")]
+        if names and not used & set(names) and not claims.is_alive(store / claims.NAME):
+            yield Leftover("decoded images of data that no record names", (store,))
+
+
+def _unused_features(store: Path, used: set[tuple[Any, Any]]) -> Iterator[Leftover]:
     """Yield the stored features that belong to no record's weights and data."""
-    used = set(filter(None, map(_weights_and_data, runs)))
     for path in sorted(store.glob("*.npy")):
         identity = _identity(path)
         if identity is not None and (identity.get("weights"), identity.get("data")) not in used:
@@ -156,8 +166,8 @@ def _kept(outputs: Path, runs: Sequence[Path], live: Sequence[Path]) -> Iterator
     """Yield a line for everything large that stays, with the reason."""
     if live:
         yield (
-            f"{'':12}{count(len(live), 'run')} in progress: nothing of these and no features are "
-            "listed"
+            f"{'':12}{count(len(live), 'run')} in progress: nothing of these, no features and no "
+            "decoded images are listed"
         )
     interrupted = [
         folder for folder in runs
@@ -167,10 +177,13 @@ def _kept(outputs: Path, runs: Sequence[Path], live: Sequence[Path]) -> Iterator
     if interrupted:
         size = _shown(sum(map(_size, interrupted)))
         yield f"{size:>10}  stays: {count(len(interrupted), 'interrupted run')}, which can go on"
-    if (decoded := outputs / "decoded").is_dir():
+    unnamed = [path.parent for path in outputs.glob("decoded/*/pixels")
+               if not any(path.parent.glob(f"{DATASET}*"))]  # fmt: skip
+    if unnamed:  # of older code
         yield (
-            f"{_shown(_size(decoded)):>10}  stays: decoded images in {decoded}, which do not name "
-            "their data set; they are made again when they are missing"
+            f"{_shown(sum(map(_size, unnamed))):>10}  stays: {len(unnamed)} stores of decoded "
+            f"images in {outputs / 'decoded'} do not name their data set; missing ones are made "
+            "again"
         )
 
 

@@ -59,6 +59,9 @@ _PART, _PARTS = 64, 16  # images per task of a thread, and tasks between writes 
 _HELD = 1 << 28  # approximate bytes of pixels in memory at once
 _ROW = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4"), ("crc", "<u4")])
 
+DATASET = "dataset-"
+"""Beginning of the names of empty files beside a store: the fingerprints of its data sets."""
+
 Source = tuple[str, Decoding]
 """A file, and how its image is decoded."""
 
@@ -91,6 +94,8 @@ def decode_once(
         key = _key(sources, _contents(dataset, [path for path, _ in sources]))
         place = folder / key / "pixels"
         store = _store(dataset.name, sources, place, size, progress_bar=progress_bar)
+        # `python -m launchers clean` compares the names of these files with the runs' records.
+        (store.parent / f"{DATASET}{dataset.fingerprint[:32]}").touch()
     except OSError as error:
         log.warning("images of `%s` are decoded whenever they are needed: %s", dataset.name, error)
         return dataset

@@ -19,7 +19,7 @@ from tiny_runs import run_all, tiny
 
 from ssl_transfer.datasets import Dataset, decoded
 from ssl_transfer.datasets.base import Split, concatenate
-from ssl_transfer.datasets.decoded import DecodedImages, decode_once
+from ssl_transfer.datasets.decoded import DATASET, DecodedImages, decode_once
 from ssl_transfer.datasets.decoding import Decoding
 from ssl_transfer.datasets.folder import image_folder
 from ssl_transfer.datasets.images import CroppedImages, FileImages
@@ -72,7 +72,8 @@ def stores(folder: Path) -> list[Path]:
 
 
 def left_over(folder: Path) -> list[str]:
-    return [p.name for p in folder.rglob("*") if p.is_file() and p.name != "pixels"]
+    names = [path.name for path in folder.rglob("*") if path.is_file()]
+    return [name for name in names if name != "pixels" and not name.startswith(DATASET)]
 
 
 def batch(dataset: Dataset) -> Batch:

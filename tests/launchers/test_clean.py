@@ -9,6 +9,7 @@ from tiny_runs import run_all, tiny
 
 from launchers import __main__ as cli
 from launchers import clean
+from ssl_transfer.datasets.decoded import DATASET
 from ssl_transfer.features.extraction import FeatureStore
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.execution import fail
@@ -64,6 +65,20 @@ def test_only_what_nobody_needs_is_removed(
     assert contents(tmp_path) == (before - unused) | {f"{kept}/checkpoint.pt"}
     assert finished.is_finished
     assert not failed.folder.exists()
+
+
+def test_decoded_images_of_data_that_no_record_names_are_removed(
+    finished: Run, tmp_path: Path
+) -> None:
+    used = finished.record()["data"]["fingerprint"][:32]
+    for name, datasets in (("one", ["0" * 32]), ("two", ["0" * 32, used]), ("older", [])):
+        store = tmp_path / "decoded" / name
+        store.mkdir(parents=True)
+        (store / "pixels").write_bytes(b"0" * 10)
+        for fingerprint in datasets:
+            (store / f"{DATASET}{fingerprint}").touch()
+    assert clean.clean(tmp_path, remove=True) == 0
+    assert {path.name for path in (tmp_path / "decoded").iterdir()} == {"two", "older"}
 
 
 def test_a_live_run_and_all_features_stay(
