@@ -26,6 +26,7 @@ from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
 from ssl_transfer.methods.pretraining import pipelines
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs.signature import problems
+from ssl_transfer.runs.stated import with_stated
 
 CELL = 96
 """Minimal side of a picture in the grid, in pixels; smaller ones are enlarged by an integer."""
@@ -106,7 +107,7 @@ def preview(overrides: Sequence[str], *, images: int, epoch: int) -> Image.Image
         raise ValueError(sentence(error)) from error
     if sentences := problems(config):
         raise ValueError(" ".join(sentences))
-    resolved = resolve(config)
+    resolved = resolve(with_stated(config))
     method = resolved["method"]
     dataset = datasets.build(method["pretrain_on"])
     # The preprocessing comes from the model, whose weights are not needed for it.

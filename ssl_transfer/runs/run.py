@@ -16,6 +16,7 @@ from ssl_transfer.config import references, resolve
 from ssl_transfer.runs import products
 from ssl_transfer.runs.identity import digest, identity_of, settled
 from ssl_transfer.runs.record import SCHEMA, read_failure, read_record
+from ssl_transfer.runs.stated import with_stated
 from ssl_transfer.system.files import Unreadable
 
 PRETRAIN = {"name": "pretrain", "_target_": None}
@@ -27,13 +28,14 @@ class Run:
 
     Args:
         config: the whole composed configuration, plain. Interpolations of paths and of keys of the
-            same node stay unresolved. It must not be changed after the first use.
+            same node stay unresolved. It must not be changed after the first use. What files beside
+            weights state of images is added to it (see ``stated``).
     """
 
     config: dict[str, Any] = dataclasses.field(hash=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "config", settled(self.config))
+        object.__setattr__(self, "config", with_stated(settled(self.config)))
 
     @property
     def is_pretraining(self) -> bool:
