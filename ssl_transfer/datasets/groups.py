@@ -24,7 +24,11 @@ _TABLES = (".txt", ".csv", ".tsv")
 
 
 def group(
-    name: str, files: Files, rule: str | None, root: Path, classes: Sequence[str]
+    name: str,
+    files: Files,
+    rule: str | Mapping[str, str] | None,
+    root: Path,
+    classes: Sequence[str],
 ) -> dict[str, Split]:
     """Return the splits with the group of each sample, if there are groups.
 
@@ -36,7 +40,7 @@ def group(
         rule: a regular expression, searched for in every sample's name: the text in its parentheses
             (the whole match, if it has none) names the group; or a file (``.txt``, ``.csv``,
             ``.tsv``) with a line ``name group`` per image, split at its last tab, comma (``.csv``)
-            or blank (``None``: only copies are grouped).
+            or blank; or the group of every name (``None``: only copies are grouped).
         root: folder that the file's path is relative to.
         classes: names of the classes, for messages.
 
@@ -52,7 +56,9 @@ def group(
             return splits
         groups = np.arange(len(names))
     else:
-        labels = _labels(rule, names, root)
+        labels = (
+            _labels(rule, names, root) if isinstance(rule, str) else [rule[name] for name in names]
+        )
         groups = _numbers(labels)
         _log_groups(name, groups)
         _warn_of_shared(name, splits, labels)

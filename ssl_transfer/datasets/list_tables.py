@@ -1,17 +1,39 @@
 """Annotation files as tables: CSV or TSV with a header, an image and a label per row."""
 
 import csv
+import dataclasses
 import io
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ssl_transfer.datasets.reader import some
+from ssl_transfer.datasets.split_folders import meaning
 
 SUFFIXES = (".csv", ".tsv")
 IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "name")
 LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "y")
+UNUSED = "none"
+"""Name of a split or group column that stands for no column."""
 _SEPARATORS = ",;\t"
+
+
+class Columns(NamedTuple):
+    """Names of columns that the user chose (``None``: the usual names).
+
+    Args:
+        image: the image.
+        label: its label.
+        split: its split (``None``: ``split``, if there is one; ``none``: all rows are read).
+        group: its group (``None``: ``group``, if there is one; ``none``: no groups).
+    """
+
+    image: str | None = None
+    label: str | None = None
+    split: str | None = None
+    group: str | None = None
 
 
 class Entry(NamedTuple):
@@ -19,13 +41,30 @@ class Entry(NamedTuple):
 
     Args:
         name: the image, as written.
-        label: its label, as written.
+        label: its label, with composed Unicode letters.
         place: file and line number, for messages.
+        group: its group (``None``: the table has no column of groups).
     """
 
     name: str
     label: str
     place: str
+    group: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a split.
+
+    Args:
+        path: the file.
+        entries: the rows that have an image and a label.
+        passed: number of rows of other splits.
+    """
+
+    path: Path
+    entries: list[Entry]
+    passed: Mapping[str, int]
 
 
 def is_table(path: Path) -> bool:
@@ -33,10 +72,8 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def entries(
-    path: Path, text: str, image_column: str | None, label_column: str | None, problems: list[str]
-) -> Iterator[Entry]:
-    """Yield the rows of a table that have an image and a label; add the others to ``problems``.
+def read_table(path: Path, text: str, split: str, named: Columns, problems: list[str]) -> Table:
+    """Return the rows of one split that have an image and a label; add others to ``problems``.
 
     Columns are separated by commas, semicolons or tabs, the one that occurs most in the header;
     fields may be quoted.
@@ -44,62 +81,151 @@ def entries(
     Args:
         path: the file, for messages.
         text: its content.
-        image_column: name of the column of images (``None``: the only one of ``IMAGE_COLUMNS``).
-        label_column: name of the column of labels (``None``: the only one of ``LABEL_COLUMNS``).
+        split: the rows to take, if the table has a column of splits.
+        named: the columns.
         problems: messages about the files so far.
     """
-    header_line = text.partition("\n")[0]
-    separator = max(_SEPARATORS, key=header_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
-    try:
-        header = [field.strip() for field in next(reader, [])]
-        image = _column(path, header, image_column, IMAGE_COLUMNS, "image_column", problems)
-        label = _column(path, header, label_column, LABEL_COLUMNS, "label_column", problems)
-        if image is None or label is None:
+    entries: list[Entry] = []
+    passed: Counter[str] = Counter()
+    rows = _rows(path, text, problems)
+    _, header = next(rows, ("", []))
+    places = _places(path, header, named, problems)
+    if places is None:
+        return Table(path, entries, passed)
+    known = len(problems)
+    for place, row in rows:
+        fields = {role: row[column].strip() for role, column in places.items()}
+        row_split = _split_of(fields["split"]) if "split" in fields else split
+        if row_split not in (None, split):
+            passed[str(row_split)] += 1
+        elif problem := _problem(fields):
+            problems.append(f"{place}: {problem}")
+        else:
+            label = unicodedata.normalize("NFC", fields["label"])
+            entries.append(Entry(fields["image"], label, place, fields.get("group")))
+    if not entries and len(problems) == known:
+        others = " and ".join(f"{count} of {key}" for key, count in passed.items())
+        problems.append(
+            f"{path.name}: no rows of the split {split}, but {others} (dataset.split_column="
+            f"{UNUSED} reads all)" if passed else f"{path.name}: no rows below the header"
+        )  # fmt: skip
+    return Table(path, entries, passed)
+
+
+def _rows(path: Path, text: str, problems: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place and the fields of each row that is not empty, the header first."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    separator = max(_SEPARATORS, key=first.count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    width, start = 0, 1
+    while True:
+        place = f"{path.name}:{start}"
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            problems.append(
+                f"{place}: no CSV from here on ({error}; perhaps a quotation mark is left open)"
+            )
             return
-        count = 0
-        for row in reader:
-            if not any(field.strip() for field in row):
-                continue
-            count += 1
-            place = f"{path.name}:{reader.line_num}"
-            if len(row) != len(header):
-                problems.append(f"{place}: {len(row)} fields instead of {len(header)}")
-            elif not (row[image].strip() and row[label].strip()):
-                missing = "image" if not row[image].strip() else "label"
-                problems.append(f"{place}: no {missing}")
-            else:
-                yield Entry(row[image].strip(), row[label].strip(), place)
-        if not count:
-            problems.append(f"{path.name}: no rows below the header")
-    except csv.Error as error:
-        problems.append(f"{path.name}:{reader.line_num}: {error}")
+        if row is None:
+            return
+        start = reader.line_num + 1
+        if not any(field.strip() for field in row):
+            continue
+        width = width or len(row)
+        if len(row) == width:
+            yield place, row
+        else:
+            problems.append(f"{place}: {len(row)} fields instead of {width}")
+
+
+def _places(
+    path: Path, header: Sequence[str], named: Columns, problems: list[str]
+) -> dict[str, int] | None:
+    """Return the place of each column that is used; None, with messages, if one is missing."""
+    known = len(problems)
+    header = [field.strip() for field in header]
+    usual = Columns(IMAGE_COLUMNS, LABEL_COLUMNS, ("split",), ("group",))  # type: ignore[arg-type]
+    places = {}
+    for role, name in named._asdict().items():
+        optional = role in ("split", "group")
+        if optional and name == UNUSED:
+            continue
+        wanted = getattr(usual, role) if name is None else (name,)
+        place = _column(path, header, wanted, role, problems, optional=optional and name is None)
+        if place is not None:
+            places[role] = place
+    return places if len(problems) == known else None
 
 
 def _column(
     path: Path,
     header: Sequence[str],
-    named: str | None,
-    usual: Sequence[str],
-    key: str,
+    wanted: Sequence[str],
+    role: str,
     problems: list[str],
+    *,
+    optional: bool,
 ) -> int | None:
     """Return the place of a column; None, with a message, if it is missing or ambiguous."""
-    wanted = usual if named is None else [named]
-    places = [place for place, name in enumerate(header) if name.lower() in wanted or name == named]
+    folded = [name.casefold() for name in wanted]
+    places = [place for place, name in enumerate(header) if name.casefold() in folded]
+    if len(places) > 1 and len(exact := [p for p in places if header[p] in wanted]) == 1:
+        places = exact
     if len(places) == 1:
         return places[0]
-    what = "no column" if not places else "several columns"
-    names = some(list(wanted), len(wanted)) if not places else some([header[p] for p in places])
-    problems.append(
-        f"{path.name}: {what} {names}; its columns are {some(list(header), 10) or 'none'}: name "
-        f"one by dataset.{key}"
-    )
+    if places or not optional:
+        what = "several columns" if places else "no column"
+        names = some([header[p] for p in places] or list(wanted), len(IMAGE_COLUMNS))
+        problems.append(
+            f"{path.name}: {what} {names}; its columns are {some(list(header), 10) or 'none'}: "
+            f"name one by dataset.{role}_column"
+        )
     return None
 
 
-def class_names(labels: set[str]) -> tuple[str, ...]:
+def _split_of(text: str) -> str | None:
+    """Return the split that a field names (``None``: none)."""
+    split, further_words = meaning(text)
+    return None if further_words else split
+
+
+def _problem(fields: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the fields of a row; None if nothing is."""
+    for role, field in fields.items():
+        if not field:
+            return f"no {role}"
+        if not field.isprintable():
+            return f"the {role} {field[:80]!r} has a character that is not printable"
+    if "split" in fields and _split_of(fields["split"]) is None:
+        return (
+            f"the split `{fields['split'][:80]}` is none of train, val and test "
+            f"(dataset.split_column={UNUSED} leaves this column out)"
+        )
+    return None
+
+
+def class_names(labels: Collection[str]) -> tuple[str, ...]:
     """Return the class names of labels in order: numbers by value, other labels by their text."""
-    if all(label.isdecimal() for label in labels):
+    if are_numbers(labels):
         return tuple(sorted(labels, key=lambda label: (int(label), label)))
     return tuple(sorted(labels))
+
+
+def are_numbers(labels: Collection[str]) -> bool:
+    """Return whether all labels are whole numbers from 0."""
+    return all(label.isdecimal() for label in labels)
+
+
+def alike(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return pairs of class names that differ only in case, blanks or zeros in front."""
+    first: dict[str, str] = {}
+    pairs = []
+    for name in names:
+        plain = str(int(name)) if name.isdecimal() else " ".join(name.split())
+        other = first.setdefault(unicodedata.normalize("NFKC", plain).casefold(), name)
+        if other != name:
+            pairs.append((other, name))
+    return pairs

@@ -5,12 +5,13 @@ import itertools
 import logging
 import os
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssl_transfer import metrics
+from ssl_transfer.config.arguments import argument
 from ssl_transfer.config.ranges import Finite
 from ssl_transfer.datasets import list_tables
 from ssl_transfer.datasets.base import Dataset
@@ -18,7 +19,7 @@ from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
-from ssl_transfer.datasets.nearest import existing_folder, nearest
+from ssl_transfer.datasets.nearest import alike, existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
 
 log = logging.getLogger(__name__)
@@ -35,11 +36,13 @@ class Line:
         name: the image, as written.
         target: its class number.
         place: annotation file and line number, for messages.
+        group: its group in a table (``None``: none is given).
     """
 
     name: str
     target: int
     place: str
+    group: str | None = None
 
 
 @reader
@@ -53,6 +56,8 @@ def image_list(
     images: str = ".",
     image_column: str | None = None,
     label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
     groups: str | None = None,
     on_duplicates: OnDuplicates = "error",
     value_range: Sequence[Finite] | None = None,
@@ -67,7 +72,9 @@ def image_list(
     name has decomposed letters, and the reverse.
 
     A file that ends in ``.csv`` or ``.tsv`` is a table with a header instead (see ``list_tables``);
-    all files must then be tables. Its labels are names of classes, also if they are numbers.
+    all files must then be tables. Its labels are names of classes, also if they are numbers; only
+    with ``classes``, numbers that are none of its names are the numbers of its lines. Several keys
+    may name one table with a column of splits.
 
     Args:
         options: shared options.
@@ -82,9 +89,13 @@ def image_list(
             ``filename``, ``image`` or a similar name).
         label_column: column with its label (``None``: ``label``, ``class``, ``target`` or a similar
             name).
+        split_column: column with its split, of which each key takes its rows (``None``: ``split``,
+            if there is one; ``none``: every key takes all rows).
+        group_column: column with its group, used without ``groups`` (``None``: ``group``, if there
+            is one; ``none``: no groups).
         groups: which images show one object and stay together in every split that is made: a
-            regular expression or a file (see ``groups.group``) (``None``: only copies stay
-            together).
+            regular expression or a file (see ``groups.group``) (``None``: a table's column of
+            groups; without one, only copies stay together).
         on_duplicates: how to treat images whose bytes are in two of the given splits (see
             ``duplicates.settle_duplicates``).
         value_range: see ``decoding.Decoding``.
@@ -100,11 +111,11 @@ def image_list(
     problems: list[str] = []
     files_of = {key: base / file for key, file in written.items() if file}
     of_classes = base / classes if classes else None
+    columns = list_tables.Columns(image_column, label_column, split_column, group_column)
     if any(list_tables.is_table(path) for path in files_of.values()):
-        columns = (image_column, label_column)
         lines, names = _tables(options, files_of, columns, of_classes, problems)
     else:
-        _refuse_columns(image_column, label_column)
+        _refuse_columns(columns)
         lines = {key: list(_parse(path, key, problems)) for key, path in files_of.items()}
         names = _class_names(lines, of_classes, problems)
     _find_repeated(lines, problems)
@@ -121,7 +132,8 @@ def image_list(
     }
     looked_at = inspect_files(options, listings, decoding_of(value_range))
     files = settle_duplicates(options.name, looked_at, on_duplicates)
-    splits = group(options.name, files, groups, base, names)
+    rule = groups if groups is not None else _groups(options, lines)
+    splits = group(options.name, files, rule, base, names)
     return assemble(
         options,
         classes=names,
@@ -135,19 +147,33 @@ def image_list(
     )
 
 
-def _refuse_columns(image_column: str | None, label_column: str | None) -> None:
-    for key, value in (("image_column", image_column), ("label_column", label_column)):
+def _refuse_columns(columns: list_tables.Columns) -> None:
+    for role, value in columns._asdict().items():
         if value is not None:
             raise ValueError(
-                f"`dataset.{key}` must be null for lists in text files, which have no columns, but "
-                f"is {value!r}; name the files .csv or .tsv if they are tables."
+                f"`dataset.{role}_column` must be null for lists in text files, which have no "
+                f"columns, but is {value!r}; name the files .csv or .tsv if they are tables."
             )
+
+
+def _groups(options: Options, lines: Mapping[str, Sequence[Line]]) -> dict[str, str] | None:
+    """Return the group of each name; None if no table has a column of groups."""
+    every = [line for part in lines.values() for line in part]
+    if all(line.group is None for line in every):
+        return None
+    log.info(
+        "`%s`: the tables' column of groups takes the place of dataset.groups; "
+        "dataset.group_column=%s leaves it out",
+        options.name, list_tables.UNUSED,
+    )  # fmt: skip
+    # An image of a table without this column is a group of its own, which no other can be.
+    return {line.name: line.group or f"\0{line.name}" for line in every}
 
 
 def _tables(
     options: Options,
     paths: dict[str, Path],
-    columns: tuple[str | None, str | None],
+    columns: list_tables.Columns,
     of_classes: Path | None,
     problems: list[str],
 ) -> tuple[dict[str, list[Line]], tuple[str, ...]]:
@@ -158,34 +184,85 @@ def _tables(
             "the annotation files must all be tables (.csv, .tsv) or none of them, but "
             f"{some(others)} {'is' if len(others) == 1 else 'are'} no table; convert one of them."
         )
-    entries = {}
-    for key, path in paths.items():
-        text = "\n".join(_read(path, f"dataset.{key}"))
-        entries[key] = list(list_tables.entries(path, text, *columns, problems))
-    if of_classes is None:
-        names = list_tables.class_names({entry.label for entry in entries["train"]})
-        known = "the labels of the training rows"
-        log.info("`%s`: the labels of its tables are %d classes", options.name, len(names))
-    else:
-        names, known = _names_in(of_classes, problems), f"the lines of {of_classes.name}"
-    numbers = {name: number for number, name in enumerate(names)}
+    tables = {
+        key: list_tables.read_table(path, _read(path, f"dataset.{key}"), key, columns, problems)
+        for key, path in paths.items()
+    }
+    _warn_of_unread(options, tables)
+    entries = {key: table.entries for key, table in tables.items()}
+    names, numbers, known = _labels(options, entries, of_classes, problems)
     lines: dict[str, list[Line]] = {key: [] for key in entries}
     for key, part in entries.items():
         for entry in part:
-            if entry.label in numbers:
-                lines[key].append(Line(entry.name, numbers[entry.label], entry.place))
+            number = numbers.get(entry.label)
+            if number is None:
+                near = alike(entry.label, names)
+                problems.append(
+                    f"{entry.place}: label `{_cut(entry.label)}` is not among {known}"
+                    + f" (did you mean `{near}`?)" * (near is not None)
+                )
             else:
-                problems.append(f"{entry.place}: label `{_cut(entry.label)}` is not among {known}")
+                lines[key].append(Line(entry.name, number, entry.place, entry.group))
     taught = {line.target for line in lines["train"]}
-    missing = [name for name, number in numbers.items() if number not in taught]
+    missing = [name for number, name in enumerate(names) if number not in taught]
     if missing and entries["train"]:
         problems.append(f"no training row has class {some(missing)}")
     return lines, names
 
 
-def _read(path: Path, what: str) -> list[str]:
+def _labels(
+    options: Options,
+    entries: Mapping[str, Sequence[list_tables.Entry]],
+    of_classes: Path | None,
+    problems: list[str],
+) -> tuple[tuple[str, ...], dict[str, int], str]:
+    """Return the names of the classes, the number of each label, and where labels are listed."""
+    if of_classes is None:
+        names = list_tables.class_names({entry.label for entry in entries["train"]})
+        known = "the labels of the training rows"
+        if names:
+            log.info(
+                "`%s`: the labels of its tables are the names of %d classes, in the order of their "
+                "%s", options.name, len(names),
+                "value" if list_tables.are_numbers(names) else "text",
+            )  # fmt: skip
+    else:
+        names, known = _names_in(of_classes, problems), f"the lines of {of_classes.name}"
+    for one, other in list_tables.alike(names):
+        log.warning(
+            "`%s`: the classes `%s` and `%s` differ only in case, blanks or zeros in front; if "
+            "they are one class, write both alike",
+            options.name, one, other,
+        )  # fmt: skip
+    written = {entry.label for part in entries.values() for entry in part}
+    if of_classes is not None and list_tables.are_numbers(written) and not written & set(names):
+        log.info(
+            "`%s`: the labels of its tables are numbers of the lines of %s, from 0",
+            options.name, of_classes.name,
+        )  # fmt: skip
+        return names, {n: int(n) for n in written if int(n) < len(names)}, known
+    return names, {name: number for number, name in enumerate(names)}, known
+
+
+def _warn_of_unread(options: Options, tables: Mapping[str, list_tables.Table]) -> None:
+    """Warn of rows of a split whose key does not name their table."""
+    read = {(table.path, key) for key, table in tables.items()}
+    passed = {
+        (table.path, split, count)
+        for table in tables.values()
+        for split, count in table.passed.items()
+    }
+    for path, split, count in sorted(passed):
+        if (path, split) not in read:
+            log.warning(
+                "`%s`: %d rows of %s, of the split %s, are not read; %s reads them",
+                options.name, count, path.name, split, argument(f"dataset.{split}", path.name),
+            )  # fmt: skip
+
+
+def _read(path: Path, what: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
         if not path.exists():
@@ -198,7 +275,7 @@ def _read(path: Path, what: str) -> list[str]:
 def _parse(path: Path, key: str, problems: list[str]) -> Iterator[Line]:
     """Yield the valid lines of an annotation file; add the others to ``problems``."""
     empty = True
-    for number, text in enumerate(_read(path, f"dataset.{key}"), start=1):
+    for number, text in enumerate(_read(path, f"dataset.{key}").split("\n"), start=1):
         if not text.strip():
             continue
         empty = False
@@ -300,9 +377,7 @@ def _gap(present: Collection[int]) -> str | None:
 
 def _names_in(path: Path, problems: list[str]) -> tuple[str, ...]:
     """Return the class names in a file; report repetitions and empty lines (they shift numbers)."""
-    names = [
-        text.strip() for text in "\n".join(_read(path, "dataset.classes")).rstrip().split("\n")
-    ]
+    names = [text.strip() for text in _read(path, "dataset.classes").rstrip().split("\n")]
     for number, name in enumerate(names, start=1):
         if not name:
             problems.append(f"{path.name}:{number}: an empty line between class names")
@@ -323,11 +398,12 @@ def _find_repeated(lines: dict[str, list[Line]], problems: list[str]) -> None:
 
 
 def _refuse(options: Options, problems: Sequence[str]) -> None:
+    problems = list(dict.fromkeys(problems))  # several keys may name one table
     if not problems:
         return
     more = len(problems) - PROBLEMS_SHOWN
     shown = "; ".join(problems[:PROBLEMS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
     raise ValueError(
-        f"the annotation files of `{options.name}` must name each image once, with its class "
-        f"number, but they do not: {shown}."
+        f"the annotation files of `{options.name}` must name each image once, with its class, "
+        f"but they do not: {shown}."
     )

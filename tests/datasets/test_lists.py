@@ -260,6 +260,14 @@ def test_columns_and_the_order_of_classes_can_be_named(tmp_path) -> None:
         ("path,label\ne.png,ant,3\n", "test.csv:2: 3 fields instead of 2"),
         ("path,label\ne.png,wasp\n", "test.csv:2: label `wasp` is not among the labels of the tr"),
         ("path,label\nz.png,ant\n", r"test.csv:2: there is no file `.*z.png`"),
+        (
+            'path,label\n"e.png,ant\nf.png,bee\n',
+            r"test.csv:2: no CSV .* quotation mark is left open",
+        ),
+        ("path,label\ne.png,Ant\n", r"test.csv:2: label `Ant` .*\(did you mean `ant`\?\)"),
+        ('path,label\ne.png,"a\nb"\n', r"test.csv:2: the label 'a\\nb' has a character"),
+        ("path,label,split\ne.png,ant,fold 1\n", "test.csv:2: the split `fold 1` is none of train"),
+        ("path,label,split\ne.png,ant,val\n", "no rows of the split test, but 1 of val"),
     ],
 )
 def test_bad_rows_are_named_with_file_and_line(tmp_path, text: str, sentence: str) -> None:
@@ -276,3 +284,60 @@ def test_tables_and_lists_are_not_mixed(tmp_path) -> None:
         read(tmp_path, train=train)
     with pytest.raises(ValueError, match=r"`dataset\.label_column` must be null for lists in text"):
         read(tmp_path, label_column="label")
+
+
+ALL = """
+path;label;Split;group
+a photo.png;bee;Training;x
+b.png;bee;train;y
+c.png;ant;train;z
+sub/d 1.png;ant;valid;z
+e.png;ant;test;x
+f.png;bee;test;w
+"""
+
+
+def test_one_table_holds_all_splits(tmp_path, caplog) -> None:
+    write(tmp_path)
+    whole = table(tmp_path, "all.csv", ALL)
+    dataset = read(tmp_path, train=whole, val=whole, test=whole)
+    names = {key: list(dataset[key].names) for key in dataset.splits}
+    assert names["train"] == ["a photo.png", "b.png", "c.png"]
+    assert (names["val"], names["test"]) == (["sub/d 1.png"], ["e.png", "f.png"])
+    assert dataset["test"].targets.tolist() == [0, 1]
+    assert "not read" not in caplog.text
+    read(tmp_path, train=whole, test=whole, val_fraction=0.5)
+    assert "1 rows of all.csv, of the split val, are not read; dataset.val=all.csv" in caplog.text
+    with pytest.raises(
+        ValueError, match=r"all\.csv:3: `a photo\.png` is named in all\.csv:3 already"
+    ):
+        read(tmp_path, train=whole, test=whole, split_column="none")
+
+
+def test_a_column_of_groups_keeps_rows_together(tmp_path) -> None:
+    write(tmp_path)
+    rows = [(name, "ab"[i % 2], f"g{i // 4}") for i, (name, _) in enumerate(TRAIN * 2)]
+    for number in range(8):
+        Image.new("RGB", (2, 2), (9, number, 9)).save(tmp_path / f"{number}.png")
+    text = "".join(f"{i}.png,{label},{of}\n" for i, (_, label, of) in enumerate(rows))
+    train = table(tmp_path, "train.csv", f"path,label,group\n{text}")
+    test = table(tmp_path, "test.csv", "path,label\ne.png,a\nf.png,b\n")
+    dataset = read(tmp_path, train=train, test=test)
+    sides = {int(name[0]) // 4: key for key in ("train", "val") for name in dataset[key].names}
+    assert sorted(sides.values()) == ["train", "val"]
+    assert len(dataset["train"]) == len(dataset["val"]) == 4
+    alone = read(tmp_path, train=train, test=test, group_column="none")
+    assert alone["train"].groups is None
+
+
+def test_numbers_that_are_no_names_are_those_of_the_lines_of_classes(tmp_path, caplog) -> None:
+    write(tmp_path)
+    rows = "a photo.png,1\nb.png,01\nc.png,0\nsub/d 1.png,0\n"
+    keys = {
+        "train": table(tmp_path, "train.csv", f"path,label\n{rows}"),
+        "test": table(tmp_path, "test.csv", 'path,label\ne.png,"0"\nf.png,1\n'),
+    }
+    dataset = read(tmp_path, **keys, classes=table(tmp_path, "names.txt", "wasp\nant\n"))
+    assert (dataset.classes, dataset["test"].targets.tolist()) == (("wasp", "ant"), [0, 1])
+    assert read(tmp_path, **keys).classes == ("0", "01", "1")
+    assert "the classes `01` and `1` differ only in case, blanks or zeros" in caplog.text
