@@ -6,7 +6,9 @@ import json
 import logging
 import re
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,9 +75,17 @@ def _warn_of_flips(run: Run) -> None:
     if not run.trains:
         return
     task, pretrained_on = run.resolved["dataset"], run.resolved["method"]["pretrain_on"]
-    same = all(task.get(key) == pretrained_on.get(key) for key in ("_target_", "root"))
-    if same and task.get("flip") != pretrained_on.get("flip"):
-        _say_flips(task["name"], bool(task.get("flip")))
+    evaluated, trained = (bool(node.get("flip", True)) for node in (task, pretrained_on))
+    if evaluated != trained and _same_images(task, pretrained_on):
+        _say_flips(task["name"], evaluated)
+
+
+def _same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two data sets lie in one folder, also if different readers read it."""
+    if not (one.get("root") and other.get("root")):  # embedded in the package
+        return all(one.get(key) == other.get(key) for key in ("_target_", "root"))
+    first, second = (Path(node["root"]).expanduser().absolute() for node in (one, other))
+    return first == second
 
 
 @functools.lru_cache(maxsize=64)

@@ -443,3 +443,15 @@ def test_flips_that_differ_between_pretraining_and_evaluation_are_told(
     assert preflight.check(run) is None
     message = "with method.pretrain_on.flip=true and evaluated with dataset.flip=false"
     assert (message in caplog.text) == warned
+
+
+@pytest.mark.parametrize(("folder", "warned"), [("photos", True), ("others", False)])
+def test_flips_are_compared_for_one_folder_that_two_readers_read(tmp_path, caplog, folder, warned):
+    preflight._say_flips.cache_clear()
+    run = tiny(
+        tmp_path, "method=simclr", "dataset=image_folder", f"dataset.root={tmp_path}/photos",
+        "dataset.flip=false", "dataset@method.pretrain_on=unlabelled_folder",
+        f"method.pretrain_on.root={tmp_path}/{folder}/", data=False,
+    )  # fmt: skip
+    preflight._warn_of_flips(run)
+    assert ("method.pretrain_on.flip=true and evaluated" in caplog.text) == warned
