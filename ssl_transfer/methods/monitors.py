@@ -283,7 +283,6 @@ class Monitor:
         every = distributed.gather(features)
         if bool(every.isfinite().all()):
             values |= {f"batch_{name}": value for name, value in collapse(every).items()}
-        self.context.note(monitored={"step": step, **values})
         self.context.log(training="monitor", step=step, **values)
 
     def _first_views(self, samples: int) -> Features | None:
@@ -319,6 +318,7 @@ class Monitor:
         self.looks = int(passes // every)
         values = self.look()
         self.seen = []
+        self.context.note(monitored={"step": step, **values})  # the last one stays in the record
         self.context.log(training="monitor", step=step, epoch=round(passes, 3), **values)
 
     def look(self) -> dict[str, float]:

@@ -119,6 +119,16 @@ def test_nothing_is_computed_twice_unless_forced(
     assert run.record()["scores"] == first["scores"]
 
 
+def test_the_last_line_of_a_pretraining_shows_the_last_monitored_accuracy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tiny(tmp_path, *METHOD, "protocol=pretrain", "trainer.monitor.every_steps=1", tuned=False)
+    assert run_all(run).failures == {}
+    lines = [json.loads(text) for text in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    (accuracy,) = (line["knn_top1"] for line in lines if "knn_top1" in line)
+    assert f"  kNN top1 {100 * accuracy:.2f} % (monitor) (" in capsys.readouterr().out
+
+
 def test_every_protocol_judges_the_weights_that_one_pretraining_left(tmp_path: Path) -> None:
     asked = [
         tiny(tmp_path, *METHOD, "protocol=linear_probe"),
