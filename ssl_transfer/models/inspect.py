@@ -21,12 +21,11 @@ from torch import Tensor
 from ssl_transfer import randomness
 from ssl_transfer.config import options
 from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone, torchvision_resnet
-from ssl_transfer.models.facts import read_yaml
-from ssl_transfer.models.heads import HEAD_FILE, load_head
+from ssl_transfer.models.inspect_run import describe_run
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, in_order, recognised
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.models.small_networks import small_network
-from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE, LoadReport, compare
+from ssl_transfer.models.weights import LoadReport, compare
 from ssl_transfer.system.downloads import checksum
 from ssl_transfer.system.files import replace_atomically
 from ssl_transfer.system.plain_text import printable
@@ -138,37 +137,6 @@ def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[st
         if "stem=" in arch and len(alike) > 1:
             yield (f"stem          {', '.join(alike[:-1])} and {alike[-1]} have the same tensors; "
                    "the file does not tell which")  # fmt: skip
-
-
-def describe_run(folder: Path) -> Iterator[str]:
-    """Yield the lines of a description of a folder that a run left.
-
-    Raises:
-        ValueError: if it holds neither an encoder nor a head.
-    """
-    has_encoder, has_head = ((folder / name).is_file() for name in (WEIGHTS_FILE, HEAD_FILE))
-    if not (has_encoder or has_head):
-        raise ValueError(
-            f"the folder must be that of a run that left {WEIGHTS_FILE} or {HEAD_FILE}, but "
-            f"`{folder}` has neither; name a file, or run again with protocol.keep_encoder=true."
-        )
-    yield f"folder        {folder}, of a run of this project"
-    if has_encoder:
-        content = read_yaml(folder / FACTS_FILE)
-        facts: dict[str, Any] = content if isinstance(content, dict) else {}
-        yield f"encoder       {facts.get('name')}, {facts.get('feature_dim')} features"
-        yield f"from          {', '.join(map(str, facts.get('parents') or ())) or 'unknown'}"
-        yield f"preprocessing {facts.get('preprocessing')}"
-        node = facts.get("model")
-        option = node.get("name") if isinstance(node, dict) else None
-        known = option if option in options("model") else "<the option it was trained with>"
-        yield f"use           model={known} model.weights.path={folder}"
-    if has_head:
-        head = load_head(folder)
-        assert head is not None
-        names = ", ".join((head.classes or ())[:5]) + (", …" * (len(head.classes or ()) > 5))
-        yield f"classifier    {head.kind}, {head.outputs} classes" + (f" ({names})" * bool(names))
-        yield f"in Python     ssl_transfer.load_classifier({str(folder)!r})"
 
 
 def _groups(state: State) -> str:
