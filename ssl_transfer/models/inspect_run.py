@@ -45,7 +45,7 @@ def describe_run(folder: Path) -> Iterator[str]:
         yield f"classifier    {head.kind}, {head.outputs} classes" + (f" ({names})" * bool(names))
         yield f"in Python     ssl_transfer.load_classifier({str(folder)!r})"
     if not (has_encoder or has_head):
-        yield "encoder       none was left; a tuning protocol leaves it by protocol.keep_encoder=true"
+        yield "encoder       none was left; protocol.keep_encoder=true of a tuning leaves it"
 
 
 def _document(folder: Path) -> dict[str, Any] | None:
