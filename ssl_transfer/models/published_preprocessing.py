@@ -102,7 +102,8 @@ def _tell_differences(
         and getattr(known, key) != (tuple(value) if isinstance(value, list) else value)
     }
     if differing:
-        settings = " ".join(f"model.preprocessing.{k}={_typed(v)}" for k, v in differing.items())
+        # `++` also where the option has no mapping of its own, as that of timm.
+        settings = " ".join(f"++model.preprocessing.{k}={_typed(v)}" for k, v in differing.items())
         _say(
             logging.WARNING,
             f"`{name}` keeps its own preprocessing, from which that of `{place}` differs; "
