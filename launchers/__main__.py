@@ -1,4 +1,4 @@
-"""Shows the states, failures and logs of sweeps; retries or cancels their runs.
+"""Shows the states, failures and logs of sweeps; retries, cancels or cleans up their runs.
 
 python -m launchers status [--watch]
 """
@@ -26,6 +26,7 @@ examples:
   python -m launchers logs --failed          the reasons and logs of failed and lost runs
   python -m launchers retry                  send failed and lost runs again, configured as before
   python -m launchers cancel                 cancel waiting and running jobs
+  python -m launchers clean                  what no run needs any more; --yes removes it
 """
 
 
@@ -74,7 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     cleaning = verbs.add_parser("clean", help=text, description=text)
     default = os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")
     cleaning.add_argument(
-        "--outputs", type=_folder, default=_folder(default), help="folder of all runs"
+        "place", nargs="?", type=_folder, metavar="OUTPUTS", help="folder of all runs"
+    )
+    cleaning.add_argument(
+        "--outputs", type=_folder, default=_folder(default), help="the same, as for other verbs"
     )
     cleaning.add_argument("--yes", action="store_true", help="remove it")
     return parser
@@ -188,13 +192,13 @@ def _retry(sweep_folder: SweepFolder, options: argparse.Namespace) -> int:
 def main() -> int:
     """Run the command and return the exit code."""
     options = _parser().parse_args()
-    if options.verb == "clean":
-        from launchers import clean  # loads torch
-
-        return clean.clean(options.outputs, remove=options.yes)
-    sweep_folder = SweepFolder.find(options.outputs, options.sweep)
     verbs = {"status": _status, "logs": _logs, "cancel": _cancel, "retry": _retry}
     try:
+        if options.verb == "clean":
+            from launchers import clean  # loads torch
+
+            return clean.clean(options.place or options.outputs, remove=options.yes)
+        sweep_folder = SweepFolder.find(options.outputs, options.sweep)
         return verbs[options.verb](sweep_folder, options)
     except KeyboardInterrupt:
         return 130
