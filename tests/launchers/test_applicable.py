@@ -1,15 +1,20 @@
 """One sweep over options of which some lack a key."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra.types import RunMode
 
+from launchers import base
 from launchers.applicable import compose_cells
 from launchers.composition import Composition
-from launchers.sweep import SweepRefused
+from launchers.sweep import Outcome, SweepRefused
 from ssl_transfer.config import plain
 from ssl_transfer.config.composer import Composer
 from ssl_transfer.config.composition import _loader, compose
+from ssl_transfer.runs import Run
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +88,34 @@ def test_the_choice_of_a_pretraining_set_reaches_the_methods_that_train(
     assert [line.partition(" is")[0] for line in left_out] == [
         "`dataset@method.pretrain_on`", "`method.pretrain_on.flip`"
     ]  # fmt: skip
+
+
+class Recording(base.ProjectLauncher):
+    """A launcher that records the runs it should execute."""
+
+    def run_all(self, runs: Sequence[Run], outputs: Path) -> Outcome:
+        self.asked = list(runs)
+        return Outcome(list(runs))
+
+
+def test_cells_that_differ_only_in_a_key_left_out_are_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "configure_log", lambda *_: None)  # it would change pytest's logging
+    shared = [f"paths.outputs={tmp_path}"]
+    master = _loader().load_configuration("config", shared, run_mode=RunMode.MULTIRUN)
+    launcher = Recording()
+    monkeypatch.setattr(base.ProjectLauncher, "last_outcome", None)
+    context = SimpleNamespace(config_loader=_loader())
+    launcher.setup(hydra_context=context, task_function=None, config=master)  # type: ignore[arg-type]
+    cells = [
+        (f"paths.outputs={tmp_path}", f"protocol={protocol}", f"protocol.epochs={epochs}")
+        for protocol in ("knn", "linear_probe")
+        for epochs in (5, 6)
+    ]
+    jobs = launcher.launch(cells, 0)
+    assert len(jobs) == 4  # Hydra expects one result per cell
+    asked = [
+        (run.names["protocol"], run.config["protocol"].get("epochs")) for run in launcher.asked
+    ]
+    assert asked == [("knn", None), ("linear_probe", 5), ("linear_probe", 6)]
