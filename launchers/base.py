@@ -73,7 +73,12 @@ class ProjectLauncher(Launcher):
         """Print what ``run_all`` would execute, with its estimated cost."""
         from launchers import dry_run
 
-        return dry_run.show(runs, outputs)
+        return dry_run.show(runs, outputs, self.at_once)
+
+    @property
+    def at_once(self) -> int:
+        """Number of runs that the launcher executes at the same time."""
+        return 1
 
     def _compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Run]:
         loader = self.hydra_context.config_loader

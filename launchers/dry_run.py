@@ -1,9 +1,9 @@
-"""What a sweep would compute, how long, and how much disk, from finished runs of the same kind."""
+"""What a sweep would execute, and how long and how much disk it would take."""
 
 import json
-import os
+import shutil
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,114 +16,175 @@ SHOWN = 50
 
 
 class Kind(NamedTuple):
-    """What decides how long a run takes and how large its folder becomes.
+    """What decides how long a run takes, as far as other runs tell.
 
     Args:
         protocol: name of the protocol.
         method: name of the method of a pre-training; None for an evaluation.
         dataset: name of the data set that is read.
-        model: name of the model.
+        architecture: the identity of the model's node as JSON, without its name and weights.
     """
 
     protocol: str
     method: str | None
     dataset: str
-    model: str
+    architecture: str
 
 
-class Cost(NamedTuple):
-    """The cost of a finished run: seconds on all of its devices, and bytes in its folder."""
+class Finished(NamedTuple):
+    """A finished run.
+
+    Args:
+        kind: its kind.
+        seconds: seconds on all of its devices; per epoch if it has ``epochs``.
+        device: type of its devices.
+    """
+
+    kind: Kind
+    seconds: float
+    device: str
+
+
+class Estimate(NamedTuple):
+    """The estimate for one run: its seconds, and the finished runs it rests on."""
 
     seconds: float
-    size: int
+    level: str
+    alike: tuple[Finished, ...]
 
 
-LEVELS: tuple[tuple[str, Callable[[Kind], tuple[Any, ...]]], ...] = (
-    ("of the same protocol, data set and model", tuple),
-    ("of the same protocol and data set", lambda kind: kind[:3]),
-    ("of the same protocol", lambda kind: kind[:2]),
-)
+LEVELS: dict[str, Callable[[Kind], tuple[Any, ...]]] = {
+    "the same protocol, data set and architecture": tuple,
+    "the same protocol and data set": lambda kind: kind[:3],
+    "the same protocol": lambda kind: kind[:2],
+}
 """How near a finished run is to a new one, nearest first."""
 
 
-def show(runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
-    """Print what a sweep would execute and its estimated cost, without executing anything."""
-    outcome, todo = sweep.prepare(runs)
-    described = descriptions(todo)
-    for run in todo[:SHOWN]:
-        reason = outcome.failures.get(run.id)
-        sweep.say(
-            f"{'refused' if reason else 'new':8} {described[run.id]}  {reason or ''}".rstrip()
-        )
-    if len(todo) > SHOWN:
-        sweep.say(f"         … and {len(todo) - SHOWN} more")
+def show(runs: Sequence[Run], outputs: Path, at_once: int = 1) -> sweep.Outcome:
+    """Print what a sweep would execute and its estimated cost, without executing anything.
+
+    Args:
+        runs: the runs of the sweep.
+        outputs: folder of all runs.
+        at_once: number of runs that the launcher executes at the same time.
+    """
+    outcome, todo = sweep.prepare(runs, leave_failures=False)
+    for run in todo:  # requirements come first
+        for required in run.requirements:
+            if reason := outcome.failures.get(required.id):
+                outcome.failures.setdefault(run.id, reason)
     executed = [run for run in todo if run.id not in outcome.failures]
-    finished = len({run.id for run in runs}) - len({run.id for run in runs} & {r.id for r in todo})
+    described = descriptions(executed)
+    for run in executed[:SHOWN]:
+        sweep.say(f"new      {described[run.id]}")
+    if len(executed) > SHOWN:
+        sweep.say(f"         … and {len(executed) - SHOWN} more")
+    for line in sweep.reasons(outcome.failures):
+        sweep.say(f"refused  {line}")
+    asked = {run.id for run in runs}
+    finished = len(asked - {run.id for run in todo})
     sweep.say(f"{sweep.count(len(executed), 'run')} to execute, {finished} finished before")
-    for line in estimates(executed, outputs):
+    for line in estimates(executed, outputs, at_once):
         sweep.say(line)
     sweep.say("nothing was started (dry_run=true)")
     return sweep.Outcome(list(runs))
 
 
-def estimates(runs: Sequence[Run], outputs: Path) -> Iterator[str]:
-    """Yield lines with the estimated hours and the disk of runs, and what the estimate rests on."""
+def estimates(runs: Sequence[Run], outputs: Path, at_once: int) -> Iterator[str]:
+    """Yield lines with the estimated hours and the disk of runs, and what the hours rest on."""
     if not runs:
         return
-    costs = list(_finished(outputs))
-    known: list[Cost] = []
-    rests_on: dict[str, int] = {}
-    for run in runs:
-        for words, reduce in LEVELS:
-            wanted = reduce(kind_of(run))
-            alike = [cost for kind, cost in costs if reduce(kind) == wanted]
-            if alike:
-                seconds = statistics.mean(cost.seconds for cost in alike)
-                known.append(Cost(seconds, round(statistics.mean(cost.size for cost in alike))))
-                rests_on[words] = rests_on.get(words, 0) + 1
-                break
-    if not known:
-        yield "no estimate: no run of these protocols has finished below these outputs"
-        return
-    hours = sum(cost.seconds for cost in known) / 3600
-    parts = ", ".join(f"{number} from runs {words}" for words, number in rests_on.items())
-    yield f"device hours  {hours:.3g} for {len(known)} of {len(runs)} runs ({parts})"
-    yield (
-        f"disk          {sum(cost.size for cost in known) / 1e9:.3g} GB in their folders; "
-        "features, decoded images and checkpoints in progress come in addition"
+    yield from _hours(runs, list(finished_runs(outputs)))
+    yield _disk(runs, outputs, min(at_once, len(runs)))
+
+
+def _hours(runs: Sequence[Run], finished: Sequence[Finished]) -> Iterator[str]:
+    estimated = [one for one in _estimated(runs, finished) if one is not None]
+    hours = sum(one.seconds for one in estimated) / 3600
+    shown = f"{hours:.3g}" if estimated else "unknown"
+    asked = sweep.count(len(runs), "run")
+    yield f"device hours  {shown}, estimated for {len(estimated)} of {asked}"
+    for level in LEVELS:
+        here = [one for one in estimated if one.level == level]
+        known = {id(run): run for one in here for run in one.alike}
+        devices = ", ".join(sorted({run.device for run in known.values()}))
+        alike = sweep.count(len(known), "finished run")
+        if here:
+            yield f"  {sweep.count(len(here), 'run')} by {alike} of {level} ({devices})"
+    if missing := len(runs) - len(estimated):
+        number = sweep.count(missing, "run")
+        yield f"  no estimate for {number}: none of the same protocol has finished"
+
+
+def _estimated(runs: Sequence[Run], finished: Sequence[Finished]) -> Iterator[Estimate | None]:
+    """Yield each run's estimate from the nearest finished runs; None if there are none."""
+    groups: dict[tuple[str, tuple[Any, ...]], list[Finished]] = {}
+    for run in finished:
+        for level, reduce in LEVELS.items():
+            groups.setdefault((level, reduce(run.kind)), []).append(run)
+    means = {key: statistics.fmean(run.seconds for run in group) for key, group in groups.items()}
+    for new in runs:
+        kind, epochs = kind_of(new), _epochs(new.config, is_pretraining=new.is_pretraining)
+        keys = ((level, reduce(kind)) for level, reduce in LEVELS.items())
+        key = next((key for key in keys if key in groups), None)
+        yield key and Estimate(means[key] * epochs, key[0], tuple(groups[key]))
+
+
+def _disk(runs: Sequence[Run], outputs: Path, at_once: int) -> str:
+    from ssl_transfer.runs import disk
+
+    needed = disk.needed(runs)
+    checkpoints = needed.peak_of_checkpoints(at_once)
+    total = needed.features + needed.kept + needed.predictions + checkpoints
+    free = shutil.disk_usage(
+        next(path for path in (outputs, *outputs.parents) if path.exists())
+    ).free
+    return (
+        f"disk          {sweep.size(total)} of {sweep.size(free)} free: features "
+        f"{sweep.size(needed.features)}, encoders and heads {sweep.size(needed.kept)}, predictions "
+        f"{sweep.size(needed.predictions)}, checkpoints at most {sweep.size(checkpoints)} "
+        f"({sweep.count(at_once, 'run')} at once)"
     )
-    if len(known) < len(runs):
-        yield f"not estimated {len(runs) - len(known)} runs: none of their protocol has finished"
 
 
 def kind_of(run: Run) -> Kind:
     """Return the kind of a run."""
-    names = run.names
+    names, method, dataset = run.names, None, run.names["dataset"]
     if run.is_pretraining:
-        method = run.config["method"]
-        return Kind(
-            names["protocol"], names["method"], str(method["pretrain_on"]["name"]), names["model"]
-        )
-    return Kind(names["protocol"], None, names["dataset"], names["model"])
+        method, dataset = names["method"], run.config["method"]["pretrain_on"]["name"]
+    return Kind(names["protocol"], method, str(dataset), _architecture(run.identity["model"]))
 
 
-def _finished(outputs: Path) -> Iterator[tuple[Kind, Cost]]:
-    """Yield the kind and the cost of every finished run below an outputs folder."""
+def _architecture(model: Mapping[str, Any]) -> str:
+    own = {key: value for key, value in model.items() if key not in ("name", "weights")}
+    return json.dumps(own, sort_keys=True)
+
+
+def _epochs(config: Mapping[str, Any], *, is_pretraining: bool) -> float:
+    """Return the number of epochs that a run trains; 1 if it trains by steps or not at all."""
+    epochs = config["method" if is_pretraining else "protocol"].get("epochs")
+    return float(epochs) if isinstance(epochs, int | float) and epochs > 0 else 1.0
+
+
+def finished_runs(outputs: Path) -> Iterator[Finished]:
+    """Yield the finished runs below an outputs folder whose duration is that of the whole run."""
     for path in outputs.glob("*/*/record.json"):
         try:
             record = json.loads(path.read_bytes())
-            is_pretraining = record["dataset"] is None
-            data = record["config"]["method"]["pretrain_on"]["name"] if is_pretraining else None
+            config, is_pretraining = record["config"], record["dataset"] is None
+            if record["status"] != "finished" or config.get("debug") or record.get("resumed_at"):
+                continue  # a resumed run has the seconds of its last part
             kind = Kind(
                 str(record["protocol"]),
                 str(record["method"]) if is_pretraining else None,
-                str(data or record["dataset"]),
-                str(record["model"]),
+                str(
+                    config["method"]["pretrain_on"]["name"] if is_pretraining else record["dataset"]
+                ),
+                _architecture(record["identity"]["model"]),
             )
-            if record["status"] != "finished" or record["config"].get("debug"):
-                continue
             seconds = float(record["duration_s"]) * int(record.get("processes") or 1)
-            size = sum(entry.stat().st_size for entry in os.scandir(path.parent))
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            seconds /= _epochs(config, is_pretraining=is_pretraining)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # a damaged record is reported by `python -m results`
-        yield kind, Cost(seconds, size)
+        yield Finished(kind, seconds, str(record.get("device") or "unknown device"))

@@ -50,6 +50,17 @@ class LocalLauncher(base.ProjectLauncher):
         """Execute the unfinished runs, print each one as it ends, and record the outcome."""
         return send(runs, outputs, self.options)
 
+    @property
+    def at_once(self) -> int:
+        """Number of slots."""
+        return _num_slots(self.options, pool.visible_gpus())
+
+
+def _num_slots(options: dict[str, Any], gpus: Sequence[str]) -> int:
+    if gpus and options["n_jobs"] is None:
+        return len(gpus) * int(options["runs_per_gpu"])
+    return int(options["n_jobs"] or len(os.sched_getaffinity(0)))
+
 
 def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
     """Execute runs in the slots of this computer and return the outcome."""
@@ -62,11 +73,8 @@ def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.O
         sweep_folder.note(outcome)
         return outcome
     gpus = pool.visible_gpus()
-    if gpus and options["n_jobs"] is None:
-        num_slots = len(gpus) * options["runs_per_gpu"]
-    else:
-        num_slots = options["n_jobs"] or len(os.sched_getaffinity(0))
-    logs = [sweep_folder.jobs / f"slot{n}_log.out" for n in range(min(num_slots, len(todo)))]
+    num_slots = min(_num_slots(options, gpus), len(todo))
+    logs = [sweep_folder.jobs / f"slot{n}_log.out" for n in range(num_slots)]
     slots = pool.slots_for(logs, gpus=gpus, threads=options["threads"])
     sweep.say(
         f"{sweep.count(len(todo), 'run')} in {sweep.count(len(slots), 'slot')}; "

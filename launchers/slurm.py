@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from omegaconf import OmegaConf
 
@@ -12,6 +12,9 @@ from launchers.resources import Resources
 from ssl_transfer.config.ranges import Count, Range
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import signature_problems
+
+if TYPE_CHECKING:
+    from launchers.submission import Plan
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,14 +72,7 @@ class SlurmLauncher(base.ProjectLauncher):
 
     def show_plan(self, runs: Sequence[Run], outputs: Path) -> sweep.Outcome:
         """Print the submission and its estimated cost without submitting."""
-        from launchers import dry_run
-        from ssl_transfer.runs import graph
-
-        outcome = send(runs, outputs, {**self.options, "dry_run": True})
-        unfinished = [run for run in graph(runs) if not run.is_finished]
-        for line in dry_run.estimates(unfinished, outputs):
-            sweep.say(line)
-        return outcome
+        return send(runs, outputs, {**self.options, "dry_run": True})
 
 
 def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.Outcome:
@@ -100,6 +96,7 @@ def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.O
         plan = submission.plan(runs, options)
         if options["dry_run"]:
             status.show_plan(plan, outputs, options)
+            _show_cost(plan, outputs, options)
             return plan.outcome
         submission.refuse_impossible(plan, options)
         sweep_folder = SweepFolder.create(runs, outputs, {"name": "slurm", **options})
@@ -120,3 +117,16 @@ def send(runs: Sequence[Run], outputs: Path, options: dict[str, Any]) -> sweep.O
         outcome.failures |= {i: run.detail for i, run in ended.items() if run.state != "done"}
         sweep_folder.note(outcome)
     return outcome
+
+
+def _show_cost(plan: "Plan", outputs: Path, options: dict[str, Any]) -> None:
+    """Print the estimated hours and disk of the runs that would be submitted."""
+    from launchers import dry_run
+
+    at_once = sum(
+        min(len(group.runs), options["array_parallelism"] * group.resources.runs_per_gpu)
+        for group in plan.groups
+    )
+    runs = [run for group in plan.groups for run in group.runs]
+    for line in dry_run.estimates(runs, outputs, at_once):
+        sweep.say(line)

@@ -63,7 +63,7 @@ class Plan:
 
 
 def plan(runs: Sequence[Run], options: Mapping[str, Any]) -> Plan:
-    """Return the unfinished runs in groups; the only files written are those of failed checks.
+    """Return the unfinished runs in groups; failed checks are written unless for a dry run.
 
     Raises:
         SweepRefused: if a configuration or its resources are wrong.
@@ -74,7 +74,8 @@ def plan(runs: Sequence[Run], options: Mapping[str, Any]) -> Plan:
         wants[run.id] = resources.of(run, options)
         return wants[run.id].processes
 
-    outcome, todo = sweep.prepare(runs, processes)
+    # A submission that is only shown leaves nothing behind.
+    outcome, todo = sweep.prepare(runs, processes, leave_failures=not options["dry_run"])
     live = _live([run for run in todo if run.id not in outcome.failures])
     groups: dict[str, Group] = {}
     waiting = set(live)

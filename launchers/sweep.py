@@ -1,5 +1,6 @@
 """Steps that all launchers share: check the sweep, select unfinished runs, execute, record."""
 
+import collections
 import dataclasses
 import os
 import sys
@@ -124,12 +125,20 @@ def _refuse_unwritable(folders: Iterable[Path]) -> None:
 
 
 def prepare(
-    runs: Sequence[Run], processes: Callable[[Run], int] | None = None
+    runs: Sequence[Run],
+    processes: Callable[[Run], int] | None = None,
+    *,
+    leave_failures: bool = True,
 ) -> tuple[Outcome, list[Run]]:
     """Return the unfinished ones of these runs and of their requirements, requirements first.
 
     Runs that cannot be executed (missing data, an earlier failure) are included; they are also in
     the outcome's failures.
+
+    Args:
+        runs: the runs of the sweep.
+        processes: number of processes that will share a run's batch (``None``: as now).
+        leave_failures: whether runs that cannot be executed get a ``failure.json``.
 
     Raises:
         SweepRefused: if any configuration is wrong.
@@ -150,7 +159,7 @@ def prepare(
 
     for run in todo:
         reason = sticky_failure(run)
-        if reason is None and (reason := check(run)) is not None:
+        if reason is None and (reason := check(run)) is not None and leave_failures:
             fail(run, reason, trace="", stage="check")
         if reason is not None:
             outcome.failures[run.id] = reason
@@ -254,6 +263,24 @@ def say(text: str) -> None:
 def count(number: int, noun: str) -> str:
     """Return ``1 run``, ``2 runs``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def reasons(failures: Mapping[str, str]) -> list[str]:
+    """Return the distinct reasons of failures, each with the number of its runs.
+
+    Args:
+        failures: run id -> reason.
+    """
+    numbers = collections.Counter(failures.values())
+    return [f"{count(number, 'run')}: {reason}" for reason, number in numbers.items()]
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in decimal units, e.g. ``1.2 GB``."""
+    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} B"
 
 
 def is_main_process() -> bool:

@@ -55,16 +55,7 @@ class FrozenFeatures:
         self.dataset, self.context = dataset, context
         self.preprocessing = encoder.preprocessing.replaced(image_size, preprocessing)
         self.store = FeatureStore(context.features)
-        self.identity = {
-            "version": VERSION,
-            "weights": fingerprint(encoder),
-            # Hash the network, too: networks with equal weights may differ, e.g. in an activation.
-            "network": sources.network(encoder.backbone, type(encoder), encoder.maker),
-            "preprocessing": self.preprocessing.identity(),
-            "dataset": dataset.name,
-            "data": dataset.fingerprint,
-            "precision": context.precision,
-        }
+        self.of_encoder = identity_of_encoder(encoder)
         self.encoder = encoder.to(context.device, context.dtype)
 
     def rows(self, split: str) -> Rows:
@@ -76,7 +67,8 @@ class FrozenFeatures:
                 self.encoder, samples, self.preprocessing, self.context, label=f"{split} features"
             )
 
-        identity = {**self.identity, "split": split, "samples": len(samples)}
+        precision = self.context.precision
+        identity = identity_of(self.of_encoder, self.preprocessing, self.dataset, split, precision)
         rows = self.store.get(identity, compute)
         judge(rows, f"`{self.encoder.name}` on the {split} split", self.context)
         return rows
@@ -87,6 +79,43 @@ class FrozenFeatures:
         targets = np.concatenate([self.dataset[split].targets for split in splits])
         device = self.context.device
         return torch.from_numpy(rows).to(device), torch.from_numpy(targets).to(device)
+
+
+def identity_of_encoder(encoder: Encoder) -> dict[str, str]:
+    """Return what identifies an encoder in the store: hashes of its weights and its network."""
+    return {
+        "weights": fingerprint(encoder),
+        # Hash the network, too: networks with equal weights may differ, e.g. in an activation.
+        "network": sources.network(encoder.backbone, type(encoder), encoder.maker),
+    }
+
+
+def identity_of(
+    of_encoder: Mapping[str, str],
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    split: str,
+    precision: str,
+) -> dict[str, Any]:
+    """Return the identity of a split's features in the store.
+
+    Args:
+        of_encoder: see ``identity_of_encoder``.
+        preprocessing: preprocessing of the images.
+        dataset: the dataset.
+        split: name of its split.
+        precision: see ``Context``.
+    """
+    return {
+        "version": VERSION,
+        **of_encoder,
+        "preprocessing": preprocessing.identity(),
+        "dataset": dataset.name,
+        "data": dataset.fingerprint,
+        "precision": precision,
+        "split": split,
+        "samples": len(dataset[split]),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

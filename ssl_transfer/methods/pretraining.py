@@ -33,7 +33,7 @@ def train(
         method: the resolved ``method`` node.
         **referenced: the encoders that the node refers to, such as ``teacher``.
     """
-    learner = _learner(encoder, dataset, method, context.seed, **referenced)
+    learner = untrained(encoder, dataset, method, context.seed, **referenced)
     learner = learner.to(context.device, context.dtype)
     prepared = (encoder.preprocessing, *learner.other_preprocessing)
     drawn = [pipe for p in prepared for pipe in pipelines(learner.views, dataset, p)]
@@ -78,7 +78,7 @@ def check(
     Raises:
         ValueError: if the method does not fit.
     """
-    learner = _learner(encoder, dataset, method, 0, **referenced)
+    learner = untrained(encoder, dataset, method, 0, **referenced)
     if learner.needs_classes and dataset.target != "class":
         descriptions = {"none": "images without labels", "classes": "several classes per image"}
         raise ValueError(
@@ -114,13 +114,25 @@ def planned_projector(
         return methods.build(method, encoder, 2, **referenced).projection
 
 
-def _learner(
+def untrained(
     encoder: Encoder,
     dataset: Dataset,
     method: Mapping[str, Any],
     seed: int,
     **referenced: Encoder | list[Encoder],
 ) -> methods.Method:
+    """Return the learner that ``train`` trains; its parameters depend on ``seed``.
+
+    Args:
+        encoder: see ``train``.
+        dataset: see ``train``; only the number of classes is used.
+        method: see ``train``.
+        seed: seed of the initial parameters.
+        **referenced: see ``train``.
+
+    Raises:
+        ValueError: if the method does not fit.
+    """
     with randomness.seeded(randomness.derive(seed, "projector")):
         return methods.build(method, encoder, len(dataset.classes), **referenced)
 

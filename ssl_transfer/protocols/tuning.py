@@ -154,6 +154,11 @@ class Tuning(TrainingKeys):
         """Whether training changes nothing of the encoder, including its running statistics."""
         return self.trainable == "head" and self.encoder_mode == "eval"
 
+    def reads_stored_features(self, dataset: Dataset) -> bool:
+        """Whether the features of an image never change, so that they are computed once."""
+        augment = augmentation(self.augmentation, flip=dataset.flip)
+        return self.encoder_is_constant and augment is None
+
     def _check_rates(self) -> None:
         rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))
                  if rate is not None]  # fmt: skip
@@ -296,7 +301,7 @@ class TuningRun:
         augment = augmentation(protocol.augmentation, flip=dataset.flip)
         # If an image's features are constant, they are computed once and stored for all runs.
         self.features = None
-        if protocol.encoder_is_constant and augment is None:
+        if protocol.reads_stored_features(dataset):
             self.features = FrozenFeatures(
                 encoder,
                 dataset,

@@ -1,6 +1,7 @@
 """Runs: identity, folder and record of a run, the checks before it, and its execution.
 
-Importing this package is cheap; only ``execution``, ``builders`` and ``preflight`` import torch.
+Importing this package is cheap; only ``execution``, ``builders``, ``preflight`` and ``disk`` import
+torch.
 """
 
 from ssl_transfer.runs.folder import begin, clear, finish

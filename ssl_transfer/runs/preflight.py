@@ -154,7 +154,7 @@ def _try_method(run: Run, dataset: Dataset) -> None:
         dataset,
         config["method"],
         accumulate=trainer["accumulate"],
-        **_shapes(run),
+        **shapes_of_references(run),
     )
     _warn_of_enlarging(run, dataset)
 
@@ -167,7 +167,7 @@ def _try_starts(run: Run) -> None:
             _try_start(*(json.dumps(node, sort_keys=True) for node in nodes))
 
 
-def _shapes(run: Run) -> dict[str, Encoder | list[Encoder]]:
+def shapes_of_references(run: Run) -> dict[str, Encoder | list[Encoder]]:
     """Return stand-ins for the encoders that a method's constructor receives, by key."""
     shapes = {}
     for path, source in run.sources.items():
@@ -176,7 +176,8 @@ def _shapes(run: Run) -> dict[str, Encoder | list[Encoder]]:
             shape = _shape(json.dumps(model, sort_keys=True))
             if source.trains and not source.is_finished:
                 method = source.resolved["method"]
-                projector = pretraining.planned_projector(shape, method, **_shapes(source))
+                referenced = shapes_of_references(source)
+                projector = pretraining.planned_projector(shape, method, **referenced)
             else:
                 projector = _projector(json.dumps(model), source.folder if source.trains else None)
             shapes[path] = Encoder(

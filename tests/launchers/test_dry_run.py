@@ -9,33 +9,34 @@ from launchers import dry_run
 from ssl_transfer.runs import Run
 
 
-def finished(outputs: Path, *choices: str, seconds: float, processes: int = 1) -> Run:
-    run = tiny(outputs, *choices, tuned="protocol=linear_probe" in choices)
-    pretend_finished(run, duration_s=seconds, processes=processes, config=run.config)
-    (run.folder / "large").write_bytes(b"0" * 1_000_000)
-    return run
-
-
 def new(outputs: Path, *choices: str) -> Run:
     return tiny(outputs, *choices, tuned="protocol=linear_probe" in choices)
 
 
+def finished(outputs: Path, *choices: str, seconds: float, **facts: object) -> Run:
+    run = new(outputs, *choices)
+    pretend_finished(run, duration_s=seconds, config=run.config, **{"device": "cpu"} | facts)
+    return run
+
+
 def test_the_nearest_finished_runs_are_averaged(tmp_path: Path) -> None:
     finished(tmp_path, "protocol=knn", "seed=0", seconds=3600)
-    finished(tmp_path, "protocol=knn", "seed=1", seconds=3600, processes=3)
-    finished(tmp_path, "protocol=linear_probe", seconds=36000)
+    finished(tmp_path, "protocol=knn", "seed=1", seconds=3600, processes=3, device="cuda")
+    finished(tmp_path, "protocol=knn", "seed=9", seconds=9e9, resumed_at=[["grid", 1]])
+    finished(tmp_path, "protocol=linear_probe", seconds=36000)  # of one epoch
     runs = [
-        new(tmp_path, "protocol=knn", "seed=2"),
-        new(tmp_path, "protocol=linear_probe", "model.name=other"),
+        new(tmp_path, "protocol=knn", "seed=2", "model.name=same_architecture"),
+        new(tmp_path, "protocol=linear_probe", "model.width=8", "protocol.epochs=3"),
         new(tmp_path, "protocol=logistic_regression"),
     ]
-    hours, disk, rest = dry_run.estimates(runs, tmp_path)
-    assert hours == (
-        "device hours  12 for 2 of 3 runs (1 from runs of the same protocol, data set and model, "
-        "1 from runs of the same protocol and data set)"
-    )
-    assert disk.startswith("disk          0.002")
-    assert rest == "not estimated 1 runs: none of their protocol has finished"
+    *hours, disk = dry_run.estimates(runs, tmp_path, at_once=2)
+    assert hours == [
+        "device hours  32, estimated for 2 of 3 runs",
+        "  1 run by 2 finished runs of the same protocol, data set and architecture (cpu, cuda)",
+        "  1 run by 1 finished run of the same protocol and data set (cpu)",
+        "  no estimate for 1 run: none of the same protocol has finished",
+    ]
+    assert disk.endswith("(2 runs at once)")
 
 
 def test_pretrainings_count_by_their_method_and_nothing_is_started(
@@ -47,17 +48,31 @@ def test_pretrainings_count_by_their_method_and_nothing_is_started(
     outcome = dry_run.show([run], tmp_path)
     text = capsys.readouterr().out
     assert "2 runs to execute, 0 finished before\n" in text
-    assert "device hours  2 for 1 of 2 runs" in text
+    assert "device hours  2, estimated for 1 of 2 runs" in text
     assert text.endswith("nothing was started (dry_run=true)\n")
     assert outcome.folder is None
     assert not run.folder.exists()
     assert not (tmp_path / "sweeps").exists()
 
 
-def test_without_finished_runs_there_is_no_estimate(tmp_path: Path) -> None:
+def test_refused_runs_are_named_once_with_those_that_require_them_and_leave_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = [*METHOD, "protocol=knn", "model.weights.path=/nowhere.pth"]
+    runs = [new(tmp_path, *wrong, f"seed={seed}") for seed in (0, 1)]
+    dry_run.show(runs, tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    (refused,) = [line for line in lines if line.startswith("refused")]
+    assert refused.startswith("refused  3 runs: The weights of `small_resnet` must exist")
+    assert "0 runs to execute, 0 finished before" in lines
+    assert list(tmp_path.rglob("failure.json")) == []
+
+
+def test_without_finished_runs_there_is_no_estimate_of_time(tmp_path: Path) -> None:
     run = new(tmp_path, "protocol=knn")
-    assert next(dry_run.estimates([run], tmp_path)).startswith("no estimate: no run")
+    unknown = "device hours  unknown, estimated for 0 of 1 run"
+    assert next(dry_run.estimates([run], tmp_path, 1)) == unknown
     (tmp_path / "knn" / "odd").mkdir(parents=True)
     (tmp_path / "knn" / "odd" / "record.json").write_text("[")
-    assert next(dry_run.estimates([run], tmp_path)).startswith("no estimate: no run")
-    assert list(dry_run.estimates([], tmp_path)) == []
+    assert next(dry_run.estimates([run], tmp_path, 1)) == unknown
+    assert list(dry_run.estimates([], tmp_path, 1)) == []

@@ -1,0 +1,230 @@
+"""The disk that runs will need, computed from their configurations before any of them starts."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ssl_transfer import models, randomness
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.errors import NotApplicable
+from ssl_transfer.features import FeatureStore
+from ssl_transfer.features.extraction import identity_of, identity_of_encoder
+from ssl_transfer.methods import pretraining
+from ssl_transfer.models.batch_norm import Scope, batch_norm_layers
+from ssl_transfer.models.heads import HeadKind, build_head
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.base import SPLITS, EvaluationProtocol
+from ssl_transfer.protocols.frozen import FrozenProtocol
+from ssl_transfer.protocols.tuning import Tuning
+from ssl_transfer.runs.builders import dataset_of, initial_encoder, protocol_of
+from ssl_transfer.runs.preflight import shapes_of_references
+from ssl_transfer.runs.run import Run
+
+MOMENTS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}
+"""Tensors that an optimizer keeps for each parameter."""
+
+NAME_BYTES = 16
+"""Bytes of a compressed prediction in addition to its scores: target and name of the file."""
+
+
+class Disk(NamedTuple):
+    """Sizes in bytes.
+
+    Args:
+        features: stored features that do not exist yet.
+        kept: encoders, projectors and heads that runs leave.
+        predictions: class scores of the test images.
+        checkpoints: the largest checkpoint of each run.
+    """
+
+    features: int
+    kept: int
+    predictions: int
+    checkpoints: tuple[int, ...]
+
+    def peak_of_checkpoints(self, at_once: int) -> int:
+        """Return the largest size of all checkpoints while ``at_once`` runs train.
+
+        A new checkpoint is complete before it replaces the previous one, so both count.
+        """
+        return 2 * sum(sorted(self.checkpoints, reverse=True)[:at_once])
+
+
+def needed(runs: Sequence[Run]) -> Disk:
+    """Return the disk that unfinished runs will need, whose checks have found no problem.
+
+    Predictions are compressed and need at most what is returned. Checkpoints of protocols from a
+    user's own code are unknown and count as 0.
+    """
+    features: dict[str, int] = {}
+    kept = predictions = 0
+    checkpoints = []
+    store = _Store()
+    for run in sorted(runs, key=_weights_key):  # so that each encoder is built once
+        if run.is_pretraining:
+            left, largest = _of_pretraining(run)
+        else:
+            dataset, protocol = dataset_of(run), protocol_of(run.resolved["protocol"])
+            predictions += len(dataset["test"]) * (4 * len(dataset.classes) + NAME_BYTES)
+            features |= store.missing(run, protocol, dataset)
+            left, largest = _of_evaluation(run, protocol, len(dataset.classes))
+        kept += left
+        checkpoints.append(largest)
+    return Disk(sum(features.values()), kept, predictions, tuple(checkpoints))
+
+
+def _weights_key(run: Run) -> str:
+    """Return what the weights of a run's encoder depend on."""
+    model, seed = run.resolved["model"], run.config["method"]["seed"]
+    return json.dumps([model, seed, [source.id for source in run.requirements]], sort_keys=True)
+
+
+class _Store:
+    """The stored features that exist, and those that runs will add."""
+
+    def __init__(self) -> None:
+        self.asked: set[tuple[str, ...]] = set()
+        self.encoder_key = ""
+        self.of_encoder: tuple[Mapping[str, str], Preprocessing] | None = None
+
+    def missing(self, run: Run, protocol: EvaluationProtocol, dataset: Dataset) -> dict[str, int]:
+        """Return the bytes of the arrays that a run has to store, by a text that identifies each.
+
+        Runs of several seeds share their arrays: all but the first one's result is empty.
+        """
+        if not _reads_stored_features(protocol, dataset):
+            return {}
+        splits = getattr(protocol, "splits", SPLITS)
+        # What votes or is trained includes the validation images.
+        splits = [key for key in (SPLITS if "train" in splits else splits) if len(dataset[key])]
+        size, changes = (getattr(protocol, key) for key in ("image_size", "preprocessing"))
+        precision = run.config["precision"]
+        arrays = json.dumps(
+            [_weights_key(run), run.resolved["dataset"], size, changes, precision], sort_keys=True
+        )
+        if (arrays, *splits) in self.asked:
+            return {}
+        self.asked.add((arrays, *splits))
+        row = 4 * _factor(run) * _shape(_model_of(run)).dim
+        sizes = {split: row * len(dataset[split]) for split in splits}
+        store = FeatureStore(Path(run.resolved["paths"]["features"]))
+        if (stored := self._encoder(run, store)) is None:
+            return {f"{split} {arrays}": sizes[split] for split in splits}
+        of_encoder, prepared = stored
+        prepared = prepared.replaced(size, changes)
+        paths = {
+            split: store.path(identity_of(of_encoder, prepared, dataset, split, precision))
+            for split in splits
+        }
+        return {str(path): sizes[split] for split, path in paths.items() if not path.exists()}
+
+    def _encoder(
+        self, run: Run, store: FeatureStore
+    ) -> tuple[Mapping[str, str], Preprocessing] | None:
+        """Return what identifies a run's encoder in the store, and its preprocessing.
+
+        None if nothing is stored, or if the encoder's pre-training is not finished.
+        """
+        if not any(store.folder.glob("*.npy")):
+            return None
+        if (key := _weights_key(run)) != self.encoder_key:
+            self.encoder_key, self.of_encoder = key, None
+            if all(required.is_finished for required in run.requirements):
+                encoder = initial_encoder(run)
+                self.of_encoder = identity_of_encoder(encoder), encoder.preprocessing
+        return self.of_encoder
+
+
+def _reads_stored_features(protocol: EvaluationProtocol, dataset: Dataset) -> bool:
+    if isinstance(protocol, Tuning):
+        return protocol.reads_stored_features(dataset)
+    return isinstance(protocol, FrozenProtocol)
+
+
+class _Shape(NamedTuple):
+    """The number of features of an architecture, and the bytes of its tensors."""
+
+    dim: int
+    tensors: int
+    batch_norm: int
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _factor(run: Run) -> int:
+    """Return the size of the run's numbers relative to float32."""
+    return 2 if run.config["precision"] == "fp64" else 1
+
+
+def _model_of(run: Run) -> str:
+    """Return the node of a run's architecture as JSON."""
+    return json.dumps({**run.resolved["model"], "weights": None}, sort_keys=True)
+
+
+@functools.cache
+def _shape(model: str, scope: Scope | None = None) -> _Shape:
+    """Return the sizes of an architecture and of its BatchNorm layers of a scope."""
+    encoder = models.build(json.loads(model))
+    batch_norm = 0
+    with contextlib.suppress(NotApplicable):  # an encoder without these layers trains nothing
+        layers = batch_norm_layers(encoder, scope).values() if scope else ()
+        batch_norm = sum(_bytes(layer.state_dict().values()) for layer in layers)
+    return _Shape(encoder.feature_dim, _bytes(encoder.backbone.state_dict().values()), batch_norm)
+
+
+def _of_pretraining(run: Run) -> tuple[int, int]:
+    """Return the bytes of the encoder and the projector, and those of the largest checkpoint."""
+    method = {key: value for key, value in run.resolved["method"].items() if key != "seed"}
+    sources = [_model_of(source) for source in run.sources.values()]
+    key = json.dumps([_model_of(run), method, sources], sort_keys=True)
+    if key not in _pretrainings:
+        _pretrainings[key] = _sizes_of_pretraining(run)
+    left, largest = _pretrainings[key]
+    return _factor(run) * left, _factor(run) * largest
+
+
+_pretrainings: dict[str, tuple[int, int]] = {}
+
+
+def _sizes_of_pretraining(run: Run) -> tuple[int, int]:
+    method, encoder = run.resolved["method"], models.build(json.loads(_model_of(run)))
+    referenced = shapes_of_references(run)
+    learner = pretraining.untrained(encoder, dataset_of(run), method, 0, **referenced)
+    state, constant = learner.state_dict(), learner.constant()
+    trained = _bytes(p for p in learner.parameters() if p.requires_grad)
+    moments = MOMENTS[method["optimizer"]["name"]] * trained
+    layers = [encoder.backbone, *([] if learner.projection is None else [learner.projection])]
+    left = sum(_bytes(layer.state_dict().values()) for layer in layers)
+    changing = (tensor for name, tensor in state.items() if name not in constant)
+    return left, moments + _bytes(t for t in changing if isinstance(t, Tensor))
+
+
+def _of_evaluation(run: Run, protocol: EvaluationProtocol, classes: int) -> tuple[int, int]:
+    """Return the bytes of the encoder and the head that stay, and those of the largest checkpoint.
+
+    A bank has a head per point of the grid; the heads of a trained encoder are trained one by one.
+    """
+    if not isinstance(protocol, Tuning):
+        return 0, 0
+    scope = protocol.bn_scope if protocol.trainable == "batch_norm" else None
+    shape = _shape(_model_of(run), scope)
+    head = _head_bytes(protocol.head, shape.dim, classes)
+    constant = protocol.encoder_is_constant
+    trained = {"head": 0, "batch_norm": shape.batch_norm, "all": shape.tensors}[protocol.trainable]
+    trained += head * (len(protocol.points()) if constant else 1)
+    copies = 1 + MOMENTS[protocol.optimizer["name"]] + (protocol.epoch_selection == "best")
+    left = shape.tensors * protocol.keep_encoder + head * (protocol.keep_encoder or constant)
+    return _factor(run) * left, _factor(run) * copies * trained
+
+
+@functools.cache
+def _head_bytes(kind: HeadKind, dim: int, classes: int) -> int:
+    with randomness.preserved():
+        return _bytes(build_head(kind, dim, classes).state_dict().values())
