@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import logging
 import os
+import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -301,6 +302,9 @@ def _hint(fields: Sequence[str]) -> str:
     label = fields[-1].rpartition(",")[2].rpartition(";")[2]
     if label != fields[-1] and label.isdecimal():
         return " (a blank or a tab must separate name and number)"
+    words = {*re.split(r"[,;\s]+", " ".join(fields).lower())}
+    if words & {*list_tables.IMAGE_COLUMNS} and words & {*list_tables.LABEL_COLUMNS}:
+        return " (the name of a table with a header must end in .csv or .tsv)"
     return ""
 
 

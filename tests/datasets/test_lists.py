@@ -72,6 +72,7 @@ def test_own_validation_class_names_and_image_folder(tmp_path) -> None:
         ("a photo.png 0\nc.png 999999999\n", None, "class `1`, and the highest is 999999999"),
         (f"a photo.png 0\nc.png {'9' * 5000}\n", None, r"train\.txt:2: no class number"),
         ("a photo.png 0\nc.png,1\n", None, r"a blank or a tab must separate"),
+        ("path,label\na photo.png,0\n", None, r"table with a header must end in \.csv or \.tsv"),
         ("a photo.png 0\nsub\\d 1.png 1\n", None, r"must have / between folders"),
         ("a photo.png 0\nsub 1\n", None, r"train\.txt:2: `.*sub` is a folder"),
         ("a photo.png 0\nc.png 1\na photo.png 0\n", None, r"train\.txt:3: .* in train\.txt:1 al"),
