@@ -10,6 +10,10 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ChannelOrder = Literal["rgb", "bgr"]
 Level = Annotated[float, Range(-1e6, cap=1e6)]
 
+TRANSFORMERS_FILE, TIMM_FILE = "preprocessor_config.json", "config.json"
+"""Files beside weights that state their preprocessing; ``models.published_preprocessing`` reads
+them."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

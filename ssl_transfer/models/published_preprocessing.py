@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.preprocessing import TIMM_FILE, TRANSFORMERS_FILE, Preprocessing
 from ssl_transfer.system import inputs
 
 log = logging.getLogger(__name__)
 
-TIMM, TRANSFORMERS = "config.json", "preprocessor_config.json"
 _HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 """Names on the hub of the weights that these files belong to, in several formats side by side."""
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".tar", ".ckpt", ".npz", ".pkl")
@@ -54,7 +53,7 @@ def stated_preprocessing(weights: Path, own: Mapping[str, Any], name: str) -> di
     Raises:
         ValueError: if the file states a preprocessing that cannot be carried out.
     """
-    found = [p for key in (TRANSFORMERS, TIMM) if (p := weights.with_name(key)).is_file()]
+    found = [p for key in (TRANSFORMERS_FILE, TIMM_FILE) if (p := weights.with_name(key)).is_file()]
     stated = next(((place, stated) for place in found if (stated := _read(place))), None)
     if stated is None:
         return {}
@@ -131,7 +130,7 @@ def _read(path: Path) -> _Stated | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             return None
-        stated = _of_transformers(content) if path.name == TRANSFORMERS else _of_timm(content)
+        stated = _of_transformers(content) if path.name == TRANSFORMERS_FILE else _of_timm(content)
         if stated.fields:
             Preprocessing().replaced(values={"resize": None, **stated.fields})
         return stated if stated.fields else None

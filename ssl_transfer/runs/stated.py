@@ -5,6 +5,9 @@ contain what the file said; two different preprocessings never share an id.
 """
 
 import contextlib
+import functools
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config import resolve
 from ssl_transfer.config.references import REFERENCES
-
-FILES = ("preprocessor_config.json", "config.json")
-"""Names of the files, which ``models.published_preprocessing`` reads."""
+from ssl_transfer.preprocessing import TIMM_FILE, TRANSFORMERS_FILE
 
 
 def with_stated(config: dict[str, Any]) -> dict[str, Any]:
@@ -59,23 +60,34 @@ def _completed(model: Any, paths: Any) -> Any:
     if not isinstance(path, str) or not path:
         return model
     with contextlib.suppress(OmegaConfBaseException, ValueError, OSError):
-        file = _file(model, paths)
-        if not any(file.with_name(name).is_file() for name in FILES) or not file.is_file():
+        file = _file(path, json.dumps(paths))
+        if file is None:  # the path contains other keys of the model
+            file = Path(resolve({"paths": paths, "model": model})["model"]["weights"]["path"])
+        # Called for each run of a large sweep: building paths would cost more than the look-ups.
+        folder = os.path.dirname(file)  # noqa: PTH120
+        if not any(os.path.isfile(f"{folder}/{name}") for name in (TRANSFORMERS_FILE, TIMM_FILE)):  # noqa: PTH113
+            return model
+        if not os.path.isfile(file):  # noqa: PTH113
             return model
         # It loads torch, which a sweep of finished runs does without.
         from ssl_transfer.models.published_preprocessing import stated_preprocessing
 
         resolved = resolve({"paths": paths, "model": model})["model"]
         own = resolved.get("preprocessing") or {}
-        if added := stated_preprocessing(file, own, str(resolved.get("name"))):
+        if added := stated_preprocessing(Path(file), own, str(resolved.get("name"))):
             return {**model, "preprocessing": {**(model.get("preprocessing") or {}), **added}}
     return model
 
 
-def _file(model: Mapping[str, Any], paths: Any) -> Path:
-    """Return the path of a model's weights."""
-    path = model["weights"]["path"]
-    try:  # the path alone first: resolving a whole configuration takes 20 ms
-        return Path(resolve({"paths": paths, "path": path})["path"]).expanduser()
-    except OmegaConfBaseException:  # it contains other keys of the model
-        return Path(resolve({"paths": paths, "model": model})["model"]["weights"]["path"])
+@functools.lru_cache(maxsize=1024)
+def _file(path: str, paths: str) -> Path | None:
+    """Return a path without interpolations; None if it contains other keys than ``paths``.
+
+    Args:
+        path: the path of the weights, as configured.
+        paths: the node ``paths`` as JSON.
+    """
+    try:
+        return Path(resolve({"paths": json.loads(paths), "path": path})["path"]).expanduser()
+    except OmegaConfBaseException:
+        return None
