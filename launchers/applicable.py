@@ -37,8 +37,7 @@ def compose_cells(
         try:
             composed[place] = compose(overrides)
         except HydraException:
-            if not _lacking(composer, overrides):
-                continue
+            _lacking(composer, overrides)  # so that `known_to_lack` spares the cells alike
     rest = [place for place in range(len(cells)) if place not in composed]
     if not rest:
         return [composed[place] for place in range(len(cells))], []
@@ -47,18 +46,18 @@ def compose_cells(
         lacking = _lacking(composer, cells[place])
         known |= {composer.key(line) for line in cells[place] if line not in lacking}
     left_out: dict[str, dict[str, None]] = {}
-    problems: dict[str, None] = {}
+    problems: list[str] = []
     for place in rest:
         lacking = [line for line in _lacking(composer, cells[place]) if composer.key(line) in known]
         try:
             composed[place] = compose([line for line in cells[place] if line not in lacking])
         except HydraException as error:
-            problems[sentence(error)] = None
+            problems.append(sentence(error))
             continue
         for key in map(composer.key, lacking):
             left_out.setdefault(key, {})[_option(composed[place], key)] = None
     if problems:
-        raise SweepRefused(list(problems))
+        raise SweepRefused(problems)
     return [composed[place] for place in range(len(cells))], [
         f"`{key}` is not a key of {_listed(list(options))}; it is left out there."
         for key, options in left_out.items()
