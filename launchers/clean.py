@@ -9,6 +9,7 @@ from pathlib import Path
 from launchers import leftovers
 from launchers.leftovers import Leftover, State, Survey, size_of
 from launchers.sweep import count, say
+from launchers.sweep import size as readable
 from ssl_transfer.datasets.decoded import DATASET
 from ssl_transfer.system import claims
 from ssl_transfer.system.plain_text import printable
@@ -46,13 +47,13 @@ def clean(outputs: Path, *, remove: bool) -> int:
             _complain(f"`{part.paths[0]}` must be removable, but {error.strerror or error}; ask "
                       "its owner to remove it.")  # fmt: skip
     for size, reason in staying:
-        say(f"{shown(size):>10}  stays: {reason}")
+        say(f"{readable(size):>10}  stays: {reason}")
     if not found.leftovers:
         say("nothing to remove")
     elif remove:
-        say(f"removed {shown(removed)}")
+        say(f"removed {readable(removed)}")
     else:
-        say(f"{shown(sum(sizes))} could be removed; add --yes to remove it")
+        say(f"{readable(sum(sizes))} could be removed; add --yes to remove it")
     return 1 if failed else 0
 
 
@@ -65,9 +66,9 @@ def _list(found: list[Leftover], sizes: list[int]) -> None:
     for kind in dict.fromkeys(part.kind for part in found):
         pairs = [(size, part) for size, part in zip(sizes, found, strict=True) if part.kind == kind]
         pairs.sort(key=lambda pair: -pair[0])
-        say(f"{shown(sum(size for size, _ in pairs)):>10}  {kind} ({len(pairs)})")
+        say(f"{readable(sum(size for size, _ in pairs)):>10}  {kind} ({len(pairs)})")
         for size, part in pairs[:SHOWN]:
-            say(f"{'':12}{shown(size):>8}  {part.paths[0]}")
+            say(f"{'':12}{readable(size):>8}  {part.paths[0]}")
         if len(pairs) > SHOWN:
             say(f"{'':12}… and {len(pairs) - SHOWN} more")
 
@@ -131,11 +132,3 @@ def _staying(outputs: Path, found: Survey, sizes: list[int]) -> Iterator[tuple[i
                if not any(path.parent.glob(f"{DATASET}*"))]  # fmt: skip
     if unnamed:  # of older code
         yield sum(map(size_of, unnamed)), _UNNAMED.format(count(len(unnamed), "store"))
-
-
-def shown(size: int) -> str:
-    """Return a number of bytes in a readable unit."""
-    for unit, factor in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} B"

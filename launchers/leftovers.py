@@ -13,11 +13,10 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from ssl_transfer.datasets.decoded import DATASET
+from ssl_transfer.features.extraction import stored_identity
 from ssl_transfer.runs import products
 from ssl_transfer.runs.record import SCHEMA
 from ssl_transfer.system import claims
@@ -233,20 +232,10 @@ def _unused_features(store: Path, used: set[tuple[str, str]]) -> Iterator[Leftov
 def _identity(path: Path) -> dict[str, Any] | None:
     """Return the identity at the end of a stored array; None if it is no array of the store."""
     try:
-        with path.open("rb") as file:
-            identity = _trailer(file)
-    except (OSError, ValueError, TypeError, RecursionError):
+        identity = stored_identity(path)
+    except (OSError, ValueError, TypeError, EOFError, RecursionError):
         return None
     return identity if {"sha256", "weights", "data"} <= identity.keys() else None
-
-
-def _trailer(file: IO[bytes]) -> dict[str, Any]:
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError("another version of arrays")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    file.seek(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, os.SEEK_CUR)
-    return dict(json.loads(file.read()))
 
 
 def size_of(path: Path) -> int:

@@ -293,11 +293,27 @@ def _write(file: IO[bytes], rows: Rows, identity: Mapping[str, Any]) -> None:
     file.write(b"\n" + json.dumps({"sha256": digest, **identity}).encode() + b"\n")
 
 
-def _read_intact(path: Path, identity: Mapping[str, Any]) -> Rows:
-    rows: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
+def stored_identity(path: Path) -> dict[str, Any]:
+    """Return the identity of the array in a file of the store, with the sha256 of its data.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no file of the store.
+    """
+    rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    return _trailer(path, rows)
+
+
+def _trailer(path: Path, rows: "np.memmap[Any, np.dtype[Any]]") -> dict[str, Any]:
+    """Return what follows the array in a file of the store."""
     with path.open("rb") as file:
         file.seek(rows.offset + rows.nbytes)
-        facts = json.loads(file.read())
+        return dict(json.loads(file.read()))
+
+
+def _read_intact(path: Path, identity: Mapping[str, Any]) -> Rows:
+    rows: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
+    facts = _trailer(path, rows)
     digest = facts.pop("sha256")
     if facts != json.loads(json.dumps(identity)):
         differing = sorted(key for key in identity if facts.get(key) != identity[key])

@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import run_all, tiny
 
 from launchers import __main__ as cli
-from launchers import clean, leftovers
+from launchers import clean, leftovers, sweep
 from launchers.sweep_folder import SweepFolder
 from ssl_transfer.datasets.decoded import DATASET
 from ssl_transfer.features.extraction import FeatureStore
@@ -58,7 +58,7 @@ def test_only_what_nobody_needs_is_removed(
     assert "features of weights and data that no record names (1)" in listed
     assert "3.0 kB  stays: 1 interrupted run (the same command continues it)" in listed
     size = sum((tmp_path / name).stat().st_size for name in before if name.startswith("knn/"))
-    assert f"{clean.shown(size)}  stays: 1 finished run (records, " in listed
+    assert f"{sweep.size(size)}  stays: 1 finished run (records, " in listed
     assert "add --yes" in listed
     assert contents(tmp_path) == everything
     monkeypatch.setattr(sys, "argv", [*line, "--yes"])
