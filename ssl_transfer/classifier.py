@@ -22,6 +22,7 @@ from ssl_transfer.models.heads import HEAD_FILE, Head, load_head
 from ssl_transfer.models.weights import WEIGHTS_FILE
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run, products
+from ssl_transfer.runs.builders import final_preprocessing
 from ssl_transfer.runs.finished import (
     kept_encoder,
     read_finished,
@@ -238,11 +239,7 @@ def _encoder(run: Run, record: dict[str, Any], folder: Path) -> tuple[Encoder, P
     if (folder / WEIGHTS_FILE).is_file():
         return kept_encoder(untrained_encoder(run), folder)
     encoder = starting_encoder(run, record)
-    keys = run.resolved["protocol"]
-    preprocessing = encoder.preprocessing.replaced(
-        keys.get("image_size"), keys.get("preprocessing")
-    )
-    return encoder, preprocessing
+    return encoder, final_preprocessing(run, encoder)
 
 
 def _without_head(run: Run, folder: Path) -> str:

@@ -17,6 +17,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.decoded import Choice, decode_once
 from ssl_transfer.models import Encoder
+from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import EvaluationProtocol
 from ssl_transfer.runs import products
 from ssl_transfer.runs.config_parts import PROTOCOL_LABELS
@@ -119,6 +120,12 @@ def initial_encoder(run: Run) -> Encoder:
         elif role(path) is Role.INITIAL_WEIGHTS:
             models.copy_weights(encoder, _built(source))
     return encoder
+
+
+def final_preprocessing(run: Run, encoder: Encoder) -> Preprocessing:
+    """Return the preprocessing of an evaluation's images: the encoder's, as its protocol has it."""
+    keys = run.resolved["protocol"]
+    return encoder.preprocessing.replaced(keys.get("image_size"), keys.get("preprocessing"))
 
 
 def _built(source: Run) -> Encoder:

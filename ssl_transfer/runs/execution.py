@@ -24,11 +24,13 @@ from ssl_transfer.runs import products
 from ssl_transfer.runs.builders import (
     arguments_of,
     dataset_of,
+    final_preprocessing,
     initial_encoder,
     make_context,
     protocol_of,
     require_precision,
 )
+from ssl_transfer.runs.finished import starting_encoder
 from ssl_transfer.runs.folder import begin, finish
 from ssl_transfer.runs.identity import digest
 from ssl_transfer.runs.logger import LoggerRefused, RunLogger
@@ -123,15 +125,10 @@ def _completed_by_encoder(run: Run) -> bool:
         return False
     try:
         products.verify(run.folder, record)
-        encoder = initial_encoder(run)
+        encoder = starting_encoder(run, record)
     except (ValueError, OSError):
-        return False  # the work will meet and report the same error
-    if models.fingerprint(encoder) != record["weights_sha256"]:
-        return False  # other weights today: the run is computed again
-    keys = run.resolved["protocol"]
-    encoder.preprocessing = encoder.preprocessing.replaced(
-        keys["image_size"], keys["preprocessing"]
-    )
+        return False  # other weights today, or an error that the work will meet and report
+    encoder.preprocessing = final_preprocessing(run, encoder)
     _leave_encoder(run, encoder, run.folder)
     finish(run, record, run.folder)
     log.info("the encoder was added to the finished run; nothing was trained")
