@@ -164,7 +164,9 @@ def _table(options: argparse.Namespace) -> int:
         results, left_out = tables.without_refused(results)
     wide, numbers = tables.wide(results, options.metric), tables.wide_csv(results, options.metric)
     if not wide:
-        raise ResultsError("a table needs a run that evaluates an encoder, but there is none yet.")
+        raise ResultsError(
+            left_out or "a table needs a run that evaluates an encoder, but there is none yet."
+        )
     show(wide, numbers, options.format)
     if left_out:
         print(printable(left_out), file=sys.stderr)

@@ -76,8 +76,8 @@ def imagenet_sketch(options: Options, root: str, download: bool = False) -> Data
         ValueError: if a folder is missing or an image does not decode.
     """
     source = "https://github.com/HaohanWang/ImageNet-Sketch"
-    base = require(options, root, ["sketch"], download=download, source=source) / "sketch"
-    return _by_wnid(options, base, classes=1000, images=50_889)
+    base = require(options, root, ["sketch"], download=download, source=source)
+    return _by_wnid(options, base / "sketch", classes=1000, images=50_889)
 
 
 @reader
@@ -95,8 +95,8 @@ def imagenet_r(options: Options, root: str, download: bool = False) -> Dataset:
         ValueError: if a folder is missing or an image does not decode.
     """
     source = "https://github.com/hendrycks/imagenet-r"
-    base = require(options, root, ["imagenet-r"], download=download, source=source) / "imagenet-r"
-    return _by_wnid(options, base, classes=200, images=30_000)
+    base = require(options, root, ["imagenet-r"], download=download, source=source)
+    return _by_wnid(options, base / "imagenet-r", classes=200, images=30_000)
 
 
 @reader
@@ -114,8 +114,8 @@ def imagenet_a(options: Options, root: str, download: bool = False) -> Dataset:
         ValueError: if a folder is missing or an image does not decode.
     """
     source = "https://github.com/hendrycks/natural-adv-examples"
-    base = require(options, root, ["imagenet-a"], download=download, source=source) / "imagenet-a"
-    return _by_wnid(options, base, classes=200, images=7_500)
+    base = require(options, root, ["imagenet-a"], download=download, source=source)
+    return _by_wnid(options, base / "imagenet-a", classes=200, images=7_500)
 
 
 def _by_wnid(options: Options, folder: Path, *, classes: int, images: int) -> Dataset:
