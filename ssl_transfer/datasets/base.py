@@ -75,7 +75,9 @@ class Dataset:
         name: its name in tables.
         classes: names of the classes; their order is the order of class numbers.
         target: kind of target: ``class`` is one class number per image, ``classes`` is any number
-            of classes per image, ``none`` is for pre-training only.
+            of classes per image, ``none`` is for pre-training only. ``views``: several images of
+            every object; the images of an object have the same group number, and the targets are
+            the objects' classes (0 where they have none). The only samples are those of ``test``.
         metric: the primary score, a name of ``metrics.CLASSIFICATION``.
         splits: ``train``, ``val`` and ``test`` at least.
         flip: whether a mirrored image still shows the same class.
@@ -84,6 +86,8 @@ class Dataset:
         extra_metrics: further scores of the test split, by name; ``metrics.standard`` are always
             recorded.
         inputs: the files that it was built from.
+        split_seed: seed of every choice of samples, episodes and views on it; it does not depend on
+            the run's seed, so that all encoders are compared on the same ones.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Dataset:
     facts: dict[str, object]
     extra_metrics: tuple[str, ...] = ()
     inputs: Inputs = dataclasses.field(default_factory=Inputs, repr=False)
+    split_seed: int = 0
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:

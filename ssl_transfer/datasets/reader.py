@@ -169,6 +169,7 @@ def assemble(
             "corrupt": 0,
             **(facts or {}),
         },
+        split_seed=options.split_seed,
     )
 
 

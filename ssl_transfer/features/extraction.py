@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
-from ssl_transfer.datasets.transforms import Batch, Pipeline, ViewDataset
+from ssl_transfer.datasets.transforms import Augmentation, Batch, Pipeline, ViewDataset
 from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder, fingerprint, sources
 from ssl_transfer.preprocessing import Preprocessing
@@ -60,15 +60,43 @@ class FrozenFeatures:
 
     def rows(self, split: str) -> Rows:
         """Return a split's features, with row i for sample i, memory-mapped and read-only."""
-        samples = self.dataset[split]
+        return self._rows(split)
+
+    def view_rows(self, split: str, augmentation: Augmentation, *, view: int) -> Rows:
+        """Return the features of one augmented view of every image, likewise.
+
+        The random numbers depend on the dataset's ``split_seed``, so that all encoders are judged
+        by the same views.
+
+        Args:
+            split: name of the split.
+            augmentation: the random part of the view.
+            view: number of the view; the views of an image are independent of each other.
+        """
+        return self._rows(split, augmentation, view)
+
+    def _rows(self, split: str, augmentation: Augmentation | None = None, view: int = 0) -> Rows:
+        identity = identity_of(
+            self.of_encoder, self.preprocessing, self.dataset, split, self.context.precision
+        )
+        label, seed = f"{split} features", self.dataset.split_seed
+        if augmentation is not None:
+            random_part = dataclasses.asdict(augmentation)
+            identity |= {"augmentation": random_part, "view": view, "seed": seed}
+            label += f", view {view + 1}"
 
         def compute() -> Rows:
             return extract(
-                self.encoder, samples, self.preprocessing, self.context, label=f"{split} features"
+                self.encoder,
+                self.dataset[split],
+                self.preprocessing,
+                self.context,
+                augmentation=augmentation,
+                view=view,
+                seed=seed,
+                label=label,
             )
 
-        precision = self.context.precision
-        identity = identity_of(self.of_encoder, self.preprocessing, self.dataset, split, precision)
         rows = self.store.get(identity, compute)
         judge(rows, f"`{self.encoder.name}` on the {split} split", self.context)
         return rows
@@ -146,6 +174,9 @@ def extract(
     preprocessing: Preprocessing,
     context: Context,
     *,
+    augmentation: Augmentation | None = None,
+    view: int = 0,
+    seed: int = 0,
     label: str = "features",
 ) -> Rows:
     """Return the encoder's features in eval mode, with row i for sample i.
@@ -158,6 +189,9 @@ def extract(
         split: the samples.
         preprocessing: preprocessing of the images.
         context: the run's context.
+        augmentation: the random part of the view (``None``: the evaluation's view).
+        view: number of the view.
+        seed: seed of the random part.
         label: label of the progress bar.
 
     Returns:
@@ -177,7 +211,8 @@ def extract(
     training = encoder.training
     encoder.eval()
     try:
-        data = ViewDataset(split, [Pipeline(preprocessing)], context.seed)
+        pipeline = Pipeline(preprocessing, augmentation, view=view)
+        data = ViewDataset(split, [pipeline], seed)
         return map_samples(features, data, context, label=label)
     finally:
         encoder.train(training)

@@ -12,6 +12,7 @@ from ssl_transfer import models
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.datasets.transforms import Augmentation, Pipeline, ViewDataset
 from ssl_transfer.features import FeatureStore, FrozenFeatures, extract, judge
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import files
@@ -68,6 +69,21 @@ def test_row_i_is_the_encoders_output_for_sample_i_in_eval_mode(tmp_path):
     for i, image in enumerate(samples.images):
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
         np.testing.assert_allclose(rows[i], judged(pixels)[0].detach().numpy(), atol=1e-6)
+
+
+def test_augmented_views_are_stored_apart_and_are_those_of_the_pipeline(tmp_path):
+    augmentation = Augmentation(crop_scale=(0.3, 0.6), grayscale_probability=0.5)
+    data = dataset()
+    features = FrozenFeatures(encoder(), data, context(tmp_path, seed=5))
+    views = [features.view_rows("train", augmentation, view=view) for view in (0, 1)]
+    assert not np.allclose(views[0], views[1])
+    batch = ViewDataset(data["train"], [Pipeline(EIGHT, augmentation, view=1)], data.split_seed)
+    (pixels,) = batch.__getitems__([(0, row) for row in range(len(data["train"]))]).views
+    judged = encoder().eval()
+    np.testing.assert_allclose(views[1], judged(pixels).detach().numpy(), atol=1e-5)
+    again = FrozenFeatures(encoder(), data, context(tmp_path, seed=6))
+    assert np.array_equal(again.view_rows("train", augmentation, view=1), views[1])
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
 
 
 def test_workers_and_batch_size_change_no_row(tmp_path):
