@@ -3,18 +3,26 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from PIL import Image
 
 from ssl_transfer.datasets.images import JoinedImages, PickedImages
 from ssl_transfer.errors import refuse_former_keys
 from ssl_transfer.system.inputs import Inputs
 
-Targets = Int64[np.ndarray, " samples"] | Int64[np.ndarray, "samples classes"]
+Targets = (
+    Int64[np.ndarray, " samples"]
+    | Int64[np.ndarray, "samples classes"]
+    | Float64[np.ndarray, "samples values"]
+)
 """One class number per image; or, for several classes per image, one value per class: 1 (shown),
-0 (not shown) or -1 (ignored in training and in scores)."""
+0 (not shown) or -1 (ignored in training and in scores); or numbers to regress."""
+
+Target = Literal["class", "classes", "values", "landmarks", "views", "none"]
+"""The kinds of target, see ``Dataset``."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,21 +31,25 @@ class Split:
 
     Args:
         images: ``images[i]`` is decoded on access, and always RGB.
-        targets: class numbers in ``[0, classes)``, or a row of 1, 0 and -1 per image.
+        targets: see ``Targets``.
         names: stable names of the samples, for messages and fingerprints.
         groups: number of each sample's group. The samples of a group show one object and stay
             together when a split is made; equal numbers in two splits mean the same group
             (``None``: no groups).
+        sizes: width and height of each image in pixels; needed if targets are places in the image
+            (``None``: unknown).
     """
 
     images: Sequence[Image.Image]
     targets: Targets
     names: Sequence[str]
     groups: Int64[np.ndarray, " samples"] | None = None
+    sizes: Int64[np.ndarray, "samples 2"] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.targets) == len(self.names)
         assert self.groups is None or len(self.groups) == len(self.targets)
+        assert self.sizes is None or len(self.sizes) == len(self.targets)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -50,6 +62,7 @@ class Split:
             targets=self.targets[picked],
             names=[self.names[i] for i in picked],
             groups=None if self.groups is None else self.groups[picked],
+            sizes=None if self.sizes is None else self.sizes[picked],
         )
 
     def __add__(self, other: "Split") -> "Split":
@@ -59,11 +72,13 @@ class Split:
 def concatenate(*splits: Split) -> Split:
     """Return one split with the samples of all splits, in the order of the arguments."""
     groups = [split.groups for split in splits if split.groups is not None]
+    sizes = [split.sizes for split in splits if split.sizes is not None]
     return Split(
         images=JoinedImages([split.images for split in splits]),
         targets=np.concatenate([split.targets for split in splits]),
         names=[name for split in splits for name in split.names],
         groups=np.concatenate(groups) if len(groups) == len(splits) else None,
+        sizes=np.concatenate(sizes) if len(sizes) == len(splits) else None,
     )
 
 
@@ -73,12 +88,21 @@ class Dataset:
 
     Args:
         name: its name in tables.
-        classes: names of the classes; their order is the order of class numbers.
-        target: kind of target: ``class`` is one class number per image, ``classes`` is any number
-            of classes per image, ``none`` is for pre-training only. ``views``: several images of
-            every object; the images of an object have the same group number, and the targets are
-            the objects' classes (0 where they have none). The only samples are those of ``test``.
-        metric: the primary score, a name of ``metrics.CLASSIFICATION``.
+        classes: names of the classes, whose order is the order of class numbers; with other kinds
+            of target, names of the values or of the landmarks.
+        target: kind of target.
+
+            * ``class``: one class number per image.
+            * ``classes``: any number of classes per image.
+            * ``values``: float64, one column per number to regress, all finite.
+            * ``landmarks``: float64, two columns per landmark: its x and y in pixels of the image,
+              from the left and the top edge; NaN where it is unknown. Splits have ``sizes``.
+            * ``views``: several images of every object; the images of an object have the same group
+              number, and targets are the objects' classes (0 where they have none). All samples are
+              in ``test``.
+            * ``none``: for pre-training only.
+        metric: the primary score of classification, a name of ``metrics.CLASSIFICATION``; another
+            protocol names its own.
         splits: ``train``, ``val`` and ``test`` at least.
         flip: whether a mirrored image still shows the same class.
         fingerprint: hash that changes when samples, targets or splits change.
@@ -92,7 +116,7 @@ class Dataset:
 
     name: str
     classes: tuple[str, ...]
-    target: str
+    target: Target
     metric: str
     splits: Mapping[str, Split]
     flip: bool
@@ -144,5 +168,6 @@ def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: st
     for key in sorted(splits):
         digest.update(f"\1{key}\0".encode())
         digest.update("\0".join(splits[key].names).encode(errors="surrogateescape"))
-        digest.update(splits[key].targets.astype("<i8").tobytes())
+        targets = splits[key].targets
+        digest.update(targets.astype("<f8" if targets.dtype.kind == "f" else "<i8").tobytes())
     return digest.hexdigest()

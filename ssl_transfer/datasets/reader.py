@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from ssl_transfer.config.arguments import argument
 from ssl_transfer.config.ranges import Count, Range, Seed, Text, checked, hints
-from ssl_transfer.datasets.base import Dataset, Split, Targets, fingerprint
+from ssl_transfer.datasets.base import Dataset, Split, Target, Targets, fingerprint
 from ssl_transfer.datasets.splitting import (
     held_out,
     hold_out,
@@ -107,6 +107,7 @@ def assemble(
     test: Split,
     val: Split | None = None,
     content: str,
+    target: Target | None = None,
     metric: str | None = None,
     extra_metrics: Sequence[str] | None = None,
     expected: Mapping[str, int] | None = None,
@@ -117,11 +118,13 @@ def assemble(
 
     Args:
         options: the user's options.
-        classes: names of the classes.
+        classes: names of the classes, values or landmarks.
         train: all labelled samples for training.
         test: the test samples.
         val: the official validation split (``None``: one is made from ``train``).
         content: represents the pixels in the fingerprint.
+        target: kind of target (``None``: ``class`` or ``classes``, by the shape of the targets).
+            With values and landmarks, the validation split does not depend on the targets.
         metric: the primary score, a name of ``metrics.CLASSIFICATION`` (``None``: ``top1``).
         extra_metrics: further scores, likewise; ``metrics.standard`` are always recorded.
         expected: published sizes of the splits, before any reduction, and number of ``classes``.
@@ -135,9 +138,14 @@ def assemble(
     original_splits = {"train": train, "test": test} | ({} if val is None else {"val": val})
     sizes = {key: len(split) for key, split in original_splits.items()} | {"classes": len(classes)}
     check_sizes(options, sizes, expected or {})
-    _check_classes(options, original_splits, classes)
-    if train.targets.ndim == 2:
-        _check_reducible(options, val)
+    target = target or ("class" if train.targets.ndim == 1 else "classes")
+    if target in ("class", "classes"):
+        _check_classes(options, original_splits, classes)
+    else:
+        _check_numbers(options, original_splits, may_be_unknown=target == "landmarks")
+    if target != "class":
+        _check_reducible(options)
+    assert val is not None or target != "classes", "several classes per image: brings its val split"
     if val_rule not in (None, *get_args(ValRule)):
         raise ValueError(
             f"`dataset.val_rule` must be null or one of {list(get_args(ValRule))}, but is "
@@ -156,7 +164,7 @@ def assemble(
     return Dataset(
         name=options.name,
         classes=tuple(classes),
-        target="class" if train.targets.ndim == 1 else "classes",
+        target=target,
         metric=metric or "top1",
         extra_metrics=tuple(extra_metrics or ()),
         splits=splits,
@@ -208,7 +216,11 @@ def _validated(options: Options, train: Split, val_rule: str | None) -> tuple[Sp
         )
     else:
         train_indices, val_indices = hold_out(
-            train.targets, options.val_fraction, options.split_seed, "validation", train.groups
+            train.targets if train.targets.ndim == 1 else np.zeros(len(train), dtype=np.int64),
+            options.val_fraction,
+            options.split_seed,
+            "validation",
+            train.groups,
         )
     if not len(val_indices):
         what = "images" if train.groups is None else "images that are not copies or of one group"
@@ -238,17 +250,29 @@ def _class_counts(targets: Targets, classes: Sequence[str]) -> Int64[np.ndarray,
     return np.bincount(targets, minlength=len(classes))
 
 
-def _check_reducible(options: Options, val: Split | None) -> None:
-    """Refuse options per class for a dataset whose images show several classes."""
+def _check_reducible(options: Options) -> None:
+    """Refuse options per class for a dataset whose images do not have one class each."""
     set_keys = [
         key for key in ("labels_per_class", "test_per_class") if getattr(options, key) is not None
     ]
     if set_keys:
         raise ValueError(
-            f"`dataset.{set_keys[0]}` must be null for `{options.name}`, whose images show several "
-            f"classes each, but is {getattr(options, set_keys[0])}; leave it out."
+            f"`dataset.{set_keys[0]}` must be null for `{options.name}`, whose images do not have "
+            f"one class each, but is {getattr(options, set_keys[0])}; leave it out."
         )
-    assert val is not None, "a set with several classes per image brings its validation split"
+
+
+def _check_numbers(options: Options, splits: Mapping[str, Split], *, may_be_unknown: bool) -> None:
+    """Refuse values or landmarks that are infinite, or NaN if they must be known."""
+    for key, split in splits.items():
+        wrong = np.isinf(split.targets) if may_be_unknown else ~np.isfinite(split.targets)
+        if wrong.any():
+            first = np.argwhere(wrong)[0]
+            raise ValueError(
+                f"every value of `{options.name}` must be a number, but one of "
+                f"`{split.names[first[0]]}` in {key} is {split.targets[tuple(first)]}; correct the "
+                "annotation."
+            )
 
 
 def check_sizes(options: Options, sizes: Mapping[str, int], expected: Mapping[str, int]) -> None:

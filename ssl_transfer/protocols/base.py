@@ -94,6 +94,8 @@ def _require_targets(dataset: Dataset, *, trains: bool) -> None:
     Readers of files have already checked both; a dataset from a user's own code has not been
     checked.
     """
+    if dataset.target not in ("class", "classes"):
+        return
     low, high = (0, len(dataset.classes) - 1) if dataset.target == "class" else (-1, 1)
     for key in SPLITS:
         targets = dataset[key].targets

@@ -109,3 +109,25 @@ def test_a_readers_signature_shows_its_own_and_the_shared_keys() -> None:
     assert toy(root="x", name="toy", split_seed=2).fingerprint == made(split_seed=5).fingerprint
     with pytest.raises(TypeError, match="dept"):
         toy(root="x", name="toy", dept=3)
+
+
+def test_numbers_as_targets_are_split_by_chance_and_must_be_finite():
+    def numbers(count, first=0.0):
+        targets = np.arange(2 * count, dtype=np.float64).reshape(count, 2)
+        targets[0, 0] = first
+        images = ArrayImages(np.zeros((count, 4, 4, 3), dtype=np.uint8))
+        return Split(images, targets, [f"{count}/{i}" for i in range(count)])
+
+    def dataset(first, **keys):
+        options = Options(name="toy", **keys)
+        parts = {"train": numbers(20, first), "test": numbers(5)}
+        return assemble(options, classes=("x", "y"), content="", target="values", **parts)
+
+    made = dataset(0.5)
+    assert [len(made[key]) for key in ("train", "val", "test")] == [16, 4, 5]
+    assert made.target == "values"
+    assert dataset(0.25).fingerprint != made.fingerprint
+    with pytest.raises(ValueError, match="must be a number, but one of `20/0` in train is nan"):
+        dataset(np.nan)
+    with pytest.raises(ValueError, match="`dataset.test_per_class` must be null"):
+        dataset(0.5, test_per_class=1)
