@@ -129,5 +129,5 @@ def test_numbers_as_targets_are_split_by_chance_and_must_be_finite():
     assert dataset(0.25).fingerprint != made.fingerprint
     with pytest.raises(ValueError, match="must be a number, but one of `20/0` in train is nan"):
         dataset(np.nan)
-    with pytest.raises(ValueError, match="`dataset.test_per_class` must be null"):
+    with pytest.raises(ValueError, match=r"`dataset\.test_per_class` must be null"):
         dataset(0.5, test_per_class=1)
