@@ -112,6 +112,8 @@ class Dataset:
         inputs: the files that it was built from.
         split_seed: seed of every choice of samples, episodes and views on it; it does not depend on
             the run's seed, so that all encoders are compared on the same ones.
+        periods: for values on a circle, such as angles: name of the value -> the difference after
+            which it means the same again, e.g. ``2 * pi``.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Dataset:
     extra_metrics: tuple[str, ...] = ()
     inputs: Inputs = dataclasses.field(default_factory=Inputs, repr=False)
     split_seed: int = 0
+    periods: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __getitem__(self, split: str) -> Split:
         if split not in self.splits:

@@ -113,6 +113,7 @@ def assemble(
     expected: Mapping[str, int] | None = None,
     val_rule: str | None = None,
     facts: Mapping[str, object] | None = None,
+    periods: Mapping[str, float] | None = None,
 ) -> Dataset:
     """Return the dataset of these samples, split and reduced by the options.
 
@@ -131,6 +132,7 @@ def assemble(
         val_rule: ``ericsson2021`` chooses validation images without regard to classes (``None``:
             stratified); without effect if there is an official ``val``.
         facts: for the record.
+        periods: of the values on a circle, by name (see ``Dataset``).
 
     Raises:
         ValueError: if a class lacks samples, or a split does not have its published size.
@@ -178,6 +180,7 @@ def assemble(
             **(facts or {}),
         },
         split_seed=options.split_seed,
+        periods=dict(periods or {}),
     )
 
 

@@ -157,6 +157,32 @@ def per_class(
     return np.flatnonzero(_mask(len(targets), chosen))
 
 
+def cross_validation_folds(
+    count: int,
+    folds: int,
+    split_seed: int,
+    targets: Int64[np.ndarray, " samples"] | None = None,
+) -> list[Int64[np.ndarray, " held"]]:
+    """Return the ascending indices that each fold of a cross-validation holds out.
+
+    Every sample is held out once, and the sizes of the folds differ by at most one.
+
+    Args:
+        count: number of samples, at least ``folds``.
+        folds: number of folds, at least 2.
+        split_seed: seed of the choice.
+        targets: class numbers; the numbers of a class's samples in two folds then differ by at most
+            one (``None``: the folds do not depend on classes).
+    """
+    assert 2 <= folds <= count
+    if targets is None:
+        order = permutation(split_seed, "folds", 0, count)
+    else:
+        order = np.concatenate(_shuffled_classes(targets, split_seed, "folds of classes"))
+    # The shuffled samples are dealt to the folds like cards; a class lies in one piece.
+    return [np.sort(order[fold::folds]) for fold in range(folds)]
+
+
 def _mask(size: int, chosen: list[Int64[np.ndarray, " _"]]) -> Bool[np.ndarray, " size"]:
     mask = np.zeros(size, dtype=bool)
     for indices in chosen:

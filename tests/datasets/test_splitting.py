@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedKFold
 
-from ssl_transfer.datasets.splitting import held_out, hold_out, per_class
+from ssl_transfer.datasets.splitting import (
+    cross_validation_folds,
+    held_out,
+    hold_out,
+    per_class,
+)
 
 TARGETS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), [100, 50, 10, 2, 1]))
 
@@ -87,3 +93,26 @@ def test_a_class_of_one_group_is_kept_and_one_of_two_large_groups_is_divided() -
     kept, held = hold_out(targets, 0.2, 0, "test", groups)
     assert set(groups[held]) == {7}
     assert np.bincount(targets[kept]).tolist() == [10, 7]
+
+
+@pytest.mark.parametrize("targets", [None, TARGETS])
+def test_folds_hold_every_sample_out_once_and_are_of_equal_size(targets) -> None:
+    folds = cross_validation_folds(len(TARGETS), 5, 0, targets)
+    assert sorted(np.concatenate(folds)) == list(range(len(TARGETS)))
+    assert sorted(len(held) for held in folds) == [32, 32, 33, 33, 33]
+    assert all((np.diff(held) > 0).all() for held in folds)
+    again = cross_validation_folds(len(TARGETS), 5, 0, targets)
+    assert all((one == two).all() for one, two in zip(folds, again, strict=True))
+    other = cross_validation_folds(len(TARGETS), 5, 1, targets)
+    assert any(set(one) != set(two) for one, two in zip(folds, other, strict=True))
+
+
+def test_folds_of_classes_share_each_class_as_evenly_as_scikit_learns() -> None:
+    folds = cross_validation_folds(len(TARGETS), 5, 0, TARGETS)
+    counts = np.array([np.bincount(TARGETS[held], minlength=5) for held in folds])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+    judge = StratifiedKFold(5, shuffle=True, random_state=0)
+    with pytest.warns(UserWarning, match="least populated"):
+        parts = list(judge.split(TARGETS, TARGETS))
+    theirs = np.array([np.bincount(TARGETS[held], minlength=5) for _, held in parts])
+    assert (np.sort(counts, axis=0) == np.sort(theirs, axis=0)).all()
