@@ -60,5 +60,5 @@ def outside(landmarks: Landmarks, size: int) -> Bool[np.ndarray, "images landmar
         size: side of the input in pixels.
     """
     places = landmarks.reshape(len(landmarks), -1, 2)
-    beyond: Bool[np.ndarray, "images landmarks 2"] = (places < 0) | (places > size)
-    return beyond[:, :, 0] | beyond[:, :, 1]
+    x, y = places[:, :, 0], places[:, :, 1]
+    return np.asarray((x < 0) | (x > size) | (y < 0) | (y > size))
