@@ -77,8 +77,9 @@ def test_what_has_no_partner_is_counted_and_listed_on_request(three: Path) -> No
 
 def test_several_tables_are_compared_at_once_and_errors_may_be_low(write, outputs: Path) -> None:
     write_metric(write, "top1", 0.71, encoder="a" * 16, model="moco_v2", dataset="imagenet")
-    write_metric(write, "uniformity", -2.8, encoder="b" * 16, model="resnet50-moco_v2",
-                 dataset="imagenet", protocol="alignment_uniformity")  # fmt: skip
+    write_metric(write, "uniformity_original", -2.8, encoder="b" * 16,
+                 model="resnet50-moco_v2", dataset="imagenet",
+                 protocol="alignment_uniformity")  # fmt: skip
     found = compare(read(outputs), ["moco_linear", "small_models_statistics"])
     numbers = {p.table: (p.scale, round(p.difference, 4)) for p in found.pairs}
     assert numbers == {"moco_linear": (100.0, -0.1), "small_models_statistics": (1.0, 0.046)}
