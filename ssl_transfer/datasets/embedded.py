@@ -8,20 +8,23 @@ every picture is divided into cells with a gap between them, each cell belongs t
 samples overlap only within a cell.
 """
 
+import dataclasses
 import gzip
 import hashlib
 import importlib.util
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 from PIL import Image
 
+from ssl_transfer.config.ranges import Range
 from ssl_transfer.datasets.base import Dataset, Split, concatenate
 from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.datasets.object_views import assemble_views
 from ssl_transfer.datasets.reader import Options, assemble, reader
 from ssl_transfer.datasets.splitting import held_out, hold_out
 from ssl_transfer.randomness import permutation, uniforms
@@ -64,6 +67,13 @@ TILE = 48
 PHOTO_CELLS = (3, 4)
 PHOTO_TEST_CELLS = 2
 TILES_PER_SIDE = 6
+
+
+# Left and right view of one scene, and how far a point of the left view lies further right, in
+# pixels (Middlebury 2014, at a quarter of the resolution).
+STEREO = ("skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png")
+DISPARITY = "skimage/data/motorcycle_disp.npz"
+STEREO_PATCH = 48
 
 
 class Cell(NamedTuple):
@@ -140,6 +150,44 @@ def photos(options: Options) -> Dataset:
             corners = _corners(cells, TILE, TILES_PER_SIDE)
             regions.add(key, _cut(picture, corners, TILE, TILE), target, name, corners)
     return regions.assemble(list(PHOTOS))
+
+
+@reader
+def stereo_patches(options: Options, step: Annotated[int, Range(1, STEREO_PATCH)] = 24) -> Dataset:
+    """Return patches of 48x48 pixels of a stereo pair: the left and the right view of each patch.
+
+    The patch of the right view is shifted by the median disparity of the patch, so that both show
+    the same part of the scene. Patches without a known disparity, or whose right view would lie
+    outside of the image, are left out. With the default step there are 524 patches.
+
+    Args:
+        options: shared options; those that count labels must be left out.
+        step: distance of neighbouring patches in pixels; with 48, patches do not overlap.
+
+    Raises:
+        ValueError: if an option does not apply.
+    """
+    left, right = (np.asarray(Image.open(_bundled(file)).convert("RGB")) for file in STEREO)
+    with np.load(_bundled(DISPARITY)) as stored:
+        disparity = stored["arr_0"]
+    pixels, names = [], []
+    for top, start in itertools.product(
+        *(range(0, side - STEREO_PATCH + 1, step) for side in disparity.shape)
+    ):
+        known = disparity[top : top + STEREO_PATCH, start : start + STEREO_PATCH]
+        known = known[np.isfinite(known)]
+        if not len(known) or (shifted := start - round(float(np.median(known)))) < 0:
+            continue
+        for view, image, column in (("left", left, start), ("right", right, shifted)):
+            pixels.append(image[top : top + STEREO_PATCH, column : column + STEREO_PATCH])
+            names.append(f"{top:04d}_{start:04d}/{view}")
+    views = _in_memory(np.stack(pixels), np.zeros(len(pixels), dtype=np.int64), names)
+    return assemble_views(
+        options,
+        views=dataclasses.replace(views, groups=np.arange(len(names)) // len(STEREO)),
+        content=_hash(np.stack(pixels)),
+        facts={"step": step},
+    )
 
 
 class _Regions:

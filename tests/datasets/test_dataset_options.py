@@ -13,12 +13,14 @@ from ssl_transfer.runs.signature import problems
 
 OPTIONS = options("dataset")
 EMBEDDED = ("digits", "photos", "textures")
+VIEWS = ("stereo_patches",)  # embedded, and all in test
 PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
     "flowers food food101 gtsrb imagenet imagenet_10pct imagenet_1pct isic mhist mnist pcam pets "
     "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007 imagenet_v2 imagenet_sketch "
     "imagenet_r imagenet_a"
 )
+PUBLISHED_VIEWS = "aloi alot coil100 dali exposure_errors flickr1024 realblur"
 ALIASES = {"food": "food101"}
 # Keys whose value in an option is not what the reader takes without one.
 OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
@@ -38,7 +40,8 @@ def node(option: str) -> dict:
 
 def test_the_options_are_those_of_the_readme() -> None:
     own = {"image_folder", "image_list", "unlabelled_folder"}
-    assert {*EMBEDDED, *PUBLISHED.split(), *own} == set(OPTIONS)
+    published = {*PUBLISHED.split(), *PUBLISHED_VIEWS.split()}
+    assert {*EMBEDDED, *VIEWS, *published, *own} == set(OPTIONS)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -118,3 +121,11 @@ def test_embedded_options_build(option: str) -> None:
     assert dataset.flip is (option != "digits")
     assert {"train", "val", "test"} <= set(dataset.splits)
     assert all(split.images[0].mode == "RGB" for split in dataset.splits.values())
+
+
+@pytest.mark.parametrize("option", VIEWS)
+def test_embedded_options_of_views_build(option: str) -> None:
+    dataset = datasets.build(node(option) | {"name": "renamed"})
+    assert (dataset.name, dataset.target) == ("renamed", "views")
+    assert [len(dataset[key]) for key in ("train", "val")] == [0, 0]
+    assert len(dataset["test"]) > 0

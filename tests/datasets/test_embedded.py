@@ -140,3 +140,26 @@ def test_textures_neither_saturate_nor_fail(textures: Dataset) -> None:
 def test_missing_bundled_images_are_explained() -> None:
     with pytest.raises(ValueError, match="wheels of scikit-learn and scikit-image"):
         embedded._bundled("skimage/data/no_such_picture.png")
+
+
+def test_stereo_patches_show_the_same_part_of_the_scene_from_two_places() -> None:
+    from skimage.data import stereo_motorcycle
+
+    left, right, disparity = stereo_motorcycle()
+    dataset = embedded.stereo_patches(name="stereo", step=48)
+    split, shown = dataset["test"], pixels(dataset, "test").astype(float)
+    assert split.groups.tolist() == [number // 2 for number in range(len(split))]
+    unshifted = []
+    for pair in range(0, len(split), 2):
+        place, view = split.names[pair].split("/")
+        top, start = map(int, place.split("_"))
+        assert (view, split.names[pair + 1]) == ("left", f"{place}/right")
+        square = (slice(top, top + 48), slice(start, start + 48))
+        assert (shown[pair] == left[square]).all()
+        shift = round(float(np.median(disparity[square][np.isfinite(disparity[square])])))
+        assert (shown[pair + 1] == right[square[0], start - shift : start - shift + 48]).all()
+        unshifted.append(np.abs(left[square].astype(float) - right[square]).mean())
+    shifted = np.abs(shown[::2] - shown[1::2]).mean()
+    assert shifted < np.mean(unshifted) / 2
+    assert len(split) == 2 * dataset.facts["objects"] == 278
+    assert len(embedded.stereo_patches(name="stereo")["test"]) == 2 * 524
