@@ -26,29 +26,13 @@ from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.estimators.neighbours import Metric, Weighting, vote
 from ssl_transfer.features import extract
 from ssl_transfer.methods import Method
-from ssl_transfer.metrics.collapse import spread
+from ssl_transfer.metrics.collapse import rankme, spread
 from ssl_transfer.models import Encoder
 from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
 
 Features = Float[Tensor, "samples dim"]
-
-
-def rankme(features: Features, eps: float = 1e-7) -> Float[Tensor, ""]:
-    """Return RankMe: the exponential of the entropy of the singular values' shares.
-
-    Equations 1 and 2 of Garrido et al. 2023 (https://arxiv.org/abs/2210.02885). It is about 1 if
-    all rows have the same direction, and at most the smaller of samples and features.
-
-    Args:
-        features: not centred, of any length.
-        eps: added to the shares.
-    """
-    values = torch.linalg.svdvals(features)
-    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
-    rank: Tensor = torch.special.entr(shares).sum().exp()
-    return rank
 
 
 def correlation(features: Features) -> Float[Tensor, ""]:

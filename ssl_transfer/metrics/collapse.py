@@ -1,4 +1,4 @@
-"""A measure of the collapse of embeddings."""
+"""Measures of the collapse of embeddings."""
 
 import math
 
@@ -26,3 +26,19 @@ def spread(z: Float[Tensor, "batch dim"]) -> Float[Tensor, ""]:
     # Clamp the variance, since rounding may make it slightly negative.
     deviation = (square - mean.square()).clamp_min(0).sqrt()
     return deviation.mean() * math.sqrt(z.shape[1])
+
+
+def rankme(features: Float[Tensor, "samples dim"], eps: float = 1e-7) -> Float[Tensor, ""]:
+    """Return RankMe: the exponential of the entropy of the singular values' shares.
+
+    Equations 1 and 2 of Garrido et al. 2023 (https://arxiv.org/abs/2210.02885). It is about 1 if
+    all rows have the same direction, and at most the smaller of samples and features.
+
+    Args:
+        features: not centred, of any length.
+        eps: added to the shares.
+    """
+    values = torch.linalg.svdvals(features)
+    shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
+    rank: Tensor = torch.special.entr(shares).sum().exp()
+    return rank
