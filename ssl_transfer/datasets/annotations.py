@@ -46,11 +46,15 @@ def lines_of(path: Path) -> list[str]:
     Raises:
         ValueError: if there is no such file, or it is empty or no UTF-8 text.
     """
-    return [line for _, line in _numbered(path)]
+    return [line for _, line in numbered_lines(path)]
 
 
-def _numbered(path: Path) -> list[tuple[int, str]]:
-    """Return the lines that are not empty, with their numbers from 1."""
+def numbered_lines(path: Path) -> list[tuple[int, str]]:
+    """Return the lines of a text file that are not empty, with their numbers from 1.
+
+    Raises:
+        ValueError: if there is no such file, or it is empty or no UTF-8 text.
+    """
     if not path.is_file():
         raise ValueError(f"`{path}` must list images, but does not exist; {REMEDY}.")
     with reading(path, "UTF-8 text"):
@@ -73,7 +77,7 @@ def rows_of(path: Path, form: str, parse: Callable[[str], Row]) -> list[Row]:
     Raises:
         ValueError: naming the first invalid line; or if the file does not exist.
     """
-    return [_parsed(path, form, parse, number, line) for number, line in _numbered(path)]
+    return [_parsed(path, form, parse, number, line) for number, line in numbered_lines(path)]
 
 
 def table_of(

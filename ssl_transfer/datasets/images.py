@@ -103,12 +103,18 @@ class CroppedImages(Images):
 
     Args:
         images: the whole images.
-        boxes: left, top, right and bottom of each in pixels; the parts of a box outside of its
-            image are ignored.
+        boxes: left, top, right and bottom of each in pixels.
+        padded: whether the parts of a box outside of its image are black (else they are ignored).
     """
 
-    def __init__(self, images: Sequence[Image.Image], boxes: Int64[np.ndarray, "images 4"]) -> None:
-        self.images, self.boxes = images, boxes
+    def __init__(
+        self,
+        images: Sequence[Image.Image],
+        boxes: Int64[np.ndarray, "images 4"],
+        *,
+        padded: bool = False,
+    ) -> None:
+        self.images, self.boxes, self.padded = images, boxes, padded
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -128,7 +134,37 @@ class CroppedImages(Images):
                 f"shows nothing of image {index}, which has {image.width}x{image.height} px; "
                 "correct the annotation, or read images without boxes."
             )
-        return image.crop(box)
+        return image.crop((left, top, right, bottom) if self.padded else box)
+
+
+class SizedImages(Images):
+    """Another sequence's images, each checked to have its stated size.
+
+    Args:
+        images: the images.
+        sizes: width and height of each in pixels.
+    """
+
+    def __init__(self, images: Sequence[Image.Image], sizes: Int64[np.ndarray, "images 2"]) -> None:
+        self.images, self.sizes = images, sizes
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def load(self, index: int) -> Image.Image:
+        """Return one image.
+
+        Raises:
+            ValueError: if it has another size.
+        """
+        image = self.images[index]
+        width, height = self.sizes[index].tolist()
+        if image.size != (width, height):
+            raise ValueError(
+                f"every image must have {width}x{height} px, to which its landmarks belong, but "
+                f"image {index} has {image.width}x{image.height} px; unpack the archive again."
+            )
+        return image
 
 
 class JoinedImages(Images):
@@ -151,7 +187,7 @@ def in_files(images: Sequence[Image.Image]) -> Iterator[FileImages]:
     """Yield the images in files that a sequence is made of."""
     if isinstance(images, FileImages):
         yield images
-    elif isinstance(images, PickedImages | CroppedImages):
+    elif isinstance(images, PickedImages | CroppedImages | SizedImages):
         yield from in_files(images.images)
     elif isinstance(images, JoinedImages):
         for part in images.parts:
