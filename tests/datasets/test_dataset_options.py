@@ -12,7 +12,7 @@ from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
 
 OPTIONS = options("dataset")
-EMBEDDED = ("digits", "photos", "textures")
+EMBEDDED = ("digits", "figures", "photos", "textures")
 VIEWS = ("stereo_patches",)  # embedded, and all in test
 PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
@@ -20,6 +20,7 @@ PUBLISHED = (
     "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007 imagenet_v2 imagenet_sketch "
     "imagenet_r imagenet_a"
 )
+PUBLISHED_LANDMARKS = "300w celeba_attributes celeba_landmarks leeds_pose"
 PUBLISHED_VIEWS = "aloi alot coil100 dali exposure_errors flickr1024 realblur"
 ALIASES = {"food": "food101"}
 # Keys whose value in an option is not what the reader takes without one.
@@ -27,6 +28,7 @@ OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
 NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn", "traffic_sign"}
+NO_FLIPS |= {"300w", "celeba_landmarks", "figures", "leeds_pose"}
 
 
 @functools.cache
@@ -40,7 +42,7 @@ def node(option: str) -> dict:
 
 def test_the_options_are_those_of_the_readme() -> None:
     own = {"image_folder", "image_list", "unlabelled_folder"}
-    published = {*PUBLISHED.split(), *PUBLISHED_VIEWS.split()}
+    published = {*PUBLISHED.split(), *PUBLISHED_LANDMARKS.split(), *PUBLISHED_VIEWS.split()}
     assert {*EMBEDDED, *VIEWS, *published, *own} == set(OPTIONS)
 
 
@@ -118,7 +120,7 @@ def test_what_refuses_copies_or_lets_them_pass_is_one_run() -> None:
 def test_embedded_options_build(option: str) -> None:
     dataset = datasets.build(node(option) | {"name": "renamed"})
     assert dataset.name == "renamed"
-    assert dataset.flip is (option != "digits")
+    assert dataset.flip is (option not in NO_FLIPS)
     assert {"train", "val", "test"} <= set(dataset.splits)
     assert all(split.images[0].mode == "RGB" for split in dataset.splits.values())
 
