@@ -63,7 +63,7 @@ ORDER = (
     ("protocols",),
     ("runs",),
     ("analysis",),
-    ("classifier", "evaluation", "preview"),
+    ("classifier", "evaluation", "preview", "static_views"),
     ("export",),
 )
 LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
@@ -119,7 +119,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_few_modules_lie_loose() -> None:
-    assert len(list((ROOT / "ssl_transfer").glob("*.py"))) <= 9
+    assert len(list((ROOT / "ssl_transfer").glob("*.py"))) <= 10
 
 
 def test_the_command_that_analyses_results_loads_neither_torch_nor_the_library() -> None:
