@@ -28,7 +28,7 @@ def best(
     left_out = [dict(point) for point, score in zip(points, scores, strict=True) if score is None]
     if len(left_out) == len(points):
         raise NonFiniteLoss(
-            "at least one point of the grid must give finite class scores, but none of "
+            "at least one point of the grid must give finite scores, but none of "
             f"{left_out} does; {remedy}."
         )
     if left_out and distributed.is_main():
@@ -42,6 +42,23 @@ def best(
 
 def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None]) -> list[str]:
     """Return the keys whose best value lies at an end of the grid, and warn of them.
+
+    Args:
+        points: see ``edge_keys``.
+        scores: see ``edge_keys``.
+    """
+    keys = edge_keys(points, scores)
+    for key in keys if distributed.is_main() else []:
+        values = [point[key] for point in points]
+        log.warning(
+            "the best `%s` lies at an end of its values, %g to %g; a better one may lie beyond",
+            key, min(values), max(values),
+        )  # fmt: skip
+    return keys
+
+
+def edge_keys(points: Sequence[Mapping[str, float]], scores: Sequence[float | None]) -> list[str]:
+    """Return the keys whose best value lies at an end of the grid.
 
     A better value may lie beyond the end. A key is not reported if it has fewer than three values,
     if its best value is zero (no smaller value exists), or if a value inside of the grid also
@@ -59,9 +76,4 @@ def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None])
         ends = {value for value in (values[0], values[-1]) if value != 0}
         if len(values) > 2 and all(point[key] in ends for point in winners):
             keys.append(key)
-            if distributed.is_main():
-                log.warning(
-                    "the best `%s` lies at an end of its values, %g to %g; a better one may lie "
-                    "beyond", key, values[0], values[-1]
-                )  # fmt: skip
     return keys
