@@ -97,7 +97,8 @@ def render(
     covered = inside.reshape(SIDE, SAMPLES, SIDE, SAMPLES).mean(axis=(1, 3))[..., None]
     colour = np.array(colorsys.hsv_to_rgb(hue % 1, 1.0, 1.0))
     intensity = lighting * (covered * colour + (1 - covered) * BACKGROUND)
-    return np.rint(255 * intensity).astype(np.uint8)
+    pixels: UInt8[np.ndarray, "side side 3"] = np.rint(255 * intensity).astype(np.uint8)
+    return pixels
 
 
 def contains(

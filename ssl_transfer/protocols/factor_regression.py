@@ -1,6 +1,7 @@
 """``factor_regression``: how well the factors of a scene can be read from frozen features."""
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -136,6 +137,7 @@ class FactorRegression(FrozenProtocol):
         predicted = distributed.broadcast_object(
             search.predictions(test, chosen) if distributed.is_main() else None
         )
+        assert predicted is not None
         test_targets = data["test"].targets
         context.save_arrays(
             "factor_predictions",
@@ -243,14 +245,15 @@ class _Search:
     def chosen(self, folds: Folds, names: Sequence[str]) -> list[dict[str, float]]:
         """Return each factor's best point, and note the scores of all points in the record."""
         by_fold = [
-            self.context.once(f"fold {number}", lambda n=number, held=held: self._fold(n, held))
+            self.context.once(f"fold {number}", functools.partial(self._fold, number, held))
             for number, held in enumerate(folds, start=1)
         ]
         means = np.array(by_fold, dtype=np.float64).mean(axis=0)  # points, factors
-        points, selection, at_edge = self.protocol.points(), {}, {}
+        points, winners, selection, at_edge = self.protocol.points(), [], {}, {}
         for name, column in zip(names, means.T, strict=True):
             scores = [None if math.isnan(score) else float(score) for score in column]
             winner = best(points, scores, remedy="raise the values of `protocol.alphas`")
+            winners.append(points[winner])
             selection[name] = {"chosen": points[winner], "value": scores[winner], "scores": scores}
             if keys := edge_keys(points, scores):
                 at_edge[name] = keys
@@ -264,7 +267,7 @@ class _Search:
                 "the best point lies at an end of the grid for %s; a better one may lie beyond",
                 "; ".join(f"`{name}` ({', '.join(keys)})" for name, keys in at_edge.items()),
             )
-        return [selection[name]["chosen"] for name in names]
+        return winners
 
     def _fold(
         self, number: int, held: Int64[np.ndarray, " held"]

@@ -12,7 +12,7 @@ from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
 
 OPTIONS = options("dataset")
-EMBEDDED = ("digits", "figures", "photos", "textures")
+EMBEDDED = ("digits", "figures", "photos", "shapes", "textures")
 VIEWS = ("stereo_patches",)  # embedded, and all in test
 PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
@@ -28,7 +28,7 @@ OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
 NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn", "traffic_sign"}
-NO_FLIPS |= {"300w", "celeba_landmarks", "figures", "leeds_pose"}
+NO_FLIPS |= {"300w", "celeba_landmarks", "figures", "leeds_pose", "shapes"}
 
 
 @functools.cache
