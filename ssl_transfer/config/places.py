@@ -49,6 +49,9 @@ def _paths(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the dotted keys of paths, and their values."""
     yield from _texts("paths", config.get("paths"))
     yield from _of_data("dataset", config.get("dataset"))
+    protocol = config.get("protocol")
+    if isinstance(protocol, Mapping):
+        yield from _of_data("protocol.statistics", protocol.get("statistics"))
     yield from _of_weights("model", config.get("model"))
     yield from _of_method("method", config.get("method"))
 

@@ -156,6 +156,8 @@ def _protocol(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     yield _labels(path, node, "resources")
     if node.get("preprocessing"):
         yield ConfigPart(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
+    if isinstance(node.get("statistics"), Mapping):  # another data set's
+        yield from _dataset(f"{path}.statistics", node["statistics"])
     if "optimizer" in node:
         optimizer = node["optimizer"]
         yield _optimizer(f"{path}.optimizer", optimizer, grid=node.get("grid"))

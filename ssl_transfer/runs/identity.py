@@ -4,8 +4,8 @@ Every key has an owner. The project itself reads some keys of an axis's node for
 (``_READ_HERE``): these keys and everything inside them belong to the axis. All other keys are
 keyword arguments of the node's ``_target_`` and belong to it. Nodes inside a node (``optimizer``,
 ``views``, ``weights``, ``grid``, …) have no owner of their own; a key inside one is named by its
-path from the axis's node. Only the pre-training set and the encoders that a method refers to are
-nodes of an axis themselves (``_AXES_INSIDE``).
+path from the axis's node. Only the pre-training set, the set of a protocol's statistics and the
+encoders that a method refers to are nodes of an axis themselves (``_AXES_INSIDE``).
 
 The tables name keys by owner and path, never by name alone. Nothing is known about code outside of
 this project, so all its keyword arguments count, including those that are null.
@@ -55,6 +55,7 @@ _READ_HERE: dict[str, frozenset[str]] = {
 # Nodes of an axis inside a node of an axis.
 _AXES_INSIDE: dict[tuple[str, str], str] = {
     ("method", "pretrain_on"): "dataset",
+    ("protocol", "statistics"): "dataset",
     **{
         ("method", f"{key}.*.{axis}" if reference.several else f"{key}.{axis}"): axis
         for key, reference in REFERENCES.items()

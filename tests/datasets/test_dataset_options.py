@@ -21,10 +21,18 @@ PUBLISHED = (
     "imagenet_r imagenet_a"
 )
 PUBLISHED_LANDMARKS = "300w celeba_attributes celeba_landmarks leeds_pose"
-PUBLISHED_VIEWS = "aloi alot coil100 dali exposure_errors flickr1024 realblur"
+PUBLISHED_VIEWS = (
+    "aloi aloi_illumination aloi_temperature alot alot_illumination alot_temperature coil100 dali "
+    "exposure_errors flickr1024 realblur"
+)
 ALIASES = {"food": "food101"}
 # Keys whose value in an option is not what the reader takes without one.
 OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
+OWN |= {
+    f"{name}_{factor}": {"factor": factor}
+    for name in ("aloi", "alot")
+    for factor in ("illumination", "temperature")
+}
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
 NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn", "traffic_sign"}

@@ -39,7 +39,8 @@ FETCHED: dict[str, tuple[str, tuple[dict[str, str], ...]]] = {
     ),
 }
 BY_HAND = (
-    "aloi", "alot", "coil100", "dali", "exposure_errors", "flickr1024", "realblur",
+    "aloi", "aloi_illumination", "aloi_temperature", "alot", "alot_illumination",
+    "alot_temperature", "coil100", "dali", "exposure_errors", "flickr1024", "realblur",
     "cars", "chestx", "cropdiseases", "cub200", "imagenet", "isic", "mhist", "plantvillage",
     "tiny_imagenet", "traffic_sign",
 )  # fmt: skip
