@@ -21,6 +21,7 @@ REQUIRED = {
     "torchvision": ["model.arch=resnet18"],
     "image_folder": ["dataset.root=photos"],
     "image_list": ["dataset.root=photos"],
+    "static_views": ["dataset.root=static"],
     "unlabelled_folder": ["dataset.root=photos"],
     "seed": ["method.teacher=swav"],
 }
@@ -126,8 +127,8 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
          "you mean `epochs`?"),
         ("protocol.grid.x=1", "`protocol.grid.x` is not a key of `protocol.grid`; known keys: lr, "
          "weight_decay, encoder_lr."),
-        ("protocol=kn", "`protocol` must be one of bn_tune, finetune, knn, linear_probe, "
-         "logistic_regression, pretrain, score_as_is, but is `kn`; did you mean `knn`?"),
+        ("protocol=kn", f"`protocol` must be one of {', '.join(options('protocol'))}, but is `kn`; "
+         "did you mean `knn`?"),
         ("logger=x", "`logger` must be one of none, wandb, but is `x`."),
         ("protocol=knn,finetune", "`protocol=knn,finetune` names several values; add -m to run "
          "every combination, or write key=[a,b] for a list."),
