@@ -97,21 +97,19 @@ def main() -> None:
             overrides = ["dataset=image_folder", f"dataset.root={folder / 'images'}", *overrides]
         finish(folder, overrides, listed)
         ours = [sys.executable, str(ROOT / "run.py"), "-m", *overrides]
-        first = seconds(ours, folder)
-        again = min(seconds(ours, folder) for _ in range(3))
+        print(f"{'':34}{'seconds':>9}{'per run':>10}")
+
+        def measured(label: str, value: float) -> float:
+            print(f"{label:34}{value:9.2f}{value / runs:10.4f}", flush=True)
+            return value
+
+        measured("ours, first time (composes)", seconds(ours, folder))
+        again = measured("ours, again", min(seconds(ours, folder) for _ in range(3)))
         script = folder / "empty.py"
         script.write_text(EMPTY.format(root=str(ROOT), conf=str(ROOT / "conf")))
         basic = [sys.executable, str(script), "-m", "hydra/launcher=basic",
                  "hydra/sweeper=basic", "~hydra.callbacks.tables", *overrides]  # fmt: skip
-        hydra = seconds(basic, folder)
-    print(f"{'':34}{'seconds':>9}{'per run':>10}")
-    rows = [
-        ("ours, first time (composes)", first),
-        ("ours, again", again),
-        ("Hydra basic, empty", hydra),
-    ]
-    for label, value in rows:
-        print(f"{label:34}{value:9.2f}{value / runs:10.4f}")
+        hydra = measured("Hydra basic, empty", seconds(basic, folder))
     print(f"ratio Hydra basic / ours again: {hydra / again:.1f}")
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssl_transfer.datasets.decoded import DATASET
-from ssl_transfer.features.extraction import stored_identity
+from ssl_transfer.features.array_file import stamp_file, stored_identity
+from ssl_transfer.features.store import PARTIAL
 from ssl_transfer.runs import products
 from ssl_transfer.runs.record import SCHEMA
 from ssl_transfer.system import claims
@@ -114,7 +115,8 @@ def survey(outputs: Path) -> Survey:
         read = {run.weights_and_data for run in runs if run.state == "finished"}
         found += _unused_features(outputs / "features", read)
         found += _unused_pixels(outputs / "decoded", {data[:32] for _, data in read})
-        for pattern in ("features/.*.tmp", "decoded/*/.*.tmp"):
+        found += _abandoned_features(outputs / "features")
+        for pattern in ("features/.*.tmp", "features/*/.*.tmp", "decoded/*/.*.tmp"):
             found += _unfinished(outputs.glob(pattern))
     return Survey(runs, found)
 
@@ -221,12 +223,21 @@ def _unused_pixels(stores: Path, used: set[str]) -> Iterator[Leftover]:
             yield Leftover("decoded images of data that no record names", (store,))
 
 
+def _abandoned_features(store: Path) -> Iterator[Leftover]:
+    """Yield the features whose extraction was interrupted and has not gone on for a long time."""
+    for folder in sorted(store.glob(f"*{PARTIAL}")):
+        newest = min((_age(path) for path in folder.glob("*")), default=_age(folder))
+        if newest > QUIET_SECONDS and not claims.is_alive(folder / claims.NAME):
+            yield Leftover("incomplete features of processes that were killed", (folder,))
+
+
 def _unused_features(store: Path, used: set[tuple[str, str]]) -> Iterator[Leftover]:
     """Yield the stored features that belong to no record's weights and data."""
     for path in sorted(store.glob("*.npy")):
         identity = _identity(path)
         if identity is not None and (str(identity["weights"]), str(identity["data"])) not in used:
-            yield Leftover("features of weights and data that no record names", (path,))
+            paths = [file for file in (path, stamp_file(path)) if file.exists()]
+            yield Leftover("features of weights and data that no record names", tuple(paths))
 
 
 def _identity(path: Path) -> dict[str, Any] | None:

@@ -63,6 +63,8 @@ class Context:
         run_id: owner of checkpoints and progress; those of another run are ignored.
         inputs: identifies the data and the weights that the run starts from (``None``: unknown);
             checkpoints that belong to other inputs are ignored.
+        doubt: whether to verify the contents of stored features although their stamps are
+            unchanged.
     """
 
     folder: Path
@@ -82,6 +84,7 @@ class Context:
     channels_last: bool = False
     run_id: str = ""
     inputs: str | None = None
+    doubt: bool = False
     logger: Any = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     _bar: "tqdm[Any] | None" = None

@@ -1,11 +1,24 @@
 """Features of a frozen encoder: computed once, kept in a store that every run shares."""
 
+from ssl_transfer.features.array_file import Rows, summarise
 from ssl_transfer.features.extraction import (
     FeatureRows,
-    FeatureStore,
     FrozenFeatures,
+    Representation,
+    StoredPrecision,
     extract,
     judge,
 )
+from ssl_transfer.features.store import FeatureStore
 
-__all__ = ["FeatureRows", "FeatureStore", "FrozenFeatures", "extract", "judge"]
+__all__ = [
+    "FeatureRows",
+    "FeatureStore",
+    "FrozenFeatures",
+    "Representation",
+    "Rows",
+    "StoredPrecision",
+    "extract",
+    "judge",
+    "summarise",
+]

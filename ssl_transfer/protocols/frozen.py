@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from ssl_transfer.config.ranges import Side
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
-from ssl_transfer.features import FrozenFeatures
+from ssl_transfer.features import FrozenFeatures, Representation, StoredPrecision
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS
@@ -22,6 +22,9 @@ class FrozenProtocol:
     Args:
         image_size: in pixels (null: what the encoder's weights expect).
         preprocessing: keys of ``Preprocessing`` that replace the encoder's own.
+        representation: ``embeddings`` measures the outputs of the projector that the encoder was
+            trained with, instead of its features.
+        feature_precision: ``fp16`` halves the size of stored features, and rounds them.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -32,6 +35,8 @@ class FrozenProtocol:
 
     image_size: Side | None = None
     preprocessing: dict[str, Any] | None = None
+    representation: Representation = "features"
+    feature_precision: StoredPrecision = "fp32"
 
     def __post_init__(self) -> None:
         # The run checks later whether the sizes fit those of the encoder.
@@ -45,4 +50,6 @@ class FrozenProtocol:
             context,
             image_size=self.image_size,
             preprocessing=self.preprocessing,
+            representation=self.representation,
+            precision=self.feature_precision,
         )

@@ -27,7 +27,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.loading import TrainingData
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
-from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge
+from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge, summarise
 from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
@@ -328,7 +328,7 @@ class TuningRun:
             self.encoder, train.subset(few), self.preprocessing, self.context, label="features"
         )
         name = self.encoder.name
-        judge(rows, f"`{name}` on {len(rows)} images of the train split", self.context)
+        judge(summarise(rows), f"`{name}` on {len(rows)} images of the train split", self.context)
 
     def trained_layers(self) -> list[nn.Module]:
         """Return the encoder's layers that the protocol trains."""

@@ -119,6 +119,9 @@ def initial_encoder(run: Run) -> Encoder:
             load_product(encoder, source)
         elif role(path) is Role.INITIAL_WEIGHTS:
             models.copy_weights(encoder, _built(source))
+    if config["protocol"].get("representation") == "embeddings":
+        trained = run.sources.get("encoder")
+        encoder.projector = trained_projector(config["model"], trained.folder if trained else None)
     return encoder
 
 
@@ -200,6 +203,7 @@ def make_context(
         monitor=trainer.get("monitor"),
         compile=trainer["compile"],
         channels_last=trainer.get("channels_last", False),
+        doubt=bool(config["force"]),
     )
 
 

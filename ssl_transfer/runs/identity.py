@@ -25,6 +25,7 @@ from ssl_transfer.config.references import REFERENCES
 
 _TUNING = "ssl_transfer.protocols.tuning.Tuning"
 _KNN = "ssl_transfer.protocols.knn.KNN"
+_PROTOCOLS = "ssl_transfer.protocols"
 _BACKBONES = "ssl_transfer.models.backbones"
 _PROJECT = "ssl_transfer."
 
@@ -107,6 +108,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     "ssl_transfer.methods.mixed_barlow_twins.MixedBarlowTwins": {"offdiag_target": 0},
     "ssl_transfer.methods.seed.SEED": {"teacher_output": "features"},
     f"{_BACKBONES}.torchvision_resnet": {"padding": "torchvision", "zero_init_residual": False},
+    _PROTOCOLS: {"representation": "features", "feature_precision": "fp32"},
     _KNN: {"metric": "cosine", "weighting": "exp"},
     _TUNING: {
         "divide_weight_decay": False,
@@ -126,7 +128,7 @@ _NULL_COUNTS: dict[str, frozenset[str]] = {
     f"{_BACKBONES}.timm_backbone": frozenset({"options"}),
     f"{_BACKBONES}.torchvision_backbone": frozenset({"options"}),
     "ssl_transfer.models.small_networks.small_network": frozenset({"options"}),
-    "ssl_transfer.protocols": frozenset({"preprocessing"}),
+    _PROTOCOLS: frozenset({"preprocessing"}),
     _TUNING: frozenset({"augmentation"}),
 }
 

@@ -250,6 +250,7 @@ def claimed(
     finished: Callable[[], bool],
     waiting: Callable[[dict[str, Any]], None],
     alone: bool = False,
+    again: Callable[[], object] | None = None,
 ) -> Iterator[bool]:
     """Hold the folder's claim; wait while another live owner holds it.
 
@@ -259,6 +260,7 @@ def claimed(
         waiting: called once, with the other owner's claim, before the first wait.
         alone: whether the process rather than its job owns the claim: processes of one job then
             exclude each other, and the claim is removed when the job is interrupted.
+        again: called at every wait.
 
     Yields:
         True if the claim is ours, False if another process finished the run.
@@ -272,6 +274,8 @@ def claimed(
         if not announced and (holder := read(folder)) is not None:  # None if it was just released
             waiting(holder)
             announced = True
+        if again is not None:
+            again()
         time.sleep(0.5)
     stop = threading.Event()
     threading.Thread(target=_heartbeat, args=(path, stop), daemon=True).start()

@@ -18,6 +18,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Int64, Shaped
@@ -249,6 +250,11 @@ def broadcast_object(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def share(items: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " share"]:
+    """Return this process's share of some items: consecutive ones, as many as the others get."""
+    return np.array_split(items, world_size())[rank()]
 
 
 def shared_permutation(size: int) -> Int64[Tensor, " size"]:

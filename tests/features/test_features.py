@@ -1,8 +1,3 @@
-import errno
-import json
-import multiprocessing
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +8,9 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.transforms import Augmentation, Pipeline, ViewDataset
-from ssl_transfer.features import FeatureStore, FrozenFeatures, extract, judge
+from ssl_transfer.errors import NotApplicable
+from ssl_transfer.features import FrozenFeatures, extract, judge, summarise
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.system import files
 
 EIGHT = Preprocessing(size=8, resize=None, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -171,109 +166,10 @@ def test_an_empty_split_is_refused(tmp_path):
         extract(encoder(), split(0), EIGHT, context(tmp_path))
 
 
-ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
-
-
-def test_a_file_says_what_it_holds_and_numpy_reads_it(tmp_path):
-    store = FeatureStore(tmp_path)
-    store.get({"weights": "w"}, lambda: ROWS)
-    path = store.path({"weights": "w"})
-    assert np.array_equal(np.load(path), ROWS)
-    assert json.loads(path.read_bytes().splitlines()[-1])["weights"] == "w"
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("harm", ["truncated", "flipped", "no header", "empty"])
-def test_a_damaged_file_is_computed_again(tmp_path, harm, caplog):
-    store = FeatureStore(tmp_path)
-    store.get({"k": 1}, lambda: ROWS)
-    path = store.path({"k": 1})
-    content = bytearray(path.read_bytes())
-    content[130] ^= 1  # in the data, behind the header of 128 bytes
-    damaged = {
-        "truncated": content[:150],
-        "flipped": content,
-        "no header": b"?" * 300,
-        "empty": b"",
-    }
-    path.write_bytes(bytes(damaged[harm]))
-    assert np.array_equal(store.get({"k": 1}, lambda: ROWS + 1), ROWS + 1)
-    assert "is damaged" in caplog.text
-    assert np.array_equal(store.get({"k": 1}, lambda: pytest.fail("intact again")), ROWS + 1)
-
-
-def test_a_full_disk_is_one_sentence_and_features_are_computed_without_it(
-    tmp_path, monkeypatch, caplog
-):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    rows = FeatureStore(tmp_path).get({"k": 1}, ROWS.copy)
-    assert np.array_equal(rows, ROWS)
-    assert not rows.flags.writeable
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert "features are not kept" in told
-    assert "No space left on device" in told
-    assert "\n" not in told
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_store_that_cannot_be_written_to_is_done_without(tmp_path, caplog):
-    (tmp_path / "features").write_text("no folder")  # holds for root, too
-    found = FrozenFeatures(encoder(), dataset(), context(tmp_path)).rows("train")
-    assert found.shape == (9, 5)
-    assert "features are not kept" in caplog.text
-
-
-def test_two_files_that_were_swapped_are_found_out(tmp_path, caplog):
-    identities = [{"k": number, "samples": 4} for number in (1, 2)]
-    store = FeatureStore(tmp_path)
-    for identity in identities:
-        store.get(identity, lambda number=identity["k"]: ROWS * number)
-    first, second = (store.path(identity) for identity in identities)
-    first.rename(tmp_path / "away")
-    second.rename(first)
-    (tmp_path / "away").rename(second)
-    for identity in identities:
-        rows = store.get(identity, lambda number=identity["k"]: ROWS * number)
-        assert np.array_equal(rows, ROWS * identity["k"])
-    assert caplog.text.count("it holds other features (k)") == 2
-
-
-def test_a_file_with_too_few_rows_is_computed_again(tmp_path, caplog):
-    store = FeatureStore(tmp_path)
-    store.get({"k": 1, "samples": 4}, lambda: ROWS[:3])
-    assert np.array_equal(store.get({"k": 1, "samples": 4}, lambda: ROWS), ROWS)
-    assert "it has 3 rows for 4 images" in caplog.text
-
-
-def _write_together(folder, barrier, queue):
-    def compute():
-        barrier.wait(20)  # both have found nothing
-        return ROWS
-
-    queue.put(np.array_equal(FeatureStore(folder).get({"k": 1}, compute), ROWS))
-
-
-def test_two_processes_that_write_the_same_key_both_end_well(tmp_path):
-    spawn = multiprocessing.get_context("fork")
-    barrier, queue = spawn.Barrier(2), spawn.Queue()
-    writers = [
-        spawn.Process(target=_write_together, args=(tmp_path, barrier, queue)) for _ in range(2)
-    ]
-    for writer in writers:
-        writer.start()
-    assert [queue.get(timeout=30) for _ in writers] == [True, True]
-    for writer in writers:
-        writer.join(10)
-    assert len(list(tmp_path.iterdir())) == 1
-
-
 def _judged(rows, tmp_path, caplog):
     caplog.clear()
     surroundings = context(tmp_path)
-    judge(np.array(rows, dtype=np.float32), "`mine` on the train split", surroundings)
+    judge(summarise(np.array(rows, dtype=np.float32)), "`mine` on the train split", surroundings)
     return surroundings.facts.get("constant_features"), caplog.text
 
 
@@ -304,7 +200,7 @@ def test_features_that_are_not_finite_are_refused_with_their_share(tmp_path, cap
 def test_half_precision_is_named_where_it_may_be_the_cause(tmp_path):
     surroundings = context(tmp_path, precision="bf16")
     with pytest.raises(ValueError, match="or use precision=fp32"):
-        judge(np.full((2, 2), np.inf, dtype=np.float32), "`mine`", surroundings)
+        judge(summarise(np.full((2, 2), np.inf, dtype=np.float32)), "`mine`", surroundings)
 
 
 def test_stored_features_are_judged_as_new_ones_are(tmp_path, caplog):
@@ -318,3 +214,37 @@ def test_stored_features_are_judged_as_new_ones_are(tmp_path, caplog):
         found.rows("train")
         assert "`Silent` on the train split are all zero" in caplog.text
     assert len(list((tmp_path / "features").glob("*.npy"))) == 1
+
+
+def test_half_precision_in_the_store_rounds_and_has_its_own_file(tmp_path):
+    whole = FrozenFeatures(encoder(), dataset(), context(tmp_path)).load("train")[0]
+    judged = encoder()
+    half = FrozenFeatures(judged, dataset(), context(tmp_path), precision="fp16")
+    assert half.rows("train").dtype == np.float16
+    features, _ = half.load("train")
+    assert features.dtype == torch.float32
+    assert judged.backbone.seen == 9
+    torch.testing.assert_close(features, whole, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(features, whole)
+
+
+def test_embeddings_are_the_projectors_outputs_and_need_a_projector(tmp_path):
+    judged = encoder()
+    with pytest.raises(NotApplicable, match="needs the projector that the encoder was trained"):
+        FrozenFeatures(judged, dataset(), context(tmp_path), representation="embeddings")
+    judged.projector = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU())
+    found = FrozenFeatures(judged, dataset(), context(tmp_path), representation="embeddings")
+    rows = found.rows("test")
+    assert judged.projector.training
+    features = FrozenFeatures(judged, dataset(), context(tmp_path)).load("test")[0]
+    with torch.no_grad():
+        expected = judged.projector.eval()(features)
+    np.testing.assert_allclose(rows, expected.numpy(), atol=1e-6)
+
+
+def test_what_is_read_of_one_split_stays_on_disk_and_is_not_changed_by_writing(tmp_path):
+    found = FrozenFeatures(encoder(), dataset(), context(tmp_path))
+    features, _ = found.load("train")
+    before = np.array(found.rows("train"))
+    features += 1
+    assert np.array_equal(found.rows("train"), before)

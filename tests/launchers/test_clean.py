@@ -13,7 +13,7 @@ from launchers import __main__ as cli
 from launchers import clean, leftovers, sweep
 from launchers.sweep_folder import SweepFolder
 from ssl_transfer.datasets.decoded import DATASET
-from ssl_transfer.features.extraction import FeatureStore
+from ssl_transfer.features import FeatureStore
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.execution import fail
 from ssl_transfer.system import claims
@@ -33,7 +33,8 @@ def finished(tmp_path: Path) -> Run:
     run = tiny(tmp_path, "protocol=knn", tuned=False)
     assert run_all(run).failures == {}
     store = FeatureStore(tmp_path / "features")
-    store.get({"weights": "w", "data": "d", "samples": 2}, lambda: np.zeros((2, 3), np.float32))
+    identity = {"weights": "w", "data": "d", "samples": 2}
+    store.get(identity, 2, lambda indices: iter([(indices, np.zeros((2, 3), np.float32))]))
     return run
 
 
@@ -66,7 +67,7 @@ def test_only_what_nobody_needs_is_removed(
     assert "removed " in capsys.readouterr().out
     unused = {name for name in before if name.startswith("features/")} - contents(tmp_path)
     kept = resumable.folder.relative_to(tmp_path).as_posix()
-    assert len(unused) == 1
+    assert {Path(name).suffix for name in unused} == {".npy", ".verified"}
     assert contents(tmp_path) == (before - unused) | {f"{kept}/checkpoint.pt"}
     assert finished.is_finished
     assert not failed.folder.exists()
@@ -84,6 +85,20 @@ def test_decoded_images_of_data_that_no_record_names_are_removed(
             (store / f"{DATASET}{fingerprint}").touch()
     assert clean.clean(tmp_path, remove=True) == 0
     assert {path.name for path in (tmp_path / "decoded").iterdir()} == {"two", "older"}
+
+
+def test_an_extraction_that_was_abandoned_is_removed_and_a_recent_one_stays(
+    finished: Run, tmp_path: Path
+) -> None:
+    for name in ("abandoned", "recent"):
+        folder = tmp_path / "features" / f"{name}.partial"
+        folder.mkdir()
+        (folder / "rows.npy").write_bytes(b"0")
+        long_ago = time.time() - 10 * leftovers.QUIET_SECONDS
+        if name == "abandoned":
+            os.utime(folder / "rows.npy", (long_ago, long_ago))
+    assert clean.clean(tmp_path, remove=True) == 0
+    assert [p.name for p in (tmp_path / "features").glob("*.partial")] == ["recent.partial"]
 
 
 def test_a_live_run_and_all_features_stay(

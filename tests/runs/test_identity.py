@@ -18,6 +18,7 @@ from ssl_transfer.config import AXES, CONF, compose, locate, options, plain
 from ssl_transfer.datasets.transforms import View
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models.weights import load_weights
+from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.runs import Run, identity
 from ssl_transfer.training.options import TrainingOptions
 
@@ -199,6 +200,7 @@ def test_a_key_with_its_neutral_value_is_as_good_as_none() -> None:
         config[axis].get("_target_"): (config, axis) for config in every_option() for axis in AXES
     }
     nodes["method"] = (with_options(method="byol"), "method")
+    nodes["ssl_transfer.protocols"] = (with_options(protocol="knn"), "protocol")
     for owner, neutral in identity._NEUTRAL.items():
         config, axis = copy.deepcopy(nodes[owner])
         for path, value in neutral.items():
@@ -210,7 +212,8 @@ def test_a_key_with_its_neutral_value_is_as_good_as_none() -> None:
 
 def test_neutral_values_are_what_a_missing_key_means() -> None:
     for owner, neutral in identity._NEUTRAL.items():
-        target = TrainingOptions if owner == "method" else locate(owner)
+        shared = {"method": TrainingOptions, "ssl_transfer.protocols": FrozenProtocol}
+        target = shared.get(owner) or locate(owner)
         defaults = inspect.signature(target).parameters
         for path, value in neutral.items():
             assert defaults[path].default == value, (owner, path)
