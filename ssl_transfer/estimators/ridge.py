@@ -12,7 +12,7 @@ fold, X' X is the sum over the other folds, and X X' is a part of the whole.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -76,6 +76,7 @@ def cross_validate(
     alphas: Sequence[float],
     folds: Int64[Tensor, " samples"],
     score: ScoreByOutput,
+    progress: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Float[Tensor, "alphas folds outputs"]:
     """Return the score of every penalty on every fold, fitted without that fold.
 
@@ -85,6 +86,7 @@ def cross_validate(
         alphas: penalties, positive.
         folds: number of each sample's fold; each number from 0 to the largest one occurs.
         score: score of predictions and known targets.
+        progress: shows a bar while it yields the numbers of the folds.
 
     Returns:
         NaN where an output has no known target in the fold, or none outside of it.
@@ -97,7 +99,7 @@ def cross_validate(
     scores = targets.new_full((len(alphas), number_of_folds, targets.shape[1]), torch.nan)
     for columns, rows in _with_equal_rows(targets):
         problem = _problem(features[rows], targets[rows][:, columns], folds[rows])
-        for fold in range(number_of_folds):
+        for fold in progress(range(number_of_folds)):
             held = problem.folds == fold
             if not bool(held.any()) or bool(held.all()):
                 continue
