@@ -33,6 +33,10 @@ Config = dict[str, Any]
 # Those that pre-train are in test_pretraining_experiments.py.
 EVALUATION = ("bn_tuning/", "transfer_2021/", "moco/", "swav/", "small_models/transfer_",
               "mixed_barlow_twins/linear_", "mixed_barlow_twins/transfer")  # fmt: skip
+# Measures of frozen encoders; they are in test_measurement_experiments.py.
+MEASUREMENTS = (
+    "invariances/real_world",
+)  # fmt: skip
 PUBLISHED = [name for name in options("experiment") if name.startswith(EVALUATION)]
 
 

@@ -1,0 +1,75 @@
+"""Published measurements of frozen encoders as experiments: heads, cells, and one real run."""
+
+from pathlib import Path
+
+import pytest
+from hydra._internal.hydra import Hydra
+from test_experiments import MEASUREMENTS, Sweep, axes, hydra, stated_runs
+
+from launchers import sweep
+from ssl_transfer.config import compose, options, plain
+from ssl_transfer.runs import Run
+from ssl_transfer.runs.signature import problems
+
+__all__ = ["hydra"]  # a fixture
+
+EVERY = [name for name in options("experiment") if name.startswith(MEASUREMENTS)]
+MODEL = "model=small_resnet"
+
+
+def test_every_measurement_is_an_experiment() -> None:
+    assert len(EVERY) >= len(MEASUREMENTS)
+
+
+@pytest.mark.parametrize("experiment", EVERY)
+def test_a_measurement_has_as_many_runs_as_its_head_states(hydra: Hydra, experiment: str) -> None:
+    assert stated_runs(experiment) == len(Sweep(hydra, experiment).lines())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EVERY)
+def test_every_set_of_a_measurement_binds_under_a_name_of_its_own(
+    hydra: Hydra, experiment: str
+) -> None:
+    one = Sweep(hydra, experiment)
+    names = sorted({axes(line).get("dataset", "") for line in one.lines()})
+    changes = {name: [f"dataset={name}"] if name else [] for name in names}
+    configs = {name: one.config(MODEL, *changes[name]) for name in names}
+    assert {name: problems(config) for name, config in configs.items()} == {
+        name: [] for name in names
+    }
+    assert len({config["dataset"]["name"] for config in configs.values()}) == len(names)
+
+
+def test_the_real_views_are_those_of_the_study_with_the_published_preprocessing(
+    hydra: Hydra, tmp_path: Path
+) -> None:
+    one = Sweep(hydra, "invariances/real_world")
+    config = one.config(MODEL, "dataset=coil100")
+    node = config["protocol"]
+    assert node["statistics"]["name"] == "imagenet"
+    assert node["statistics_preprocessing"] == {"resize": 256, "size": 224}
+    assert node["preprocessing"] == {"resize": 224, "size": 224}
+    # One run on embedded images, small enough for a test.
+    stereo = plain(compose(["dataset=stereo_patches", "dataset.step=48"]))["dataset"]
+    node |= {
+        "statistics": {**stereo, "step": 40},
+        "statistics_preprocessing": {"resize": 18, "size": 16},
+        "preprocessing": {"resize": 16, "size": 16},
+    }
+    config |= {
+        "dataset": stereo,
+        "paths": {
+            **config["paths"],
+            "outputs": str(tmp_path / "outputs"),
+            "features": str(tmp_path / "features"),
+        },
+    }
+    config["trainer"] = {**config["trainer"], "progress_bar": False, "device": "cpu"}
+    run = Run(config)
+    assert problems(config) == []
+    assert sweep.execute_all([run]).failures == {}
+    scores = {score["metric"]: score["value"] for score in run.record()["scores"]}
+    published = (1 + scores["similarity"]) / 2  # of two views
+    assert scores["similarity_with_self"] == pytest.approx(published)
+    assert (run.folder / "objects.npz").is_file()
