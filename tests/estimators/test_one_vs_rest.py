@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ssl_transfer.estimators import softmax_regression
+from ssl_transfer.estimators import logistic_solver
 from ssl_transfer.estimators.softmax_regression import fit_path
 
 
@@ -58,7 +58,7 @@ def test_classes_fitted_together_are_those_fitted_alone(monkeypatch):
     features, targets = problem()
     grid = [0.01 * 3.0**i for i in range(7)]
     together = fit_path(features, targets, C=grid, classes=4, tol=1e-13)
-    monkeypatch.setattr(softmax_regression, "MEMORY_ELEMENTS", 1)
+    monkeypatch.setattr(logistic_solver, "MEMORY_ELEMENTS", 1)
     for c in range(4):
         alone = fit_path(features, targets[:, c : c + 1], C=grid, classes=1, tol=1e-13)
         torch.testing.assert_close(

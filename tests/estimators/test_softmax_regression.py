@@ -5,7 +5,7 @@ from judging import assert_same_classes
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
-from ssl_transfer.estimators import softmax_regression
+from ssl_transfer.estimators import logistic_solver
 from ssl_transfer.estimators.softmax_regression import fit_path
 
 
@@ -96,7 +96,7 @@ def test_small_batches_give_the_same_optima(monkeypatch):
     features, labels = problem()
     grid = [0.01 * 2.0**i for i in range(12)]
     large = fit_path(features, labels, C=grid, classes=4, tol=1e-12)
-    monkeypatch.setattr(softmax_regression, "MEMORY_ELEMENTS", 1)
+    monkeypatch.setattr(logistic_solver, "MEMORY_ELEMENTS", 1)
     small = fit_path(features, labels, C=grid, classes=4, tol=1e-12)
     torch.testing.assert_close(large.weights, small.weights, rtol=1e-3, atol=1e-4)
 
