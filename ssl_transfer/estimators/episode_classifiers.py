@@ -7,8 +7,10 @@ scores depend on the support and on this query alone.
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from ssl_transfer.estimators.logistic_solver import Parameters, Solver
 Support = Float[Tensor, "E K S D"]
 Queries = Float[Tensor, "E Q D"]
 Scores = Float[Tensor, "E Q K"]
+HeadKind = Literal["linear", "cosine"]
 
 # The head of github.com/wyharveychen/CloserLookFewShot at 8074c34, backbone.py: this factor for up
 # to 200 classes, and this term of the length of a feature vector.
@@ -81,7 +84,7 @@ def logistic_regression_scores(
     return projected @ theta.mT, converged
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Own:
     """Features of which each problem has its own, with a coordinate of ones for the intercept."""
 
@@ -129,14 +132,15 @@ def _own_coordinates(
 class HeadTraining:
     """The training of heads by stochastic gradient descent.
 
-    The defaults are those of Chen et al. 2019, section 4.1 (https://arxiv.org/abs/1904.04232).
-    Their code trains for 100 passes over the support instead of 100 steps
-    (github.com/wyharveychen/CloserLookFewShot at 8074c34, methods/baselinefinetune.py).
+    The defaults are those of the code of Chen et al. 2019 (https://arxiv.org/abs/1904.04232),
+    methods/baselinefinetune.py of github.com/wyharveychen/CloserLookFewShot at 8074c34. Section 4.1
+    of the paper has 100 steps instead of 100 passes over the support.
 
     Args:
-        steps: number of steps.
-        batch_size: samples per step (``None``: the whole support). The last batch of a pass over
-            the support may be smaller.
+        epochs: passes over the support.
+        steps: number of steps instead (``None``: by ``epochs``).
+        batch_size: samples per step (``None``: the whole support). The last batch of a pass may be
+            smaller.
         lr: learning rate.
         momentum: momentum of the gradients.
         dampening: share of each new gradient that the momentum leaves out.
@@ -144,13 +148,19 @@ class HeadTraining:
         seed: seed of the initial weights and of the order of samples.
     """
 
-    steps: int = 100
+    epochs: int = 100
+    steps: int | None = None
     batch_size: int | None = 4
     lr: float = 0.01
     momentum: float = 0.9
     dampening: float = 0.9
     weight_decay: float = 0.001
     seed: int = 0
+
+    def length(self, samples: int) -> int:
+        """Return the number of steps for a support of ``samples``."""
+        per_pass = math.ceil(samples / (self.batch_size or samples))
+        return self.epochs * per_pass if self.steps is None else self.steps
 
     def optimizer(self, groups: list[dict[str, object]]) -> torch.optim.SGD:
         """Return the optimizer of parameter groups."""
@@ -164,38 +174,42 @@ class HeadTraining:
 
 
 class EpisodeHeads(nn.Module):
-    """One head per episode, all of which start from the same random weights.
+    """One head per episode.
 
     Args:
-        kind: ``linear``; ``cosine``: the cosine of feature and weight vector, times the learnt
-            length of the weight vector and ``COSINE_SCALE``, as in the code of Chen et al.
-        episodes: number of episodes.
-        ways: number of classes.
-        dim: number of features.
-        seed: seed of the initial weights, for which torch's default distribution is used.
+        kind: ``linear``; ``cosine``: for features of length 1; the cosine of feature and weight
+            vector, times the learnt length of the weight vector and ``COSINE_SCALE``.
+        weight: initial weights.
+        bias: initial intercepts (``None``: zero); a cosine head has none.
     """
 
     def __init__(
-        self, kind: Literal["linear", "cosine"], episodes: int, ways: int, dim: int, seed: int
+        self,
+        kind: HeadKind,
+        weight: Float[Tensor, "E K D"],
+        bias: Float[Tensor, " K"] | None = None,
     ) -> None:
         super().__init__()
         self.kind = kind
-        with randomness.seeded(randomness.derive(seed, "episode head")):
-            layer = nn.Linear(dim, ways)
-        weight = layer.weight.detach()
-        self.weight = nn.Parameter(weight.repeat(episodes, 1, 1))
+        self.weight = nn.Parameter(weight.clone())
         if kind == "linear":
-            self.bias = nn.Parameter(layer.bias.detach().repeat(episodes, 1, 1))
+            start = weight.new_zeros(weight.shape[1]) if bias is None else bias
+            self.bias = nn.Parameter(start.to(weight).repeat(len(weight), 1, 1))
         else:
-            self.length = nn.Parameter(weight.norm(dim=1, keepdim=True).repeat(episodes, 1, 1))
+            self.length = nn.Parameter(weight.norm(dim=2, keepdim=True))
 
     def forward(self, features: Float[Tensor, "E samples D"]) -> Float[Tensor, "E samples K"]:
         """Return the logits of each episode's samples."""
         if self.kind == "linear":
             return torch.baddbmm(self.bias, features, self.weight.mT)
-        weight = self.weight * (self.length / self.weight.norm(dim=2, keepdim=True))
-        lengths = features.norm(dim=2, keepdim=True) + COSINE_EPSILON
-        return COSINE_SCALE * (features / lengths) @ weight.mT
+        factors = COSINE_SCALE * self.length / self.weight.norm(dim=2, keepdim=True)
+        return torch.bmm(features, (self.weight * factors).mT)
+
+
+def initial_head(dim: int, ways: int, seed: int) -> nn.Linear:
+    """Return the linear layer that all heads start from, with torch's usual random weights."""
+    with randomness.seeded(randomness.derive(seed, "episode head")):
+        return nn.Linear(dim, ways)
 
 
 def trained_head_scores(
@@ -203,7 +217,7 @@ def trained_head_scores(
     queries: Queries,
     numbers: Int64[Tensor, " E"],
     *,
-    kind: Literal["linear", "cosine"],
+    kind: HeadKind,
     training: HeadTraining,
 ) -> Scores:
     """Return the logits of a head per episode, trained on the support: Baseline and Baseline++.
@@ -217,20 +231,35 @@ def trained_head_scores(
         kind: see ``EpisodeHeads``.
         training: how the head is trained.
     """
-    episodes, ways, shots, dim = support.shape
-    heads = EpisodeHeads(kind, episodes, ways, dim, training.seed).to(support)
+    ways, shots, dim = support.shape[1:]
+    first = initial_head(dim, ways, training.seed)
+    features, weight = support.flatten(1, 2), first.weight.detach().to(support)
+    if kind == "cosine":
+        features, queries = _unit(features), _unit(queries)
+    weight = weight.expand(len(support), -1, -1)
+    if ways * (shots + 1) < dim:
+        # Weights stay in the space of the support and the initial weights. All steps commute with
+        # rotations, so that they are made in coordinates of that space.
+        basis = torch.linalg.qr(torch.cat([features, weight], dim=1).mT).Q
+        features, queries, weight = features @ basis, queries @ basis, weight @ basis
+    heads = EpisodeHeads(kind, weight, first.bias.detach())
     optimizer = training.optimizer([{"params": list(heads.parameters())}])
-    features = support.flatten(1, 2)
-    every = torch.arange(episodes, device=support.device)[:, None]
+    every = torch.arange(len(support), device=support.device)[:, None]
     with torch.enable_grad():
-        for batch in sample_order(numbers.cpu(), ways * shots, training):
-            batch = batch.to(support.device)
+        for order in sample_order(numbers.cpu(), ways * shots, training):
+            batch = order.to(support.device)
             loss = episode_losses(heads(features[every, batch]), batch // shots).sum()
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
-        return heads(queries)
+        scores: Tensor = heads(queries)
+    return scores
+
+
+def _unit(features: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+    lengths: Tensor = features.norm(dim=-1, keepdim=True)
+    return features / (lengths + COSINE_EPSILON)
 
 
 def episode_losses(
@@ -243,19 +272,13 @@ def episode_losses(
 
 def sample_order(
     numbers: Int64[Tensor, " E"], samples: int, training: HeadTraining
-) -> list[Int64[Tensor, "E batch"]]:
-    """Return the samples of every step; each pass over the support has a random order."""
+) -> Iterator[Int64[Tensor, "E batch"]]:
+    """Yield the samples of every step; each pass over the support has a random order."""
+    every, steps = numbers.numpy(), training.length(samples)
     size = training.batch_size or samples
-    batches: list[Tensor] = []
-    one_pass = 0
-    while len(batches) < training.steps:
-        keys = randomness.uniforms(
-            training.seed,
-            "episode order",
-            numbers.numpy() * 0 + one_pass,
-            numbers.numpy(),
-            draws=samples,
-        )
-        batches += torch.from_numpy(keys.argsort(axis=1)).split(size, dim=1)
-        one_pass += 1
-    return batches[: training.steps]
+    per_pass = math.ceil(samples / size)
+    for start in range(0, steps, per_pass):
+        passes = np.full_like(every, start // per_pass)
+        keys = randomness.uniforms(training.seed, "episode order", passes, every, draws=samples)
+        batches = torch.split(torch.from_numpy(keys.argsort(axis=1)), size, dim=1)
+        yield from batches[: steps - start]
