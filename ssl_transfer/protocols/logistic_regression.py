@@ -3,8 +3,8 @@
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import sklearn.linear_model
@@ -17,6 +17,7 @@ from ssl_transfer import metrics
 from ssl_transfer.config.ranges import Count, Positive, ProperFraction, Range, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.splitting import cross_validation_folds
 from ssl_transfer.estimators.softmax_regression import Solution, fit_path
 from ssl_transfer.metrics.calibration import require_folds
 from ssl_transfer.models import Encoder
@@ -29,9 +30,11 @@ from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
 Features = Float[Tensor, "_ dim"]
 Logits = Float[Tensor, "_ classes"]
-Samples = tuple[Features, Int64[Tensor, " _"] | Int64[Tensor, "_ classes"]]
+Labels = Int64[Tensor, " _"] | Int64[Tensor, "_ classes"]
+Samples = tuple[Features, Labels]
 
 PUBLISHED_MAX_ITER = 100  # scikit-learn's default
 PUBLISHED_TOL = 1e-4  # likewise, then a bound on the gradient of the summed loss
@@ -40,7 +43,7 @@ PUBLISHED_TOL = 1e-4  # likewise, then a bound on the gradient of the summed los
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogisticRegression(FrozenProtocol):
-    """Choose C on the validation split, refit on train + validation, test once.
+    """Choose C on the validation split or by folds, refit on train + validation, test once.
 
     The classifier is multinomial logistic regression with an L2 penalty, a free intercept and
     unscaled features (Ericsson et al. 2021, App. A.1, https://arxiv.org/abs/2011.13377). With
@@ -52,7 +55,15 @@ class LogisticRegression(FrozenProtocol):
     Args:
         wd_values: number of weight decays, ``C = 1 / wd``; at least 1.
         wd_log10: decimal logarithms of the smallest and the largest, within ``[-300, 300]``.
-        C: a fixed value, e.g. a published one (null: select the value on the validation split).
+        C: a fixed value, e.g. a published one (null: select the value).
+        selection: ``val`` selects C by the score on the validation split; ``cv`` by the mean score
+            of a cross-validation on train + validation, as in Ericsson et al. 2021
+            (https://arxiv.org/abs/2111.11398, ``eval_downstream.py`` of
+            https://github.com/linusericsson/ssl-invariances). The folds depend on
+            ``dataset.split_seed`` only.
+        folds: number of folds, at least 2.
+        stratified: whether every fold has its share of each class; ``False`` as published. Without
+            effect if there are several classes per image.
         tol: a problem has converged when the next step is expected to lower its loss by less than
             this share, in (0, 1).
         max_iter: maximum number of iterations per problem, at least 1.
@@ -62,8 +73,8 @@ class LogisticRegression(FrozenProtocol):
             result for the smallest C; ``tol`` and ``max_iter`` are not used.
         calibration: also measure the calibration error before and after temperature scaling:
             ``val`` fits the temperature to the validation scores of the classifier that was trained
-            without that split, ``test_folds`` to fifths of the test split, as published (null: no
-            calibration).
+            without that split (not with ``selection=cv``), ``test_folds`` to fifths of the test
+            split, as published (null: no calibration).
         image_size: see ``FrozenProtocol``.
         preprocessing: see ``FrozenProtocol``.
 
@@ -74,6 +85,9 @@ class LogisticRegression(FrozenProtocol):
     wd_values: Annotated[int, Range(1, cap=10**4)] = 45
     wd_log10: Sequence[float] = (-6.0, 5.0)
     C: Positive | None = None
+    selection: Literal["val", "cv"] = "val"
+    folds: Annotated[int, Range(2, cap=10**4)] = 5
+    stratified: bool = True
     tol: ProperFraction = 1e-5
     max_iter: Count = 1000
     solver: Literal["converged", "sklearn_2021"] = "converged"
@@ -88,6 +102,11 @@ class LogisticRegression(FrozenProtocol):
                 "`wd_log10` must be two numbers in ascending order, the decimal logarithms of the "
                 f"smallest and the largest weight decay, within [-300, 300], but is {ends}."
             )
+        if self.selection == "cv" and self.calibration == "val":
+            raise ValueError(
+                "`calibration` must be `test_folds` or null with `selection=cv`, which holds no "
+                "validation split out of the classifier, but is `val`; or use `selection=val`."
+            )
 
     def check(self, dataset: Dataset) -> None:
         """Refuse a dataset that cannot be scored by its metrics.
@@ -95,9 +114,41 @@ class LogisticRegression(FrozenProtocol):
         Raises:
             ValueError: if a metric does not fit.
         """
-        require_metrics(dataset, selects_on="val" if self.C is None else None)
+        by_val = self.C is None and self.selection == "val"
+        require_metrics(dataset, selects_on="val" if by_val else None)
+        if self.C is None and self.selection == "cv":
+            self._check_folds(dataset)
         if self.calibration == "test_folds" and dataset.target == "class":
             require_folds(len(dataset["test"]))
+
+    def _check_folds(self, dataset: Dataset) -> None:
+        """Refuse folds without images, or on which the metric that selects C is not defined."""
+        labels = np.concatenate([dataset["train"].targets, dataset["val"].targets])
+        if len(labels) < self.folds:
+            raise ValueError(
+                f"`protocol.folds` must be at most the number of images in train + validation, "
+                f"which is {len(labels)} for `{dataset.name}`, but is {self.folds}; lower it."
+            )
+        for number, held in enumerate(self.held_out(labels, dataset.split_seed), start=1):
+            try:
+                where = f"fold {number} of train + validation"
+                metrics.check_targets(dataset.metric, torch.from_numpy(labels[held]), where)
+            except ValueError as error:
+                raise ValueError(f"`{dataset.name}` cannot be scored: {error}") from error
+
+    def held_out(
+        self, labels: Int64[np.ndarray, "samples *classes"], split_seed: int
+    ) -> list[Int64[np.ndarray, " _"]]:
+        """Return the indices that each fold holds out.
+
+        Args:
+            labels: of train + validation.
+            split_seed: seed of the folds.
+        """
+        by_class = self.stratified and labels.ndim == 1
+        return cross_validation_folds(
+            len(labels), self.folds, split_seed, labels if by_class else None
+        )
 
     def grid(self) -> list[float]:
         """Return the values of C in ascending order of weight decay."""
@@ -111,7 +162,7 @@ class LogisticRegression(FrozenProtocol):
         self.check(dataset)
         features = self.features(encoder, dataset, context)
         train, val, test = (features.load(split) for split in ("train", "val", "test"))
-        search = Search(self, train, val, dataset)
+        search = Search(self, train, val, dataset, context)
         # One process selects C, since rounding could make processes select different values.
         result: SearchResult | None = None
         if distributed.is_main():
@@ -122,7 +173,7 @@ class LogisticRegression(FrozenProtocol):
         chosen = self.C is None
         context.note(
             selection={
-                "split": "val" if chosen else None,
+                "split": self.selection if chosen else None,
                 "chosen": points[result.best],
                 "scores": [
                     {**point, "value": score}
@@ -148,8 +199,8 @@ class SearchResult:
     """The result of a search.
 
     Args:
-        scores: validation score of every C (empty if C is given), larger is better (``None``: some
-            class scores are not finite).
+        scores: validation score of every C, or its mean over the folds (empty if C is given),
+            larger is better (``None``: some class scores are not finite).
         best: index of the best C.
         test_logits: test scores of the classifier refitted on train + validation.
         head: that classifier.
@@ -164,14 +215,39 @@ class SearchResult:
 
 
 class Search:
-    """The two algorithms for the grid."""
+    """The two algorithms for the grid.
+
+    Args:
+        protocol: the grid, and what selects a point of it.
+        train: features and labels of the training split.
+        val: likewise, of the validation split.
+        dataset: its classes, its metric and the seed of the folds.
+        context: shows a progress bar (``None``: no bar).
+    """
 
     def __init__(
-        self, protocol: LogisticRegression, train: Samples, val: Samples, dataset: Dataset
+        self,
+        protocol: LogisticRegression,
+        train: Samples,
+        val: Samples,
+        dataset: Dataset,
+        context: Context | None = None,
     ) -> None:
+        self.context = context
         self.protocol, self.train, self.val = protocol, train, val
-        self.classes, self.metric = len(dataset.classes), dataset.metric
+        self.dataset, self.classes, self.metric = dataset, len(dataset.classes), dataset.metric
         self.both = torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
+
+    def parts(self) -> Iterator[tuple[Samples, Samples]]:
+        """Yield the samples to fit on and to judge on: train and validation, or those of a fold."""
+        if self.protocol.selection == "val":
+            yield self.train, self.val
+            return
+        features, labels = self.both
+        for held in self.protocol.held_out(labels.cpu().numpy(), self.dataset.split_seed):
+            mask = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+            mask[torch.from_numpy(held)] = True
+            yield (features[~mask], labels[~mask]), (features[mask], labels[mask])
 
     def batched(self, test: Features) -> SearchResult:
         """Fit the whole grid at once, each problem to convergence."""
@@ -179,12 +255,19 @@ class Search:
         scores: list[float | None] = []
         chosen, val_logits, start = 0, None, None
         if not fixed or self.protocol.calibration == "val":
-            path = self._fit_path(self.train, grid)
+            by_part: list[list[float | None]] = []
+            count = self.protocol.folds if self.protocol.selection == "cv" else 1
+            for fitted, judged in self._shown(self.parts(), count, "fits"):
+                path = self._fit_path(fitted, grid)
+                if not fixed:
+                    each = (path.logits(problem, judged[0]) for problem in range(len(grid)))
+                    by_part.append([self._goodness(logits, judged[1]) for logits in each])
             if not fixed:
-                each = (path.logits(problem, self.val[0]) for problem in range(len(grid)))
-                scores = [self._goodness(logits) for logits in each]
+                scores = [_mean(of_point) for of_point in zip(*by_part, strict=True)]
                 chosen = self._best(scores)
-            val_logits, start = path.logits(chosen, self.val[0]).cpu(), path[chosen : chosen + 1]
+            if self.protocol.selection == "val":
+                val_logits = path.logits(chosen, self.val[0]).cpu()
+            start = path[chosen : chosen + 1]
         final = self._fit_path(self.both, grid[chosen : chosen + 1], start)
         if not bool(final.converged.all()):
             log.warning(
@@ -220,20 +303,30 @@ class Search:
             return SearchResult([], 0, logits, head, val_logits)
         scores: list[float | None] = []
         val_logits = None
-        for C in grid:
-            logits, _ = self._fitted(model, C, self.train, self.val[0])
-            score = self._goodness(logits)
-            if score is not None and all(other is None or other < score for other in scores):
+        for C in self._shown(grid, len(grid), "values of C"):
+            by_part: list[float | None] = []
+            for fitted, judged in self.parts():
+                logits, _ = self._fitted(model, C, fitted, judged[0])
+                by_part.append(self._goodness(logits, judged[1]))
+            score = _mean(by_part)
+            is_best = score is not None and all(s is None or s < score for s in scores)
+            if is_best and self.protocol.selection == "val":
                 val_logits = logits
             scores.append(score)
         chosen = self._best(scores)
         logits, head = self._fitted(model, grid[chosen], self.both, test)
         return SearchResult(scores, chosen, logits, head, val_logits)
 
-    def _goodness(self, logits: Logits) -> float | None:
+    def _shown(self, items: Iterable[Item], total: int, label: str) -> Iterable[Item]:
+        """Return the items, with a progress bar."""
+        if self.context is None:
+            return items
+        return self.context.progress(items, total=total, label=label)
+
+    def _goodness(self, logits: Logits, labels: Labels) -> float | None:
         if bool(logits.isnan().any()):
             return None
-        return metrics.goodness(self.metric, logits, self.val[1])
+        return metrics.goodness(self.metric, logits, labels)
 
     def _best(self, scores: list[float | None]) -> int:
         points = [{"C": C} for C in self.protocol.grid()]
@@ -289,6 +382,12 @@ class Search:
             elif 1 in kinds:  # all labels are equal: nothing to learn
                 logits[:, number] = bias[number] = torch.inf
         return logits, linear_head(weight, bias)
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    """Return the mean; None if a score is missing."""
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None
 
 
 def _fit(

@@ -26,6 +26,7 @@ from ssl_transfer.config.references import REFERENCES
 _TUNING = "ssl_transfer.protocols.tuning.Tuning"
 _KNN = "ssl_transfer.protocols.knn.KNN"
 _PROTOCOLS = "ssl_transfer.protocols"
+_LOGISTIC = "ssl_transfer.protocols.logistic_regression.LogisticRegression"
 _BACKBONES = "ssl_transfer.models.backbones"
 _PROJECT = "ssl_transfer."
 
@@ -110,6 +111,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     f"{_BACKBONES}.torchvision_resnet": {"padding": "torchvision", "zero_init_residual": False},
     _PROTOCOLS: {"representation": "features", "feature_precision": "fp32"},
     _KNN: {"metric": "cosine", "weighting": "exp"},
+    _LOGISTIC: {"selection": "val", "folds": 5, "stratified": True},
     _TUNING: {
         "divide_weight_decay": False,
         "encoder_mode": "eval",

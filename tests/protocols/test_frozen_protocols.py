@@ -3,13 +3,16 @@
 import dataclasses
 import re
 import types
+import warnings
 
 import numpy as np
 import pytest
 import sklearn.linear_model
 import torch
 from judging import assert_same_classes, clear_decisions
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from ssl_transfer import models
@@ -17,6 +20,7 @@ from ssl_transfer.config import compose, locate, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.datasets.splitting import cross_validation_folds
 from ssl_transfer.metrics import ece
 from ssl_transfer.metrics.calibration import ece_by_folds, fit_temperature
 from ssl_transfer.preprocessing import Preprocessing
@@ -420,6 +424,126 @@ def test_fifths_of_fewer_than_five_test_images_are_refused_before_any_work(datas
         require(protocol, dataclasses.replace(dataset, splits=few))
 
 
+def folds_of(data, stratified, folds=4):
+    """Return the fitted and the held-out part of train + validation of every fold."""
+    pool = both(data)
+    held = cross_validation_folds(
+        len(pool), folds, data.split_seed, pool.targets if stratified else None
+    )
+    everything = np.arange(len(pool))
+    return [(pool.subset(np.setdiff1d(everything, part)), pool.subset(part)) for part in held]
+
+
+def mean_per_class(labels, predictions):
+    return np.mean([(predictions[labels == label] == label).mean() for label in np.unique(labels)])
+
+
+@pytest.mark.parametrize("stratified", [True, False])
+def test_folds_choose_c_as_scikit_learn_run_to_convergence(stratified, encoder, dataset, tmp_path):
+    grid = 1 / np.logspace(-3, 3, 7)
+
+    def fitted(C, samples):
+        model = sklearn.linear_model.LogisticRegression(C=C, tol=1e-9, max_iter=10_000)
+        return model.fit(pixels(samples), samples.targets)
+
+    expected = [
+        np.mean([
+            mean_per_class(judged.targets, fitted(C, part).predict(pixels(judged)))
+            for part, judged in folds_of(dataset, stratified)
+        ])
+        for C in grid
+    ]  # fmt: skip
+    protocol = LogisticRegression(
+        wd_values=7, wd_log10=(-3, 3), selection="cv", folds=4, stratified=stratified, tol=1e-8
+    )
+    _, facts, predictions = run(protocol, encoder, dataset, tmp_path)
+    selection = facts["selection"]
+    assert selection["split"] == "cv"
+    assert [point["value"] for point in selection["scores"]] == pytest.approx(expected)
+    best = int(np.argmax(expected))
+    assert selection["chosen"] == {"C": pytest.approx(grid[best])}
+    judge = fitted(grid[best], both(dataset))
+    logits = judge.decision_function(pixels(dataset["test"]))
+    assert_same_classes(predictions, logits, margin=1e-3)
+
+
+def test_stratified_folds_share_classes_as_scikit_learns_do(dataset):
+    counts = [np.bincount(judged.targets, minlength=3) for _, judged in folds_of(dataset, True)]
+    pool = both(dataset)
+    judge = StratifiedKFold(4).split(pool.targets, pool.targets)
+    expected = [np.bincount(pool.targets[held], minlength=3) for _, held in judge]
+    assert sorted(map(tuple, counts)) == sorted(map(tuple, expected))
+
+
+def test_folds_as_published_fit_one_value_after_the_other_in_every_fold(
+    encoder, dataset, tmp_path, monkeypatch
+):
+    fits = spied_fits(monkeypatch)
+    protocol = LogisticRegression(wd_values=3, wd_log10=(-1, 1), solver="sklearn_2021",
+                                  selection="cv", folds=4, stratified=False)  # fmt: skip
+    _, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    values = [10.0] * 4 + [1.0] * 4 + [0.1] * 4
+    chosen = facts["selection"]["chosen"]["C"]
+    expected = [*((C, 45) for C in values), (chosen, 60)]
+    assert [fit[:2] for fit in fits] == [(pytest.approx(c), n) for c, n in expected]
+    assert [fit[4] for fit in fits] == [number > 0 for number in range(13)]
+    model = sklearn.linear_model.LogisticRegression(warm_start=True, max_iter=100)
+
+    def fitted(C, samples):
+        model.set_params(C=C, tol=1e-4 / len(samples))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return model.fit(pixels(samples).astype(np.float32), samples.targets)
+
+    scores = [
+        np.mean([
+            mean_per_class(judged.targets, fitted(C, part).predict(pixels(judged)))
+            for part, judged in folds_of(dataset, stratified=False)
+        ])
+        for C in (10, 1, 0.1)
+    ]  # fmt: skip
+    assert [point["value"] for point in facts["selection"]["scores"]] == pytest.approx(
+        scores, abs=0.02
+    )
+
+
+def test_folds_do_not_depend_on_the_seed_of_the_run(encoder, dataset, tmp_path):
+    protocol = LogisticRegression(wd_values=5, selection="cv", folds=3)
+    scores = []
+    for seed in (0, 1):
+        surroundings = context(tmp_path / str(seed), seed=seed)
+        surroundings.folder.mkdir()
+        list(protocol.run(encoder, dataset, surroundings))
+        scores.append(surroundings.facts["selection"]["scores"])
+    assert scores[0] == scores[1]
+
+
+def test_a_given_c_needs_no_folds(encoder, dataset, tmp_path):
+    results = [
+        run(LogisticRegression(C=0.3, selection=selection, folds=500), encoder, dataset, tmp_path)
+        for selection in ("val", "cv")
+    ]
+    assert results[0][0] == results[1][0]
+    assert results[1][1]["selection"]["split"] is None
+
+
+def test_folds_that_cannot_be_judged_are_refused_before_any_work(dataset):
+    with pytest.raises(ValueError, match=r"which is 60 for `toy`, but is 61; lower it"):
+        require(LogisticRegression(selection="cv", folds=61), dataset)
+    two = {name: s.subset(np.flatnonzero(s.targets < 2)) for name, s in dataset.splits.items()}
+    two["val"] = two["val"].subset(np.flatnonzero(two["val"].targets == 1))
+    pair = dataclasses.replace(dataset, classes=("a", "b"), splits=two, metric="auc")
+    require(LogisticRegression(selection="cv", folds=4), pair)
+    with pytest.raises(ValueError, match=r"fold 1 of train \+ validation has only some of one"):
+        require(LogisticRegression(selection="cv", folds=len(both(pair))), pair)
+
+
+def test_calibration_on_validation_is_refused_with_folds():
+    choice = ["protocol.selection=cv", "protocol.calibration=val"]
+    (problem,) = problems(plain(compose(["protocol=logistic_regression", *choice])))
+    assert "`calibration` must be `test_folds` or null with `selection=cv`" in problem
+
+
 @pytest.mark.parametrize("protocol", [KNN(k=60), LogisticRegression(C=0.1)])
 def test_preprocessing_replaces_the_encoders(protocol, encoder, dataset, tmp_path):
     far_away = {"mean": (-50.0,) * 3, "std": (10.0,) * 3}
@@ -460,6 +584,8 @@ def test_two_processes_give_the_score_of_one(tmp_path, gloo_pool):
         ("logistic_regression", "wd_log10=[5,-6]", r"ascending order, .* but is \[5, -6\]"),
         ("logistic_regression", "wd_log10=[-400,5]", r"within \[-300, 300\], but is \[-400"),
         ("logistic_regression", "wd_log10=3", "must be a list of numbers, but is 3"),
+        ("logistic_regression", "folds=1", "`protocol.folds` must be at least 2, but is 1"),
+        ("logistic_regression", "selection=test", "must be one of .*'val', 'cv'.*, but is 'test'"),
         ("logistic_regression", "max_iter=0", "`protocol.max_iter` must be at least 1, but is 0"),
         ("logistic_regression", "tol=-1", r"`protocol.tol` must lie in \(0, 1\), but is -1"),
         ("logistic_regression", "preprocessing={std:[0,1,1]}", "positive"),
