@@ -19,6 +19,7 @@ from ssl_transfer.datasets.base import fingerprint
 from ssl_transfer.datasets.reader import some
 from ssl_transfer.datasets.splitting import cross_validation_folds
 from ssl_transfer.estimators.kernel_ridge import KernelRidge, bytes_needed, held_out_r2
+from ssl_transfer.metrics.landmarks import R2_UNIT
 from ssl_transfer.metrics.regression import r2
 from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.base import Score
@@ -33,8 +34,6 @@ log = logging.getLogger(__name__)
 Targets = Float64[np.ndarray, "samples factors"]
 Folds = Sequence[Int64[np.ndarray, " _"]]
 """The indices that each fold holds out."""
-UNIT = "R2"
-"""R2 has no lower bound, so that it is no fraction of 1 in records."""
 
 
 @checked()
@@ -69,6 +68,7 @@ class FactorRegression(FrozenProtocol):
     """
 
     targets: ClassVar[frozenset[str]] = frozenset({"values"})
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     alphas: Annotated[Sequence[Positive], NotEmpty()] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)
     gammas: Annotated[Sequence[Positive], NotEmpty()] = (
@@ -148,9 +148,9 @@ class FactorRegression(FrozenProtocol):
             predictions=predicted,
         )
         scores = r2(torch.from_numpy(predicted), outputs.of(test_targets), outputs.factors)
-        yield Score(metric="r2", value=float(scores.mean()), unit=UNIT, primary=True)
+        yield Score(metric="r2", value=float(scores.mean()), unit=R2_UNIT, primary=True)
         for name, score in zip(dataset.classes, scores.tolist(), strict=True):
-            yield Score(metric=f"r2_{name}", value=score, unit=UNIT)
+            yield Score(metric=f"r2_{name}", value=score, unit=R2_UNIT)
 
     def points(self) -> list[dict[str, float]]:
         """Return the points of the grid in their published order."""

@@ -24,6 +24,7 @@ from ssl_transfer.datasets.embedded import digits
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.shapes import shapes
 from ssl_transfer.datasets.splitting import cross_validation_folds
+from ssl_transfer.metrics.landmarks import R2_UNIT
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols import factor_regression
 from ssl_transfer.protocols.base import Score, require
@@ -83,7 +84,7 @@ def run(
     surroundings = context(folder)
     scores = {score.metric: score for score in protocol.run(encoder, dataset, surroundings)}
     assert [name for name, score in scores.items() if score.primary] == ["r2"]
-    assert all(score.higher_is_better and score.unit == "R2" for score in scores.values())
+    assert all(score.higher_is_better and score.unit == R2_UNIT for score in scores.values())
     return scores, surroundings.facts
 
 
