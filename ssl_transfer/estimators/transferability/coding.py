@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from ssl_transfer.config.ranges import Positive
 from ssl_transfer.estimators.transferability.moments import (
     Features,
     Labels,
@@ -21,7 +22,7 @@ Form = Literal["rate", "listing"]
 
 
 def transrate(
-    features: Features, labels: Labels, *, epsilon: float = 1e-4, form: Form = "rate"
+    features: Features, labels: Labels, *, epsilon: Positive = 1e-4, form: Form = "rate"
 ) -> float:
     """Return TransRate, ``R(F) - R(F | y)`` of centred features; larger is better.
 

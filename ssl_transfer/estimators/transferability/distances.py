@@ -7,6 +7,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssl_transfer.config.ranges import Count
 from ssl_transfer.estimators.neighbours import Metric
 from ssl_transfer.estimators.transferability.moments import (
     BLOCK_ELEMENTS,
@@ -45,7 +46,7 @@ def balanced_subset(labels: Labels, size: int, seed: int) -> Int64[np.ndarray, "
     return np.sort(order[np.argsort(turn, kind="stable")[:size]])
 
 
-def parc(features: Features, labels: Rows, *, max_samples: int = 5000, seed: int = 0) -> float:
+def parc(features: Features, labels: Rows, *, max_samples: Count = 5000, seed: int = 0) -> float:
     """Return PARC, the rank correlation of distances of features and labels; larger is better.
 
     Bolya et al. 2021 (https://arxiv.org/abs/2111.06977): Spearman's correlation over all
@@ -111,7 +112,9 @@ def _correlations(rows: Float64[Tensor, "samples dim"]) -> Float64[Tensor, "samp
     return correlations
 
 
-def knn_loo(features: Features, labels: Labels, *, k: int = 5, metric: Metric = "cosine") -> float:
+def knn_loo(
+    features: Features, labels: Labels, *, k: Count = 5, metric: Metric = "cosine"
+) -> float:
     """Return the leave-one-out accuracy of the nearest neighbours' majority; larger is better.
 
     The strongest cheap score in a comparison of 23 (https://arxiv.org/abs/2503.18528). If votes are

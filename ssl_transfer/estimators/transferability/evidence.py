@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from ssl_transfer.config.ranges import Count, Positive
 from ssl_transfer.estimators.transferability.moments import (
     Features,
     Labels,
@@ -27,7 +28,9 @@ EXTREME = 1e12
 grows without limit (targets that the features determine exactly) stays finite."""
 
 
-def logme(features: Features, targets: Targets, *, tol: float = 1e-8, max_iter: int = 200) -> float:
+def logme(
+    features: Features, targets: Targets, *, tol: Positive = 1e-8, max_iter: Count = 200
+) -> float:
     """Return LogME, the maximum log evidence per image; larger is better.
 
     You et al. 2021 (https://arxiv.org/abs/2102.11005), equation 2: the targets y are Gaussian

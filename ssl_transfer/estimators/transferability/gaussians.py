@@ -9,6 +9,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
+from ssl_transfer.config.ranges import Count, ProperFraction
 from ssl_transfer.estimators.transferability.moments import (
     BLOCK_ELEMENTS,
     Features,
@@ -31,7 +32,7 @@ def gbc(
     labels: Labels,
     *,
     gaussian: Gaussian = "spherical",
-    components: int = 64,
+    components: Count = 64,
 ) -> float:
     """Return minus the summed Bhattacharyya coefficients of all pairs of classes; larger is better.
 
@@ -96,8 +97,8 @@ def n_leep(
     labels: Labels,
     *,
     seed: int = 0,
-    components_per_class: int = 5,
-    variance: float = 0.8,
+    components_per_class: Count = 5,
+    variance: ProperFraction = 0.8,
 ) -> float:
     """Return N-LEEP, the LEEP of a Gaussian mixture's components; larger is better.
 

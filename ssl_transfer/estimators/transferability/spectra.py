@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from ssl_transfer.config.ranges import Count, NotNegative, Positive
 from ssl_transfer.estimators.transferability.moments import (
     BLOCK_ELEMENTS,
     Features,
@@ -20,7 +21,7 @@ from ssl_transfer.metrics import collapse
 LEAST_RANKS = 2  # that a line needs
 
 
-def rankme(features: Features, *, eps: float = 1e-7) -> float:
+def rankme(features: Features, *, eps: NotNegative = 1e-7) -> float:
     """Return RankMe, the effective rank of the features; larger is better.
 
     See ``metrics.collapse.rankme``; the features are reduced to a triangular matrix with the same
@@ -48,7 +49,7 @@ def _triangular(features: Features) -> Float64[Tensor, "axes dim"]:
     return factor
 
 
-def decay_exponent(features: Features, *, first: int = 4, last: int = 100) -> float:
+def decay_exponent(features: Features, *, first: Count = 4, last: Count = 100) -> float:
     """Return the exponent α of the decay ``rank ** -α`` of the covariance's eigenvalues.
 
     Agrawal et al. 2022 (NeurIPS, "α-ReQ: Assessing representation quality in self-supervised
@@ -77,7 +78,7 @@ def decay_exponent(features: Features, *, first: int = 4, last: int = 100) -> fl
     return -float((weights * x * y).sum() / (weights * x.square()).sum())
 
 
-def alpha_req(features: Features, *, first: int = 4, last: int = 100) -> float:
+def alpha_req(features: Features, *, first: Count = 4, last: Count = 100) -> float:
     """Return ``-|α - 1|`` with the exponent α of ``decay_exponent``; larger is better.
 
     Representations generalise best with an exponent near 1 (Agrawal et al. 2022); larger and
@@ -98,7 +99,7 @@ def alpha_req(features: Features, *, first: int = 4, last: int = 100) -> float:
 
 
 def lidar(
-    views: Float[Tensor, "images views dim"], *, delta: float = 1e-4, eps: float = 1e-7
+    views: Float[Tensor, "images views dim"], *, delta: Positive = 1e-4, eps: NotNegative = 1e-7
 ) -> float:
     """Return LiDAR, the effective rank of the views' discriminant matrix; larger is better.
 
