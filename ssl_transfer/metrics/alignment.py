@@ -28,6 +28,21 @@ GROUPS, GROUP_SIZE = 3, 128
 Features = Float[Tensor, "images dim"]
 
 
+def directions(features: Features) -> Features:
+    """Return features divided by their lengths.
+
+    Raises:
+        ValueError: if a feature is zero, because it has no direction.
+    """
+    zero = int((features == 0).all(dim=1).sum())
+    if zero:
+        raise ValueError(
+            f"every feature must have a direction, but those of {zero} of {len(features)} images "
+            "are zero; check the encoder's weights and `preprocessing`."
+        )
+    return F.normalize(features)
+
+
 def alignment(first: Features, second: Features) -> float:
     """Return the mean squared distance of the normalised features of positive pairs.
 
@@ -37,10 +52,13 @@ def alignment(first: Features, second: Features) -> float:
 
     Returns:
         From 0 (equal directions) to 4; lower is better.
+
+    Raises:
+        ValueError: if there is no image, or a feature is zero.
     """
     _require_images(first, 1, "alignment")
     squares = [
-        (F.normalize(a) - F.normalize(b)).square().sum(dtype=torch.float64)
+        (directions(a) - directions(b)).square().sum(dtype=torch.float64)
         for a, b in zip(torch.split(first, BLOCK), torch.split(second, BLOCK), strict=True)
     ]
     return float(torch.stack(squares).sum()) / len(first)
@@ -60,7 +78,7 @@ def intra_class_alignment(features: Features, labels: Int64[Tensor, " images"]) 
         From 0 to 4; lower means tighter classes.
 
     Raises:
-        ValueError: if a class has one image only.
+        ValueError: if a class has one image only, or a feature is zero.
     """
     _require_images(features, 1, "alignment in classes")
     labels = labels.to(features.device)
@@ -74,7 +92,7 @@ def intra_class_alignment(features: Features, labels: Int64[Tensor, " images"]) 
     # A sum of unit vectors per class, in double precision: 1 - |mean|² loses digits.
     sums = features.new_zeros(len(counts), features.shape[1], dtype=torch.float64)
     for rows, chunk in zip(torch.split(features, BLOCK), torch.split(labels, BLOCK), strict=True):
-        sums.index_add_(0, chunk, F.normalize(rows.double()))
+        sums.index_add_(0, chunk, directions(rows.double()))
     occurs = counts > 0
     sizes = counts[occurs].double()
     squared_means = (sums[occurs] / sizes[:, None]).square().sum(1)
@@ -96,12 +114,12 @@ def uniformity(features: Features, *, block: int | None = None) -> float:
         dimensions; lower is better.
 
     Raises:
-        ValueError: if there are fewer than two images.
+        ValueError: if there are fewer than two images, or a feature is zero.
     """
     _require_images(features, 2, "uniformity")
     block = block or (BLOCK if features.device.type == "cpu" else GPU_BLOCK)
     # exp(-t d²) = exp(-2 t) exp(2 t cos): the square root of 2 t goes into each factor.
-    unit = F.normalize(features) * math.sqrt(2 * T)
+    unit = directions(features) * math.sqrt(2 * T)
     buffer = unit.new_empty(block, block)
     total = torch.zeros((), dtype=torch.float64, device=unit.device)
     for start in range(0, len(unit), block):

@@ -3,7 +3,8 @@
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
-from torch.nn import functional as F
+
+from ssl_transfer.metrics.alignment import directions
 
 CHUNK_ELEMENTS = 2**25
 """Similarities in memory at once: 128 MiB."""
@@ -29,6 +30,9 @@ def cross_domain(
     Returns:
         Top-1 to top-k, fractions. The order of equally similar candidates is taken as random: each
         query counts by its probability to be correct.
+
+    Raises:
+        ValueError: if there are fewer than two images, or a feature is zero.
     """
     return _shares(queries, candidates, candidates, k=k, chunk=chunk)
 
@@ -50,6 +54,9 @@ def same_domain(
 
     Returns:
         See ``cross_domain``.
+
+    Raises:
+        ValueError: likewise.
     """
     return _shares(queries, positives, queries, k=k, chunk=chunk)
 
@@ -68,7 +75,7 @@ def _shares(
             "instance discrimination needs two images at least and a view of each, but there are "
             f"{len(queries)} images and {len(positives)} views; add images."
         )
-    queries, positives, gallery = (F.normalize(part) for part in (queries, positives, gallery))
+    queries, positives, gallery = (directions(part) for part in (queries, positives, gallery))
     ranks = torch.arange(1, k + 1, device=queries.device, dtype=torch.float64)
     correct = torch.zeros_like(ranks)
     step = chunk or max(1, CHUNK_ELEMENTS // len(gallery))

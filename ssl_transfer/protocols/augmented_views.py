@@ -81,7 +81,7 @@ class AugmentedViews(FrozenProtocol):
             ValueError: naming objects, or if there is only one image.
         """
         if dataset.target == "views":
-            _objects(dataset)
+            objects_of(dataset)
         if len(self.labels(dataset)) < 2:
             raise ValueError(
                 f"`{dataset.name}` must have two images at least in {self.split}, but has one; "
@@ -91,7 +91,7 @@ class AugmentedViews(FrozenProtocol):
     def labels(self, dataset: Dataset) -> np.ndarray:
         """Return the targets of the images, one per object of a static set."""
         targets: np.ndarray = dataset[self.split].targets
-        return targets[_objects(dataset)[:, 0]] if dataset.target == "views" else targets
+        return targets[objects_of(dataset)[:, 0]] if dataset.target == "views" else targets
 
     def augmentations(self, dataset: Dataset) -> tuple[Augmentation, Augmentation]:
         """Return the random parts of the two views, without flips if the dataset forbids them."""
@@ -124,7 +124,7 @@ class AugmentedViews(FrozenProtocol):
         names = ["originals", "first views", "second views"]
         parts = {
             f"test, {name}": dataset["test"].subset(rows)
-            for name, rows in zip(names, _objects(dataset).T, strict=True)
+            for name, rows in zip(names, objects_of(dataset).T, strict=True)
         }
         divided = dataclasses.replace(dataset, splits={**dataset.splits, **parts})
         of_originals = self.features(encoder, divided, context)
@@ -138,7 +138,7 @@ class AugmentedViews(FrozenProtocol):
         return [of_originals.rows(original), *(of_views.rows(view) for view in views)]
 
 
-def _objects(dataset: Dataset) -> Int64[np.ndarray, "objects 3"]:
+def objects_of(dataset: Dataset) -> Int64[np.ndarray, "objects 3"]:
     """Return the positions of each object's original, first view and second view.
 
     Raises:

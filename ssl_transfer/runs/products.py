@@ -23,7 +23,8 @@ ANEW = "anew"
 """Folder inside a finished run's folder, in which it is computed again."""
 RECORD = "record.json"
 ENCODER = "encoder.safetensors"
-_PATTERNS = ("*.safetensors", "encoder.yaml", "*.npz")
+_PATTERNS = ("*.safetensors", "encoder.yaml", "*.npz", "tsne.png", "tsne.csv")
+_READ_BY_NO_RUN = (".npz", ".png", ".csv")
 
 
 class DamagedProduct(OSError):
@@ -53,8 +54,8 @@ def verify(folder: Path, record: Mapping[str, Any]) -> None:
     """
     for name, stated in dict(record.get("files") or {}).items():
         path = folder / name
-        if path.suffix == ".npz":
-            continue  # no run reads predictions
+        if path.suffix in _READ_BY_NO_RUN:
+            continue
         try:
             actual = file_sha256(path)
         except FileNotFoundError:

@@ -17,6 +17,7 @@ from ssl_transfer.metrics.alignment import (
     uniformity,
     uniformity_of_groups,
 )
+from ssl_transfer.metrics.retrieval import same_domain
 
 
 def directions(images: int, dim: int, seed: int = 0) -> Tensor:
@@ -131,3 +132,17 @@ def test_too_few_images_are_refused() -> None:
         uniformity(directions(1, 4))
     with pytest.raises(ValueError, match="alignment needs at least 1 images, but there are 0"):
         alignment(directions(0, 4), directions(0, 4))
+
+
+def test_a_feature_without_a_direction_is_refused() -> None:
+    features = directions(5, 4)
+    features[[1, 3]] = 0
+    labels = torch.zeros(5, dtype=torch.long)
+    for figure in (
+        lambda: alignment(directions(5, 4), features),
+        lambda: uniformity(features),
+        lambda: intra_class_alignment(features, labels),
+        lambda: same_domain(features, features, k=1),
+    ):
+        with pytest.raises(ValueError, match="those of 2 of 5 images are zero"):
+            figure()
