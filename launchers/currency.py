@@ -7,7 +7,7 @@ from typing import Any
 from ssl_transfer.runs import Run
 from ssl_transfer.system.manifests import Comparer
 
-WORDS = {"data": "data", "weights": "weights", "code": "code"}
+WORDS = {"data": "data", "more_data": "further data", "weights": "weights", "code": "code"}
 """Kinds of input files in a record -> their names in messages."""
 
 

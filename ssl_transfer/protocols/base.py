@@ -46,7 +46,8 @@ class EvaluationProtocol(Protocol):
     An optional method ``check(dataset)`` raises a ``ValueError`` for a dataset that does not fit
     the hyper-parameters; it is called before anything is computed. An optional class attribute
     ``splits`` names the splits that the protocol needs (default: train, val and test); a dataset
-    without images in one of them is refused.
+    without images in one of them is refused. An optional method ``more_data()`` returns another
+    dataset that the protocol reads, if it does, so that the record lists its files, too.
     """
 
     targets: ClassVar[frozenset[str]]

@@ -104,11 +104,20 @@ class RealWorldInvariance(WhitenedProtocol):
                 f"{len(source[self.statistics_split])}; choose another split."
             )
 
+    def more_data(self) -> Dataset | None:
+        """Return the dataset of ``statistics``, built once per process (``None``: there is none).
+
+        Raises:
+            ValueError: if the data do not fit their description.
+        """
+        if self.statistics is None:
+            return None
+        return _built(json.dumps(self.statistics, sort_keys=True))
+
     def _source(self, dataset: Dataset) -> Dataset:
         """Return the dataset whose images give mean and covariance."""
-        if self.statistics is None:
-            return dataset
-        return _built(json.dumps(self.statistics, sort_keys=True))
+        more_data = self.more_data()
+        return dataset if more_data is None else more_data
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the means over objects."""

@@ -229,6 +229,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         arguments = arguments_of(run) if run.is_pretraining else {}
     prepared = encoder.preprocessing.identity()  # before a protocol changes it
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
+    more_data = None
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
             scores: list[Score] = []
@@ -238,7 +239,9 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         else:
             weights = models.fingerprint(encoder)
             context.note(weights_sha256=weights)
-            scores = list(protocol_of(config["protocol"]).run(encoder, dataset, context))
+            protocol = protocol_of(config["protocol"])
+            scores = list(protocol.run(encoder, dataset, context))
+            more_data = getattr(protocol, "more_data", lambda: None)()
             if config["protocol"].get("keep_encoder"):
                 _leave_encoder(run, encoder, folder)
         facts = context.facts
@@ -264,6 +267,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         context.logger.finish(scores)
         if distributed.is_main():  # before the logger closes, which may wait for a server
             read = {"data": dataset.inputs, "weights": weights_files, "code": _code_of(config)}
+            read |= {} if more_data is None else {"more_data": more_data.inputs}
             record["inputs"] = _kept(read, run.folder.parent.parent)
             _say_differences(run, record)
             finish(run, record, folder)
@@ -302,9 +306,10 @@ def _say_differences(run: Run, record: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _stands_on(record: Mapping[str, Any]) -> tuple[Any, Any]:
+def _stands_on(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Return the fingerprints of a record's data and weights."""
-    return dict(record.get("data") or {}).get("fingerprint"), record.get("weights_sha256")
+    fingerprint = dict(record.get("data") or {}).get("fingerprint")
+    return fingerprint, record.get("weights_sha256"), record.get("statistics_of")
 
 
 def _started_from(dataset: Dataset, weights_files: Inputs) -> str:

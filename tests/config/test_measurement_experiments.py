@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from hydra._internal.hydra import Hydra
-from test_experiments import MEASUREMENTS, Sweep, axes, hydra, stated_runs
+from test_experiments import MEASUREMENTS, Sweep, axes, folder_of_images, hydra, stated_runs
 
-from launchers import sweep
+from launchers import currency, sweep
 from ssl_transfer.config import compose, options, plain
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
@@ -50,10 +50,12 @@ def test_the_real_views_are_those_of_the_study_with_the_published_preprocessing(
     assert node["statistics"]["name"] == "imagenet"
     assert node["statistics_preprocessing"] == {"resize": 256, "size": 224}
     assert node["preprocessing"] == {"resize": 224, "size": 224}
-    # One run on embedded images, small enough for a test.
+    # One run on small images.
+    folder_of_images(tmp_path / "images")
+    images = plain(compose(["dataset=image_folder", f"dataset.root={tmp_path / 'images'}"]))
     stereo = plain(compose(["dataset=stereo_patches", "dataset.step=48"]))["dataset"]
     node |= {
-        "statistics": {**stereo, "step": 40},
+        "statistics": images["dataset"],
         "statistics_preprocessing": {"resize": 18, "size": 16},
         "preprocessing": {"resize": 16, "size": 16},
     }
@@ -69,7 +71,15 @@ def test_the_real_views_are_those_of_the_study_with_the_published_preprocessing(
     run = Run(config)
     assert problems(config) == []
     assert sweep.execute_all([run]).failures == {}
-    scores = {score["metric"]: score["value"] for score in run.record()["scores"]}
+    record = run.record()
+    assert record["statistics_of"]["fingerprint"] != record["data"]["fingerprint"]
+    assert record["whitening"]["images"] == 6
+    scores = {score["metric"]: score["value"] for score in record["scores"]}
     published = (1 + scores["similarity"]) / 2  # of two views
     assert scores["similarity_with_self"] == pytest.approx(published)
     assert (run.folder / "objects.npz").is_file()
+    # The record lists the files of both sets.
+    assert currency.complaints([run]) == []
+    (tmp_path / "images/test/class_0/0.png").unlink()
+    (told,) = currency.complaints([run])
+    assert told.startswith("further data changed since real_world_invariance of small_resnet")
