@@ -4,19 +4,18 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 
 from ssl_transfer import datasets
 from ssl_transfer.config.ranges import checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.reader import some
-from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.metrics.invariance import CHUNK_ELEMENTS, Whitening
 from ssl_transfer.metrics.view_groups import ViewScores, objects_by_size, view_scores
 from ssl_transfer.models import Encoder
@@ -124,15 +123,8 @@ class RealWorldInvariance(WhitenedProtocol):
         self.check(dataset)
         white = self._whitening(encoder, dataset, context)
         rows = self.features(encoder, dataset, context).rows("test")
-        parts, places = [], []
-        for members in objects_by_size(_groups(dataset)):
-            for chunk in _chunks(members, rows.shape[1]):
-                # `np.array` copies: memory of a file that is mapped for reading is not a tensor's.
-                views = torch.from_numpy(np.array(rows[chunk])).to(context.device)
-                parts.append(view_scores(white(views)))
-                places.append(chunk[:, 0])
-        scores = _joined(parts, np.concatenate(places))
-        names = [dataset["test"].names[place] for place in np.sort(np.concatenate(places))]
+        scores, first_views = _scores(white, rows, _groups(dataset), context)
+        names = [dataset["test"].names[place] for place in first_views.tolist()]
         context.save_arrays("objects", first_view=np.array(names), **scores)
         context.note(objects=len(names), views=len(rows))
         for metric, values in scores.items():
@@ -146,22 +138,22 @@ class RealWorldInvariance(WhitenedProtocol):
 
     def _whitening(self, encoder: Encoder, dataset: Dataset, context: Context) -> Whitening:
         """Return the whitening by the statistics that the keys name."""
-        own = self.statistics_preprocessing
-        source = self._source(dataset)
-        features = FrozenFeatures(
-            encoder,
-            source,
-            context,
-            image_size=self.image_size if own is None else None,
-            preprocessing=self.preprocessing if own is None else own,
-        )
+        own, source = self.statistics_preprocessing, self._source(dataset)
+        keys: RealWorldInvariance = self
+        if own is not None:
+            keys = dataclasses.replace(self, image_size=None, preprocessing=own)
+        features = keys.features(encoder, source, context)
         context.note(statistics_of={"dataset": source.name, "fingerprint": source.fingerprint})
         return self.whitening(features, self.statistics_split, context)
 
 
 def _groups(dataset: Dataset) -> Int64[np.ndarray, " views"]:
     groups = dataset["test"].groups
-    assert groups is not None, "views have the number of their object"
+    if groups is None:
+        raise ValueError(
+            f"the views of `{dataset.name}` must have the numbers of their objects, but have none; "
+            "set `groups` of its split `test`."
+        )
     return groups
 
 
@@ -178,6 +170,37 @@ def _built(node: str) -> Dataset:
         raise ValueError(_AXIS_KEY.sub("protocol.statistics.", str(error))) from error
 
 
+def _scores(
+    white: Whitening,
+    rows: Float[np.ndarray, "views dim"],
+    groups: Int64[np.ndarray, " views"],
+    context: Context,
+) -> tuple[dict[str, Float64[np.ndarray, " objects"]], Int64[np.ndarray, " objects"]]:
+    """Return each score of all objects, and the positions of their first views, in ascending order.
+
+    Args:
+        white: the whitening.
+        rows: stored features of the views.
+        groups: number of each view's object.
+        context: the run's context.
+    """
+    chunks = [
+        chunk for members in objects_by_size(groups) for chunk in _chunks(members, rows.shape[1])
+    ]
+    parts = []
+    for chunk in context.progress(chunks, total=len(chunks), label="objects"):
+        # `np.array` copies: memory of a file that is mapped for reading cannot be a tensor's.
+        views = torch.from_numpy(np.array(rows[chunk])).to(context.device)
+        parts.append(view_scores(white(views)))
+    first_views = np.concatenate([chunk[:, 0] for chunk in chunks])
+    order = np.argsort(first_views)
+    scores = {
+        metric: torch.cat([getattr(part, metric) for part in parts]).cpu().numpy()[order]
+        for metric in ViewScores._fields
+    }
+    return scores, first_views[order]
+
+
 def _chunks(
     members: Int64[np.ndarray, "objects views"], dim: int
 ) -> Iterator[Int64[np.ndarray, "part views"]]:
@@ -185,14 +208,3 @@ def _chunks(
     count = members.shape[1]
     size = max(1, CHUNK_ELEMENTS // (count * max(count, dim)))
     yield from (members[start : start + size] for start in range(0, len(members), size))
-
-
-def _joined(
-    parts: Sequence[ViewScores], places: Int64[np.ndarray, " objects"]
-) -> dict[str, Float64[np.ndarray, " objects"]]:
-    """Return each score of all objects, in the order of the objects' first views."""
-    order = np.argsort(places)
-    return {
-        metric: torch.cat([getattr(part, metric) for part in parts]).cpu().numpy()[order]
-        for metric in ViewScores._fields
-    }

@@ -156,6 +156,14 @@ def test_objects_with_a_single_view_are_named() -> None:
         require(RealWorldInvariance(), dataset)
 
 
+def test_views_without_the_numbers_of_their_objects_are_refused() -> None:
+    dataset = views(GROUPS)
+    split = dataclasses.replace(dataset["test"], groups=None)
+    without = dataclasses.replace(dataset, splits={**dataset.splits, "test": split})
+    with pytest.raises(ValueError, match="`toy` must have the numbers of their objects"):
+        require(RealWorldInvariance(), without)
+
+
 def test_other_kinds_of_target_are_refused() -> None:
     with pytest.raises(ValueError, match=r"target is one of \['views'\], but `digits` has `class`"):
         require(RealWorldInvariance(), datasets.embedded.digits(name="digits"))
