@@ -1,0 +1,195 @@
+"""Geometric transforms of whole batches: affine maps, boxes and displacements, one per image.
+
+All coordinates are in pixels from the image's centre, with y downwards, as torchvision has them. A
+transform and the centre crop after it are one resampling: only the pixels of the crop are computed.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_transfer.randomness import derive
+
+Pixels = Float32[Tensor, "batch 3 height width"]
+Window = tuple[int, int]
+"""Height and width of the centre crop to compute."""
+
+Interpolation = Literal["bilinear", "nearest"]
+Beyond = Literal["zeros", "reflection"]
+"""What lies beyond the border: black, or the mirrored image."""
+
+
+def affine_matrices(
+    *,
+    angle: Float64[np.ndarray, " #batch"] | float = 0.0,
+    translate: Float64[np.ndarray, "#batch 2"] | tuple[float, float] = (0.0, 0.0),
+    scale: Float64[np.ndarray, " #batch"] | float = 1.0,
+    shear: Float64[np.ndarray, "#batch 2"] | tuple[float, float] = (0.0, 0.0),
+) -> Float64[np.ndarray, "batch 2 3"]:
+    """Return the maps from the output's coordinates to the input's, as ``affine`` of torchvision.
+
+    Args:
+        angle: rotation in degrees, clockwise.
+        translate: shift of the image in pixels, to the right and downwards.
+        scale: factor of size.
+        shear: angles in degrees along x and y.
+    """
+    rotation = np.radians(np.atleast_1d(angle))
+    along_x, along_y = np.radians(np.atleast_2d(shear)).T
+    turned = rotation - along_y
+    # The rotation times the shears; its determinant is 1.
+    a, b = np.cos(turned) / np.cos(along_y), -np.sin(rotation)
+    b = b - np.cos(turned) * np.tan(along_x) / np.cos(along_y)
+    c, d = np.sin(turned) / np.cos(along_y), np.cos(rotation)
+    d = d - np.sin(turned) * np.tan(along_x) / np.cos(along_y)
+    a, b, c, d, factor = np.broadcast_arrays(a, b, c, d, np.atleast_1d(scale))
+    inverse = np.stack([np.stack([d, -b], -1), np.stack([-c, a], -1)], -2) / factor[:, None, None]
+    moved = -(inverse @ np.atleast_2d(translate)[:, :, None])
+    return np.concatenate([np.broadcast_to(inverse, (len(moved), 2, 2)), moved], axis=-1)
+
+
+def warp(
+    pixels: Pixels,
+    matrices: Float64[np.ndarray, "#batch 2 3"],
+    window: Window,
+    *,
+    interpolation: Interpolation = "bilinear",
+    beyond: Beyond = "zeros",
+) -> Float32[Tensor, "batch 3 _ _"]:
+    """Return the centre crops of the images after affine maps.
+
+    Args:
+        pixels: the images.
+        matrices: maps from the output's coordinates to the input's; one for all images, or one per
+            image.
+        window: size of the crop.
+        interpolation: how the input is read between its pixels.
+        beyond: what lies beyond the input's border.
+    """
+    places = _centred_grid(pixels, window)
+    maps = torch.from_numpy(matrices).to(places)
+    grid = torch.einsum("bij,hwj->bhwi", maps[:, :, :2], places) + maps[:, None, None, :, 2]
+    return _read(pixels, grid, interpolation, beyond)
+
+
+def displaced(
+    pixels: Pixels, fields: Float32[Tensor, "#batch 2 height width"], window: Window
+) -> Float32[Tensor, "batch 3 _ _"]:
+    """Return the centre crops of the images with every pixel read at a displaced place.
+
+    Args:
+        pixels: the images; they are mirrored beyond their border.
+        fields: displacements along x and y in pixels; one for all images, or one per image.
+        window: size of the crop.
+    """
+    shifts = centre(fields, window).permute(0, 2, 3, 1)
+    return _read(pixels, _centred_grid(pixels, window) + shifts, "bilinear", "reflection")
+
+
+def smooth_fields(
+    sigma: float, rms: float, window: Window, seed: int
+) -> Float32[Tensor, "2 height width"]:
+    """Return a random field of displacements along x and y: noise, smoothed by a Gaussian.
+
+    Args:
+        sigma: standard deviation of the Gaussian in pixels, which wraps around at the border.
+        rms: root mean square of the displacements along each axis, in pixels.
+        window: height and width.
+        seed: of the noise.
+    """
+    generator = np.random.Generator(np.random.Philox(derive(seed, "displacements")))
+    noise = generator.uniform(-1, 1, (2, *window))
+    # The product of the transforms is the transform of the convolution.
+    frequencies = np.hypot(np.fft.fftfreq(window[0])[:, None], np.fft.rfftfreq(window[1]))
+    gaussian = np.exp(-2 * (np.pi * sigma * frequencies) ** 2)
+    gaussian[0, 0] = 0  # a shift of the whole image is no deformation
+    field = np.fft.irfft2(np.fft.rfft2(noise) * gaussian, s=window)
+    field *= rms / np.sqrt(np.square(field).mean(axis=(1, 2), keepdims=True))
+    return torch.from_numpy(field.astype(np.float32))
+
+
+def cropped_and_resized(
+    pixels: Pixels, boxes: Float64[np.ndarray, "batch 4"], window: Window
+) -> Float32[Tensor, "batch 3 _ _"]:
+    """Return a box of each image, cut and resized by bilinear interpolation with antialiasing.
+
+    Args:
+        pixels: the images; they are black beyond their border.
+        boxes: top, left, height and width in pixels from the top left corner; rounded.
+        window: size of the result.
+    """
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    unique, rows = np.unique(np.rint(corners).astype(np.int64), axis=0, return_inverse=True)
+    result = pixels.new_empty(len(pixels), 3, *window)
+    height, width = pixels.shape[-2:]
+    for number, (top, left, bottom, right) in enumerate(unique.tolist()):
+        chosen = torch.from_numpy(np.flatnonzero(rows.reshape(-1) == number)).to(pixels.device)
+        part = pixels[chosen, :, max(top, 0) : bottom, max(left, 0) : right]
+        outside = (max(-left, 0), max(right - width, 0), max(-top, 0), max(bottom - height, 0))
+        result[chosen] = resized(F.pad(part, outside), window)
+    return result
+
+
+def resized(
+    pixels: Float[Tensor, "batch 3 _ _"],
+    window: Window,
+    mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear",
+) -> Float[Tensor, "batch 3 _ _"]:
+    """Return the images resized, with antialiasing as Pillow does it.
+
+    Args:
+        pixels: the images.
+        window: height and width of the result.
+        mode: interpolation.
+    """
+    if mode == "nearest":
+        return F.interpolate(pixels, window, mode="nearest-exact")
+    result = F.interpolate(pixels, window, mode=mode, align_corners=False, antialias=True)
+    return result.clamp_(0, 1)
+
+
+def centre(
+    pixels: Float[Tensor, "batch channels height width"], window: Window
+) -> Float[Tensor, "batch channels _ _"]:
+    """Return the centre crop; the window lies in the image."""
+    top, left = _corner(pixels.shape[-2:], window)
+    return pixels[..., top : top + window[0], left : left + window[1]]
+
+
+def _corner(shape: torch.Size, window: Window) -> tuple[int, int]:
+    """Return the top left corner of the centre crop, rounded as torchvision does."""
+    height, width = shape
+    return round((height - window[0]) / 2), round((width - window[1]) / 2)
+
+
+def _centred_grid(pixels: Tensor, window: Window) -> Float32[Tensor, "_ _ 2"]:
+    """Return x and y of every pixel of the centre crop."""
+    places = []
+    for start, length, full in zip(
+        _corner(pixels.shape[-2:], window), window, pixels.shape[-2:], strict=True
+    ):
+        places.append(torch.arange(start, start + length, device=pixels.device) + (0.5 - full / 2))
+    y, x = torch.meshgrid(*places, indexing="ij")
+    return torch.stack([x, y], dim=-1)
+
+
+def _read(
+    pixels: Pixels,
+    grid: Float32[Tensor, "#batch _ _ 2"],
+    interpolation: Interpolation,
+    beyond: Beyond,
+) -> Float32[Tensor, "batch 3 _ _"]:
+    """Return the images read at places in pixels from the centre."""
+    height, width = pixels.shape[-2:]
+    relative = grid * (2 / torch.tensor([width, height], device=grid.device, dtype=grid.dtype))
+    return F.grid_sample(
+        pixels,
+        relative.expand(len(pixels), -1, -1, -1),
+        mode=interpolation,
+        padding_mode=beyond,
+        align_corners=False,
+    )
