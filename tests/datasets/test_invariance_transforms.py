@@ -76,7 +76,7 @@ def judged(name, settings, definition=SOUND):
 
 
 # Settings in pixels of these images, of which three standard deviations of a blur fit inside.
-FEWER = {"scale": 11, "translation": 16, "shear": 16, "resized_crop": 16, "blur": 9}
+FEWER = {"scale": 10, "translation": 16, "shear": 16, "resized_crop": 16, "blur": 9}
 
 
 @pytest.mark.parametrize("definition", [SOUND, PUBLISHED], ids=["sound", "published"])
