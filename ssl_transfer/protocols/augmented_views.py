@@ -111,10 +111,10 @@ class AugmentedViews(FrozenProtocol):
             rows = [features.rows(self.split)]
             for view, augmentation in enumerate(self.augmentations(dataset)):
                 rows.append(features.view_rows(self.split, augmentation, view=view))
-        original, first, second, labels = (
-            torch.from_numpy(np.array(part)).to(context.device)
-            for part in (*rows, self.labels(dataset))
+        original, first, second = (
+            torch.from_numpy(np.array(part)).to(context.device, context.dtype) for part in rows
         )
+        labels = torch.from_numpy(self.labels(dataset)).to(context.device)
         return ViewFeatures(original, first, second, labels)
 
     def _of_static_set(

@@ -138,6 +138,15 @@ def test_the_six_figures_are_their_definitions_on_views_made_on_the_fly(
     assert [name for name, score in scores.items() if score.primary] == ["uniformity_original"]
 
 
+def test_features_that_are_stored_in_half_precision_are_measured_in_single(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    dataset = toy(split(40))
+    protocol = AlignmentUniformity(views=VIEWS, feature_precision="fp16")
+    expected = six_figures(judged(dataset), dataset["test"].targets)
+    assert values(run(protocol, encoder, dataset, tmp_path)) == pytest.approx(expected, abs=1e-3)
+
+
 def test_names_units_and_directions_are_those_of_the_published_tables(
     encoder: Encoder, tmp_path: Path
 ) -> None:
