@@ -21,6 +21,7 @@ PUBLISHED = (
     "imagenet_r imagenet_a"
 )
 PUBLISHED_LANDMARKS = "300w celeba_attributes celeba_landmarks leeds_pose"
+PUBLISHED_FACTORS = "causal3dident"
 PUBLISHED_VIEWS = (
     "aloi aloi_illumination aloi_temperature alot alot_illumination alot_temperature coil100 dali "
     "exposure_errors flickr1024 realblur"
@@ -36,7 +37,7 @@ OWN |= {
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
 NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn", "traffic_sign"}
-NO_FLIPS |= {"300w", "celeba_landmarks", "figures", "leeds_pose", "shapes"}
+NO_FLIPS |= {"300w", "celeba_landmarks", "figures", "leeds_pose", "shapes", "causal3dident"}
 
 
 @functools.cache
@@ -51,6 +52,7 @@ def node(option: str) -> dict:
 def test_the_options_are_those_of_the_readme() -> None:
     own = {"image_folder", "image_list", "static_views", "unlabelled_folder"}
     published = {*PUBLISHED.split(), *PUBLISHED_LANDMARKS.split(), *PUBLISHED_VIEWS.split()}
+    published |= {*PUBLISHED_FACTORS.split()}
     assert {*EMBEDDED, *VIEWS, *published, *own} == set(OPTIONS)
 
 
