@@ -83,3 +83,22 @@ def test_the_real_views_are_those_of_the_study_with_the_published_preprocessing(
     (tmp_path / "images/test/class_0/0.png").unlink()
     (told,) = currency.complaints([run])
     assert told.startswith("further data changed since real_world_invariance of small_resnet")
+
+
+def test_landmarks_are_regressed_with_the_published_numbers(hydra: Hydra) -> None:
+    one = Sweep(hydra, "invariances/landmarks")
+    configs = {name: one.config(MODEL, f"dataset={name}") for name in (
+        "300w", "celeba_landmarks", "leeds_pose"
+    )}  # fmt: skip
+    for config in configs.values():
+        node = config["protocol"]
+        assert (node["alpha_values"], node["alpha_log10"], node["folds"]) == (45, [-5, 6], 5)
+        assert node["preprocessing"] == {"size": 224, "resize": 224}
+        assert not node["standardise"]
+    truncated = {name: config["protocol"]["truncate_targets"] for name, config in configs.items()}
+    assert truncated == {"300w": False, "celeba_landmarks": True, "leeds_pose": False}
+    assert configs["leeds_pose"]["dataset"]["split_rule"] == "invariances"
+    faces = configs["300w"]["dataset"]
+    assert (faces["split_rule"], faces["unrounded_shift"], faces["margin"]) == (
+        "invariances", True, 0.0,
+    )  # fmt: skip
