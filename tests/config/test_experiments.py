@@ -37,6 +37,7 @@ EVALUATION = ("bn_tuning/", "transfer_2021/", "moco/", "swav/", "small_models/tr
 MEASUREMENTS = (
     "invariances/landmarks",
     "invariances/real_world",
+    "invariances/synthetic",
 )  # fmt: skip
 PUBLISHED = [name for name in options("experiment") if name.startswith(EVALUATION)]
 

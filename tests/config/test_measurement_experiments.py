@@ -1,6 +1,7 @@
 """Published measurements of frozen encoders as experiments: heads, cells, and one real run."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hydra._internal.hydra import Hydra
@@ -8,7 +9,10 @@ from test_experiments import MEASUREMENTS, Sweep, axes, folder_of_images, hydra,
 
 from launchers import currency, sweep
 from ssl_transfer.config import compose, options, plain
+from ssl_transfer.datasets.invariance_transforms import Name
+from ssl_transfer.protocols.synthetic_invariance import SyntheticInvariance
 from ssl_transfer.runs import Run
+from ssl_transfer.runs.config_parts import PROTOCOL_LABELS
 from ssl_transfer.runs.signature import problems
 
 __all__ = ["hydra"]  # a fixture
@@ -102,3 +106,32 @@ def test_landmarks_are_regressed_with_the_published_numbers(hydra: Hydra) -> Non
     assert (faces["split_rule"], faces["unrounded_shift"], faces["margin"]) == (
         "invariances", True, 0.0,
     )  # fmt: skip
+
+
+def test_the_synthetic_changes_are_those_of_the_study_with_the_options_of_its_code(
+    hydra: Hydra,
+) -> None:
+    one = Sweep(hydra, "invariances/synthetic")
+    config = one.config(MODEL)
+    assert (config["dataset"]["name"], problems(config)) == ("imagenet", [])
+    transforms = [axes(line)["protocol.transform"] for line in one.lines()]
+    assert len(transforms) == 4 * 18
+    assert set(transforms) == set(get_args(Name))
+    node = config["protocol"]
+    keys = {key: value for key, value in node.items() if key not in PROTOCOL_LABELS}
+    assert SyntheticInvariance(**keys) == SyntheticInvariance(
+        transform=transforms[0],
+        images=1000,
+        statistics="test",
+        sampling="with_replacement",
+        order="original_size",
+        include_identity=True,
+        grid="published",
+        deformation="affine",
+        interpolation="nearest",
+        extra_shear_degrees=1,
+        blur_kernel=23,
+        shrinkage=0,
+        factorisation="published",
+        preprocessing={"resize": 256, "size": 224},
+    )
