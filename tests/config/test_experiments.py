@@ -35,6 +35,8 @@ EVALUATION = ("bn_tuning/", "transfer_2021/", "moco/", "swav/", "small_models/tr
               "mixed_barlow_twins/linear_", "mixed_barlow_twins/transfer")  # fmt: skip
 # Measures of frozen encoders; they are in test_measurement_experiments.py.
 MEASUREMENTS = (
+    "invariances/classification",
+    "invariances/extrinsic",
     "invariances/landmarks",
     "invariances/real_world",
     "invariances/synthetic",
