@@ -46,6 +46,8 @@ def split_statistics(features: FrozenFeatures, split: str) -> FeatureStatistics:
             features.context.precision,
         ),
     }
+    if features.precision == "fp16":  # the stored features are rounded
+        identity["stored"] = features.precision
     path = _path(features.context.features, identity)
     stored = _read(path, identity)
     if not distributed.any_true(stored is None):

@@ -78,6 +78,18 @@ def test_other_weights_images_splits_and_preprocessing_have_statistics_of_their_
     np.testing.assert_allclose(doubled.covariance, 4 * plain.covariance, rtol=1e-5, atol=1e-9)
 
 
+def test_features_that_are_stored_in_half_precision_have_statistics_of_their_own(
+    tmp_path, computed
+):
+    context = Context(tmp_path, tmp_path / "features", progress_bar=False)
+    split_statistics(features(tmp_path), "test")
+    rounded = FrozenFeatures(encoder(), dataset(), context, precision="fp16")
+    rows = np.asarray(rounded.rows("test"), dtype=np.float64)
+    assert rows.dtype != rounded.rows("test").dtype
+    np.testing.assert_allclose(split_statistics(rounded, "test").mean, rows.mean(0))
+    assert len(computed) == 2
+
+
 def test_a_damaged_file_and_one_of_other_features_are_computed_again(tmp_path, computed, caplog):
     first = split_statistics(features(tmp_path), "test")
     (path,) = (tmp_path / "features" / "statistics").iterdir()
