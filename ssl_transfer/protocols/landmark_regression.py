@@ -162,16 +162,15 @@ class LandmarkRegression(FrozenProtocol):
         learnt = ~trained.isnan().all(0)
         features = self.features(encoder, dataset, context)
         rows = {key: features.rows(key) for key in (*keys, "test")}
+
+        def matrix(*keys: str) -> Float[Tensor, "_ dim"]:
+            return torch.from_numpy(np.concatenate([rows[key] for key in keys])).to(context.dtype)
+
         # One process selects the penalty, since rounding could make processes select others.
         search: Search | None = None
         if distributed.is_main():
-            search = self._search(
-                torch.from_numpy(np.concatenate([rows[key] for key in keys])),
-                torch.from_numpy(np.array(rows["test"])),
-                trained[:, learnt],
-                dataset,
-                context,
-            )
+            known = trained[:, learnt]
+            search = self._search(matrix(*keys), matrix("test"), known, dataset, context)
         search = distributed.broadcast_object(search)
         assert search is not None
         self._note(search, dataset, context)
@@ -195,7 +194,9 @@ class LandmarkRegression(FrozenProtocol):
         context: Context,
     ) -> "Search":
         """Select the penalty, fit all training images with it and predict the test images."""
-        device, grid = context.device, self.grid()
+        # float64 does not exist on other accelerators.
+        device = context.device if context.device.type == "cuda" else torch.device("cpu")
+        grid = self.grid()
         trained_on, tested_on, targets = (
             rows.to(device) for rows in (trained_on, tested_on, targets)
         )

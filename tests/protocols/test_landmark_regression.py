@@ -261,6 +261,34 @@ def test_the_folds_depend_on_the_datasets_seed_alone(encoder, dataset, tmp_path)
     assert values(0, 0) != values(0, 1)
 
 
+def _record(folder: Path) -> tuple[dict[str, float], dict]:
+    """Return the scores and the facts of one process."""
+    splits = {"train": split(40, 1), "val": split(20, 2), "test": split(30, 3)}
+    dots = Dataset("dots", NAMES, "landmarks", "top1", splits, False, "f" * 64, {})
+    context = Context(folder, folder / "features", progress_bar=False)
+    encoder = models.wrap(nn.Flatten(), EIGHT)
+    scores = LandmarkRegression(alpha_values=5).run(encoder, dots, context)
+    return {score.metric: score.value for score in scores}, context.facts
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_scores_of_one(gloo_pool, tmp_path) -> None:
+    alone, facts = _record(tmp_path / "alone")
+    for scores, noted in gloo_pool.run(_record, tmp_path / "two"):
+        assert scores == pytest.approx(alone, rel=1e-6)
+        assert noted["selection"]["chosen"] == facts["selection"]["chosen"]
+
+
+def test_stored_half_precision_is_read_as_single(encoder, dataset, tmp_path) -> None:
+    values = {}
+    for precision in ("fp32", "fp16"):
+        protocol = LandmarkRegression(alpha=1.0, standardise=True, feature_precision=precision)
+        scores, _, _ = run(protocol, encoder, dataset, tmp_path)
+        values[precision] = scores["r2"].value
+    assert values["fp16"] == pytest.approx(values["fp32"], abs=1e-3)
+    assert values["fp16"] != values["fp32"]
+
+
 def test_without_validation_images_the_training_images_are_enough(
     encoder, dataset, tmp_path
 ) -> None:
