@@ -633,6 +633,10 @@ def test_what_an_estimator_lacks_is_its_reason():
         value(n_leep, features, labels, components_per_class=10)
     with pytest.raises(NotDefined, match="the same value in every dimension"):
         value(parc, features[:, :1], labels)
+    with pytest.raises(NotDefined, match="the features of all pairs of images are equally"):
+        value(parc, np.eye(3), np.array([0, 1, 1]))
+    with pytest.raises(NotDefined, match="the labels of all pairs of images are equally"):
+        value(parc, features[:3], np.array([4, 5, 6]))
     with pytest.raises(NotDefined, match="fewer than 5 eigenvalues"):
         value(decay_exponent, features[:, :4])
     with pytest.raises(NotDefined, match="no column of the targets"):

@@ -20,7 +20,7 @@ from ssl_transfer.estimators.transferability.moments import (
 from ssl_transfer.randomness import permutation
 
 Rows = Int64[Tensor, " samples"] | Int64[Tensor, "samples classes"]
-LABEL_DECIMALS = 12  # equal distances of labels are equal in spite of rounding
+DECIMALS = 12  # of correlations that are equal in spite of rounding
 
 
 def random_subset(samples: int, size: int, seed: int) -> Int64[np.ndarray, " picked"]:
@@ -77,20 +77,53 @@ def parc(features: Features, labels: Rows, *, max_samples: Count = 5000, seed: i
     places = torch.from_numpy(picked).to(features.device)
     chosen, shown = features[places].double(), labels[places]
     require_variation(chosen)
-    pairs = torch.triu_indices(len(chosen), len(chosen), offset=1, device=features.device)
-    if labels.ndim == 1:
-        apart = (shown[pairs[0]] != shown[pairs[1]]).double()
-    else:
-        apart = _correlations(shown.double())[pairs[0], pairs[1]].neg()
-        apart = apart.mul(10**LABEL_DECIMALS).round()
-    if apart.max() == apart.min():
-        raise NotDefined("the labels of all pairs of images are equally distant")
+    upper = torch.ones(len(chosen), len(chosen), dtype=torch.bool, device=features.device).triu(1)
     standard = chosen - chosen.mean(dim=0)
     deviation = standard.square().mean(dim=0).sqrt()
     standard /= deviation.where(deviation > 0, 1.0)
-    distances = _correlations(standard)[pairs[0], pairs[1]].neg()
-    ranks = [rankdata(values.cpu().numpy()) for values in (distances, apart)]
+    similarities = _correlations(standard)[upper].cpu().numpy()
+    if np.ptp(similarities) <= 10.0**-DECIMALS:
+        raise NotDefined("the features of all pairs of images are equally distant")
+    if labels.ndim == 1:
+        return _correlation_with_groups(
+            similarities, (shown[:, None] == shown)[upper].cpu().numpy()
+        )
+    alike = _correlations(shown.double())[upper].cpu().numpy()
+    ranks = [rankdata(values) for values in (similarities, alike.round(DECIMALS))]
+    if np.ptp(ranks[1]) == 0:
+        raise NotDefined("the labels of all pairs of images are equally distant")
     return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _correlation_with_groups(
+    values: Float64[np.ndarray, " pairs"], inside: Bool[np.ndarray, " pairs"]
+) -> float:
+    """Return Spearman's correlation of values and membership in a group.
+
+    A correlation with two values depends only on the sum of the ranks of one group. The ranks of
+    its values follow from their places among all sorted values; equal values share a mean rank.
+
+    Args:
+        values: any numbers, not all equal.
+        inside: whether each is in the group.
+
+    Raises:
+        NotDefined: if all values are inside, or none.
+    """
+    count = int(inside.sum())
+    if count in (0, len(inside)):
+        raise NotDefined("the labels of all pairs of images are equally distant")
+    ordered = np.sort(values)
+    members = np.sort(values[inside])
+    ends = [np.searchsorted(ordered, members, side=side) for side in ("left", "right")]
+    ranks = (ends[0] + ends[1] + 1) / 2
+    total = float(len(values))
+    starts = np.flatnonzero(np.diff(ordered, prepend=-np.inf))
+    ties = np.diff(np.append(starts, len(ordered))).astype(np.float64)
+    variance = (total**2 - 1 - (ties**3 - ties).sum() / total) / 12
+    share = count / total
+    covariance = share * (float(ranks.mean()) - (total + 1) / 2)
+    return covariance / float(np.sqrt(variance * share * (1 - share)))
 
 
 def _usable(labels: Int64[Tensor, "samples classes"]) -> Bool[Tensor, " samples"]:
@@ -161,9 +194,9 @@ def _neighbours(
             similarity -= bank.square().sum(dim=1) / 2
         inside = (own >= start) & (own < start + len(bank))
         similarity[inside, own[inside] - start] = -torch.inf
-        numbers = torch.arange(start, start + len(bank), device=features.device)
-        best = torch.cat([best, similarity], dim=1)
-        places = torch.cat([places, numbers.expand(len(rows), -1)], dim=1)
+        nearest, numbers = similarity.topk(min(k, len(bank)), dim=1)
+        best = torch.cat([best, nearest], dim=1)
+        places = torch.cat([places, numbers + start], dim=1)
         best, kept = best.topk(min(k, best.shape[1]), dim=1)
         places = places.gather(1, kept)
     return places

@@ -120,9 +120,19 @@ def scatter(parts: Iterable[Block]) -> Float64[Tensor, "dim dim"]:
     """Return the sum over rows of their outer products; at least one block is needed."""
     total: Tensor | None = None
     for _, rows in parts:
-        total = rows.T @ rows if total is None else total.addmm_(rows.T, rows)
+        product = _gram(rows)
+        total = product if total is None else total.add_(product)
     assert total is not None
     return total
+
+
+def _gram(rows: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
+    """Return ``rows.T @ rows``."""
+    if rows.device.type == "cpu":
+        # numpy computes one triangle of a product with its own transpose, torch both.
+        array = rows.numpy()
+        return torch.from_numpy(array.T @ array)
+    return rows.T @ rows
 
 
 def class_means(parts: Iterable[Block], groups: Groups) -> Float64[Tensor, "classes dim"]:
