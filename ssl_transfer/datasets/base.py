@@ -150,7 +150,8 @@ class Dataset:
         total = sum(len(split) for split in self.splits.values())
         first = ", ".join(f"`{name}`" for name in self.classes[:5])
         more = ", …" * (len(self.classes) > 5)
-        classes = f"{len(self.classes)} classes ({first}{more})" if self.classes else "no labels"
+        noun = self.target if self.target in ("values", "landmarks") else "classes"
+        classes = f"{len(self.classes)} {noun} ({first}{more})" if self.classes else "no labels"
         return f"`{self.name}`: {total} images, {classes}: {', '.join(sizes)}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from ssl_transfer.config.ranges import Range
 from ssl_transfer.datasets.annotations import REMEDY, numbered_lines, rows_of
@@ -115,7 +115,7 @@ def faces_300w(
     )
 
 
-def seed_0_parts(count: int) -> dict[str, np.ndarray]:
+def seed_0_parts(count: int) -> dict[str, Int64[np.ndarray, " part"]]:
     """Return the positions of 30 % training, 30 % validation and 40 % test images.
 
     numpy's legacy generator with seed 0 shuffles all positions (``generate_dataset_splits`` of
@@ -157,35 +157,35 @@ def points_of(path: Path, count: int) -> Float64[np.ndarray, "count 2"]:
         ValueError: naming the first invalid line.
     """
     lines = numbered_lines(path)
-    head, tail = ["version: 1", f"n_points: {count}", "{"], ["}"]
-    wanted = [f"`{text}`" for text in head] + ["two numbers"] * count + [f"`{tail[0]}`"]
-    points = []
-    for (number, line), form in zip(lines, wanted, strict=False):
-        text = " ".join(line.split())
-        point = _pair(text) if form == "two numbers" else None
-        if point is None and form != f"`{text}`":
-            raise ValueError(
-                f"line {number} of `{path}` must be {form}, but is {line!r}; {REMEDY}."
-            )
-        points += [] if point is None else [point]
-    if len(lines) != len(wanted):
+    head = ["version: 1", f"n_points: {count}", "{"]
+    end = len(head) + count
+    fixed = zip([*lines[: len(head)], *lines[end : end + 1]], [*head, "}"], strict=False)
+    for (number, line), text in fixed:
+        if " ".join(line.split()) != text:
+            raise _invalid(path, number, line, f"`{text}`")
+    points = [_point(path, number, line) for number, line in lines[len(head) : end]]
+    if len(lines) != end + 1:
         raise ValueError(
-            f"`{path}` must have {len(wanted)} lines that are not empty, of which {count} are "
+            f"`{path}` must have {end + 1} lines that are not empty, of which {count} are "
             f"landmarks, but has {len(lines)}; {REMEDY}."
         )
     return np.array(points, dtype=np.float64)
 
 
-def _pair(text: str) -> tuple[float, float] | None:
-    """Return the two numbers of a line; None if there are not two finite ones."""
+def _point(path: Path, number: int, line: str) -> tuple[float, float]:
+    """Return the two numbers of a line."""
     try:
-        x, y = map(float, text.split())
-    except ValueError:
-        return None
-    return (x, y) if np.isfinite([x, y]).all() else None
+        x, y = map(_finite, line.split())
+    except ValueError as error:
+        raise _invalid(path, number, line, "two numbers") from error
+    return x, y
 
 
-def _require_area(split: Split, sides: np.ndarray) -> None:
+def _invalid(path: Path, number: int, line: str, form: str) -> ValueError:
+    return ValueError(f"line {number} of `{path}` must be {form}, but is {line!r}; {REMEDY}.")
+
+
+def _require_area(split: Split, sides: Int64[np.ndarray, " images"]) -> None:
     flat = np.flatnonzero(sides < 1).tolist()
     if flat:
         raise ValueError(
@@ -325,9 +325,7 @@ def _celeba_table(
         except (ValueError, KeyError):
             row = []
         if len(row) != len(columns):
-            raise ValueError(
-                f"line {number} of `{path}` must be {form}, but is {line!r}; {REMEDY}."
-            )
+            raise _invalid(path, number, line, form)
         names.append(name)
         rows.append(row)
     if count != str(len(names)):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from ssl_transfer.datasets.annotations import REMEDY, reading
 from ssl_transfer.datasets.base import Dataset
@@ -107,7 +107,7 @@ def _listing(folder: Path, joints: Float64[np.ndarray, "images 14 2"]) -> Listin
 
 def read_joints(
     path: Path,
-) -> tuple[Float64[np.ndarray, "images 14 2"], np.ndarray]:
+) -> tuple[Float64[np.ndarray, "images 14 2"], Bool[np.ndarray, "images 14"]]:
     """Return the place of each joint in pixels, and whether it is occluded.
 
     The field ``joints`` has the axes (x, y, occluded), joint and image, in this order in the
@@ -141,4 +141,4 @@ def read_joints(
             f"`{path}` must hold two finite numbers and 0 or 1 for every joint, but for "
             f"{JOINTS[joint]} of image {image + 1} holds {joints[image, joint].tolist()}; {REMEDY}."
         )
-    return joints[:, :, :2].copy(), flags == 1
+    return joints[:, :, :2].copy(), np.asarray(flags == 1)
