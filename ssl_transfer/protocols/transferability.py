@@ -5,7 +5,7 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ssl_transfer.estimators import transferability as estimators
 from ssl_transfer.estimators.transferability import NotDefined
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.heads import Head
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.randomness import derive
@@ -43,7 +44,7 @@ class Material:
         targets: of these images.
         kind: kind of target of the dataset.
         views: features of several views of some training images (``None``: not asked for).
-        encoder: the encoder, for the classifier of its weights.
+        head: classifier of the features in the weights (``None``: there is none).
         seed: seed of subsets and of the mixture.
         max_samples: maximum number of images for estimators whose cost is quadratic.
     """
@@ -52,7 +53,7 @@ class Material:
     targets: Tensor
     kind: str
     views: Float[Tensor, "images views dim"] | None
-    encoder: Encoder
+    head: Head | None
     seed: int
     max_samples: int
 
@@ -74,12 +75,11 @@ class Material:
         Raises:
             NotDefined: if the weights hold no classifier with one class per image.
         """
-        head = self.encoder.head
-        if head is None:
-            raise NotDefined("the weights hold no source classifier")
-        if head.target != "class":
+        if self.head is None:
+            raise NotDefined("the weights hold no source classifier of this representation")
+        if self.head.target != "class":
             raise NotDefined("the source classifier gives several classes per image")
-        layers = head.layers.to(self.features.device, self.features.dtype)
+        layers = self.head.layers.to(self.features.device, self.features.dtype)
         with torch.no_grad():
             rows = torch.split(self.features, HEAD_ROWS)
             return torch.cat([layers(part).softmax(dim=1) for part in rows])
@@ -120,7 +120,10 @@ class Estimator:
             NotDefined: if there is none.
         """
         positional, keys = self.arguments(material)
-        value = self.function(*positional, **keys, **settings)
+        try:
+            value = self.function(*positional, **keys, **settings)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise NotDefined(f"a matrix cannot be decomposed ({error})") from error
         if not math.isfinite(value):
             raise NotDefined(f"its value is {value}")
         return value
@@ -186,6 +189,14 @@ ESTIMATORS = {
 """Every estimator by its name; larger is better for all."""
 
 
+class _Results(NamedTuple):
+    """Values and reasons by estimator, and facts for the record."""
+
+    values: dict[str, float]
+    reasons: dict[str, str]
+    facts: dict[str, Any]
+
+
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transferability(FrozenProtocol):
@@ -207,6 +218,8 @@ class Transferability(FrozenProtocol):
         lidar_views: views of each of these images, at least 2.
         image_size: see ``FrozenProtocol``.
         preprocessing: see ``FrozenProtocol``.
+        representation: see ``FrozenProtocol``; ``leep`` and ``nce`` need features.
+        feature_precision: see ``FrozenProtocol``.
 
     Raises:
         ValueError: if a value is out of its range, or for an unknown estimator or setting.
@@ -252,24 +265,23 @@ class Transferability(FrozenProtocol):
         splits = {**dataset.splits, split: images}
         sampled = dataclasses.replace(dataset, splits=splits)
         features = self.features(encoder, sampled, context)
-        used = [key for key in ("train", "val") if len(dataset[key])]
-        rows = np.concatenate([features.rows(key) for key in used])
-        targets = np.concatenate([dataset[key].targets for key in used])
+        rows, targets = features.load(*(key for key in ("train", "val") if len(dataset[key])))
         material = Material(
-            torch.from_numpy(rows).to(context.device),
-            torch.from_numpy(targets).to(context.device),
+            rows,
+            targets,
             dataset.target,
             self._views(features, split) if "lidar" in names else None,
-            encoder,
+            encoder.head if self.representation == "features" else None,
             dataset.split_seed,
             self.max_samples,
         )
         # One process measures, since rounding could differ between processors.
-        results: tuple[dict[str, float], dict[str, str]] | None = None
+        results: _Results | None = None
         if distributed.is_main():
             results = self._measure(names, material, context)
-        values, reasons = distributed.broadcast_object(results) or ({}, {})
-        context.note(transferability={"images": len(rows), "not_defined": reasons})
+        values, reasons, facts = distributed.broadcast_object(results) or _Results({}, {}, {})
+        facts |= {"images": len(rows), "not_defined": reasons}
+        context.note(transferability=facts)
         if not values:
             raise NotApplicable(
                 f"no estimator of transferability is defined for `{encoder.name}` on "
@@ -280,19 +292,20 @@ class Transferability(FrozenProtocol):
             unit = ESTIMATORS[name].unit
             yield Score(name, value, split="train", unit=unit, primary=name == primary)
 
-    def _measure(
-        self, names: Sequence[str], material: Material, context: Context
-    ) -> tuple[dict[str, float], dict[str, str]]:
+    def _measure(self, names: Sequence[str], material: Material, context: Context) -> _Results:
         """Return the values, and the reasons of estimators without one."""
-        values, reasons = {}, {}
+        values, reasons, facts = _Results({}, {}, {})
         for name in context.progress(names, total=len(names), label="estimators"):
+            settings = (self.settings or {}).get(name, {})
             try:
-                settings = (self.settings or {}).get(name, {})
                 values[name] = ESTIMATORS[name].measure(material, settings)
+                if name == "alpha_req":
+                    exponent = estimators.decay_exponent(material.features, **settings)
+                    facts["decay_exponent"] = exponent
             except NotDefined as reason:
                 reasons[name] = str(reason)
                 log.info("`%s` is not defined here: %s", name, reason)
-        return values, reasons
+        return _Results(values, reasons, facts)
 
     def _lidar_split(self, dataset: Dataset) -> tuple[str, Split]:
         """Return the training images of LiDAR, and a name of this split that says how many."""

@@ -101,6 +101,8 @@ def test_one_run_gives_all_estimators_of_training_and_validation_images(encoder,
     assert list(facts["not_defined"]) == ["leep", "nce"]
     assert "no source classifier" in facts["not_defined"]["leep"]
     assert facts["images"] == 90
+    exponent = estimators.decay_exponent(features, first=2)
+    assert facts["decay_exponent"] == pytest.approx(exponent, rel=1e-5)
     assert [name for name, score in scores.items() if score.primary] == ["logme"]
     assert all(score.higher_is_better and score.split == "train" for score in scores.values())
 
@@ -152,6 +154,31 @@ def test_leep_and_nce_use_the_classifier_of_the_weights(encoder, tmp_path):
         NotApplicable, match=r"leep: the source .* several classes; nce: |per image"
     ):
         run(protocol, encoder, dataset, tmp_path)
+
+
+def test_embeddings_have_all_scores_but_those_of_the_classifier_of_features(encoder, tmp_path):
+    torch.manual_seed(0)
+    encoder.projector = nn.Linear(48, 7)
+    encoder.head = Head(nn.Linear(48, 5))
+    dataset = toy()
+    protocol = Transferability(
+        **KEYS, estimators=["rankme", "leep", "lidar"], representation="embeddings"
+    )
+    scores, facts = run(protocol, encoder, dataset, tmp_path)
+    with torch.no_grad():
+        embeddings = encoder.projector(rows_of(dataset["train"], dataset["val"]))
+    assert scores["rankme"].value == pytest.approx(estimators.rankme(embeddings), rel=1e-5)
+    assert scores["lidar"].value <= 7 + 1e-3
+    assert list(facts["not_defined"]) == ["leep"]
+
+
+def test_a_matrix_that_cannot_be_decomposed_leaves_the_other_estimators(encoder, tmp_path):
+    protocol = Transferability(
+        **KEYS, estimators=["rankme", "lidar"], settings={"lidar": {"delta": 1e-300}}
+    )
+    scores, facts = run(protocol, encoder, toy(), tmp_path)
+    assert set(scores) == {"rankme"}
+    assert facts["not_defined"]["lidar"].startswith("a matrix cannot be decomposed")
 
 
 def test_several_classes_per_image_have_the_scores_that_are_defined_for_them(encoder, tmp_path):

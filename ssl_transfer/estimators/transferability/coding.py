@@ -3,11 +3,12 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ssl_transfer.config.ranges import Positive
 from ssl_transfer.estimators.transferability.moments import (
+    BLOCK_ELEMENTS,
     Features,
     Labels,
     centred,
@@ -51,15 +52,27 @@ def transrate(
     weights = (
         groups.shares if form == "rate" else torch.full_like(groups.counts, 1 / len(groups.counts))
     )
-    centre, order = mean(coordinates), groups.numbers.argsort()
-    conditional = 0.0
+    order, centre, conditional = groups.numbers.argsort(), mean(coordinates), 0.0
     members = torch.split(order, groups.counts.long().tolist())
     for weight, rows in zip(weights.tolist(), members, strict=True):
-        block = coordinates[rows].double() - centre
-        # The determinants of I + A A^T and I + A^T A are equal; take the smaller matrix.
-        product = block @ block.T if len(block) < block.shape[1] else block.T @ block
-        conditional += weight * float(_rate(product * (scale / len(block))))
+        product = _smaller_product(coordinates, rows, centre)
+        conditional += weight * float(_rate(product * (scale / len(rows))))
     return float(whole) - conditional
+
+
+def _smaller_product(
+    features: Float[Tensor, "samples axes"],
+    rows: Int64[Tensor, " members"],
+    centre: Float64[Tensor, " axes"],
+) -> Float64[Tensor, "size size"]:
+    """Return ``A A^T`` or ``A^T A`` for centred rows A; ``I`` plus either has one determinant."""
+    if len(rows) < features.shape[1]:
+        few = features[rows].double() - centre
+        return few @ few.T
+    step = max(1, BLOCK_ELEMENTS // features.shape[1])
+    starts = range(0, len(rows), step)
+    parts = (slice(start, start + step) for start in starts)
+    return scatter((part, features[rows[part]].double() - centre) for part in parts)
 
 
 def _rate(product: Float64[Tensor, "axes axes"]) -> Float64[Tensor, ""]:
