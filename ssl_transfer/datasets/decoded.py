@@ -38,6 +38,7 @@ from ssl_transfer.datasets.images import (
     Images,
     JoinedImages,
     PickedImages,
+    SizedImages,
     in_files,
 )
 from ssl_transfer.system import claims, inputs, staging
@@ -193,7 +194,9 @@ def _replaced(
     if isinstance(images, PickedImages):
         return PickedImages(_replaced(images.images, read), images.indices)
     if isinstance(images, CroppedImages):
-        return CroppedImages(_replaced(images.images, read), images.boxes)
+        return CroppedImages(_replaced(images.images, read), images.boxes, padded=images.padded)
+    if isinstance(images, SizedImages):
+        return SizedImages(_replaced(images.images, read), images.sizes)
     if isinstance(images, JoinedImages):
         return JoinedImages([_replaced(part, read) for part in images.parts])
     return read.get(id(images), images)

@@ -52,13 +52,17 @@ def to_view(landmarks: Landmarks, sizes: Sizes, preprocessing: Preprocessing) ->
     return inside
 
 
-def outside(landmarks: Landmarks, size: int) -> Bool[np.ndarray, "images landmarks"]:
+def outside(
+    landmarks: Landmarks, size: int, tolerance: float = 0.0
+) -> Bool[np.ndarray, "images landmarks"]:
     """Return which known landmarks lie outside of the encoder's input.
 
     Args:
         landmarks: x and y of every landmark in pixels of the input (NaN: unknown).
         size: side of the input in pixels.
+        tolerance: distance from the edge, in pixels, up to which a landmark is not outside.
     """
     places = landmarks.reshape(len(landmarks), -1, 2)
     x, y = places[:, :, 0], places[:, :, 1]
-    return np.asarray((x < 0) | (x > size) | (y < 0) | (y > size))
+    low, high = -tolerance, size + tolerance
+    return np.asarray((x < low) | (x > high) | (y < low) | (y > high))

@@ -326,7 +326,8 @@ def _unit(pair: tuple[str, str] | None) -> str:
 def _warn_of_unseen(dataset: Dataset, keys: tuple[str, ...], preprocessing: Preprocessing) -> None:
     """Warn of landmarks that the encoder does not see."""
     places = to_view(_places(dataset, *keys), _sizes(dataset, *keys), preprocessing)
-    unseen = outside(places, preprocessing.size)
+    # A crop has whole pixels, so that a landmark on its edge may be a part of a pixel outside.
+    unseen = outside(places, preprocessing.size, tolerance=1.0)
     if unseen.any() and distributed.is_main():
         log.warning(
             "%d of %d landmarks of `%s` lie outside of the encoder's input, in %d images; they are "

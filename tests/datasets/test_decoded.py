@@ -22,7 +22,7 @@ from ssl_transfer.datasets.base import Split, concatenate
 from ssl_transfer.datasets.decoded import DATASET, DecodedImages, decode_once
 from ssl_transfer.datasets.decoding import Decoding
 from ssl_transfer.datasets.folder import image_folder
-from ssl_transfer.datasets.images import CroppedImages, FileImages
+from ssl_transfer.datasets.images import CroppedImages, FileImages, SizedImages
 from ssl_transfer.datasets.transforms import CROP_FLIP, Batch, Pipeline, ViewDataset
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import builders, preflight
@@ -96,17 +96,24 @@ def test_batches_are_the_same_to_the_last_bit(tmp_path: Path, photos: Path) -> N
     assert left_over(tmp_path / "store") == []
 
 
-def test_images_cut_to_boxes_are_decoded_once_too(tmp_path: Path, photos: Path) -> None:
+@pytest.mark.parametrize("padded", [False, True])
+def test_images_cut_to_boxes_are_decoded_once_too(
+    tmp_path: Path, photos: Path, padded: bool
+) -> None:
+    side = 100 if padded else 7  # larger than the images, or inside of them
+
     def cut(dataset: Dataset) -> Dataset:
-        boxes = {key: np.tile([1, 2, 6, 7], (len(split), 1))
-                 for key, split in dataset.splits.items()}  # fmt: skip
-        splits = {key: Split(CroppedImages(split.images, boxes[key]), split.targets, split.names)
-                  for key, split in dataset.splits.items()}  # fmt: skip
+        splits = {}
+        for key, split in dataset.splits.items():
+            boxes = np.tile([1, 2, side - 1, side], (len(split), 1))
+            sizes = boxes[:, 2:] - boxes[:, :2]
+            images = SizedImages(CroppedImages(split.images, boxes, padded=padded), sizes)
+            splits[key] = dataclasses.replace(split, images=images)
         return dataclasses.replace(dataset, splits=splits)
 
     plain, once = cut(mine(photos)), decode_once(cut(mine(photos)), tmp_path / "store")
     assert is_decoded(once)
-    assert once["train"].images[0].size == (5, 5)
+    assert once["train"].images[0].size == (side - 2, side - 2)
     assert pixels(once) == pixels(plain)
 
 

@@ -80,3 +80,4 @@ def test_unknown_landmarks_stay_unknown_and_are_not_outside() -> None:
     mapped = to_view(landmarks, sizes, Preprocessing(size=30, resize=None))
     np.testing.assert_allclose(mapped, [[np.nan, np.nan, -0.5, 2.5, 30, 30]])
     assert outside(mapped, 30).tolist() == [[False, True, False]]
+    assert outside(mapped, 30, tolerance=0.5).tolist() == [[False, False, False]]

@@ -234,7 +234,8 @@ def test_landmarks_outside_of_the_input_are_counted_in_one_warning(
     encoder, dataset, tmp_path, caplog
 ) -> None:
     test = dataset["test"].targets.copy()
-    test[3, 0], test[3, 2], test[7, 4] = 1.0, 15.0, 0.5  # the input shows x from 1.6 to 14.4
+    # The input shows x from 1.6 to 14.4; a pixel of it is 1.6 pixels of the image.
+    test[3, 0], test[3, 2], test[7, 4], test[8, 4] = -0.1, 16.1, -1.0, 0.1
     run(LandmarkRegression(alpha=1.0), encoder, with_targets(dataset, test=test), tmp_path)
     told = [r.getMessage() for r in caplog.records if "outside" in r.getMessage()]
     assert len(told) == 1
