@@ -74,7 +74,7 @@ class PartialArray:
             log.info("continuing with %d of %d images", self.samples - len(missing), self.samples)
         try:
             with _Writer(self) as writer:
-                for indices, rows in compute(distributed.share(missing)):
+                for indices, rows in compute(missing[distributed.share(len(missing))]):
                     writer.add(indices, rows)
         except NotStored as error:
             problem = str(error)
@@ -213,7 +213,7 @@ class _Writer:
 
 def collect(compute: Compute, samples: int) -> Rows:
     """Return the whole array in memory, on every process; each process computes a share."""
-    batches = list(compute(distributed.share(np.arange(samples))))
+    batches = list(compute(np.arange(samples)[distributed.share(samples)]))
     shares = [batch for share in distributed.gather_objects(batches) for batch in share]
     rows = np.empty((samples, *shares[0][1].shape[1:]), dtype=shares[0][1].dtype)
     for indices, values in shares:

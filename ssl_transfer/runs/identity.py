@@ -110,7 +110,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     "ssl_transfer.methods.seed.SEED": {"teacher_output": "features"},
     f"{_BACKBONES}.torchvision_resnet": {"padding": "torchvision", "zero_init_residual": False},
     _PROTOCOLS: {"representation": "features", "feature_precision": "fp32"},
-    _KNN: {"metric": "cosine", "weighting": "exp"},
+    _KNN: {"metric": "cosine", "weighting": "exp", "space": "original", "selection": "val"},
     _LOGISTIC: {"selection": "val", "folds": 5, "stratified": True},
     _TUNING: {
         "divide_weight_decay": False,
@@ -130,7 +130,7 @@ _NULL_COUNTS: dict[str, frozenset[str]] = {
     f"{_BACKBONES}.timm_backbone": frozenset({"options"}),
     f"{_BACKBONES}.torchvision_backbone": frozenset({"options"}),
     "ssl_transfer.models.small_networks.small_network": frozenset({"options"}),
-    _PROTOCOLS: frozenset({"preprocessing"}),
+    _PROTOCOLS: frozenset({"preprocessing", "views"}),
     _TUNING: frozenset({"augmentation"}),
 }
 

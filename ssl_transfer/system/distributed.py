@@ -18,7 +18,6 @@ import socket
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Int64, Shaped
@@ -252,9 +251,9 @@ def broadcast_object(value: T) -> T:
     return box[0]
 
 
-def share(items: Int64[np.ndarray, " items"]) -> Int64[np.ndarray, " share"]:
-    """Return this process's share of some items: consecutive ones, as many as the others get."""
-    return np.array_split(items, world_size())[rank()]
+def share(count: int) -> slice:
+    """Return this process's share of ``count`` items: consecutive ones, about as many as others."""
+    return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
 def shared_permutation(size: int) -> Int64[Tensor, " size"]:

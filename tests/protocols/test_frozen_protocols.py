@@ -13,6 +13,7 @@ from judging import assert_same_classes, clear_decisions
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from ssl_transfer import models
@@ -103,6 +104,55 @@ def test_knn_is_the_vote_of_train_and_validation(encoder, dataset, tmp_path):
     votes = weights @ np.eye(3)[both(dataset).targets]
     _, _, predictions = run(KNN(k=9, temperature=0.1), encoder, dataset, tmp_path)
     assert_same_classes(predictions, votes, margin=1e-4 * votes.max())
+
+
+def test_knn_chooses_k_on_validation_and_says_so(encoder, dataset, tmp_path):
+    protocol = KNN(k=[1, 20, 5], metric="euclidean", weighting="uniform")
+    _, facts, _ = run(protocol, encoder, dataset, tmp_path)
+    train, val = dataset["train"], dataset["val"]
+    judged = {}
+    for k in (1, 5, 20):
+        judge = KNeighborsClassifier(k).fit(pixels(train), train.targets)
+        predicted = judge.predict(pixels(val))
+        per_class = [np.mean(predicted[val.targets == c] == c) for c in range(3)]
+        judged[k] = np.mean(per_class)
+    assert facts["selection"]["split"] == "val"
+    assert {p["k"]: p["value"] for p in facts["selection"]["scores"]} == pytest.approx(judged)
+    chosen = min(k for k in judged if judged[k] == max(judged.values()))
+    assert facts["selection"]["chosen"] == {"k": chosen}
+
+
+def test_best_nn_takes_the_best_k_of_the_test_split_and_the_record_says_so(
+    encoder, dataset, tmp_path
+):
+    scores, facts, _ = run(KNN(k=[1, 3, 40], selection="test"), encoder, dataset, tmp_path)
+    assert facts["selection"]["split"] == "test"
+    values = [point["value"] for point in facts["selection"]["scores"]]
+    assert scores["mean_per_class"].value == pytest.approx(max(values))
+
+
+def _knn_of_one_process(folder, encoder, dataset):
+    scores, *_ = run(KNN(k=[1, 7], selection="val"), encoder, dataset, folder)
+    return {name: score.value for name, score in scores.items()}
+
+
+def test_two_processes_share_the_queries_of_knn(encoder, dataset, tmp_path, gloo_pool):
+    alone = _knn_of_one_process(tmp_path / "alone", encoder, dataset)
+    both_scores = gloo_pool.run(_knn_of_one_process, tmp_path / "two", encoder, dataset)
+    assert both_scores == [pytest.approx(alone)] * 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"k": []}, "must be a number or a list of different numbers"),
+        ({"k": [5, 5]}, "must be a number or a list of different numbers"),
+        ({"shift_batch": 10}, "must be null unless `space` is `shifted_norm`"),
+    ],
+)
+def test_knn_refuses_keys_that_do_not_fit(keys, message):
+    with pytest.raises(ValueError, match=message):
+        KNN(**keys)
 
 
 @pytest.mark.parametrize("first", [True, False])
