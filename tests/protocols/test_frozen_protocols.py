@@ -132,8 +132,8 @@ def test_best_nn_takes_the_best_k_of_the_test_split_and_the_record_says_so(
 
 
 def _knn_of_one_process(folder, encoder, dataset):
-    scores, *_ = run(KNN(k=[1, 7], selection="val"), encoder, dataset, folder)
-    return {name: score.value for name, score in scores.items()}
+    scores = KNN(k=[1, 7], selection="val").run(encoder, dataset, context(folder))
+    return {score.metric: score.value for score in scores}
 
 
 def test_two_processes_share_the_queries_of_knn(encoder, dataset, tmp_path, gloo_pool):

@@ -252,6 +252,7 @@ def test_null_is_the_default_wherever_it_is_left_out() -> None:
                    for kind in kinds):  # fmt: skip
                 known = (
                     key in ("grid", "optimizer", "projector")
+                    or ("protocol", key) in identity._AXES_INSIDE
                     or key
                     in identity._rules(
                         "protocol" if ".protocols." in name else "model", name
