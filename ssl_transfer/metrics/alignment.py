@@ -19,9 +19,10 @@ from ssl_transfer.randomness import permutation
 
 T = 2
 """Factor of the squared distance in the kernel of uniformity."""
-BLOCK = 1024
-"""Rows and columns of similarities at once, few enough for the processor's cache."""
-GPU_BLOCK = 8192
+BLOCK, GPU_BLOCK = 1024, 2048
+"""Rows of similarities at once."""
+WIDTH = 16
+"""Columns of similarities at once, in blocks: narrower parts make threads wait for each other."""
 GROUPS, GROUP_SIZE = 3, 128
 """Number and size of the groups of the published estimate of uniformity."""
 
@@ -102,12 +103,12 @@ def intra_class_alignment(features: Features, labels: Int64[Tensor, " images"]) 
 def uniformity(features: Features, *, block: int | None = None) -> float:
     """Return the logarithm of the mean of ``exp(-2 d²)`` over all unordered pairs of images.
 
-    Every pair is computed once: blocks of the upper triangle of the similarities, one at a time.
+    Every pair is computed once: parts of the upper triangle of the similarities, one at a time.
 
     Args:
         features: one row per image, at least two.
-        block: rows and columns of a block (``None``: what suits the device). It changes the result
-            by rounding only.
+        block: rows at once (``None``: what suits the device). It changes the result by rounding
+            only.
 
     Returns:
         From -8 to 0; 0 if all directions are equal, about -4 for random directions of many
@@ -120,15 +121,16 @@ def uniformity(features: Features, *, block: int | None = None) -> float:
     block = block or (BLOCK if features.device.type == "cpu" else GPU_BLOCK)
     # exp(-t d²) = exp(-2 t) exp(2 t cos): the square root of 2 t goes into each factor.
     unit = directions(features) * math.sqrt(2 * T)
-    buffer = unit.new_empty(block, block)
+    width = WIDTH * block
+    buffer = unit.new_empty(min(block, len(unit)) * min(width, len(unit)))
     total = torch.zeros((), dtype=torch.float64, device=unit.device)
     for start in range(0, len(unit), block):
         rows = unit[start : start + block]
         kernel = _kernel(rows, rows, buffer)
         # A block on the diagonal has each of its pairs twice, and each image with itself.
         total += (kernel.sum(dtype=torch.float64) - kernel.diagonal().sum(dtype=torch.float64)) / 2
-        for other in range(start + block, len(unit), block):
-            total += _kernel(rows, unit[other : other + block], buffer).sum()
+        for other in range(start + block, len(unit), width):
+            total += _kernel(rows, unit[other : other + width], buffer).sum()
     pairs = len(unit) * (len(unit) - 1) / 2
     return math.log(float(total) / pairs) - 2 * T
 
@@ -137,7 +139,7 @@ def _kernel(
     rows: Float[Tensor, "rows dim"], columns: Float[Tensor, "columns dim"], buffer: Tensor
 ) -> Float[Tensor, "rows columns"]:
     """Return exp of the products of rows and columns, in the buffer's memory."""
-    out = buffer.flatten()[: len(rows) * len(columns)].view(len(rows), len(columns))
+    out = buffer[: len(rows) * len(columns)].view(len(rows), len(columns))
     return torch.mm(rows, columns.T, out=out).exp_()
 
 

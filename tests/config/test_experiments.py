@@ -38,6 +38,7 @@ MEASUREMENTS = (
     "invariances/classification",
     "invariances/extrinsic",
     "invariances/landmarks",
+    "small_models/alignment_uniformity", "small_models/instance_discrimination",
     "invariances/real_world",
     "invariances/synthetic",
 )  # fmt: skip

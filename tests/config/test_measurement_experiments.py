@@ -38,7 +38,9 @@ def test_every_set_of_a_measurement_binds_under_a_name_of_its_own(
     one = Sweep(hydra, experiment)
     names = sorted({axes(line).get("dataset", "") for line in one.lines()})
     changes = {name: [f"dataset={name}"] if name else [] for name in names}
-    configs = {name: one.config(MODEL, *changes[name]) for name in names}
+    # The small networks have a key that others lack.
+    model = [] if experiment.startswith("small_models/") else [MODEL]
+    configs = {name: one.config(*model, *changes[name]) for name in names}
     assert {name: problems(config) for name, config in configs.items()} == {
         name: [] for name in names
     }
@@ -135,3 +137,32 @@ def test_the_synthetic_changes_are_those_of_the_study_with_the_options_of_its_co
         factorisation="published",
         preprocessing={"resize": 256, "size": 224},
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("measurement", "pretraining"),
+    [
+        ("alignment_uniformity", "improved"),
+        ("alignment_uniformity_baseline", "baseline"),
+        ("instance_discrimination", "improved"),
+    ],
+)
+def test_measured_small_models_are_those_that_their_pre_trainings_leave(
+    hydra: Hydra, measurement: str, pretraining: str
+) -> None:
+    measured, trained = (
+        Run(Sweep(hydra, f"small_models/{name}").config("model=mobilenet_v3_large"))
+        for name in (measurement, pretraining)
+    )
+    assert [run.id for run in measured.sources.values()] == [
+        run.id for run in trained.sources.values()
+    ]
+    assert measured.label == trained.label
+    config = measured.resolved
+    assert config["dataset"] | {"labels_per_class": 50, "val_fraction": 0} == config["dataset"]
+    assert (config["protocol"]["name"], config["protocol"]["split"]) == (
+        measurement.removesuffix("_baseline"), "train",
+    )  # fmt: skip
+    published = compose(["protocol=alignment_uniformity", "views@protocol=moco_v2"])
+    assert config["protocol"]["views"] == plain(published)["protocol"]["views"]

@@ -88,8 +88,14 @@ def test_uniformity_is_0_of_equal_directions_and_nearly_minus_4_of_random_ones()
     assert uniformity(both) == pytest.approx(-8, abs=1e-5)
 
 
-def test_every_block_is_a_pair_of_the_upper_triangle_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("width", "others"), [(16, [(10, 15), (10, 5)]), (1, [(10, 10), (10, 5), (10, 5)])]
+)
+def test_every_part_of_the_upper_triangle_is_computed_once(
+    width: int, others: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     computed = []
+    monkeypatch.setattr(alignments, "WIDTH", width)
     original = alignments._kernel
 
     def counting(rows: Tensor, columns: Tensor, buffer: Tensor) -> Tensor:
@@ -98,7 +104,7 @@ def test_every_block_is_a_pair_of_the_upper_triangle_once(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(alignments, "_kernel", counting)
     uniformity(directions(25, 4), block=10)
-    assert sorted(computed) == sorted([(10, 10)] * 3 + [(5, 5)] + [(10, 5)] * 2)
+    assert sorted(computed) == sorted([(10, 10), (10, 10), (5, 5), *others])
 
 
 def published_uniformity(features: np.ndarray, members: np.ndarray) -> float:
