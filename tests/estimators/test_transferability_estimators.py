@@ -130,6 +130,22 @@ def test_logme_satisfies_the_fixed_point_in_alpha_and_beta(samples, dim):
     assert value(logme, features, y[:, None]) == pytest.approx(expected, rel=1e-7)
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+@shapes
+def test_logme_finds_the_highest_of_many_ratios_at_any_scale_of_the_features(samples, dim, scale):
+    features, labels = data(samples, dim)
+    y = (labels == 1).astype(float)
+    left, values, _ = np.linalg.svd(features, full_matrices=False)
+    squares, x2 = values**2, (left.T @ y) ** 2
+    rest = max(y @ y - x2.sum(), 0) if samples > dim else 0.0
+    ratios = np.logspace(-11, 11, 3000)[:, None] * squares.max()
+    beta = samples / (rest + (x2 * ratios / (squares + ratios)).sum(1))
+    evidence = samples * np.log(beta / (2 * np.pi * np.e)) - np.log1p(squares / ratios).sum(1)
+    highest = evidence.max() / (2 * samples)
+    found = value(logme, scale * features, y[:, None])
+    assert highest - 1e-6 < found < highest + 1e-4  # the grid may miss the maximum slightly
+
+
 def test_logme_counts_the_dimensions_beyond_the_samples():
     features, labels = data(24, 40)
     y = (labels == 1).astype(float)
