@@ -124,7 +124,7 @@ def held_out_r2(
         yield torch.stack([r2(of_alpha, expected, values) for of_alpha in predicted])
 
 
-def bytes_needed(samples: int, dim: int) -> int:
+def bytes_needed(samples: int, dim: int, queries: int) -> int:
     """Return the memory that a fit and its predictions need.
 
     These are three square matrices (squared distances, kernel, Cholesky factor), a chunk of the
@@ -133,8 +133,10 @@ def bytes_needed(samples: int, dim: int) -> int:
     Args:
         samples: number of training samples.
         dim: number of features.
+        queries: number of samples to predict.
     """
-    return 8 * (3 * samples**2 + 2 * max(CHUNK_ELEMENTS, samples) + 3 * samples * dim)
+    chunk = min(queries * samples, max(CHUNK_ELEMENTS, samples))
+    return 8 * (3 * samples**2 + 2 * chunk + (3 * samples + queries) * dim)
 
 
 def squared_distances(

@@ -119,8 +119,9 @@ class FactorRegression(FrozenProtocol):
         # float64 does not exist on other accelerators.
         device = context.device if context.device.type == "cuda" else torch.device("cpu")
         fitted_splits = [key for key in ("train", "val") if len(data[key])]
+        fitted = sum(len(data[key]) for key in fitted_splits)
         require_memory(
-            bytes_needed(sum(len(data[key]) for key in fitted_splits), encoder.feature_dim),
+            bytes_needed(fitted, encoder.feature_dim, len(data["test"])),
             device,
             f"the kernel of `factor_regression` on `{dataset.name}`",
             "lower `protocol.max_train`",

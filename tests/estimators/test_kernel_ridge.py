@@ -119,4 +119,5 @@ def test_distances_are_those_of_the_definition() -> None:
 
 
 def test_the_stated_memory_is_that_of_three_square_matrices() -> None:
-    assert bytes_needed(20_480, 2048) == pytest.approx(3 * 8 * 20_480**2, rel=0.2)
+    assert bytes_needed(20_480, 2048, 25_200) == pytest.approx(3 * 8 * 20_480**2, rel=0.25)
+    assert bytes_needed(100, 8, 50) < 2**20

@@ -316,7 +316,7 @@ def test_a_factor_that_is_constant_where_it_is_scored_is_named(
 def test_a_kernel_that_does_not_fit_into_memory_is_refused_before_any_feature(
     encoder: models.Encoder, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "available_bytes", lambda _: 2**20)
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 2**16)
     with pytest.raises(ValueError, match=r"the kernel of `factor_regression` on `toy` must fit "
                        r"into memory, but needs .* lower `protocol\.max_train`"):  # fmt: skip
         run(FactorRegression(**GRID), encoder, dataset, tmp_path)
