@@ -52,8 +52,10 @@ WITH_LABELS = {
     "parc": parc,
     "knn_loo": knn_loo,
 }
-LABEL_FREE = {"rankme": rankme, "alpha_req": lambda rows, _: alpha_req(rows, first=1)}
-LABEL_FREE["rankme"] = lambda rows, _: rankme(rows)
+LABEL_FREE = {
+    "rankme": lambda rows, _: rankme(rows),
+    "alpha_req": lambda rows, _: alpha_req(rows, first=1),
+}
 EVERY = WITH_LABELS | LABEL_FREE
 
 
@@ -558,12 +560,10 @@ def test_lidar_is_the_effective_rank_of_the_dense_discriminant_matrix(images, di
 
 
 @shapes
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", sorted(set(EVERY) - {"n_leep"}))  # a mixture starts from images
 def test_the_order_of_the_images_does_not_matter(name, samples, dim):
     features, labels = data(samples, dim)
     order = np.random.default_rng(5).permutation(samples)
-    if name == "n_leep":  # a mixture starts from single images
-        pytest.skip("a mixture depends on the order of the images through its starting point")
     expected = value(EVERY[name], features, labels)
     assert value(EVERY[name], features[order], labels[order]) == pytest.approx(expected, rel=1e-7)
 
