@@ -42,6 +42,17 @@ TIMM = {
 }  # fmt: skip
 PUBLISHED = (*RESNETS, *TIMM)
 
+OTHERS = (
+    "mixed_bt_",
+    "resnet",
+    "small_",
+    "mobilenet",
+    "efficient",
+    "vit_",
+    "invariances_",
+    "ssl_small_",
+)
+
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -77,7 +88,7 @@ def test_the_options_are_all_here() -> None:
     rest = {"custom", "timm", "torchvision", "moco", "densenet121"}
     published = {
         name for name in {*options("model")} - rest
-        if not name.startswith(("mixed_bt_", "resnet", "small_", "mobilenet", "efficient", "vit_"))
+        if not name.startswith(OTHERS)
     }  # fmt: skip
     assert {*PUBLISHED} == published
 
