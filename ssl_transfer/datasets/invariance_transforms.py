@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Float64, Real
 from torch import Tensor
 
 from ssl_transfer.datasets import recolouring
-from ssl_transfer.datasets.pixels import brightness, grayscale, hue, saturation
+from ssl_transfer.datasets.pixels import brightness, grayscale, saturation
 from ssl_transfer.datasets.warps import (
     Interpolation,
     Window,
@@ -314,7 +314,7 @@ def _blur(
 ) -> Tensor:
     radius = None if definition.blur_kernel is None else definition.blur_kernel // 2
     sigma = np.broadcast_to(settings[:, 0] * scale, len(pixels))
-    return centre(recolouring.blur(pixels, sigma, radius), window)
+    return recolouring.blur(pixels, sigma, window, radius)
 
 
 def _equals(value: float) -> Callable[[Settings, Definition], Bool[np.ndarray, " settings"]]:
@@ -370,7 +370,7 @@ TRANSFORMS: dict[Name, Transform] = {
     "brightness": _strength("factor", 0.25, 5, _of_points(brightness), 1),
     "contrast": _strength("factor", 0.25, 5, _of_images(recolouring.contrast), 1),
     "saturation": _strength("factor", 0.25, 5, _of_points(saturation), 1),
-    "hue": _strength("circles", -0.5, 0.5, _of_points(hue), 0),
+    "hue": _strength("circles", -0.5, 0.5, _of_points(recolouring.hue), 0),
     "blur": Transform(
         "appearance", ("sigma_px",), 256, _linear(1e-5, 20), _blur, _hardly_blurred
     ),

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from ssl_transfer.datasets.pixels import grayscale
+from ssl_transfer.datasets.warps import Window, corner
 
 Pixels = Float32[Tensor, "batch 3 height width"]
 Factor = Float32[Tensor, "batch 1 1 1"]
@@ -32,12 +32,40 @@ def sharpness(pixels: Pixels, factor: Factor) -> Pixels:
     The smoothed version has the border of the image, because the kernel of 3x3 pixels does not fit
     there.
     """
-    kernel = torch.ones(3, 3, dtype=pixels.dtype, device=pixels.device)
-    kernel[1, 1] = 5
-    kernel = (kernel / kernel.sum()).expand(3, 1, 3, 3)
+    # Weights 1, and 5 for the centre: the sum of the 3x3 square and four times the centre.
+    square = pixels[:, :, :-2] + pixels[:, :, 1:-1] + pixels[:, :, 2:]
+    square = square[..., :-2] + square[..., 1:-1] + square[..., 2:]
     smooth = pixels.clone()
-    smooth[:, :, 1:-1, 1:-1] = F.conv2d(pixels, kernel, groups=3)
+    inside = smooth[:, :, 1:-1, 1:-1]
+    inside.mul_(4).add_(square).div_(13)
     return blend(pixels, smooth, factor)
+
+
+def hue(pixels: Pixels, shift: Factor) -> Pixels:
+    """Return the images with the hue rotated by the fraction ``shift`` of the colour circle."""
+    red, green, blue = pixels.unbind(1)
+    value, low = pixels.amax(dim=1), pixels.amin(dim=1)
+    chroma = value - low
+    per_chroma = torch.where(chroma == 0, 1.0, chroma).reciprocal_()
+    # The angle in sixths of the circle; in a tie red precedes green, and green precedes blue.
+    angle = torch.where(
+        value == red,
+        (green - blue).mul_(per_chroma),
+        torch.where(
+            value == green,
+            (blue - red).mul_(per_chroma).add_(2.0),
+            (red - green).mul_(per_chroma).add_(4.0),
+        ),
+    ).add_(shift[:, 0] * 6.0)
+    result = torch.empty_like(pixels)
+    for channel, place in enumerate((0.0, 2.0, 4.0)):
+        # The distance from the channel's place on the circle: a channel is full up to 1 sixth away
+        # from it, and empty from 2 sixths on.
+        distance = angle - place
+        distance.sub_((distance / 6.0).round_(), alpha=6.0).abs_()
+        share = distance.neg_().add_(2.0).clamp_(0, 1)
+        torch.addcmul(low, share, chroma, out=result[:, channel])
+    return result.clamp_(0, 1)
 
 
 def blend(pixels: Pixels, other: Float[Tensor, "batch _ _ _"], factor: Factor) -> Pixels:
@@ -45,8 +73,13 @@ def blend(pixels: Pixels, other: Float[Tensor, "batch _ _ _"], factor: Factor) -
     return torch.lerp(other, pixels, factor).clamp_(0, 1)
 
 
-def blur(pixels: Pixels, sigma: Float64[np.ndarray, " batch"], radius: int | None = None) -> Pixels:
-    """Return the images blurred by Gaussians; they are mirrored beyond their border.
+def blur(
+    pixels: Pixels,
+    sigma: Float64[np.ndarray, " batch"],
+    window: Window,
+    radius: int | None = None,
+) -> Float32[Tensor, "batch 3 _ _"]:
+    """Return centre crops of the images blurred by Gaussians; their borders are mirrored.
 
     The convolution along an axis is a product with a matrix, which takes the same time for any
     kernel.
@@ -54,14 +87,17 @@ def blur(pixels: Pixels, sigma: Float64[np.ndarray, " batch"], radius: int | Non
     Args:
         pixels: the images.
         sigma: standard deviation of each image's Gaussian in pixels.
+        window: height and width of the crop.
         radius: pixels on either side of the kernel's centre (``None``: three standard deviations).
     """
     unique, rows = np.unique(sigma, return_inverse=True)
-    result = torch.empty_like(pixels)
+    (top, left), (height, width) = corner(pixels.shape[-2:], window), pixels.shape[-2:]
+    result = pixels.new_empty(len(pixels), 3, *window)
     for number, value in enumerate(unique.tolist()):
         chosen = torch.from_numpy(np.flatnonzero(rows == number)).to(pixels.device)
         part = pixels if len(unique) == 1 else pixels[chosen]
-        down, across = (_gaussian_matrix(side, value, radius).to(part) for side in part.shape[2:])
+        down = _gaussian_matrix(height, value, radius)[top : top + window[0]].to(part)
+        across = _gaussian_matrix(width, value, radius)[left : left + window[1]].to(part)
         result[chosen] = down @ (part @ across.T)
     return result
 

@@ -4,11 +4,12 @@ All coordinates are in pixels from the image's centre, with y downwards, as torc
 transform and the centre crop after it are one resampling: only the pixels of the crop are computed.
 """
 
+import functools
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,10 +71,15 @@ def warp(
         interpolation: how the input is read between its pixels.
         beyond: what lies beyond the input's border.
     """
-    places = _centred_grid(pixels, window)
-    maps = torch.from_numpy(matrices).to(places)
-    grid = torch.einsum("bij,hwj->bhwi", maps[:, :, :2], places) + maps[:, None, None, :, 2]
-    return _read(pixels, grid, interpolation, beyond)
+    # Places in the input, in units of half its size: first a row of the map times y, then plus x.
+    y, x = (axis[None, :] for axis in _centred_axes(pixels, window))
+    height, width = pixels.shape[-2:]
+    relative = matrices * np.array([[2 / width], [2 / height]])
+    maps = torch.from_numpy(relative.astype(np.float32)).to(pixels.device)[..., None]
+    places = [
+        (row[:, 1] * y + row[:, 2])[:, :, None] + (row[:, 0] * x)[:, None] for row in maps.unbind(1)
+    ]
+    return _read(pixels, torch.stack(places, dim=-1), interpolation, beyond)
 
 
 def displaced(
@@ -86,10 +92,14 @@ def displaced(
         fields: displacements along x and y in pixels; one for all images, or one per image.
         window: size of the crop.
     """
-    shifts = centre(fields, window).permute(0, 2, 3, 1)
-    return _read(pixels, _centred_grid(pixels, window) + shifts, "bilinear", "reflection")
+    y, x = _centred_axes(pixels, window)
+    across, down = centre(fields, window).unbind(1)
+    height, width = pixels.shape[-2:]
+    places = [(across + x) * (2 / width), (down + y[:, None]) * (2 / height)]
+    return _read(pixels, torch.stack(places, dim=-1), "bilinear", "reflection")
 
 
+@functools.lru_cache(maxsize=4)
 def smooth_fields(
     sigma: float, rms: float, window: Window, seed: int
 ) -> Float32[Tensor, "2 height width"]:
@@ -135,14 +145,14 @@ def cropped_and_resized(
 
 
 def resized(
-    pixels: Float[Tensor, "batch 3 _ _"],
+    pixels: Float32[Tensor, "batch 3 _ _"],
     window: Window,
     mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear",
-) -> Float[Tensor, "batch 3 _ _"]:
+) -> Float32[Tensor, "batch 3 _ _"]:
     """Return the images resized, with antialiasing as Pillow does it.
 
     Args:
-        pixels: the images.
+        pixels: the images, with values in [0, 1].
         window: height and width of the result.
         mode: interpolation.
     """
@@ -152,29 +162,39 @@ def resized(
     return result.clamp_(0, 1)
 
 
+def resized_levels(
+    levels: UInt8[Tensor, "batch 3 _ _"],
+    window: Window,
+    mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear",
+) -> UInt8[Tensor, "batch 3 _ _"]:
+    """Return images of 8 bits resized, as ``resized``; a processor computes them in integers."""
+    if levels.device.type == "cpu" and mode != "nearest":
+        return F.interpolate(levels, window, mode=mode, align_corners=False, antialias=True)
+    return resized(levels.float() / 255, window, mode).mul_(255).round_().to(torch.uint8)
+
+
 def centre(
-    pixels: Float[Tensor, "batch channels height width"], window: Window
-) -> Float[Tensor, "batch channels _ _"]:
+    pixels: Shaped[Tensor, "batch channels height width"], window: Window
+) -> Shaped[Tensor, "batch channels _ _"]:
     """Return the centre crop; the window lies in the image."""
-    top, left = _corner(pixels.shape[-2:], window)
+    top, left = corner(pixels.shape[-2:], window)
     return pixels[..., top : top + window[0], left : left + window[1]]
 
 
-def _corner(shape: torch.Size, window: Window) -> tuple[int, int]:
+def corner(shape: torch.Size, window: Window) -> tuple[int, int]:
     """Return the top left corner of the centre crop, rounded as torchvision does."""
     height, width = shape
     return round((height - window[0]) / 2), round((width - window[1]) / 2)
 
 
-def _centred_grid(pixels: Tensor, window: Window) -> Float32[Tensor, "_ _ 2"]:
-    """Return x and y of every pixel of the centre crop."""
-    places = []
-    for start, length, full in zip(
-        _corner(pixels.shape[-2:], window), window, pixels.shape[-2:], strict=True
-    ):
-        places.append(torch.arange(start, start + length, device=pixels.device) + (0.5 - full / 2))
-    y, x = torch.meshgrid(*places, indexing="ij")
-    return torch.stack([x, y], dim=-1)
+def _centred_axes(
+    pixels: Tensor, window: Window
+) -> tuple[Float32[Tensor, " rows"], Float32[Tensor, " columns"]]:
+    """Return y and x of the pixels of the centre crop."""
+    (top, left), (height, width) = corner(pixels.shape[-2:], window), pixels.shape[-2:]
+    y = torch.arange(top, top + window[0], device=pixels.device) + (0.5 - height / 2)
+    x = torch.arange(left, left + window[1], device=pixels.device) + (0.5 - width / 2)
+    return y, x
 
 
 def _read(
@@ -183,12 +203,10 @@ def _read(
     interpolation: Interpolation,
     beyond: Beyond,
 ) -> Float32[Tensor, "batch 3 _ _"]:
-    """Return the images read at places in pixels from the centre."""
-    height, width = pixels.shape[-2:]
-    relative = grid * (2 / torch.tensor([width, height], device=grid.device, dtype=grid.dtype))
+    """Return the images read at x and y from the centre, in units of half the image's size."""
     return F.grid_sample(
         pixels,
-        relative.expand(len(pixels), -1, -1, -1),
+        grid.expand(len(pixels), -1, -1, -1),
         mode=interpolation,
         padding_mode=beyond,
         align_corners=False,

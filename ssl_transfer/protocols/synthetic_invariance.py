@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 from ssl_transfer.config.ranges import Count, Range, checked
@@ -25,8 +25,9 @@ from ssl_transfer.datasets.invariance_transforms import (
     Settings,
 )
 from ssl_transfer.datasets.loading import load
+from ssl_transfer.datasets.recolouring import levels
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
-from ssl_transfer.datasets.warps import Interpolation, Window, centre, resized
+from ssl_transfer.datasets.warps import Interpolation, Window, centre, resized_levels
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.metrics.invariance import (
     Whitening,
@@ -51,6 +52,8 @@ that are defined."""
 
 BLOCK = 32
 """Settings (or images, in original size) between the points at which a run can be resumed."""
+CACHED = 32
+"""Images that a processor transforms and encodes at once."""
 PIXELS = 2**25
 """Pixels of images in original size that are transformed at once."""
 
@@ -306,19 +309,18 @@ class _Chunk:
         """Return the totals over the images for some settings."""
         raise NotImplementedError
 
-    def whitened(
-        self, pixels: Float32[Tensor, "batch 3 size size"]
-    ) -> Float64[Tensor, "batch dim"]:
-        """Return the whitened features of images in RGB and [0, 1]."""
+    def encoded(self, pixels: Float32[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch dim"]:
+        """Return the features of images in RGB with values in [0, 1]."""
         if self.preprocessing.channel_order == "bgr":
             pixels = pixels.flip(1)
         mean, std = (
             torch.tensor(values, device=pixels.device).view(3, 1, 1)
             for values in (self.preprocessing.mean, self.preprocessing.std)
         )
+        inputs = torch.addcmul(-mean / std, pixels, 1 / std).to(self.context.dtype)
         with autocast(self.context):
-            output: Tensor = self.encoder(((pixels - mean) / std).to(self.context.dtype))
-        return self.white(output)
+            output: Tensor = self.encoder(inputs)
+        return output
 
 
 class _Resized(_Chunk):
@@ -343,17 +345,22 @@ class _Resized(_Chunk):
     @functools.cached_property
     def clean(self) -> Float64[Tensor, "images dim"]:
         """The whitened features of the images without a transform."""
-        return self.whitened(centre(self.pixels, self.window))
+        return self.white(self.encoded(centre(self.pixels, self.window)))
 
     def totals(self, settings: Settings) -> Totals:
         """Return the totals over the images for some settings."""
         scale = self.pixels.shape[-1] / SIDE
+        # A processor is faster on few images, which its cache holds; a GPU, on many.
+        size = CACHED if self.context.device.type == "cpu" else len(self.pixels)
         rows = []
         for row in settings:
-            pixels = self.transform(
-                self.pixels, row[None], self.definition, self.window, scale=scale
-            )
-            rows.append(_totals_of_rows(self.clean, self.whitened(pixels)))
+            parts = []
+            for pixels in torch.split(self.pixels, size):
+                changed = self.transform(
+                    pixels, row[None], self.definition, self.window, scale=scale
+                )
+                parts.append(self.encoded(changed))
+            rows.append(_totals_of_rows(self.clean, self.white(torch.cat(parts))))
         return torch.stack(rows).cpu().numpy()
 
 
@@ -374,11 +381,11 @@ class _OriginalSize(_Chunk):
             # Copy: PIL's memory is read-only.
             array = torch.from_numpy(np.array(self.split.images[index])).to(self.context.device)
             image = array.permute(2, 0, 1)[None].float().div_(255)
-            clean = self.whitened(self._view(image))
+            clean = self.white(self.encoded(self._view(image)))
             size = min(self.context.batch_size_eval, max(1, PIXELS // image.numel()))
             for start in range(0, len(settings), size):
                 part = slice(start, start + size)
-                changed = self.whitened(self._changed(image, settings[part]))
+                changed = self.white(self.encoded(self._changed(image, settings[part])))
                 same = clean.expand_as(changed)
                 cosines = cosine_similarities(same, changed)
                 totals[part, 0] += cosines.nan_to_num(nan=0.0)
@@ -392,7 +399,8 @@ class _OriginalSize(_Chunk):
         """Return the encoder's view of an image for every setting."""
         images = image.expand(len(settings), -1, -1, -1)
         if "height_px" in self.transform.parameters:  # the box becomes the encoder's input
-            return _in_8_bits(self.transform(images, settings, self.definition, self.window))
+            boxes = self.transform(images, settings, self.definition, self.window)
+            return levels(boxes).float().div_(255)
         whole = (image.shape[2], image.shape[3])
         return self._view(self.transform(images, settings, self.definition, whole))
 
@@ -407,10 +415,7 @@ class _OriginalSize(_Chunk):
             shape = self.window
         mode = self.preprocessing.interpolation
         assert mode != "lanczos"  # see `_require_resizing`
+        view = levels(images)
         if shape != (height, width):
-            images = resized(_in_8_bits(images), shape, mode)
-        return centre(_in_8_bits(images), self.window)
-
-
-def _in_8_bits(pixels: Float32[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
-    return (pixels * 255).round_().div_(255)
+            view = resized_levels(view, shape, mode)
+        return centre(view, self.window).float().div_(255)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from PIL import ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import InterpolationMode
 
 from ssl_transfer.datasets import recolouring, warps
@@ -228,10 +228,24 @@ def test_the_seed_draws_the_deformations(pixels):
 
 
 def test_a_wide_blur_is_pillows_gaussian(pixels, images):
-    result = recolouring.blur(pixels, np.full(4, 3.0))[..., 12:-12, 12:-12]
+    result = recolouring.blur(pixels, np.full(4, 3.0), (SIDE, SIDE))[..., 12:-12, 12:-12]
     blurred = [np.asarray(image.filter(ImageFilter.GaussianBlur(3.0))) for image in images]
     expected = torch.from_numpy(np.stack(blurred)).permute(0, 3, 1, 2)[..., 12:-12, 12:-12] / 255
     assert (result - expected).abs().mean() < 1.5 * LEVEL  # Pillow's is three box filters
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_images_are_resized_as_by_pillow(mode, pixels, images):
+    size = (21, 33)
+    resample = Image.Resampling[mode.upper()]
+    expected = np.stack([np.asarray(image.resize(size[::-1], resample)) for image in images])
+    eight_bits = warps.resized_levels(recolouring.levels(pixels), size, mode)
+    for result in (eight_bits, recolouring.levels(warps.resized(pixels, size, mode))):
+        difference = result.permute(0, 2, 3, 1).numpy().astype(int) - expected
+        assert np.abs(difference).max() <= 2  # Pillow rounds between both axes
+    nearest = warps.resized_levels(recolouring.levels(pixels), (96, 96), "nearest")
+    doubled = recolouring.levels(pixels).repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    assert torch.equal(nearest, doubled)
 
 
 @pytest.mark.parametrize(
