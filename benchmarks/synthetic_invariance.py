@@ -36,7 +36,7 @@ from ssl_transfer.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessin
 from ssl_transfer.protocols.synthetic_invariance import SyntheticInvariance
 
 ROUNDS = 1
-IMAGES, SETTINGS, DIM = 32, 16, 2048
+IMAGES, SETTINGS, DIM = 32, 64, 2048
 PUBLISHED: dict[str, Any] = {
     "order": "original_size",
     "grid": "published",
