@@ -32,6 +32,8 @@ class Preprocessing:
         std: likewise; ``mean`` 0 and ``std`` 1 leave the pixels in ``[0, 1]``.
         square: whether the whole image is resized to the square without keeping its aspect ratio,
             instead of being cropped; ``resize`` is then ignored.
+        squash: whether both sides are scaled to ``resize`` before the centre crop, without keeping
+            the aspect ratio.
         channel_order: order of the encoder's input channels. Weights from code that read images
             with OpenCV and treated them as RGB need ``bgr``, with red's statistics for blue.
 
@@ -46,6 +48,7 @@ class Preprocessing:
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     channel_order: ChannelOrder = "rgb"
     square: bool = False
+    squash: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(value) for value in self.mean))
@@ -54,6 +57,11 @@ class Preprocessing:
             raise ValueError(
                 f"`preprocessing.resize` must be at least `preprocessing.size` ({self.size}), "
                 f"but is {self.resize}; leave it null to use the size."
+            )
+        if self.square and self.squash:
+            raise ValueError(
+                "`preprocessing.square` and `preprocessing.squash` must not both be true: the first "
+                "resizes to `size`, the second to `resize` before a crop; set one to false."
             )
         for key, kind in (("interpolation", Interpolation), ("channel_order", ChannelOrder)):
             if getattr(self, key) not in get_args(kind):
@@ -111,7 +119,7 @@ class Preprocessing:
         """Return the fields that identify the preprocessing, as plain values."""
         values = dataclasses.asdict(self)
         # Left out if they have the values from before these fields existed, so that ids stay.
-        for key, earlier in (("channel_order", "rgb"), ("square", False)):
+        for key, earlier in (("channel_order", "rgb"), ("square", False), ("squash", False)):
             if values[key] == earlier:
                 del values[key]
         return values

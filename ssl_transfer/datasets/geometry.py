@@ -23,6 +23,8 @@ def resized_sizes(sizes: Sizes, preprocessing: Preprocessing) -> Sizes:
     side, short = preprocessing.shorter_side, sizes.min(axis=1, keepdims=True)
     if preprocessing.square:
         return np.full_like(sizes, preprocessing.size)
+    if preprocessing.squash:
+        return np.full_like(sizes, side)
     # torchvision rounds the longer side down.
     longer = np.floor(side * sizes / short).astype(np.int64)
     return np.where(sizes == short, side, longer)
@@ -32,7 +34,8 @@ def to_view(landmarks: Landmarks, sizes: Sizes, preprocessing: Preprocessing) ->
     """Return landmarks in the coordinates of the encoder's input.
 
     The view is that of ``transforms.centre_crop``: the shorter side is resized and the centre is
-    cropped, with torchvision's rounding; or the whole image is resized to a square.
+    cropped, with torchvision's rounding; or the whole image is resized to a square, which may be
+    cropped.
 
     Args:
         landmarks: x and y of every landmark in pixels of its image (NaN: unknown).

@@ -306,7 +306,7 @@ def _reserve(*shape: int) -> Float32[Tensor, "..."]:
 
 
 def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Return the evaluation's view: shorter side resized, centre cropped, as torchvision does."""
+    """Return the evaluation's view: resized and centre cropped, as torchvision does."""
     side, size = preprocessing.shorter_side, preprocessing.size
     if preprocessing.square:
         return image.resize((size, size), RESAMPLING[preprocessing.interpolation])
@@ -314,7 +314,8 @@ def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image
     short = min(width, height)
     # torchvision rounds the longer side down.
     width, height = (
-        side if length == short else int(side * length / short) for length in (width, height)
+        side if length == short or preprocessing.squash else int(side * length / short)
+        for length in (width, height)
     )
     left, top = round((width - size) / 2), round((height - size) / 2)
     if (width, height) != image.size:

@@ -58,8 +58,9 @@ def read_preprocessing(path: Path) -> Preprocessing:
     for key, kind in _REQUIRED.items():
         if key not in written or not isinstance(written[key], kind) or written[key] is True:
             raise ValueError(f"`{path}` lacks a valid `preprocessing.{key}`.")
-    if not isinstance(written.get("square", False), bool):
-        raise ValueError(f"`{path}` lacks a valid `preprocessing.square`.")
+    for key in ("square", "squash"):
+        if not isinstance(written.get(key, False), bool):
+            raise ValueError(f"`{path}` lacks a valid `preprocessing.{key}`.")
     try:
         return Preprocessing().replaced(values=written)
     except TypeError as error:

@@ -22,7 +22,7 @@ _HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".tar", ".ckpt", ".npz", ".pkl")
 _LARGEST = 1 << 20  # bytes
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-_GEOMETRY = frozenset({"size", "resize", "square"})
+_GEOMETRY = frozenset({"size", "resize", "square", "squash"})
 _WARPED_FROM = 384  # px; ConvNeXt's processor crops smaller images only
 
 

@@ -207,5 +207,5 @@ def _batch_norm(
     scale = scale if weight is None else scale * weight
     shift = -mean * scale if bias is None else bias - mean * scale
     shape = (*scale.shape[:1], 1, *scale.shape[1:], *[1] * (grouped.ndim - 3))
-    normalised: Tensor = grouped * scale.view(shape) + shift.view(shape)
+    normalised = torch.addcmul(shift.view(shape), grouped, scale.view(shape))
     return normalised.to(images.dtype).flatten(0, 1)

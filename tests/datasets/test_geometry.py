@@ -16,6 +16,7 @@ VIEWS = {
     "cropped": Preprocessing(size=32, resize=37),
     "enlarged": Preprocessing(size=96, resize=110),
     "square": Preprocessing(size=48, resize=None, square=True),
+    "squashed": Preprocessing(size=32, resize=37, squash=True),
 }
 SIZES = [(61, 80), (80, 61), (64, 64), (50, 97), (31, 33), (113, 45)]
 

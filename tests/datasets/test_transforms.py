@@ -103,6 +103,27 @@ def test_evaluation_equals_torchvision(
     )
 
 
+def test_a_squashed_image_is_torchvisions_before_the_same_crop() -> None:
+    # `Scale([257, 257])`, `CenterCrop(224)` of few_shot.py, github.com/linusericsson/ssl-transfer
+    preprocessing = Preprocessing(size=24, resize=27, squash=True)
+    images = photographs(2, 47, 35) + photographs(1, 20, 90)
+    expected = judge.Compose([judge.Resize((27, 27)), judge.CenterCrop(24), judge.ToTensor()])
+    seen = np.stack([np.asarray(transforms.centre_crop(i, preprocessing)) for i in images])
+    assert np.array_equal(
+        seen.transpose(0, 3, 1, 2),
+        torch.stack([expected(image) for image in images]).mul(255).round().numpy(),
+    )
+
+
+def test_squashing_is_scaled_with_the_size_and_leaves_other_identities() -> None:
+    preprocessing = Preprocessing(size=224, resize=257, squash=True)
+    assert preprocessing.at_size(112).resize == round(257 / 2)
+    assert preprocessing.identity()["squash"] is True
+    assert not {"square", "squash"} & Preprocessing().identity().keys()
+    with pytest.raises(ValueError, match=r"`preprocessing.square` and `preprocessing.squash` must"):
+        dataclasses.replace(preprocessing, square=True)
+
+
 @pytest.mark.parametrize(
     ("operation", "expected"),
     [
