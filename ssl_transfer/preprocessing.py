@@ -60,8 +60,9 @@ class Preprocessing:
             )
         if self.square and self.squash:
             raise ValueError(
-                "`preprocessing.square` and `preprocessing.squash` must not both be true: the first "
-                "resizes to `size`, the second to `resize` before a crop; set one to false."
+                "`preprocessing.square` and `preprocessing.squash` must not both be true, but "
+                "are: the first resizes to `size`, the second to `resize` before a crop; set one "
+                "to false."
             )
         for key, kind in (("interpolation", Interpolation), ("channel_order", ChannelOrder)):
             if getattr(self, key) not in get_args(kind):

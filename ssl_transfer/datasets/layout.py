@@ -220,6 +220,7 @@ def published(
     test_fraction: float | None = None,
     boxes: Boxes | None = None,
     groups: str | None = None,
+    disjoint: bool = False,
     facts: Mapping[str, object] | None = None,
 ) -> Dataset:
     """Return the dataset of these files, checked against its published sizes.
@@ -237,6 +238,7 @@ def published(
         boxes: boxes to crop the images to (``None``: whole images).
         groups: regular expression whose parentheses hold the group in a training image's name
             (``None``: no groups).
+        disjoint: whether each split has classes of its own (see ``assemble``).
         facts: for the record.
 
     Raises:
@@ -269,6 +271,7 @@ def published(
         metric=metric,
         extra_metrics=extra_metrics,
         val_rule=val_rule,
+        disjoint=disjoint,
         facts={**files.facts, **all_facts},
     )
 

@@ -112,6 +112,7 @@ def assemble(
     extra_metrics: Sequence[str] | None = None,
     expected: Mapping[str, int] | None = None,
     val_rule: str | None = None,
+    disjoint: bool = False,
     facts: Mapping[str, object] | None = None,
     periods: Mapping[str, float] | None = None,
 ) -> Dataset:
@@ -131,6 +132,7 @@ def assemble(
         expected: published sizes of the splits, before any reduction, and number of ``classes``.
         val_rule: ``ericsson2021`` chooses validation images without regard to classes (``None``:
             stratified); without effect if there is an official ``val``.
+        disjoint: whether training and test classes differ, as in few-shot sets.
         facts: for the record.
         periods: of the values on a circle, by name (see ``Dataset``).
 
@@ -142,7 +144,7 @@ def assemble(
     check_sizes(options, sizes, expected or {})
     target = target or ("class" if train.targets.ndim == 1 else "classes")
     if target in ("class", "classes"):
-        _check_classes(options, original_splits, classes)
+        _check_classes(options, original_splits, classes, disjoint=disjoint)
     else:
         _check_numbers(options, original_splits, may_be_unknown=target == "landmarks")
     if target != "class":
@@ -298,7 +300,9 @@ def check_sizes(options: Options, sizes: Mapping[str, int], expected: Mapping[st
     log.warning(message)
 
 
-def _check_classes(options: Options, splits: Mapping[str, Split], classes: Sequence[str]) -> None:
+def _check_classes(
+    options: Options, splits: Mapping[str, Split], classes: Sequence[str], *, disjoint: bool
+) -> None:
     for key, split in splits.items():
         if split.targets.ndim == 1:
             wrong = np.flatnonzero((split.targets < 0) | (split.targets >= len(classes))).tolist()
@@ -308,6 +312,8 @@ def _check_classes(options: Options, splits: Mapping[str, Split], classes: Seque
                     f"that of `{split.names[wrong[0]]}` in {key} is {split.targets[wrong[0]]}; "
                     "correct the annotation."
                 )
+    if disjoint:
+        return
     for key, split in splits.items():
         counts = _class_counts(split.targets, classes)
         empty = [classes[label] for label in np.flatnonzero(counts == 0).tolist()]

@@ -110,6 +110,11 @@ def _require_targets(dataset: Dataset, *, trains: bool) -> None:
     if dataset.target == "class" and trains:
         shown = [dataset["train"].targets, dataset["val"].targets]
         unknown = np.setdiff1d(dataset["test"].targets, np.concatenate(shown)).tolist()
+        if unknown and len(unknown) == len(np.unique(dataset["test"].targets)):
+            raise ValueError(
+                f"test images of `{dataset.name}` must be of classes with training images, but "
+                "none are: it is for `few_shot` and for pre-training; choose another dataset."
+            )
         if unknown:
             log.warning(
                 "`%s` has no training image of %s, so that test images of these classes count as "

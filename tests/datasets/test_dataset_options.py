@@ -18,7 +18,7 @@ PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
     "flowers food food101 gtsrb imagenet imagenet_10pct imagenet_1pct isic mhist mnist pcam pets "
     "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007 imagenet_v2 imagenet_sketch "
-    "imagenet_r imagenet_a"
+    "imagenet_r imagenet_a omniglot miniimagenet"
 )
 PUBLISHED_LANDMARKS = "300w celeba_attributes celeba_landmarks leeds_pose"
 PUBLISHED_FACTORS = "causal3dident"
@@ -36,7 +36,7 @@ OWN |= {
 }
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
-NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "svhn", "traffic_sign"}
+NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "omniglot", "svhn", "traffic_sign"}
 NO_FLIPS |= {"300w", "celeba_landmarks", "figures", "leeds_pose", "shapes", "causal3dident"}
 
 

@@ -28,6 +28,7 @@ FETCHED: dict[str, tuple[str, tuple[dict[str, str], ...]]] = {
     "food101": ("Food101", ({},)),
     "gtsrb": ("GTSRB", TEST_AND_TRAIN),
     "mnist": ("MNIST", ({},)),
+    "omniglot": ("Omniglot", ({"background": True}, {"background": False})),
     "pcam": ("PCAM", ({"split": "train"}, {"split": "val"}, {"split": "test"})),
     "pets": ("OxfordIIITPet", ({},)),
     "stl10": ("STL10", ({},)),
@@ -41,8 +42,8 @@ FETCHED: dict[str, tuple[str, tuple[dict[str, str], ...]]] = {
 BY_HAND = (
     "aloi", "aloi_illumination", "aloi_temperature", "alot", "alot_illumination",
     "alot_temperature", "coil100", "dali", "exposure_errors", "flickr1024", "realblur",
-    "cars", "chestx", "cropdiseases", "cub200", "imagenet", "isic", "mhist", "plantvillage",
-    "tiny_imagenet", "traffic_sign",
+    "cars", "chestx", "cropdiseases", "cub200", "imagenet", "isic", "mhist", "miniimagenet",
+    "plantvillage", "tiny_imagenet", "traffic_sign",
 )  # fmt: skip
 
 
