@@ -359,6 +359,30 @@ def test_sets_and_encoders_of_2021_are_those_of_the_published_code(
     assert plain(compose(["model=byol"]))["model"]["padding"] == "same"
 
 
+def test_few_shot_of_2021_draws_its_episodes_from_squashed_images_of_all_splits(
+    sweeps: dict[str, Sweep],
+) -> None:
+    one = sweeps["transfer_2021/few_shot"]
+    assert len(one.lines()) == 14 * 4 * 3
+    assert {axes(line)["protocol.shots"] for line in one.lines()} == {"5", "20", "50"}
+    node = one.config("dataset=isic", "protocol.shots=20")["protocol"]
+    assert (node["ways"], node["shots"], node["queries"], node["episodes"]) == (5, 20, 15, 600)
+    assert (node["classifier"], node["pool"], node["normalise"]) == ("class_mean", "all", False)
+    assert node["preprocessing"] == {
+        "size": 224, "resize": int(224 * 1.15), "squash": True, "interpolation": "bilinear",
+    }  # fmt: skip
+
+
+def test_few_shot_classifiers_of_bn_tuning_have_one_budget(sweeps: dict[str, Sweep]) -> None:
+    one = sweeps["bn_tuning/few_shot"]
+    assert len(one.lines()) == 15 * 4 * 3 * 3
+    node = one.config("dataset=eurosat", "protocol.classifier=bn_tune")["protocol"]
+    assert (node["steps"], node["batch_size"], node["bn_statistics"]) == (100, None, "support")
+    of_2021 = sweeps["transfer_2021/few_shot"].config("dataset=eurosat")["protocol"]
+    for key in ("pool", "preprocessing", "ways", "queries", "episodes", "normalise"):
+        assert node[key] == of_2021[key]
+
+
 def test_moco_linear_evaluation_has_the_published_numbers(sweeps: dict[str, Sweep]) -> None:
     config = sweeps["moco/linear_eval"].config()
     node = config["protocol"]
