@@ -1,4 +1,3 @@
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ CHARACTERS = {
     "images_background/Latin": {"character01": "0684"},
     "images_evaluation/Angelic": {"character01": "0965", "character02": "0966"},
 }
-SMALL = Path("/work/shared/data/omniglot_small")
 
 
 @pytest.fixture
@@ -77,26 +75,6 @@ def test_the_layout_of_missing_files_is_told(tmp_path: Path) -> None:
         omniglot(root=str(tmp_path), name="omniglot")
     with pytest.raises(ValueError, match=r"as images, train\.csv, val\.csv, test\.csv, but"):
         miniimagenet(root=str(tmp_path), name="miniimagenet")
-
-
-@pytest.mark.skipif(not SMALL.is_dir(), reason="needs Omniglot's small background sets")
-def test_real_drawings_are_read(tmp_path: Path) -> None:
-    for number, folder, alphabet in (
-        (1, "images_background", "Early_Aramaic"), (2, "images_evaluation", "Tagalog"),
-    ):  # fmt: skip
-        with zipfile.ZipFile(SMALL / f"images_background_small{number}.zip") as archive:
-            for member in archive.namelist():
-                if not member.endswith("/") and alphabet in member:
-                    target = tmp_path / "omniglot-py" / folder / Path(*Path(member).parts[1:])
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.read(member))
-    dataset = omniglot(root=str(tmp_path), name="omniglot", sizes="warn", flip=False)
-    assert dataset.facts["sizes"] == {"train": 22 * 16, "val": 22 * 4, "test": 17 * 20}
-    assert len(dataset.classes) == 22 + 17
-    image = np.asarray(dataset["test"].images[0])
-    assert image.shape == (105, 105, 3)
-    assert set(np.unique(image)) == {0, 255}
-    assert (image == 255).mean() > 0.8  # black ink on white
 
 
 # Classes and names of the lists of Ravi and Larochelle,
