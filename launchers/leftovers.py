@@ -74,12 +74,14 @@ class RunFolder:
     gave_up: bool = False
 
     @property
-    def weights_and_data(self) -> tuple[str, str]:
-        """The fingerprints of the weights and of the data that the run read."""
+    def weights_and_data(self) -> set[tuple[str, str]]:
+        """The fingerprints of the weights that the run read, each with that of its data."""
         record = self.record or {}
         data = record.get("data")
         fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
-        return str(record.get("weights_sha256")), str(fingerprint)
+        members = record.get("members_sha256")
+        weights = [record.get("weights_sha256"), *(members if isinstance(members, list) else [])]
+        return {(str(one), str(fingerprint)) for one in weights}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,8 @@ def survey(outputs: Path) -> Survey:
     ]
     found = [part for run in runs for part in of_run(run)]
     if not live:  # a run that is working may use files that no record names yet
-        read = {run.weights_and_data for run in runs if run.state == "finished"}
+        finished = [run for run in runs if run.state == "finished"]
+        read = set().union(*(run.weights_and_data for run in finished))
         found += _unused_features(outputs / "features", read)
         found += _unused_pixels(outputs / "decoded", {data[:32] for _, data in read})
         found += _abandoned_features(outputs / "features")

@@ -61,9 +61,13 @@ def _of_method(path: str, node: Any) -> Iterator[tuple[str, str]]:
         return
     yield from _of_data(f"{path}.pretrain_on", node.get("pretrain_on"))
     for key, value in node.items():
-        if isinstance(value, Mapping) and "model" in value:  # an encoder reference
-            yield from _of_weights(f"{path}.{key}.model", value["model"])
-            yield from _of_method(f"{path}.{key}.method", value.get("method"))
+        references = {f"{path}.{key}": value}
+        if isinstance(value, list):
+            references = {f"{path}.{key}[{number}]": item for number, item in enumerate(value)}
+        for place, reference in references.items():
+            if isinstance(reference, Mapping) and "model" in reference:
+                yield from _of_weights(f"{place}.model", reference["model"])
+                yield from _of_method(f"{place}.method", reference.get("method"))
 
 
 def _of_weights(path: str, node: Any) -> Iterator[tuple[str, str]]:

@@ -29,6 +29,7 @@ class Role(enum.Enum):
 
     INITIAL_WEIGHTS = "the trained encoder starts from its weights"
     ARGUMENT = "the method's constructor receives it under the key's name"
+    MEMBER = "its features are a part of the run's encoder"
 
 
 class Reference(NamedTuple):
@@ -43,6 +44,7 @@ REFERENCES = {
     "start_from": Reference(Role.INITIAL_WEIGHTS),
     "teacher": Reference(Role.ARGUMENT),
     "teachers": Reference(Role.ARGUMENT, several=True),
+    "members": Reference(Role.MEMBER, several=True),
 }
 """The keys of a method's node that hold references."""
 

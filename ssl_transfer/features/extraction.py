@@ -20,6 +20,7 @@ from ssl_transfer.features.inference import in_batches, map_samples
 from ssl_transfer.features.partial_array import Indices
 from ssl_transfer.features.store import FeatureStore
 from ssl_transfer.models import Encoder, fingerprint, sources
+from ssl_transfer.models.fusion import FusedEncoder, fused
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import distributed
 from ssl_transfer.training.trainer import HALF, autocast
@@ -34,6 +35,10 @@ StoredPrecision = Literal["fp32", "fp16"]
 VERSION = 2
 """Part of every key; raise it when the same key would give other features: the key covers the code
 of networks, but not the code of image reading, preprocessing and extraction."""
+
+
+FUSED_ROWS = 4096
+"""Rows that are fused at once."""
 
 
 class FrozenFeatures:
@@ -68,7 +73,23 @@ class FrozenFeatures:
         self.preprocessing = encoder.preprocessing.replaced(image_size, preprocessing)
         self.representation, self.precision = representation, precision
         self.store = FeatureStore(context.features, doubt=context.doubt)
-        self.of_encoder = identity_of_encoder(encoder, representation)
+        self.members: list[FrozenFeatures] = []
+        if isinstance(encoder, FusedEncoder):
+            self.members = [
+                FrozenFeatures(
+                    member,
+                    dataset,
+                    context,
+                    image_size=image_size,
+                    preprocessing=preprocessing,
+                    representation=representation,
+                    precision=precision,
+                )
+                for member in encoder.encoders
+            ]
+            self.fuse = encoder.fuse
+        else:
+            self.of_encoder = identity_of_encoder(encoder, representation)
         self.encoder = encoder.to(context.device, context.dtype)
 
     def rows(self, split: str) -> Rows:
@@ -89,19 +110,14 @@ class FrozenFeatures:
         return self._rows(split, augmentation, view)
 
     def _rows(self, split: str, augmentation: Augmentation | None = None, view: int = 0) -> Rows:
+        if self.members:
+            return self._fused_rows(split, augmentation, view)
         samples, seed = self.dataset[split], self.dataset.split_seed
         if len(samples) == 0:
             raise ValueError("features need at least one image, but the split is empty.")
-        identity = identity_of(
-            self.of_encoder, self.preprocessing, self.dataset, split, self.context.precision
-        )
+        identity = self._identity(split, augmentation, view)
         label = f"{split} {self.representation}"
-        if augmentation is not None:
-            random_part = dataclasses.asdict(augmentation)
-            identity |= {"augmentation": random_part, "view": view, "seed": seed}
-            label += f", view {view + 1}"
-        if self.precision == "fp16":
-            identity["stored"] = self.precision
+        label += "" if augmentation is None else f", view {view + 1}"
         pipeline = Pipeline(self.preprocessing, augmentation, view=view)
         data = ViewDataset(samples, [pipeline], seed)
 
@@ -113,6 +129,45 @@ class FrozenFeatures:
 
         rows, summary = self.store.get(identity, len(samples), compute)
         judge(summary, f"`{self.encoder.name}` on the {split} split", self.context)
+        return rows
+
+    def _identity(self, split: str, augmentation: Augmentation | None, view: int) -> dict[str, Any]:
+        """Return the identity of an array in the store."""
+        if self.members:
+            members = [member._identity(split, augmentation, view) for member in self.members]
+            return {
+                "weights": fingerprint(self.encoder),
+                "data": self.dataset.fingerprint,
+                "dataset": self.dataset.name,
+                "split": split,
+                "fuse": self.fuse,
+                "members": members,
+            }
+        identity = identity_of(
+            self.of_encoder, self.preprocessing, self.dataset, split, self.context.precision
+        )
+        if augmentation is not None:
+            random_part = dataclasses.asdict(augmentation)
+            seed = self.dataset.split_seed
+            identity |= {"augmentation": random_part, "view": view, "seed": seed}
+        if self.precision == "fp16":
+            identity["stored"] = self.precision
+        return identity
+
+    def _fused_rows(self, split: str, augmentation: Augmentation | None, view: int) -> Rows:
+        """Return the members' features as one array, which is stored beside theirs.
+
+        An array in the store may be larger than memory.
+        """
+        parts = [member._rows(split, augmentation, view) for member in self.members]
+
+        def compute(indices: Indices) -> Iterator[tuple[Indices, Rows]]:
+            for start in range(0, len(indices), FUSED_ROWS):
+                picked = indices[start : start + FUSED_ROWS]
+                yield picked, fused([rows[picked] for rows in parts], self.fuse)
+
+        identity = self._identity(split, augmentation, view)
+        rows, _ = self.store.get(identity, len(parts[0]), compute)
         return rows
 
     def _output(self, images: Tensor) -> Float[Tensor, "batch dim"]:

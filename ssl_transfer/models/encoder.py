@@ -41,6 +41,10 @@ class Encoder(nn.Module):
         self.maker: Callable[..., Any] | None = None  # the callable that `models.build` called
         self.head: Head | None = None  # the classifier in the file of the weights, not applied
 
+    def preprocessing_identity(self) -> dict[str, Any]:
+        """Return the preprocessing as plain values."""
+        return self.preprocessing.identity()
+
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the features of normalised images."""
         features: Tensor = self.backbone(images)

@@ -17,6 +17,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.decoded import Choice, decode_once
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import EvaluationProtocol
 from ssl_transfer.runs import products
@@ -110,9 +111,13 @@ def initial_encoder(run: Run) -> Encoder:
     """Return the encoder with the weights that the run starts from.
 
     An evaluation starts from the weights of its pre-training. A pre-training starts from the
-    encoder that its method names, or else from the model's own weights.
+    encoder that its method names, or else from the model's own weights. A fused encoder has the
+    weights of its members.
     """
     config = run.resolved
+    if run.is_fused:
+        members = [_built(source) for source in run.sources.values()]
+        return FusedEncoder(members, config["method"]["fuse"])
     encoder = models.build(config["model"], seed=config["method"]["seed"])
     for path, source in run.sources.items():
         if path == "encoder":

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ssl_transfer.config import locate
@@ -71,8 +71,13 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     from ssl_transfer.methods.projector import Projector
     from ssl_transfer.training.options import TrainingOptions
 
-    if node.get("_target_") is None:  # as_is: nothing is trained
-        yield ConfigPart(path, _untrained, _without(node))
+    if node.get("_target_") is None:  # nothing is trained
+        if "members" not in node:
+            yield ConfigPart(path, _untrained, _without(node))
+            return
+        yield ConfigPart(path, _fused, _without(node))
+        for place, value in items(node).items():
+            yield from _reference(f"{path}.{place}", value)
         return
     arguments = [key for key, (role, _) in REFERENCES.items() if role is Role.ARGUMENT]
     encoders = {key: node[key] for key in arguments if node.get(key) is not None}
@@ -146,6 +151,16 @@ def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:
 
 def _untrained(*, name: Text, seed: Seed = 0) -> None:
     """Signature of the keys of ``as_is``."""
+
+
+def _fused(
+    *,
+    name: Text,
+    members: Sequence[Any],
+    fuse: Literal["concatenate", "add", "mean"],
+    seed: Seed = 0,
+) -> None:
+    """Signature of the keys of ``cat``."""
 
 
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:

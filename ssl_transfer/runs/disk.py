@@ -80,8 +80,9 @@ def needed(runs: Sequence[Run]) -> Disk:
 
 def _weights_key(run: Run) -> str:
     """Return what the weights of a run's encoder depend on."""
-    model, seed = run.resolved["model"], run.config["method"]["seed"]
-    return json.dumps([model, seed, [source.id for source in run.requirements]], sort_keys=True)
+    method = run.resolved["method"]
+    own = method if run.is_fused else [run.resolved["model"], method["seed"]]
+    return json.dumps([own, [source.id for source in run.requirements]], sort_keys=True)
 
 
 class _Store:
@@ -110,7 +111,7 @@ class _Store:
         if (arrays, *splits) in self.asked:
             return {}
         self.asked.add((arrays, *splits))
-        row = 4 * _factor(run) * _shape(_model_of(run)).dim
+        row = 4 * _factor(run) * _dim(run)
         sizes = {split: row * len(dataset[split]) for split in splits}
         store = FeatureStore(Path(run.resolved["paths"]["features"]))
         if (stored := self._encoder(run, store)) is None:
@@ -128,9 +129,10 @@ class _Store:
     ) -> tuple[Mapping[str, str], Preprocessing] | None:
         """Return what identifies a run's encoder in the store, and its preprocessing.
 
-        None if nothing is stored, or if the encoder's pre-training is not finished.
+        None if nothing is stored, if the encoder's pre-training is not finished, or if it has
+        several members.
         """
-        if not any(store.folder.glob("*.npy")):
+        if run.is_fused or not any(store.folder.glob("*.npy")):
             return None
         if (key := _weights_key(run)) != self.encoder_key:
             self.encoder_key, self.of_encoder = key, None
@@ -161,6 +163,15 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 def _factor(run: Run) -> int:
     """Return the size of the run's numbers relative to float32."""
     return 2 if run.config["precision"] == "fp64" else 1
+
+
+def _dim(run: Run) -> int:
+    """Return the number of features of a run's encoder, and of its members if it has several."""
+    if not run.is_fused:
+        return _shape(_model_of(run)).dim
+    dims = [_shape(_model_of(source)).dim for source in run.sources.values()]
+    fused = run.resolved["method"]["fuse"]
+    return sum(dims) + (sum(dims) if fused == "concatenate" else dims[0])
 
 
 def _model_of(run: Run) -> str:
@@ -214,6 +225,8 @@ def _of_evaluation(run: Run, protocol: EvaluationProtocol, classes: int) -> tupl
     if not isinstance(protocol, Tuning):
         return 0, 0
     scope = protocol.bn_scope if protocol.trainable == "batch_norm" else None
+    if run.is_fused:
+        return 0, 0  # its protocols on stored features leave a head of negligible size
     shape = _shape(_model_of(run), scope)
     head = _head_bytes(protocol.head, shape.dim, classes)
     constant = protocol.encoder_is_constant

@@ -18,6 +18,7 @@ from ssl_transfer.datasets import Dataset, loading
 from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.methods import pretraining
 from ssl_transfer.models import Encoder, sources
+from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.heads import HEAD_FILE
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.runs import products
@@ -215,6 +216,8 @@ def encoder_id(run: Run) -> str | None:
     """Return the id of the encoder that a run evaluates; None if only its weights identify it."""
     if run.is_pretraining:
         return run.id
+    if run.is_fused:
+        return None
     for required in run.requirements:
         return required.id
     return None
@@ -227,7 +230,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     with inputs.collected() as weights_files:
         encoder = initial_encoder(run)
         arguments = arguments_of(run) if run.is_pretraining else {}
-    prepared = encoder.preprocessing.identity()  # before a protocol changes it
+    prepared = encoder.preprocessing_identity()  # before a protocol changes it
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
     more_data = None
     with RunLogger(run, context) as context.logger:
@@ -239,6 +242,9 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         else:
             weights = models.fingerprint(encoder)
             context.note(weights_sha256=weights)
+            if isinstance(encoder, FusedEncoder):
+                members = [models.fingerprint(member) for member in encoder.encoders]
+                context.note(members_sha256=members)
             protocol = protocol_of(config["protocol"])
             scores = list(protocol.run(encoder, dataset, context))
             more_data = getattr(protocol, "more_data", lambda: None)()

@@ -130,7 +130,7 @@ _NULL_COUNTS: dict[str, frozenset[str]] = {
     f"{_BACKBONES}.timm_backbone": frozenset({"options"}),
     f"{_BACKBONES}.torchvision_backbone": frozenset({"options"}),
     "ssl_transfer.models.small_networks.small_network": frozenset({"options"}),
-    _PROTOCOLS: frozenset({"preprocessing", "statistics_preprocessing", "views"}),
+    _PROTOCOLS: frozenset({"preprocessing", "settings", "statistics_preprocessing", "views"}),
     _TUNING: frozenset({"augmentation"}),
 }
 

@@ -51,7 +51,7 @@ def check(run: Run) -> str | None:
         size = (model.get("preprocessing") or {}).get("size")
         _warn_of_stem(run.names["model"], model.get("stem"), size)
         as_they_are = [s.resolved["model"] for s in run.sources.values() if not s.trains]
-        if "encoder" not in run.sources:
+        if "encoder" not in run.sources and not run.is_fused:
             as_they_are.append(model)
         for node in as_they_are:
             if (node.get("weights") or {}).get("path"):

@@ -6,6 +6,7 @@ so a finished run is not computed again and an interrupted one is resumed.
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -47,6 +48,11 @@ class Run:
         """Whether the method trains the model; ``as_is`` uses its weights unchanged."""
         return self.config["method"].get("_target_") is not None
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether the encoder consists of the members that its method names."""
+        return "members" in self.config["method"]
+
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
         """The configuration with interpolations resolved on this computer."""
@@ -62,11 +68,12 @@ class Run:
         """The pre-training of each encoder that this run uses but does not train itself.
 
         The key is the encoder's role: ``encoder`` for that of an evaluation, and the
-        paths of the method's references for a pre-training (``teacher``, ``teachers[0]``). A
-        pre-training with ``as_is`` is never executed; it represents unchanged weights.
+        paths of the method's references for a pre-training (``teacher``, ``teachers[0]``) or for
+        an evaluation of several encoders as one (``members[0]``). A pre-training with ``as_is`` is
+        never executed; it represents unchanged weights.
         """
-        if not self.is_pretraining:
-            return {"encoder": pretraining_of(self.config)} if self.trains else {}
+        if not self.is_pretraining and self.trains:
+            return {"encoder": pretraining_of(self.config)}
         nodes_of = references.whole(self.config["method"])
         return {path: pretraining_of({**self.config, **nodes}) for path, nodes in nodes_of.items()}
 
@@ -77,6 +84,8 @@ class Run:
         identity: dict[str, Any] = {
             axis: identity_of(axis, config[axis]) for axis in references.AXES
         }
+        if self.is_fused:  # the members name their own models
+            identity["model"] = None
         identity["precision"] = config["precision"]
         if config.get("debug"):
             identity["debug"] = True
@@ -95,6 +104,8 @@ class Run:
     def names(self) -> dict[str, Any]:
         """The four names, as tables show them; a pre-training has no dataset."""
         names: dict[str, Any] = {axis: self._name(axis) for axis in ("model", "method", "protocol")}
+        if self.is_fused:
+            names["model"] = joined([source.names["model"] for source in self.sources.values()])
         names["dataset"] = None if self.is_pretraining else self._name("dataset")
         return names
 
@@ -112,6 +123,10 @@ class Run:
     @property
     def label(self) -> str:
         """The encoder's short name; ``results`` distinguishes encoders that share one."""
+        if self.is_fused:
+            fuse = self.resolved["method"].get("fuse", "concatenate")
+            members = joined([source.label for source in self.sources.values()])
+            return members if fuse == "concatenate" else f"{fuse}({members})"
         model, method = self.names["model"], self.names["method"]
         return model if method == "as_is" else f"{model}-{method}"
 
@@ -213,6 +228,17 @@ def graph(runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         visit(run)
     return list(ordered.values())
+
+
+def joined(labels: Iterable[str]) -> str:
+    """Return the label of several encoders as one; equal neighbours are counted.
+
+    Example:
+        >>> joined(["swav", "simclr", "simclr"])
+        'swav+2x-simclr'
+    """
+    counted = [(label, len(list(same))) for label, same in itertools.groupby(labels)]
+    return "+".join(label if count == 1 else f"{count}x-{label}" for label, count in counted)
 
 
 def _filename(text: str) -> str:

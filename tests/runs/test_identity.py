@@ -137,7 +137,8 @@ def enters(path: tuple[Any, ...], config: dict[str, Any]) -> bool:
         return False
     if config["protocol"]["name"] == "pretrain":
         return path[0] not in ("dataset", "protocol", "seed") or name == "protocol.name"
-    return True
+    # A fused encoder consists of its members, whose nodes name their models.
+    return not ("members" in config["method"] and path[0] == "model")
 
 
 @pytest.mark.slow
