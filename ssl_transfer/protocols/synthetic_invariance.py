@@ -52,8 +52,8 @@ that are defined."""
 
 BLOCK = 32
 """Settings (or images, in original size) between the points at which a run can be resumed."""
-CACHED = 32
-"""Images that a processor transforms and encodes at once."""
+CACHED = 2**20
+"""Numbers in the images that a processor transforms and encodes at once."""
 PIXELS = 2**25
 """Pixels of images in original size that are transformed at once."""
 
@@ -351,7 +351,9 @@ class _Resized(_Chunk):
         """Return the totals over the images for some settings."""
         scale = self.pixels.shape[-1] / SIDE
         # A processor is faster on few images, which its cache holds; a GPU, on many.
-        size = CACHED if self.context.device.type == "cpu" else len(self.pixels)
+        size = len(self.pixels)
+        if self.context.device.type == "cpu":
+            size = max(1, CACHED // self.pixels[0].numel())
         rows = []
         for row in settings:
             parts = []
