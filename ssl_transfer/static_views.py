@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,12 @@ def _results(
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
         try:
             yield from pool.map(work, jobs, chunksize=16)
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"every one of the {workers} processes must live until the set is complete, but "
+                "one was ended from outside, such as for lack of memory; send the command again "
+                "with fewer --workers."
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

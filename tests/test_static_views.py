@@ -180,6 +180,16 @@ def test_the_reader_gives_each_object_its_original_and_two_views(
     assert (dataset.facts["mask"], dataset.facts["augmentation"]) == ("normal", "moco_v2")
 
 
+def test_a_set_of_the_published_code_has_no_manifest(source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "static"
+    command(source, target)
+    (target / "manifest.json").unlink()
+    shutil.rmtree(target / "n01443537")
+    dataset = read(target)
+    assert list(dataset["test"].names) == FILES[:6]
+    assert dataset.facts["augmentation"] is None
+
+
 def test_an_image_that_is_skipped_takes_its_object_with_it(source: Path, tmp_path: Path) -> None:
     target = tmp_path / "static"
     command(source, target)
