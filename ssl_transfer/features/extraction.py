@@ -131,6 +131,10 @@ class FrozenFeatures:
         judge(summary, f"`{self.encoder.name}` on the {split} split", self.context)
         return rows
 
+    def identity(self, split: str) -> dict[str, Any]:
+        """Return the identity of a split's features in the store."""
+        return self._identity(split, None, 0)
+
     def _identity(self, split: str, augmentation: Augmentation | None, view: int) -> dict[str, Any]:
         """Return the identity of an array in the store."""
         if self.members:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_transfer.features.extraction import FrozenFeatures, identity_of
+from ssl_transfer.features.extraction import FrozenFeatures
 from ssl_transfer.metrics.invariance import FeatureStatistics, feature_statistics
 from ssl_transfer.system import distributed
 from ssl_transfer.system.files import replace_atomically
@@ -36,18 +36,7 @@ def split_statistics(features: FrozenFeatures, split: str) -> FeatureStatistics:
     Raises:
         ValueError: if the features do not vary.
     """
-    identity = {
-        "statistics": VERSION,
-        **identity_of(
-            features.of_encoder,
-            features.preprocessing,
-            features.dataset,
-            split,
-            features.context.precision,
-        ),
-    }
-    if features.precision == "fp16":  # the stored features are rounded
-        identity["stored"] = features.precision
+    identity = {"statistics": VERSION, **features.identity(split)}
     path = _path(features.context.features, identity)
     stored = _read(path, identity)
     if not distributed.any_true(stored is None):

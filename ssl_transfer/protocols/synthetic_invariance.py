@@ -29,6 +29,7 @@ from ssl_transfer.datasets.recolouring import levels
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
 from ssl_transfer.datasets.warps import Interpolation, Window, centre, resized_levels
 from ssl_transfer.features import FrozenFeatures
+from ssl_transfer.features.extraction import evaluating, output_of
 from ssl_transfer.metrics.invariance import (
     Whitening,
     cosine_similarities,
@@ -40,7 +41,6 @@ from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.whitened import WhitenedProtocol
 from ssl_transfer.randomness import permutation
 from ssl_transfer.system import distributed
-from ssl_transfer.training.trainer import autocast
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class SyntheticInvariance(WhitenedProtocol):
         factorisation: likewise.
         image_size: see ``FrozenProtocol``.
         preprocessing: see ``FrozenProtocol``.
+        representation: see ``FrozenProtocol``.
+        feature_precision: see ``FrozenProtocol``; of the features that give mean and covariance.
 
     Raises:
         ValueError: if a value is out of its range, or the transform cannot have ``k`` settings.
@@ -163,12 +165,8 @@ class SyntheticInvariance(WhitenedProtocol):
         settings = chosen.settings(self.k, definition)
         identity = chosen.is_identity(settings, definition)
         indices = self.sample(len(dataset["test"]), dataset.split_seed)
-        training = encoder.training
-        encoder.eval()
-        try:
+        with evaluating(encoder):
             totals = self._totals(features, white, settings, indices)
-        finally:
-            encoder.train(training)
         undefined = round(len(indices) * len(settings) - totals[:, 2].sum())
         means = {
             "similarity": totals[:, 0] / np.maximum(totals[:, 2], 1),
@@ -300,6 +298,7 @@ class _Chunk:
         indices: Int64[np.ndarray, " images"],
     ) -> None:
         self.encoder, self.context = features.encoder, features.context
+        self.representation = features.representation
         self.preprocessing, self.white = features.preprocessing, white
         self.split: Split = features.dataset["test"]
         self.transform, self.definition, self.indices = TRANSFORMS[name], definition, indices
@@ -318,9 +317,7 @@ class _Chunk:
             for values in (self.preprocessing.mean, self.preprocessing.std)
         )
         inputs = torch.addcmul(-mean / std, pixels, 1 / std).to(self.context.dtype)
-        with autocast(self.context):
-            output: Tensor = self.encoder(inputs)
-        return output
+        return output_of(self.encoder, inputs, self.context, self.representation)
 
 
 class _Resized(_Chunk):
@@ -413,8 +410,8 @@ class _OriginalSize(_Chunk):
         height, width = images.shape[-2:]
         side, short = self.preprocessing.shorter_side, min(height, width)
         shape = (int(side * height / short), int(side * width / short))
-        if self.preprocessing.square:
-            shape = self.window
+        if self.preprocessing.square or self.preprocessing.squash:
+            shape = self.window if self.preprocessing.square else (side, side)
         mode = self.preprocessing.interpolation
         assert mode != "lanczos"  # see `_require_resizing`
         view = levels(images)

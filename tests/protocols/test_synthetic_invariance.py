@@ -18,6 +18,7 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.embedded import photos
 from ssl_transfer.datasets.invariance_transforms import TRANSFORMS
+from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols import synthetic_invariance
 from ssl_transfer.protocols.base import require
@@ -307,6 +308,31 @@ def test_the_encoder_is_judged_in_eval_mode_and_keeps_its_own(encoder, dataset, 
     encoder.train()
     run(SyntheticInvariance(images=2), encoder, dataset, tmp_path)
     assert encoder.training
+
+
+def test_fused_encoders_and_embeddings_are_measured_as_they_are(encoder, dataset, tmp_path):
+    fused = FusedEncoder([encoder, models.wrap(network(), encoder.preprocessing)], "concatenate")
+    _, facts, _, _ = run(SyntheticInvariance(images=4), fused, dataset, tmp_path / "fused")
+    # Both members are the same network, so that the rank is that of one.
+    assert (facts["whitening"]["dimensions"], facts["whitening"]["rank"]) == (20, 10)
+    features, *_ = run(SyntheticInvariance(images=4), encoder, dataset, tmp_path / "features")
+    encoder.projector = nn.Linear(10, 10)  # an affine map changes no score
+    protocol = SyntheticInvariance(images=4, representation="embeddings")
+    embeddings, *_ = run(protocol, encoder, dataset, tmp_path / "embeddings")
+    assert embeddings == pytest.approx(features, rel=1e-2, abs=1e-2)
+    encoder.projector = nn.Sequential(nn.Linear(10, 10), nn.Tanh())
+    other, *_ = run(protocol, encoder, dataset, tmp_path / "other")
+    assert other != pytest.approx(features, rel=1e-2, abs=1e-2)
+
+
+def test_squashed_images_are_squashed_in_either_order(dataset, tmp_path):
+    preprocessing = Preprocessing(size=CROP, resize=RESIZE, squash=True)
+    encoder = models.wrap(network(), preprocessing)
+    scores = {}
+    for order in ("resize_first", "original_size"):
+        protocol = SyntheticInvariance(transform="invert", images=9, order=order)
+        scores[order], *_ = run(protocol, encoder, dataset, tmp_path / order)
+    assert scores["original_size"] == pytest.approx(scores["resize_first"], rel=0.05, abs=0.02)
 
 
 def test_a_singular_covariance_is_shrunk_with_a_warning_or_refused(
