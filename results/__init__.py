@@ -1,9 +1,10 @@
 """Tables and correlations from the records of runs.
 
 Tables read only ``record.json``, ``failure.json`` and ``sweep.json`` files; the report on one run
-also reads its ``test_predictions.npz`` and ``metrics.jsonl``. This package never imports torch or
-``ssl_transfer``, so it works on a laptop with only a copy of the outputs folder. On the command
-line it is ``python -m results``; in a notebook start with ``frame(read(Path("outputs")))``.
+also reads its ``test_predictions.npz`` and ``metrics.jsonl``, the comparison of few-shot runs their
+``episodes.npz``. This package never imports torch or ``ssl_transfer``, so it works on a laptop with
+only a copy of the outputs folder. On the command line it is ``python -m results``; in a notebook
+start with ``frame(read(Path("outputs")))``.
 """
 
 from results.errors import ResultsError

@@ -27,6 +27,7 @@ EXAMPLES = """examples:
       --target finetune
   python -m results compare --published transfer_2021_table1,transfer_2021_ece
   python -m results run 3f2a --to pictures
+  python -m results episodes 3f2a 81cd
   python -m results summary --sweep latest
 """
 
@@ -90,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _placing(single)
     single.set_defaults(function=_run)
+    episodes = commands.add_parser("episodes", help="few-shot runs compared episode by episode")
+    episodes.add_argument(
+        "runs", nargs="+", metavar="ID", help="ids of runs, or their folders; the first is the base"
+    )
+    _placing(episodes)
+    _writing(episodes)
+    episodes.set_defaults(function=_episodes)
     published = commands.add_parser("published", help="published tables to compare with")
     published.set_defaults(function=_published)
     return parser
@@ -262,6 +270,18 @@ def _run(options: argparse.Namespace) -> int:
         print(f"saved: {', '.join(map(str, files))}", file=sys.stderr)
     for problem in problems:
         print(f"warning: {printable(problem)}", file=sys.stderr)
+    return 0
+
+
+def _episodes(options: argparse.Namespace) -> int:
+    from results.episodes import compared, read_episodes, to_csv_rows, to_table
+    from results.single_run import find_run
+
+    rows = compared([read_episodes(find_run(options.outputs, name)) for name in options.runs])
+    table, numbers = to_table(rows), to_csv_rows(rows)
+    show([table], numbers, options.format)
+    if options.save:
+        print(f"saved: {save(options.save, 'episodes', [table], numbers)}", file=sys.stderr)
     return 0
 
 
