@@ -100,6 +100,8 @@ class FewShot(FrozenProtocol):
         bn_statistics: what these layers normalise by (see ``EpisodeTuning``).
         image_size: see ``FrozenProtocol``.
         preprocessing: see ``FrozenProtocol``.
+        representation: see ``FrozenProtocol``; ``features`` for ``bn_tune``.
+        feature_precision: see ``FrozenProtocol``.
 
     Raises:
         ValueError: if a value is out of its range, or keys contradict each other.
@@ -134,6 +136,11 @@ class FewShot(FrozenProtocol):
             raise ValueError(
                 "`batch_size` must be null for `classifier=bn_tune`, whose steps use the whole "
                 f"support, but is {self.batch_size}."
+            )
+        if self.classifier == "bn_tune" and self.representation != "features":
+            raise ValueError(
+                "`representation` must be features for `classifier=bn_tune`, whose head stands on "
+                f"the encoder, but is {self.representation}."
             )
 
     def pooled(self, dataset: Dataset) -> list[str]:
@@ -253,13 +260,15 @@ class EpisodeRun:
         parts = []
         for start in context.progress(starts, total=len(starts), label="episodes"):
             part = episodes[start : start + size]
-            taken = torch.from_numpy(take(rows, part.samples)).to(context.device)
+            taken = torch.from_numpy(take(rows, part.samples)).to(context.device, context.dtype)
             if protocol.normalise:
                 taken = F.normalize(taken, dim=2)
             support, queries = taken.tensor_split([protocol.ways * protocol.shots], dim=1)
             by_way = torch.unflatten(support, 1, (protocol.ways, protocol.shots))
-            parts.append(self._correct(self._scores(by_way, queries, start)))
-        return np.concatenate(parts)
+            parts.append(self._shares(self._scores(by_way, queries, start)))
+        accuracies = np.concatenate(parts)
+        _require_finite(accuracies)
+        return accuracies
 
     def _scores(
         self, support: Float[Tensor, "E K S D"], queries: Float[Tensor, "E Q D"], start: int
@@ -323,9 +332,11 @@ class EpisodeRun:
             support, queries = images.tensor_split([protocol.ways * protocol.shots], dim=1)
             by_way = torch.unflatten(support, 1, (protocol.ways, protocol.shots))
             scores = tuned_scores(encoder, by_way, queries, tuning, context)
-            results.append((part.start, self._correct(scores).tolist()))
+            results.append((part.start, self._shares(scores).tolist()))
         shared = [result for share in distributed.gather_objects(results) for result in share]
-        return [value for _, values in sorted(shared) for value in values]
+        accuracies = [value for _, values in sorted(shared) for value in values]
+        _require_finite(accuracies)
+        return accuracies
 
     def training(self) -> HeadTraining:
         """Return the training of the heads."""
@@ -342,16 +353,27 @@ class EpisodeRun:
             seed=self.dataset.split_seed,
         )
 
-    def _correct(self, scores: Scores) -> Accuracies:
-        """Return the share of queries of each episode with the largest score for their class."""
-        if not bool(scores.isfinite().all()):
-            raise NonFiniteLoss(
-                "the classifier of every episode must give finite class scores, but some are not; "
-                "lower `protocol.lr`, or set protocol.normalise=true."
-            )
+    def _shares(self, scores: Scores) -> Accuracies:
+        """Return the share of queries of each episode with the largest score for their class.
+
+        The share is NaN if some scores are not finite.
+        """
         labels = torch.arange(self.protocol.ways).repeat_interleave(self.protocol.queries)
-        correct: Accuracies = (scores.argmax(dim=2).cpu() == labels).double().mean(dim=1).numpy()
-        return correct
+        shares = (scores.argmax(dim=2).cpu() == labels).double().mean(dim=1)
+        finite = scores.isfinite().all(dim=2).all(dim=1).cpu()
+        accuracies: Accuracies = shares.where(finite, torch.nan).numpy()
+        return accuracies
+
+
+def _require_finite(accuracies: Sequence[float] | Accuracies) -> None:
+    """Refuse episodes whose classifier diverged."""
+    diverged = int((~np.isfinite(accuracies)).sum())
+    if diverged:
+        raise NonFiniteLoss(
+            "the classifier of every episode must give finite class scores, but those of "
+            f"{diverged} of {len(accuracies)} episodes are not; lower `protocol.lr`, or set "
+            "protocol.normalise=true."
+        )
 
 
 def take(

@@ -172,11 +172,22 @@ def test_several_classes_per_image_are_refused():
         ({"shots": 0}, "`shots` must be at least 1"),
         ({"C": 0.0}, "`C` must be positive"),
         ({"classifier": "bn_tune", "batch_size": 4}, "`batch_size` must be null for"),
+        ({"classifier": "bn_tune", "representation": "embeddings"}, "`representation` must be"),
     ],
 )
 def test_keys_are_checked(keys, sentence):
     with pytest.raises(ValueError, match=sentence):
         FewShot(**keys)
+
+
+def test_stored_features_of_half_precision_are_judged_in_full(encoder, tmp_path):
+    half = FewShot(**TINY, feature_precision="fp16", classifier="logistic_regression")
+    full = dataclasses.replace(half, feature_precision="fp32")
+    means = [
+        run(protocol, encoder, toy(), tmp_path / str(n))[0]["top1"].value
+        for n, protocol in enumerate((half, full))
+    ]
+    assert means[0] == pytest.approx(means[1], abs=0.02)
 
 
 def test_a_diverged_head_is_reported(encoder, tmp_path):
@@ -219,6 +230,23 @@ def test_bn_tuned_episodes_resume_after_the_last_block(network, tmp_path, monkey
     assert np.array_equal(parts["accuracies"], whole["accuracies"])
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+def tuned_by_a_process(folder):
+    """The scores of BN-tuned episodes; each process gets its share of three batches."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = models.wrap(small_resnet(width=4), FOUR)
+    protocol = dataclasses.replace(BN_TUNE, episodes=3)
+    options = {"precision": "fp64", "batch_size_eval": 6, "progress_bar": False}
+    surroundings = Context(folder, folder / "features", **options)
+    return [score.value for score in protocol.run(network, toy(), surroundings)]
+
+
+def test_two_processes_share_tuned_episodes_and_get_the_same_scores(tmp_path, gloo_pool):
+    alone = tuned_by_a_process(tmp_path / "one")
+    first, second = gloo_pool.run(tuned_by_a_process, tmp_path / "two")
+    assert first == second == alone
 
 
 def test_an_encoder_without_batch_norm_is_not_applicable(encoder, tmp_path):
