@@ -51,7 +51,7 @@ class TSNE(AugmentedViews):
         pca_dims: number of principal components of which the distances are taken.
         max_samples: largest number of images, the same number of each class, chosen by the
             dataset's ``split_seed``; views come in addition.
-        max_classes: largest number of classes, the first ones (null: all), as published.
+        max_classes: largest number of classes, the first ones, as published.
         show_views: whether to show two views of each image, too, joined with it; a static set
             always shows them.
         zoom: a region that further panels show larger: left, bottom, right and top as shares of the
@@ -73,7 +73,7 @@ class TSNE(AugmentedViews):
     iterations: Annotated[int, Range(MIN_ITERATIONS, cap=10**6)] = 1000
     pca_dims: Annotated[int, Range(2, cap=10**6)] = 50
     max_samples: Count = 1000
-    max_classes: Count | None = 10
+    max_classes: Count = 10
     show_views: bool = False
     zoom: Sequence[float] | None = None
 
