@@ -103,15 +103,15 @@ def _largest(
         return top
     whole = groups * size
     # Group g holds the columns g, g + groups, g + 2 groups, …: the maxima are of contiguous rows.
-    maxima = values[:, :whole].reshape(-1, size, groups).amax(1)
-    chosen = maxima.topk(k, dim=1).indices
-    steps = torch.arange(size, device=values.device) * groups
-    candidates = (chosen[:, :, None] + steps).flatten(1)
+    grouped = values[:, :whole].view(len(values), size, groups)
+    chosen = grouped.amax(1).topk(k, dim=1).indices
+    candidates = grouped.gather(2, chosen[:, None].expand(-1, size, -1)).flatten(1)
     if whole < columns:  # the columns that fill no group
-        rest = torch.arange(whole, columns, device=values.device)
-        candidates = torch.cat([candidates, rest.expand(len(values), -1)], dim=1)
-    largest, places = values.gather(1, candidates).topk(k, dim=1)
-    return largest, candidates.gather(1, places)
+        candidates = torch.cat([candidates, values[:, whole:]], dim=1)
+    largest, places = candidates.topk(k, dim=1)
+    step, group = places // k, chosen.gather(1, places % k)
+    in_group = places < size * k
+    return largest, torch.where(in_group, step * groups + group, places - size * k + whole)
 
 
 def _blocks(parts: Sequence[Features], multiple: int = 1) -> Iterator[Features]:
