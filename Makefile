@@ -1,6 +1,6 @@
 # Everything starts here: `make help`. Works on a bare Debian or Ubuntu with git, make and Python 3.11+.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-slurm-accounting gpu-check lint format types check benchmarks clean
+.PHONY: help install demo demo-measures test test-slow test-slurm test-slurm-accounting gpu-check lint format types check benchmarks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -19,6 +19,9 @@ $(READY): setup.cfg setup.py pyproject.toml scripts/install.sh
 
 demo: $(READY) ## the main job on embedded images: does BN-tuning predict fine-tuning better than a linear probe?
 	@$(PY) scripts/demo.py
+
+demo-measures: $(READY) ## the demo's encoders judged by measures of frozen features: which of them predict fine-tuning?
+	@$(PY) scripts/demo.py --measures
 
 # Processes side by side, each with one thread: many threads on few cores wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal

@@ -1,5 +1,10 @@
-"""``make demo``: the main job on embedded images, from pre-training to the correlation table."""
+"""``make demo``: the main job on embedded images, from pre-training to the correlation table.
 
+With ``--measures`` (``make demo-measures``) the same encoders are also judged by measures of their
+frozen features, and the last table tells which of them follow fine-tuning.
+"""
+
+import argparse
 import subprocess
 import sys
 import time
@@ -18,17 +23,33 @@ def step(title: str, *arguments: str) -> None:
         sys.exit(done.returncode)
 
 
+MEASURES = (
+    "linear_probe", "bn_tune", "knn", "logistic_regression", "few_shot", "instance_discrimination",
+    "alignment_uniformity", "synthetic_invariance", "transferability:logme",
+    "transferability:h_score_shrinkage", "transferability:knn_loo", "transferability:rankme",
+)  # fmt: skip
+
+
 def main() -> None:
     """Run the steps and say where everything lies."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--measures", action="store_true", help="also judge by measures")
+    with_measures = parser.parse_args().measures
     began = time.monotonic()
     tables = f"{OUTPUTS}/tables"
     step("Pre-train nine encoders, judge each", "run.py", "-m", "experiment=demo")
     step("Judge a random encoder", "run.py", "-m", "experiment=demo_random")
+    if with_measures:
+        step("Measure the frozen features", "run.py", "-m", "experiment=demo_measures")
+        step("And those of the random encoder", "run.py", "-m", "experiment=demo_measures_random")
     saved = ["--outputs", OUTPUTS, "--save", tables]
     step("The scores", "-m", "results", "table", *saved)
-    question = ["--proxy", "linear_probe,bn_tune", "--target", "finetune"]
+    proxies = ",".join(MEASURES) if with_measures else "linear_probe,bn_tune"
+    question = ["--proxy", proxies, "--target", "finetune"]
     plot = ["--plot", f"{OUTPUTS}/scatter.png"]
     title = "Does BN-tuning predict fine-tuning better than a linear probe?"
+    if with_measures:
+        title = "Which measures predict fine-tuning?"
     step(title, "-m", "results", "correlate", *question, *saved, *plot)
     sys.stdout.write(
         f"\ntables   {tables}\nscatter  {OUTPUTS}/scatter.png\nruns     {OUTPUTS}/*/*/record.json\n"

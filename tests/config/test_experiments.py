@@ -39,6 +39,7 @@ MEASUREMENTS = (
     "invariances/extrinsic",
     "invariances/landmarks",
     "small_models/alignment_uniformity", "small_models/instance_discrimination",
+    "small_models/measures", "small_models/best_nn",
     "invariances/real_world",
     "invariances/synthetic",
 )  # fmt: skip
