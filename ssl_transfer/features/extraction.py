@@ -147,16 +147,16 @@ class FrozenFeatures:
                 "fuse": self.fuse,
                 "members": members,
             }
-        identity = identity_of(
-            self.of_encoder, self.preprocessing, self.dataset, split, self.context.precision
+        return identity_of(
+            self.of_encoder,
+            self.preprocessing,
+            self.dataset,
+            split,
+            self.context.precision,
+            augmentation=augmentation,
+            view=view,
+            stored=self.precision,
         )
-        if augmentation is not None:
-            random_part = dataclasses.asdict(augmentation)
-            seed = self.dataset.split_seed
-            identity |= {"augmentation": random_part, "view": view, "seed": seed}
-        if self.precision == "fp16":
-            identity["stored"] = self.precision
-        return identity
 
     def _fused_rows(self, split: str, augmentation: Augmentation | None, view: int) -> Rows:
         """Return the members' features as one array, which is stored beside theirs.
@@ -252,6 +252,10 @@ def identity_of(
     dataset: Dataset,
     split: str,
     precision: str,
+    *,
+    augmentation: Augmentation | None = None,
+    view: int = 0,
+    stored: StoredPrecision = "fp32",
 ) -> dict[str, Any]:
     """Return the identity of a split's features in the store.
 
@@ -261,8 +265,11 @@ def identity_of(
         dataset: the dataset.
         split: name of its split.
         precision: see ``Context``.
+        augmentation: the random part of a view (``None``: the evaluation's view).
+        view: number of the view.
+        stored: type in which the store keeps the features.
     """
-    return {
+    identity: dict[str, Any] = {
         "version": VERSION,
         **of_encoder,
         "preprocessing": preprocessing.identity(),
@@ -272,6 +279,12 @@ def identity_of(
         "split": split,
         "samples": len(dataset[split]),
     }
+    if augmentation is not None:
+        random_part = dataclasses.asdict(augmentation)
+        identity |= {"augmentation": random_part, "view": view, "seed": dataset.split_seed}
+    if stored == "fp16":
+        identity["stored"] = stored
+    return identity
 
 
 @dataclasses.dataclass(frozen=True)

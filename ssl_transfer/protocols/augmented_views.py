@@ -102,6 +102,10 @@ class AugmentedViews(FrozenProtocol):
         )
         return (first, second) if dataset.flip else (first.without_flip(), second.without_flip())
 
+    def stored_views(self, dataset: Dataset) -> Sequence[Augmentation]:
+        """Return the views that are made on the fly; a static set has its own."""
+        return () if dataset.target == "views" else self.augmentations(dataset)
+
     def view_features(self, encoder: Encoder, dataset: Dataset, context: Context) -> ViewFeatures:
         """Return the features of the images and of their views, on the context's device."""
         if dataset.target == "views":

@@ -1,11 +1,13 @@
 """Base class of measurements of frozen features: keys about images, and the stored features."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ssl_transfer.config.ranges import Side
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.features import FrozenFeatures, Representation, StoredPrecision
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
@@ -41,6 +43,10 @@ class FrozenProtocol:
     def __post_init__(self) -> None:
         # The run checks later whether the sizes fit those of the encoder.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
+
+    def stored_views(self, dataset: Dataset) -> Sequence[Augmentation]:
+        """Return the augmented views whose features are stored beside those of the images."""
+        return ()
 
     def features(self, encoder: Encoder, dataset: Dataset, context: Context) -> FrozenFeatures:
         """Return the features of an encoder on a dataset, computed once for all runs."""

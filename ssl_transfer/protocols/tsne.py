@@ -10,6 +10,7 @@ from ssl_transfer.config.ranges import Count, NotEmpty, Positive, Range, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.splitting import per_class
+from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.estimators.tsne import (
     MIN_ITERATIONS,
     MIN_POINTS,
@@ -162,6 +163,10 @@ class TSNE(AugmentedViews):
                 )
         shared: dict[float, Embedding] = distributed.broadcast_object(embeddings)
         return shared
+
+    def stored_views(self, dataset: Dataset) -> Sequence[Augmentation]:
+        """Return the views that are made on the fly if they are shown."""
+        return super().stored_views(dataset) if self.show_views else ()
 
     def _shows_views(self, dataset: Dataset) -> bool:
         return self.show_views or dataset.target == "views"

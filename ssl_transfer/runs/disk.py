@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ssl_transfer import models, randomness
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.errors import NotApplicable
-from ssl_transfer.features import FeatureStore
+from ssl_transfer.features import FeatureStore, StoredPrecision
 from ssl_transfer.features.extraction import identity_of, identity_of_encoder
 from ssl_transfer.methods import pretraining
 from ssl_transfer.models.batch_norm import Scope, batch_norm_layers
@@ -105,24 +106,44 @@ class _Store:
         splits = [key for key in (SPLITS if "train" in splits else splits) if len(dataset[key])]
         size, changes = (getattr(protocol, key) for key in ("image_size", "preprocessing"))
         precision = run.config["precision"]
+        kept: StoredPrecision = "fp32"
+        views: list[Augmentation | None] = [None]
+        if isinstance(protocol, FrozenProtocol):
+            kept = protocol.feature_precision
+            views += protocol.stored_views(dataset)
         arrays = json.dumps(
-            [_weights_key(run), run.resolved["dataset"], size, changes, precision], sort_keys=True
+            [_weights_key(run), run.resolved["dataset"], size, changes, precision, kept],
+            sort_keys=True,
         )
-        if (arrays, *splits) in self.asked:
+        wanted = [(split, number) for split in splits for number in range(len(views))]
+        asked = {(arrays, split, str(views[number])) for split, number in wanted} - self.asked
+        if not asked:
             return {}
-        self.asked.add((arrays, *splits))
-        row = 4 * _factor(run) * _dim(run)
-        sizes = {split: row * len(dataset[split]) for split in splits}
+        self.asked |= asked
+        row = 4 * _factor(run) * _dim(run) // (2 if kept == "fp16" else 1)
         store = FeatureStore(Path(run.resolved["paths"]["features"]))
-        if (stored := self._encoder(run, store)) is None:
-            return {f"{split} {arrays}": sizes[split] for split in splits}
-        of_encoder, prepared = stored
-        prepared = prepared.replaced(size, changes)
-        paths = {
-            split: store.path(identity_of(of_encoder, prepared, dataset, split, precision))
-            for split in splits
-        }
-        return {str(path): sizes[split] for split, path in paths.items() if not path.exists()}
+        stored = self._encoder(run, store)
+        missing = {}
+        for split, number in wanted:
+            key = f"{split} {views[number]} {number} {arrays}"
+            if stored is not None:
+                of_encoder, prepared = stored
+                prepared = prepared.replaced(size, changes)
+                identity = identity_of(
+                    of_encoder,
+                    prepared,
+                    dataset,
+                    split,
+                    precision,
+                    augmentation=views[number],
+                    view=max(0, number - 1),
+                    stored=kept,
+                )
+                if (path := store.path(identity)).exists():
+                    continue
+                key = str(path)
+            missing[key] = row * len(dataset[split])
+        return missing
 
     def _encoder(
         self, run: Run, store: FeatureStore

@@ -90,6 +90,19 @@ def test_features_count_once_for_all_runs_and_not_at_all_where_they_exist(tmp_pa
     assert needed(graph([*first, *second])).features == 0
 
 
+def test_views_count_beside_images_and_half_precision_half(tmp_path: Path) -> None:
+    def run(protocol: str, *keys: str) -> Run:
+        return tiny(tmp_path, f"protocol={protocol}", *keys, tuned=False)
+
+    views = run("alignment_uniformity")
+    images, dim = 20, views.config["model"]["width"] * 4  # test images alone
+    assert needed([views]).features == 3 * images * dim * 4
+    assert needed([run("tsne")]).features == images * dim * 4
+    assert needed([run("tsne", "protocol.feature_precision=fp16")]).features == images * dim * 2
+    assert run_all(views).failures == {}
+    assert needed([views, run("instance_discrimination"), run("tsne")]).features == 0
+
+
 def test_at_the_peak_each_of_the_largest_checkpoints_exists_twice() -> None:
     disk = Disk(features=0, kept=0, predictions=0, checkpoints=(3, 0, 7, 5))
     assert [disk.peak_of_checkpoints(number) for number in (1, 2, 9)] == [14, 24, 30]
