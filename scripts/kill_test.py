@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from launchers import sweep  # noqa: E402 - found by the line above
-from ssl_transfer.config import compose, options, plain  # noqa: E402
+from ssl_transfer.config import UNTRAINED, compose, options, plain  # noqa: E402
 from ssl_transfer.runs import Run  # noqa: E402
 
 COMMON = [
@@ -67,7 +67,7 @@ def every_kind() -> Iterator[list[str]]:
             yield [*line, *small, "model.preprocessing.size=16", *tuned]
     for seed in (0, 1):
         for method in options("method"):
-            if method == "as_is":
+            if method in UNTRAINED:
                 continue
             line = [f"method={method}", "protocol=pretrain", f"method.seed={seed}", "model.width=8"]
             small = ["dataset@method.pretrain_on=digits", "method.pretrain_on.labels_per_class=40"]

@@ -7,12 +7,13 @@ interpolations, and ``locate`` imports the function or class that a ``_target_``
 
 from ssl_transfer.config.composition import compose, groups, options, resolve
 from ssl_transfer.config.references import plain
-from ssl_transfer.config.schema import AXES, CONF, RootOptions, TrainerOptions
+from ssl_transfer.config.schema import AXES, CONF, UNTRAINED, RootOptions, TrainerOptions
 from ssl_transfer.config.targets import locate
 
 __all__ = [
     "AXES",
     "CONF",
+    "UNTRAINED",
     "RootOptions",
     "TrainerOptions",
     "compose",

@@ -68,7 +68,7 @@ class LandmarkRegression(FrozenProtocol):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     alpha_values: Annotated[int, Range(1, cap=10**4)] = 45
-    alpha_log10: Sequence[float] = (-5.0, 6.0)
+    alpha_log10: Sequence[Annotated[float, Range(-300, 300)]] = (-5.0, 6.0)
     alpha: Positive | None = None
     folds: Annotated[int, Range(2, cap=1000)] = 5
     standardise: bool = False

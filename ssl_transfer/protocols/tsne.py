@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from ssl_transfer.config.ranges import Count, NotEmpty, Positive, Range, checked
+from ssl_transfer.config.ranges import Count, Fraction, NotEmpty, Positive, Range, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.splitting import per_class
@@ -76,7 +76,7 @@ class TSNE(AugmentedViews):
     max_samples: Count = 1000
     max_classes: Count = 10
     show_views: bool = False
-    zoom: Sequence[float] | None = None
+    zoom: Sequence[Fraction] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

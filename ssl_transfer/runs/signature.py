@@ -15,6 +15,7 @@ from ssl_transfer.config.hydra_errors import did_you_mean
 from ssl_transfer.config.ranges import faults, shown
 from ssl_transfer.config.schema import (
     NEEDED,
+    UNTRAINED,
     LoggerOptions,
     PathOptions,
     RootOptions,
@@ -199,7 +200,7 @@ def signature_problems(
 def _pretraining_problems(config: Mapping[str, Any]) -> Iterator[str]:
     method = config["method"]
     if config["protocol"]["name"] == "pretrain" and method.get("_target_") is None:
-        known = ", ".join(name for name in options("method") if name != "as_is")
+        known = ", ".join(name for name in options("method") if name not in UNTRAINED)
         yield (
             f"`method` must pre-train for `protocol=pretrain`, but is {method['name']!r}, "
             f"which takes weights as they are; known methods: {known}."

@@ -555,6 +555,8 @@ STEPS = [
     ("mixed_barlow_twins/transfer", ["dataset=flowers"]),
 ]
 ALIKE = {f"mixed_barlow_twins/linear_{name}" for name in ("cifar10", "cifar100", "tiny_imagenet")}
+# Their episodes have no recipe of training steps that a width could break.
+ALIKE |= {"bn_tuning/few_shot", "transfer_2021/few_shot"}
 
 
 def folder_of_images(root: Path, classes: int = 2, per_class: int = 3) -> None:

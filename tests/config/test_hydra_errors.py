@@ -72,7 +72,7 @@ def test_no_two_experiments_had_the_same_former_name() -> None:
     ("typed", "told"),
     [
         ("experiment=moco/linear_evl", "is `moco/linear_evl`; did you mean `moco/linear_eval`?"),
-        ("recipe=knn", "`recipe` must be one of bn_tuning/paper, mixed_barlow_twins/imagenet_"),
+        ("recipe=knn", "`recipe` must be one of bn_tuning/paper, invariances/classification, "),
         ("hydra/launcher=slum", "`hydra/launcher` must be one of basic, in_process, local, slurm"),
     ],
 )  # fmt: skip

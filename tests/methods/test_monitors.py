@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_transfer import datasets, methods, models
-from ssl_transfer.config import compose, options, plain, resolve
+from ssl_transfer.config import UNTRAINED, compose, options, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.transforms import Batch
@@ -33,7 +33,7 @@ from ssl_transfer.runs.signature import problems
 from ssl_transfer.system import distributed
 
 OFTEN = {"every_steps": 2, "every_epochs": 1, "k": 5}
-METHODS = [name for name in options("method") if name != "as_is"]
+METHODS = [name for name in options("method") if name not in UNTRAINED]
 
 
 # Values

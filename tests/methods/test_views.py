@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ssl_transfer import methods, preview
-from ssl_transfer.config import CONF, compose, options, plain
+from ssl_transfer.config import CONF, UNTRAINED, compose, options, plain
 from ssl_transfer.datasets.transforms import OPERATIONS, Augmentation, Pipeline
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
@@ -81,7 +81,7 @@ def test_every_named_list_says_where_it_comes_from_and_fits_a_method(name: str) 
     assert described(name)
 
 
-@pytest.mark.parametrize("method", [name for name in options("method") if name != "as_is"])
+@pytest.mark.parametrize("method", [name for name in options("method") if name not in UNTRAINED])
 def test_every_method_takes_other_views_by_name_and_they_are_part_of_the_run(method: str) -> None:
     own = plain(compose([f"method={method}", "protocol=pretrain"]))
     line = [f"method={method}", "protocol=pretrain", "views@method=ventral"]

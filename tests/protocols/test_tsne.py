@@ -147,7 +147,7 @@ def test_the_picture_has_a_panel_per_perplexity_and_another_row_for_the_region()
 
 @pytest.mark.parametrize("zoom", [(0.2, 0.2, 0.1, 0.4), (0, 0, 1), (0, 0, 1, 1.5)])
 def test_a_region_outside_of_the_picture_is_refused(zoom: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="`zoom` must be left, bottom, right and top"):
+    with pytest.raises(ValueError, match="`zoom` must"):
         TSNE(**FAST, zoom=zoom)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssl_transfer import datasets, methods, models
-from ssl_transfer.config import compose, options, plain, resolve
+from ssl_transfer.config import UNTRAINED, compose, options, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.preprocessing import Preprocessing
@@ -17,7 +17,7 @@ from ssl_transfer.system import distributed
 from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
-METHODS = [name for name in options("method") if name != "as_is"]
+METHODS = [name for name in options("method") if name not in UNTRAINED]
 KINDS = ("head", "batch_norm", "all")
 LENGTHS = [
     ("fp64", 20, 1e-9),
