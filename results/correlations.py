@@ -32,6 +32,10 @@ CLIP = 5e-4
 """Distance of scores from 0 and 1 in logits: half a sample of a test set of 1,000 images."""
 
 
+ALL_PAIRS = 4
+"""Number of proxies up to which all differences between them are shown."""
+
+
 @dataclasses.dataclass
 class Scores:
     """A protocol's scores by dataset and encoder, signed so that higher is better.
@@ -106,7 +110,8 @@ def correlate(results: Results, proxies: Sequence[str], target: str) -> list[Cor
     """Return each proxy's correlation with the target, and the differences between proxies.
 
     They are computed for each dataset with target scores; then as means over these datasets; then
-    for logits averaged over datasets. Two proxies are compared on the encoders that both have.
+    for logits averaged over datasets. Two proxies are compared on the encoders that both have; of
+    more than ``ALL_PAIRS`` proxies, each is compared with the first one only.
 
     Raises:
         ResultsError: for an unknown protocol or metric, or a proxy that is the target.
@@ -143,7 +148,10 @@ def _compare(
     target: tuple[Values, Values],
     proxies: Mapping[str, tuple[Values, Values]],
 ) -> Iterator[Correlation]:
-    """Yield each proxy's correlations, then the differences between proxies."""
+    """Yield each proxy's correlations, then the differences between proxies.
+
+    Of more than ``ALL_PAIRS`` proxies, each is compared with the first one only.
+    """
     for name, proxy in proxies.items():
         yield Correlation(
             dataset,
@@ -154,7 +162,11 @@ def _compare(
                 for label, kind, goal, source in _inputs(dataset, target, proxy)
             },
         )
-    for (base_name, base), (name, proxy) in itertools.combinations(proxies.items(), 2):
+    items = list(proxies.items())
+    pairs = itertools.combinations(items, 2)
+    if len(items) > ALL_PAIRS:
+        pairs = itertools.product(items[:1], items[1:])
+    for (base_name, base), (name, proxy) in pairs:
         with_base = _inputs(dataset, target, base)
         yield Correlation(
             dataset,

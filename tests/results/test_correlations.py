@@ -49,6 +49,19 @@ def test_coefficients_are_those_of_scipy_raw_and_on_logits() -> None:
     assert {c.n for c in found.coefficients.values()} == {7}
 
 
+def test_many_proxies_are_compared_with_the_first_one_only() -> None:
+    generator = np.random.default_rng(0)
+    names = [f"p{number}" for number in range(5)]
+    rows = [
+        row(encoder, protocol, "d1", float(generator.uniform(0.2, 0.9)))
+        for encoder in range(7)
+        for protocol in (*names, "finetune")
+    ]
+    for count, differences in ((4, 6), (5, 4)):
+        entries = correlate(Results(rows), names[:count], "finetune")
+        assert sum(entry.is_difference for entry in entries) == differences
+
+
 def test_seeds_are_averaged_before_anything_else() -> None:
     results = random_results()
     split = [
