@@ -163,9 +163,9 @@ def _compare(
             },
         )
     items = list(proxies.items())
-    pairs = itertools.combinations(items, 2)
+    pairs = list(itertools.combinations(items, 2))
     if len(items) > ALL_PAIRS:
-        pairs = itertools.product(items[:1], items[1:])
+        pairs = pairs[: len(items) - 1]  # those of the first proxy
     for (base_name, base), (name, proxy) in pairs:
         with_base = _inputs(dataset, target, base)
         yield Correlation(
