@@ -75,6 +75,10 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
         if "members" not in node:
             yield ConfigPart(path, _untrained, _without(node))
             return
+        members = node["members"]
+        if not isinstance(members, list) or not members:
+            yield ConfigPart(f"{path}.members", _several, {"value": members}, built=True)
+            return
         yield ConfigPart(path, _fused, _without(node))
         for place, value in items(node).items():
             yield from _reference(f"{path}.{place}", value)
@@ -142,7 +146,10 @@ def _reference(path: str, node: Any) -> Iterator[ConfigPart]:
 
 def _several(*, value: Any) -> None:
     """Raise ValueError: the value must be a list of encoder references."""
-    raise ValueError(f"there must be a list of encoders, but is {value!r}; write [A,B].")
+    what = "an empty list" if value == [] else repr(value)
+    if isinstance(value, Mapping):
+        what = "a single one"
+    raise ValueError(f"there must be a list of encoders, but is {what}; write [A,B].")
 
 
 def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:

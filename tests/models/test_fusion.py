@@ -19,8 +19,6 @@ from ssl_transfer.runs import Run
 from ssl_transfer.runs.run import graph
 from ssl_transfer.runs.signature import problems
 
-FUSED = ["method=cat", "method.members=[{seed:0},{seed:1}]"]
-
 
 def member(seed, size=4, dim=6):
     torch.manual_seed(seed)
@@ -82,7 +80,6 @@ def test_images_pass_members_that_see_them_in_the_same_way_only():
 
 
 def test_members_are_pretrained_once_for_all_fusions(tmp_path):
-    training = ["method=supervised", "method.epochs=1", "method.warmup_epochs=0"]
     shared = ",".join(f"'{override}'" for override in (
         "method.epochs=1", "method.warmup_epochs=0", "dataset@method.pretrain_on=digits",
         "method.pretrain_on.labels_per_class=4", "method.batch_size=16",
@@ -96,7 +93,6 @@ def test_members_are_pretrained_once_for_all_fusions(tmp_path):
     assert len({run.id for run in runs}) == 3
     assert len(graph(runs)) == 5  # two pre-trainings for the three
     assert runs[0].label == "2x-small_resnet-supervised"
-    assert training
     outcome = run_all(*runs)
     assert outcome.failures == {}
     record = runs[0].record()
@@ -124,14 +120,15 @@ def test_fusions_of_untrained_models_differ_in_id_by_members_and_fuse():
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
-        ("method.fuse=product", "`method.fuse` must"),
-        ("method.seed=0", "`method.members` must be given"),
+        (["method.members=[resnet18]", "method.fuse=product"], "`method.fuse` must"),
+        ([], "`method.members` must be given"),
+        (["method.members=[]"], "`method.members`: there must be a list of encoders, but is an em"),
+        (["method.members=resnet18"], "there must be a list of encoders, but is a single one; wri"),
     ],
 )
-def test_a_wrong_fusion_is_refused_before_work(override, message):
-    members = [] if "seed" in override else ["method.members=[resnet18]"]
-    sentences = problems(plain(compose(["method=cat", "protocol=knn", *members, override])))
+def test_a_wrong_fusion_is_refused_before_work(overrides, message):
+    sentences = problems(plain(compose(["method=cat", "protocol=knn", *overrides])))
     assert len(sentences) == 1
     assert message in sentences[0]
