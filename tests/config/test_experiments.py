@@ -39,7 +39,7 @@ MEASUREMENTS = (
     "invariances/extrinsic",
     "invariances/landmarks",
     "small_models/alignment_uniformity", "small_models/instance_discrimination",
-    "small_models/measures", "small_models/best_nn",
+    "small_models/measures", "small_models/best_nn", "small_models/tsne",
     "invariances/real_world",
     "invariances/synthetic",
 )  # fmt: skip
