@@ -8,7 +8,7 @@ from typing import Any
 from hydra.errors import HydraException
 
 from ssl_transfer import randomness
-from ssl_transfer.config import compose, options, plain, resolve
+from ssl_transfer.config import CONF, compose, options, plain, resolve
 from ssl_transfer.config.arguments import argument, quoted
 from ssl_transfer.models.factory import build
 from ssl_transfer.models.facts import read_preprocessing, read_yaml
@@ -126,12 +126,20 @@ def _option(node: Mapping[str, Any]) -> str | None:
         and _node([f"model={node['name']}"])["_target_"] == node["_target_"]
     ):
         return str(node["name"])
+    # Composing all options takes long; those that name the target themselves are the plain ones.
+    plain_options = [option for option in known if _names(option, str(node.get("_target_")))]
     alike = {}
-    for option in known:
+    for option in plain_options or known:
         composed = plain(compose([f"model={option}"]))["model"]
         if composed["_target_"] == node.get("_target_"):
             alike[option] = sum(composed.get(key) != value for key, value in node.items())
     return min(alike, key=lambda option: alike[option]) if alike else None
+
+
+def _names(option: str, target: str) -> bool:
+    """Return whether an option's own file names a target."""
+    file = CONF / "model" / f"{option}.yaml"
+    return file.is_file() and f"_target_: {target}\n" in file.read_text(encoding="utf-8")
 
 
 def _differing(composed: Mapping[str, Any], node: Mapping[str, Any]) -> list[str]:
