@@ -15,6 +15,7 @@ PROTOCOLS = [name for name in options("protocol") if name not in ("pretrain", "s
 SMALL = ["model.width=4", "model.preprocessing.size=16", "trainer.device=cpu"]
 FEW = ["dataset.labels_per_class=8", "dataset.test_per_class=20"]
 TUNING = ["protocol.epochs=1", "protocol.grid.lr=[0.1]", *FEW]
+MEASURES = [name for name in PROTOCOLS if name not in ("linear_probe", "bn_tune", "finetune")]
 FEWER = {
     "bn_tune": TUNING,
     "finetune": TUNING,
@@ -53,7 +54,7 @@ def test_a_protocol_runs_on_the_set_that_it_chooses_and_has_one_primary_score(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name not in ("bn_tune",)])
+@pytest.mark.parametrize("protocol", MEASURES)
 def test_the_command_of_a_protocol_alone_ends_well(protocol: str, tmp_path: Path) -> None:
     root = CONF.parent
     command = [sys.executable, str(root / "run.py"), f"protocol={protocol}"]
