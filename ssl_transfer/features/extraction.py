@@ -1,6 +1,5 @@
 """Features of a frozen encoder: computed once, kept in a store that every run shares."""
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from ssl_transfer.features.inference import in_batches, map_samples
 from ssl_transfer.features.partial_array import Indices
 from ssl_transfer.features.store import FeatureStore
 from ssl_transfer.models import Encoder, fingerprint, sources
+from ssl_transfer.models.encoder import evaluating
 from ssl_transfer.models.fusion import FusedEncoder, fused
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import distributed
@@ -88,6 +88,7 @@ class FrozenFeatures:
                 for member in encoder.encoders
             ]
             self.fuse = encoder.fuse
+            self.of_encoder = {"weights": fingerprint(encoder)}
         else:
             self.of_encoder = identity_of_encoder(encoder, representation)
         self.encoder = encoder.to(context.device, context.dtype)
@@ -140,7 +141,7 @@ class FrozenFeatures:
         if self.members:
             members = [member._identity(split, augmentation, view) for member in self.members]
             return {
-                "weights": fingerprint(self.encoder),
+                **self.of_encoder,
                 "data": self.dataset.fingerprint,
                 "dataset": self.dataset.name,
                 "split": split,
@@ -230,20 +231,6 @@ def output_of(
             assert encoder.projector is not None
             output = encoder.projector(output)
     return output.to(context.dtype)
-
-
-@contextlib.contextmanager
-def evaluating(encoder: Encoder) -> Iterator[None]:
-    """Put an encoder and its projector in eval mode; restore their mode afterwards."""
-    modules = [encoder] if encoder.projector is None else [encoder, encoder.projector]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module, training in zip(modules, modes, strict=True):
-            module.train(training)
 
 
 def identity_of(

@@ -160,7 +160,7 @@ def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:
     reference = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     images = torch.zeros(2, 3, size, size, device=reference.device, dtype=reference.dtype)
     try:
-        with _evaluating(module), torch.no_grad(), randomness.preserved():
+        with evaluating(module), torch.no_grad(), randomness.preserved():
             output = module(images)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -184,10 +184,11 @@ def measure_feature_dim(module: nn.Module, size: int, name: str) -> int:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Put every layer in eval mode, then back into the mode it had."""
-    modes = [(layer, layer.training) for layer in module.modules()]
-    module.eval()
+    modes = [(layer, layer.training) for module in modules for layer in module.modules()]
+    for module in modules:
+        module.eval()
     try:
         yield
     finally:

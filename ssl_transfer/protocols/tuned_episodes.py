@@ -27,6 +27,7 @@ from ssl_transfer.estimators.episode_classifiers import (
 )
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import Scope, batch_norm_layers
+from ssl_transfer.models.encoder import evaluating
 from ssl_transfer.training.trainer import autocast
 
 Statistics = Literal["support", "pretrained"]
@@ -137,18 +138,16 @@ def _copies(
 @contextlib.contextmanager
 def _modes(encoder: nn.Module, training: Any = ()) -> Iterator[None]:
     """Put the encoder in eval mode and some layers in train mode; restore the modes and freezes."""
-    modes = [(module, module.training) for module in encoder.modules()]
     frozen = [(parameter, parameter.requires_grad) for parameter in encoder.parameters()]
-    encoder.eval().requires_grad_(False)
-    for layer in training:
-        layer.train()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for parameter, required in frozen:
-            parameter.requires_grad_(required)
+    with evaluating(encoder):
+        encoder.requires_grad_(False)
+        for layer in training:
+            layer.train()
+        try:
+            yield
+        finally:
+            for parameter, required in frozen:
+                parameter.requires_grad_(required)
 
 
 class PerEpisode(TorchFunctionMode):

@@ -66,6 +66,16 @@ def test_row_i_is_the_encoders_output_for_sample_i_in_eval_mode(tmp_path):
         np.testing.assert_allclose(rows[i], judged(pixels)[0].detach().numpy(), atol=1e-6)
 
 
+def test_layers_that_were_in_eval_mode_stay_in_it_behind_an_extraction(tmp_path):
+    judged = encoder().train()
+    judged.backbone.layers[1].eval()
+    extract(judged, split(3), EIGHT, context(tmp_path))
+    FrozenFeatures(judged, dataset(), context(tmp_path)).rows("test")
+    assert judged.training
+    assert judged.backbone.layers[0].training
+    assert not judged.backbone.layers[1].training
+
+
 def test_augmented_views_are_stored_apart_and_are_those_of_the_pipeline(tmp_path):
     augmentation = Augmentation(crop_scale=(0.3, 0.6), grayscale_probability=0.5)
     data = dataset()
