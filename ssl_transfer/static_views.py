@@ -127,11 +127,7 @@ def _augmentations(name: str) -> tuple[Augmentation, Augmentation]:
     described = views(config["protocol"]["views"])
     if len(described) < 2:
         raise ValueError(f"`--views` must describe two views, but {name} describes one.")
-    keys = [field.name for field in dataclasses.fields(Augmentation)]
-    first, second = (
-        Augmentation(**{key: getattr(view, key) for key in keys}) for view in described[:2]
-    )
-    return first, second
+    return described[0].augmentation, described[1].augmentation
 
 
 def jobs_of(source: Path, target: Path, images_per_class: int) -> list[Job]:

@@ -159,6 +159,12 @@ class View(Augmentation):
 
     count: Annotated[int, Range(1, cap=1000)] = 1
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """The random part of one of these views."""
+        fields = dataclasses.fields(Augmentation)
+        return Augmentation(**{field.name: getattr(self, field.name) for field in fields})
+
 
 CROP_FLIP = Augmentation()
 NAMED: dict[str, Augmentation | None] = {"none": None, "crop_flip": CROP_FLIP}

@@ -95,11 +95,7 @@ class AugmentedViews(FrozenProtocol):
 
     def augmentations(self, dataset: Dataset) -> tuple[Augmentation, Augmentation]:
         """Return the random parts of the two views, without flips if the dataset forbids them."""
-        keys = [field.name for field in dataclasses.fields(Augmentation)]
-        first, second = (
-            Augmentation(**{key: getattr(view, key) for key in keys})
-            for view in parsed_views(self.views)[:2]
-        )
+        first, second = (view.augmentation for view in parsed_views(self.views)[:2])
         return (first, second) if dataset.flip else (first.without_flip(), second.without_flip())
 
     def stored_views(self, dataset: Dataset) -> Sequence[Augmentation]:
