@@ -128,7 +128,7 @@ class FeatureSpace:
     Args:
         name: ``original``: features as they are. ``norm``: of unit length. ``shifted_norm``: their
             difference to a mean, of unit length.
-        mean: the mean for ``shifted_norm``, e.g. of the training features (see ``mean_of``).
+        mean: the mean for ``shifted_norm``, e.g. of the training features.
         batch: for ``shifted_norm`` the mean of each ``batch`` consecutive rows instead, as
             published; rows are then in the order of their file.
     """
@@ -149,13 +149,6 @@ class FeatureSpace:
                 assert self.mean is not None
                 features = features - self.mean
         return F.normalize(features)
-
-
-def mean_of(parts: Sequence[Features]) -> Float[Tensor, " dim"]:
-    """Return the mean of the rows of all parts, summed in float64 block by block."""
-    sums = [block.sum(0, dtype=torch.float64) for block in _blocks(parts)]
-    total = torch.stack(sums).sum(0) / sum(len(part) for part in parts)
-    return total.to(parts[0].dtype)
 
 
 def votes(

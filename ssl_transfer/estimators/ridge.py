@@ -11,14 +11,17 @@ X X' (samples), in float64. Cross-validation computes this matrix once for all f
 fold, X' X is the sum over the other folds, and X X' is a part of the whole.
 """
 
+import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-Features = Float[Tensor, "samples dim"]
+from ssl_transfer.estimators.blocks import Features, blocks, mean
+
 Targets = Float[Tensor, "samples outputs"]
 ScoreByOutput = Callable[[Targets, Targets], Float[Tensor, " outputs"]]
 """A score of predictions and targets, one number per output."""
@@ -41,8 +44,8 @@ class Ridge:
 
     def predict(self, features: Features) -> Float64[Tensor, "alphas samples outputs"]:
         """Return the predictions of every penalty."""
-        by_chunk = [part.double() @ self.weights for part in torch.split(features, CHUNK_ROWS)]
-        return torch.cat(by_chunk, dim=1) + self.intercepts[:, None]
+        by_block = [rows @ self.weights for _, rows in blocks(features)]
+        return torch.cat(by_block, dim=1) + self.intercepts[:, None]
 
 
 def fit(features: Features, targets: Targets, alphas: Sequence[float]) -> Ridge:
@@ -170,7 +173,8 @@ class _Spectrum:
         return self.mean_target - self.mean @ weights
 
 
-class _Problem:
+@dataclasses.dataclass(frozen=True)
+class _Problem(abc.ABC):
     """One of the two forms of the problem, all of whose targets are known.
 
     Args:
@@ -179,27 +183,28 @@ class _Problem:
         folds: number of each sample's fold.
     """
 
-    def __init__(
-        self,
-        features: Features,
-        targets: Float64[Tensor, "samples outputs"],
-        folds: Int64[Tensor, " samples"],
-    ) -> None:
-        self.features, self.targets, self.folds = features, targets, folds
+    features: Features
+    targets: Float64[Tensor, "samples outputs"]
+    folds: Int64[Tensor, " samples"]
 
+    @functools.cached_property
+    def origin(self) -> Float64[Tensor, " dim"]:
+        """The mean of all features: sums of squares about it lose no digits to a large mean."""
+        return mean(self.features)
+
+    @abc.abstractmethod
     def spectrum(self, fold: int | None) -> _Spectrum:
         """Return the decomposition of the samples outside of a fold (``None``: of all)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def projections(
         self, spectrum: _Spectrum, rows: Bool[Tensor, " samples"]
     ) -> Float64[Tensor, "rows rank"]:
         """Return the projections of centred samples on the basis."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def weights(self, spectrum: _Spectrum, alpha: float) -> Float64[Tensor, "dim outputs"]:
         """Return the weights for a penalty."""
-        raise NotImplementedError
 
 
 def _problem(
@@ -215,16 +220,10 @@ def _problem(
 class _ByFeatures(_Problem):
     """The problem by the matrix X' X, for more samples than features."""
 
-    def __init__(
-        self,
-        features: Features,
-        targets: Float64[Tensor, "samples outputs"],
-        folds: Int64[Tensor, " samples"],
-    ) -> None:
-        super().__init__(features, targets, folds)
-        # Sums of squares lose no digits to a large mean if the mean of all samples is subtracted.
-        self.origin = _mean(features)
-        self.moments = [self._moments(folds == fold) for fold in range(int(folds.max()) + 1)]
+    @functools.cached_property
+    def moments(self) -> "list[_Moments]":
+        """The sums over the samples of each fold."""
+        return [self._moments(self.folds == fold) for fold in range(int(self.folds.max()) + 1)]
 
     def _moments(self, rows: Bool[Tensor, " samples"]) -> "_Moments":
         dim, outputs = self.features.shape[1], self.targets.shape[1]
@@ -318,15 +317,15 @@ class _Moments:
 class _BySamples(_Problem):
     """The problem by the matrix X X', for more features than samples."""
 
-    def __init__(
-        self,
-        features: Features,
-        targets: Float64[Tensor, "samples outputs"],
-        folds: Int64[Tensor, " samples"],
-    ) -> None:
-        self.origin = _mean(features)
-        super().__init__(features.double() - self.origin, targets, folds)
-        self.kernel = self.features @ self.features.T
+    @functools.cached_property
+    def centred(self) -> Float64[Tensor, "samples dim"]:
+        """The features minus the mean of all."""
+        return self.features.double() - self.origin
+
+    @functools.cached_property
+    def kernel(self) -> Float64[Tensor, "samples samples"]:
+        """The products of the samples."""
+        return self.centred @ self.centred.T
 
     def spectrum(self, fold: int | None) -> _Spectrum:
         """Return the decomposition of the samples outside of a fold (``None``: of all)."""
@@ -339,7 +338,7 @@ class _BySamples(_Problem):
             values=values.clamp(min=0),
             basis=vectors,
             coefficients=vectors.T @ (self.targets[rows] - mean_target),
-            mean=self.features[rows].mean(0) + self.origin,
+            mean=self.centred[rows].mean(0) + self.origin,
             mean_target=mean_target,
             rows=rows,
         )
@@ -360,14 +359,5 @@ class _BySamples(_Problem):
 
     def weights(self, spectrum: _Spectrum, alpha: float) -> Float64[Tensor, "dim outputs"]:
         """Return the weights for a penalty."""
-        trained = self.features[spectrum.rows]
-        centred = trained - trained.mean(0)
-        return centred.T @ (spectrum.basis @ spectrum.shrunk(alpha))
-
-
-def _mean(features: Features) -> Float64[Tensor, " dim"]:
-    """Return the mean features in float64."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for part in torch.split(features, CHUNK_ROWS):
-        total += part.double().sum(0)
-    return total / len(features)
+        trained = self.centred[spectrum.rows]
+        return (trained - trained.mean(0)).T @ (spectrum.basis @ spectrum.shrunk(alpha))

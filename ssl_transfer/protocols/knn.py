@@ -13,12 +13,12 @@ from ssl_transfer import metrics
 from ssl_transfer.config.ranges import Batch, Count, Positive, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.estimators.blocks import mean
 from ssl_transfer.estimators.neighbours import (
     FeatureSpace,
     Metric,
     Space,
     Weighting,
-    mean_of,
     nearest,
     votes,
 )
@@ -27,7 +27,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.frozen import FrozenProtocol
-from ssl_transfer.protocols.selection import best
+from ssl_transfer.protocols.selection import best, selection_facts
 from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
@@ -113,38 +113,17 @@ class KNN(FrozenProtocol):
         candidates, chosen = self.candidates, self.candidates[0]
         everything = [key for key in ("train", "val") if len(dataset[key])]
         if len(candidates) > 1:
-            on_test = self.selection == "test"
-            bank = everything if on_test else ["train"]
-            scores = self._goodness(features, dataset, context, bank, self.selection)
-            points = [{"k": float(k)} for k in candidates]
-            chosen = candidates[best(points, scores, remedy="choose other values of `protocol.k`")]
-            context.note(
-                selection={
-                    "split": self.selection,
-                    "chosen": {"k": chosen},
-                    "scores": [
-                        {"k": k, "value": score}
-                        for k, score in zip(candidates, scores, strict=True)
-                    ],
-                }
-            )
+            split = self.selection
+            bank = everything if split == "test" else ["train"]
+            targets = torch.from_numpy(dataset[split].targets)
+            shares_by_k = self._shares(features, dataset, context, bank, split, candidates)
+            scores = [metrics.goodness(dataset.metric, shares, targets) for shares in shares_by_k]
+            points = [{"k": k} for k in candidates]
+            winner = best(points, scores, remedy="choose other values of `protocol.k`")
+            chosen = candidates[winner]
+            context.note(selection=selection_facts(split, points, scores, winner))
         (shares,) = self._shares(features, dataset, context, everything, "test", [chosen])
         yield from scores_on_test(shares, dataset, context)
-
-    def _goodness(
-        self,
-        features: FrozenFeatures,
-        dataset: Dataset,
-        context: Context,
-        bank: Sequence[str],
-        split: str,
-    ) -> list[float]:
-        """Return the score of a split for every candidate, larger is better."""
-        targets = torch.from_numpy(dataset[split].targets)
-        return [
-            metrics.goodness(dataset.metric, shares, targets)
-            for shares in self._shares(features, dataset, context, bank, split, self.candidates)
-        ]
 
     def _shares(
         self,
@@ -182,5 +161,5 @@ class KNN(FrozenProtocol):
 
     def _space(self, parts: Sequence[Float[Tensor, "_ dim"]]) -> FeatureSpace:
         if self.space == "shifted_norm" and self.shift_batch is None:
-            return FeatureSpace(self.space, mean=mean_of(parts))
+            return FeatureSpace(self.space, mean=mean(*parts).to(parts[0]))
         return FeatureSpace(self.space, batch=self.shift_batch)

@@ -15,7 +15,6 @@ from torch import Tensor
 from ssl_transfer.config.ranges import Count, Range, checked, faults
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
-from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.datasets.transforms import views as parsed_views
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.estimators import transferability as estimators
@@ -315,9 +314,7 @@ class Transferability(FrozenProtocol):
 
     def _views(self, features: FrozenFeatures, split: str) -> Float[Tensor, "images views dim"]:
         """Return the features of several views of the images of a split."""
-        view = parsed_views(self.views)[0]
-        keys = [field.name for field in dataclasses.fields(Augmentation)]
-        augmentation = Augmentation(**{key: getattr(view, key) for key in keys})
+        augmentation = parsed_views(self.views)[0].augmentation
         if not features.dataset.flip:
             augmentation = augmentation.without_flip()
         rows = [

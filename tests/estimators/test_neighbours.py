@@ -4,7 +4,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from ssl_transfer.estimators import neighbours
-from ssl_transfer.estimators.neighbours import FeatureSpace, mean_of, nearest, vote, votes
+from ssl_transfer.estimators.blocks import mean
+from ssl_transfer.estimators.neighbours import FeatureSpace, nearest, vote, votes
 
 
 def random_features(samples, seed, dim=6, classes=5):
@@ -153,7 +154,7 @@ def test_parts_of_a_bank_are_numbered_one_after_the_other():
         similarity, rows = nearest(queries, parts, k=9)
         torch.testing.assert_close(similarity, whole[0])
         assert torch.equal(rows, whole[1])
-    torch.testing.assert_close(mean_of([bank[:3], bank[3:]]), bank.mean(0))
+    torch.testing.assert_close(mean(bank[:3], bank[3:]), bank.mean(0))
 
 
 def test_a_bank_that_is_its_own_queries_finds_itself_first():

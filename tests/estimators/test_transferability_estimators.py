@@ -16,7 +16,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from ssl_transfer.estimators import transferability
+from ssl_transfer.estimators import blocks, transferability
 from ssl_transfer.estimators.transferability import (
     NotDefined,
     alpha_req,
@@ -534,7 +534,7 @@ def test_the_exponent_is_the_weighted_line_of_the_authors_code(samples, dim):
 
 @shapes
 def test_rankme_is_the_effective_rank_of_the_features(samples, dim, monkeypatch):
-    monkeypatch.setattr(moments, "BLOCK_ELEMENTS", 11 * dim)
+    monkeypatch.setattr(blocks, "BLOCK_ELEMENTS", 11 * dim)
     features, _ = data(samples, dim)
     values = np.linalg.svd(features, compute_uv=False)
     shares = values / values.sum() + 1e-7
@@ -592,7 +592,7 @@ def test_neither_features_nor_labels_are_changed(name):
 def test_blocks_of_rows_do_not_matter(name, samples, dim, monkeypatch):
     features, labels = data(samples, dim)
     expected = value(EVERY[name], features, labels)
-    for module in (moments, distances, transferability.gaussians):
+    for module in (blocks, distances, transferability.gaussians):
         monkeypatch.setattr(module, "BLOCK_ELEMENTS", 7 * dim)
     assert value(EVERY[name], features, labels) == pytest.approx(expected, rel=1e-8)
 

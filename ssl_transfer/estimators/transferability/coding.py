@@ -7,14 +7,12 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from ssl_transfer.config.ranges import Positive
+from ssl_transfer.estimators.blocks import BLOCK_ELEMENTS, Features, mean
 from ssl_transfer.estimators.transferability.moments import (
-    BLOCK_ELEMENTS,
-    Features,
     Labels,
     centred,
     groups_of,
     isometric,
-    mean,
     require_variation,
     scatter,
 )

@@ -8,10 +8,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from ssl_transfer.estimators.blocks import Block, Features
 from ssl_transfer.estimators.transferability.moments import (
     CONSTANT,
-    Block,
-    Features,
     Groups,
     Labels,
     NotDefined,

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_transfer.config.ranges import Count
+from ssl_transfer.estimators.blocks import BLOCK_ELEMENTS, Features
 from ssl_transfer.estimators.neighbours import Metric
 from ssl_transfer.estimators.transferability.moments import (
-    BLOCK_ELEMENTS,
-    Features,
     Labels,
     NotDefined,
     groups_of,

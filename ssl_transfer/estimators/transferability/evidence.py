@@ -9,11 +9,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from ssl_transfer.config.ranges import Count, Positive
+from ssl_transfer.estimators.blocks import Features, blocks
 from ssl_transfer.estimators.transferability.moments import (
-    Features,
     Labels,
     NotDefined,
-    blocks,
     groups_of,
     isometric,
     require_variation,

@@ -10,12 +10,10 @@ from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from ssl_transfer.config.ranges import Count, ProperFraction
+from ssl_transfer.estimators.blocks import BLOCK_ELEMENTS, Features, blocks
 from ssl_transfer.estimators.transferability.moments import (
-    BLOCK_ELEMENTS,
-    Features,
     Labels,
     NotDefined,
-    blocks,
     class_means,
     groups_of,
     principal,

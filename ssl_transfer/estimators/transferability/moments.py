@@ -1,4 +1,4 @@
-"""What the estimators share: blocks of rows in float64, moments by class, and undefined cases.
+"""What the estimators share: moments by class in float64, and undefined cases.
 
 Features may have a million rows, so that they are converted to float64 one block at a time. All
 estimators that use covariances do not change under rotations; with fewer samples than dimensions
@@ -12,12 +12,10 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-Features = Float[Tensor, "samples dim"]
-Labels = Int64[Tensor, " samples"]
-Block = tuple[slice, Tensor]
-"""A range of rows and, in float64, these rows."""
+from ssl_transfer.estimators.blocks import Block, Features, blocks, mean
 
-BLOCK_ELEMENTS = 2**23  # of a block: 64 MiB
+Labels = Int64[Tensor, " samples"]
+
 CONSTANT = 1e-6
 """Largest difference of features that counts as rounding, relative to the largest feature."""
 
@@ -91,22 +89,6 @@ def isometric(features: Features) -> Float[Tensor, "samples axes"]:
         return features
     triangular: Tensor = torch.linalg.qr(features.double().T, mode="r").R
     return triangular.T
-
-
-def blocks(features: Features) -> Iterator[Block]:
-    """Yield the rows in float64, block by block."""
-    step = max(1, BLOCK_ELEMENTS // features.shape[1])
-    for start in range(0, len(features), step):
-        rows = slice(start, start + step)
-        yield rows, features[rows].double()
-
-
-def mean(features: Features) -> Float64[Tensor, " dim"]:
-    """Return the mean of the rows."""
-    total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
-    for _, rows in blocks(features):
-        total += rows.sum(dim=0)
-    return total / len(features)
 
 
 def centred(features: Features) -> Iterator[Block]:

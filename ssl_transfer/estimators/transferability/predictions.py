@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from ssl_transfer.estimators.transferability.moments import Groups, Labels, blocks, groups_of
+from ssl_transfer.estimators.blocks import blocks
+from ssl_transfer.estimators.transferability.moments import Groups, Labels, groups_of
 
 SUM_TOLERANCE = 1e-3  # of probabilities in half precision
 

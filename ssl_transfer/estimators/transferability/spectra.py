@@ -5,11 +5,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from ssl_transfer.config.ranges import Count, NotNegative, Positive
+from ssl_transfer.estimators.blocks import BLOCK_ELEMENTS, Features, blocks
 from ssl_transfer.estimators.transferability.moments import (
-    BLOCK_ELEMENTS,
-    Features,
     NotDefined,
-    blocks,
     centred,
     isometric,
     require_variation,
