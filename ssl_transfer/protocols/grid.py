@@ -1,14 +1,35 @@
-"""The grid of a tuning protocol: lists of values for the optimizer's keys and ``encoder_lr``."""
+"""Grids of hyper-parameters: their checks before any work."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from ssl_transfer.config.ranges import PositiveRate, fault, hints
+from ssl_transfer.config.ranges import PositiveRate, Range, fault, hints
 from ssl_transfer.training.optim import OPTIMIZERS
+
+Logarithm = Annotated[float, Range(-300, 300)]
+"""Decimal logarithm of a penalty; outside of this range the penalty or its inverse overflows."""
+
+
+def check_logarithms(key: str, ends: Sequence[float], what: str) -> None:
+    """Refuse ends of a logarithmic grid that are not two numbers in ascending order.
+
+    Args:
+        key: name of the key.
+        ends: decimal logarithms of the smallest and the largest value.
+        what: the value in words.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise ValueError(
+            f"`{key}` must be two numbers in ascending order, the decimal logarithms of the "
+            f"smallest and the largest {what}, within [-300, 300], but is {list(ends)}."
+        )
 
 
 def check_grid(grid: Mapping[str, Sequence[float] | None], fixed: Mapping[str, Any]) -> None:
-    """Refuse an invalid grid, or a grid that would silently override a fixed value.
+    """Refuse an invalid grid of a tuning protocol, or one that would override a fixed value.
 
     Args:
         grid: key -> values to choose from (``None``: the fixed value is used).

@@ -23,7 +23,8 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.frozen import FrozenProtocol
-from ssl_transfer.protocols.selection import best, edges
+from ssl_transfer.protocols.grid import Logarithm, check_logarithms
+from ssl_transfer.protocols.selection import best, selection_facts
 from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class LandmarkRegression(FrozenProtocol):
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
 
     alpha_values: Annotated[int, Range(1, cap=10**4)] = 45
-    alpha_log10: Sequence[Annotated[float, Range(-300, 300)]] = (-5.0, 6.0)
+    alpha_log10: Sequence[Logarithm] = (-5.0, 6.0)
     alpha: Positive | None = None
     folds: Annotated[int, Range(2, cap=1000)] = 5
     standardise: bool = False
@@ -78,13 +79,7 @@ class LandmarkRegression(FrozenProtocol):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ends = list(self.alpha_log10)
-        # Outside of this range a penalty overflows.
-        if len(ends) != 2 or not -300 <= ends[0] <= ends[1] <= 300:
-            raise ValueError(
-                "`alpha_log10` must be two numbers in ascending order, the decimal logarithms of "
-                f"the smallest and the largest penalty, within [-300, 300], but is {ends}."
-            )
+        check_logarithms("alpha_log10", self.alpha_log10, "penalty")
 
     def grid(self) -> list[float]:
         """Return the penalties from the largest to the smallest."""
@@ -173,7 +168,9 @@ class LandmarkRegression(FrozenProtocol):
             search = self._search(matrix(*keys), matrix("test"), known, dataset, context)
         search = distributed.broadcast_object(search)
         assert search is not None
-        self._note(search, dataset, context)
+        points = [{"alpha": alpha} for alpha in self.grid()]
+        split = f"{self.folds} folds of {' + '.join(keys)}"
+        context.note(selection=selection_facts(split, points, search.scores, search.best))
         predictions = torch.full_like(tested, torch.nan)
         predictions[:, learnt] = search.predictions
         yield from self._scores(predictions, tested, learnt, dataset, context)
@@ -231,23 +228,6 @@ class LandmarkRegression(FrozenProtocol):
         ):
             numbers[torch.from_numpy(held)] = number
         return numbers
-
-    def _note(self, search: "Search", dataset: Dataset, context: Context) -> None:
-        """Add the selection to the record, and warn if it lies at an end of the grid."""
-        points = [{"alpha": alpha} for alpha in self.grid()]
-        chosen = self.alpha is None
-        split = f"{self.folds} folds of {' + '.join(_trained_on(dataset))}"
-        context.note(
-            selection={
-                "split": split if chosen else None,
-                "chosen": points[search.best],
-                "scores": [
-                    {**point, "value": score}
-                    for point, score in zip(points, search.scores, strict=chosen)
-                ],
-                "at_edge": edges(points, search.scores) if chosen else [],
-            }
-        )
 
     def _scores(
         self,

@@ -25,7 +25,8 @@ from ssl_transfer.models.heads import Head, linear_head, save_head
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
 from ssl_transfer.protocols.frozen import FrozenProtocol
-from ssl_transfer.protocols.selection import best, edges
+from ssl_transfer.protocols.grid import Logarithm, check_logarithms
+from ssl_transfer.protocols.selection import best, selection_facts
 from ssl_transfer.system import distributed
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class LogisticRegression(FrozenProtocol):
     """
 
     wd_values: Annotated[int, Range(1, cap=10**4)] = 45
-    wd_log10: Sequence[float] = (-6.0, 5.0)
+    wd_log10: Sequence[Logarithm] = (-6.0, 5.0)
     C: Positive | None = None
     selection: Literal["val", "cv"] = "val"
     folds: Annotated[int, Range(2, cap=10**4)] = 5
@@ -95,13 +96,7 @@ class LogisticRegression(FrozenProtocol):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ends = list(self.wd_log10)
-        # Outside of this range a weight decay or its inverse overflows.
-        if len(ends) != 2 or not -300 <= ends[0] <= ends[1] <= 300:
-            raise ValueError(
-                "`wd_log10` must be two numbers in ascending order, the decimal logarithms of the "
-                f"smallest and the largest weight decay, within [-300, 300], but is {ends}."
-            )
+        check_logarithms("wd_log10", self.wd_log10, "weight decay")
         if self.selection == "cv" and self.calibration == "val":
             raise ValueError(
                 "`calibration` must be `test_folds` or null with `selection=cv`, which holds no "
@@ -170,18 +165,7 @@ class LogisticRegression(FrozenProtocol):
         result = distributed.broadcast_object(result)
         assert result is not None
         points = [{"C": C} for C in self.grid()]
-        chosen = self.C is None
-        context.note(
-            selection={
-                "split": self.selection if chosen else None,
-                "chosen": points[result.best],
-                "scores": [
-                    {**point, "value": score}
-                    for point, score in zip(points, result.scores, strict=chosen)
-                ],
-                "at_edge": edges(points, result.scores) if chosen else [],
-            }
-        )
+        context.note(selection=selection_facts(self.selection, points, result.scores, result.best))
         if distributed.is_main():
             classes, target = dataset.classes, dataset.target
             save_head(Head(result.head, "linear", classes, target), context.folder)

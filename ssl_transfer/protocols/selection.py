@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ssl_transfer.system import distributed
 from ssl_transfer.training.trainer import NonFiniteLoss
@@ -38,6 +39,30 @@ def best(
         )  # fmt: skip
     ranked = [-math.inf if score is None else score for score in scores]
     return ranked.index(max(ranked))
+
+
+def selection_facts(
+    split: str,
+    points: Sequence[Mapping[str, float]],
+    scores: Sequence[float | None],
+    winner: int,
+) -> dict[str, Any]:
+    """Return the record's facts about the selection of a point.
+
+    Args:
+        split: the data that the scores are of.
+        points: see ``best``.
+        scores: see ``best``; empty if the only point was given, so that nothing was selected.
+        winner: index of the selected point.
+    """
+    return {
+        "split": split if scores else None,
+        "chosen": points[winner],
+        "scores": [
+            {**point, "value": score} for point, score in zip(points, scores, strict=bool(scores))
+        ],
+        "at_edge": edges(points, scores) if scores else [],
+    }
 
 
 def edges(points: Sequence[Mapping[str, float]], scores: Sequence[float | None]) -> list[str]:

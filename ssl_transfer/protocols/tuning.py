@@ -36,7 +36,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.grid import check_grid
-from ssl_transfer.protocols.selection import best, edges
+from ssl_transfer.protocols.selection import best, selection_facts
 from ssl_transfer.protocols.tuned_classifier import (
     BestEpoch,
     ClassWeights,
@@ -252,7 +252,9 @@ class Tuning(TrainingKeys):
         points = self.points()
         selection: dict[str, Any] = {"split": None, "chosen": points[0], "scores": []}
         if len(points) > 1:
-            selection = self.selected(points, trial.grid_scores(points))
+            scores = trial.grid_scores(points)
+            winner = best(points, scores, remedy=REMEDY)
+            selection = selection_facts(self.selection, points, scores, winner)
         held_out = self.epoch_selection == "best" and self.selection == "val"
         splits = ["train"] if held_out else ["train", "val"]
         learner = trial.train([selection["chosen"]], splits, "refit")
@@ -269,19 +271,6 @@ class Tuning(TrainingKeys):
             )
         trial.keep(learner)
         yield from scores_on_test(torch.from_numpy(logits), dataset, context)
-
-    def selected(self, points: list[Point], scores: list[float | None]) -> dict[str, Any]:
-        """Return the record's facts about the selection among several points.
-
-        Raises:
-            NonFiniteLoss: if no point has a score.
-        """
-        return {
-            "split": self.selection,
-            "chosen": points[best(points, scores, remedy=REMEDY)],
-            "scores": [{**p, "value": s} for p, s in zip(points, scores, strict=True)],
-            "at_edge": edges(points, scores),
-        }
 
 
 class TuningRun:

@@ -238,9 +238,9 @@ def test_every_number_that_a_user_sets_has_a_range() -> None:
     assert len(targets) > 50
     others = [*optim.OPTIMIZERS.values(), TrainingOptions, Monitoring, View, Preprocessing,
               TrainerOptions, RootOptions, Slots, Options]  # fmt: skip
-    # The decimal logarithms of the weight decays have a check of their own; a name may be a number;
+    # A name may be a number;
     # `grid` is checked by the ranges of the optimizer's keys, class weights against each other.
-    exempt = {"wd_log10", "name", "grid", "class_weights", "additional", "num_classes", "in_dim"}
+    exempt = {"name", "grid", "class_weights", "additional", "num_classes", "in_dim"}
     unbounded = {
         f"{target.__qualname__}.{name}"
         for target in (*targets, *others)

@@ -632,7 +632,7 @@ def test_two_processes_give_the_score_of_one(tmp_path, gloo_pool):
         ("logistic_regression", "wd_values=0", "`protocol.wd_values` must be at least 1, but is 0"),
         ("logistic_regression", "wd_log10=[1,2,3]", r"two numbers .* but is \[1, 2, 3\]"),
         ("logistic_regression", "wd_log10=[5,-6]", r"ascending order, .* but is \[5, -6\]"),
-        ("logistic_regression", "wd_log10=[-400,5]", r"within \[-300, 300\], but is \[-400"),
+        ("logistic_regression", "wd_log10=[-400,5]", r"must lie in \[-300, 300\], but one is -400"),
         ("logistic_regression", "wd_log10=3", "must be a list of numbers, but is 3"),
         ("logistic_regression", "folds=1", "`protocol.folds` must be at least 2, but is 1"),
         ("logistic_regression", "selection=test", "must be one of .*'val', 'cv'.*, but is 'test'"),
