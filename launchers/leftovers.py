@@ -11,12 +11,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from ssl_transfer.datasets.decoded import DATASET
 from ssl_transfer.features.array_file import stamp_file, stored_identity
+from ssl_transfer.features.statistics import statistics_identity
 from ssl_transfer.features.store import PARTIAL
 from ssl_transfer.runs import products
 from ssl_transfer.runs.record import SCHEMA
@@ -77,11 +78,12 @@ class RunFolder:
     def weights_and_data(self) -> set[tuple[str, str]]:
         """The fingerprints of the weights that the run read, each with that of its data."""
         record = self.record or {}
-        data = record.get("data")
-        fingerprint = data.get("fingerprint") if isinstance(data, dict) else None
         members = record.get("members_sha256")
         weights = [record.get("weights_sha256"), *(members if isinstance(members, list) else [])]
-        return {(str(one), str(fingerprint)) for one in weights}
+        # Mean and covariance of whitened features may be those of a further data set.
+        facts = [record.get("data"), record.get("statistics_of")]
+        data = [part.get("fingerprint") for part in facts if isinstance(part, dict)]
+        return {(str(one), str(other)) for one in weights for other in data}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,21 +237,23 @@ def _abandoned_features(store: Path) -> Iterator[Leftover]:
 
 
 def _unused_features(store: Path, used: set[tuple[str, str]]) -> Iterator[Leftover]:
-    """Yield the stored features that belong to no record's weights and data."""
-    for path in sorted(store.glob("*.npy")):
-        identity = _identity(path)
+    """Yield the stored features, and their statistics, of no record's weights and data."""
+    identities = {path: _identity(path, stored_identity) for path in store.glob("*.npy")}
+    statistics = store.glob("statistics/*.npz")
+    identities |= {path: _identity(path, statistics_identity) for path in statistics}
+    for path, identity in sorted(identities.items()):
         if identity is not None and (str(identity["weights"]), str(identity["data"])) not in used:
             paths = [file for file in (path, stamp_file(path)) if file.exists()]
             yield Leftover("features of weights and data that no record names", tuple(paths))
 
 
-def _identity(path: Path) -> dict[str, Any] | None:
-    """Return the identity at the end of a stored array; None if it is no array of the store."""
+def _identity(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the identity in a file of the feature store; None if it is no such file."""
     try:
-        identity = stored_identity(path)
+        identity = read(path)
     except (OSError, ValueError, TypeError, EOFError, RecursionError):
         return None
-    return identity if {"sha256", "weights", "data"} <= identity.keys() else None
+    return identity if {"weights", "data"} <= identity.keys() else None
 
 
 def size_of(path: Path) -> int:

@@ -68,6 +68,20 @@ def _path(folder: Path, identity: Mapping[str, Any]) -> Path:
     return folder / "statistics" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
 
+def statistics_identity(path: Path) -> dict[str, Any]:
+    """Return the identity of the features that a file of statistics belongs to.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it holds no statistics.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(json.loads(str(file["identity"])))
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"`{path}` holds no statistics ({error})") from error
+
+
 def _write(path: Path, identity: Mapping[str, Any], statistics: FeatureStatistics) -> None:
     arrays = {
         "identity": np.array(json.dumps(identity, sort_keys=True)),

@@ -1,5 +1,6 @@
 """What is removed of an outputs folder, and what never is."""
 
+import json
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from ssl_transfer.features import FeatureStore
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.execution import fail
 from ssl_transfer.system import claims
+from ssl_transfer.system.files import write_json
 
 
 def contents(outputs: Path) -> set[str]:
@@ -85,6 +87,24 @@ def test_decoded_images_of_data_that_no_record_names_are_removed(
             (store / f"{DATASET}{fingerprint}").touch()
     assert clean.clean(tmp_path, remove=True) == 0
     assert {path.name for path in (tmp_path / "decoded").iterdir()} == {"two", "older"}
+
+
+def test_statistics_go_with_their_features_and_a_further_set_of_a_run_stays(
+    finished: Run, tmp_path: Path
+) -> None:
+    record = finished.record()
+    facts = {"other": ("d", "w"), "own": (record["data"]["fingerprint"], record["weights_sha256"]),
+             "further": ("imagenet", record["weights_sha256"])}  # fmt: skip
+    folder = tmp_path / "features" / "statistics"
+    folder.mkdir()
+    for name, (data, weights) in facts.items():
+        identity = json.dumps({"weights": weights, "data": data})
+        np.savez(folder / f"{name}.npz", identity=np.array(identity))
+    write_json(
+        finished.folder / "record.json", {**record, "statistics_of": {"fingerprint": "imagenet"}}
+    )
+    assert clean.clean(tmp_path, remove=True) == 0
+    assert {path.stem for path in folder.iterdir()} == {"own", "further"}
 
 
 def test_an_extraction_that_was_abandoned_is_removed_and_a_recent_one_stays(
