@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 
 from ssl_transfer.features.array_file import Rows, digest_of, head_of, remember, trailer_of
 from ssl_transfer.system import claims, distributed
 from ssl_transfer.system.files import write_atomically
+from ssl_transfer.system.memory import available_bytes
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +32,9 @@ Compute = Callable[[Indices], Iterator[tuple[Indices, Rows]]]
 SYNC_SECONDS = 10.0
 """Seconds of work that a killed extraction may lose."""
 
-MEMORY_BYTES = 2**31
-"""Size of the largest array that is computed in memory where it cannot be stored."""
+MEMORY_SHARE = 0.25
+"""Share of the free memory that an array may take which cannot be stored: the processes send each
+other their rows, so that several copies exist for a while."""
 
 
 class NotStored(OSError):
@@ -189,7 +192,8 @@ class _Writer:
                 f"features need {size / 2**30:.3g} GiB in `{self.partial.folder.parent}`, but its "
                 f"disk has {free / 2**30:.3g} GiB left; free some space, or set `paths.features`"
             )
-            if size > MEMORY_BYTES:
+            memory = available_bytes(torch.device("cpu"))
+            if memory is not None and size > MEMORY_SHARE * memory:
                 raise TooLarge(sentence)
             raise NotStored(sentence)
         _write_at(file, memoryview(head), 0)

@@ -28,7 +28,7 @@ class FeatureStore:
     """A store of arrays by their identity, one file each, shared by all runs and processes.
 
     A file that is damaged or has another identity is computed again. If the folder is not writable
-    or the disk is full, an array of at most ``MEMORY_BYTES`` is computed whenever it is needed.
+    or the disk is full, an array that fits into memory is computed whenever it is needed.
 
     Args:
         folder: folder of the files; created with the first file.

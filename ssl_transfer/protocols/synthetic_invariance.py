@@ -1,5 +1,6 @@
 """``synthetic_invariance``: how little frozen features change when images are transformed."""
 
+import abc
 import dataclasses
 import functools
 import logging
@@ -29,13 +30,14 @@ from ssl_transfer.datasets.recolouring import levels
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
 from ssl_transfer.datasets.warps import Interpolation, Window, centre, resized_levels
 from ssl_transfer.features import FrozenFeatures
-from ssl_transfer.features.extraction import evaluating, output_of
+from ssl_transfer.features.extraction import output_of
 from ssl_transfer.metrics.invariance import (
     Whitening,
     cosine_similarities,
     mahalanobis_distances,
 )
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.encoder import evaluating
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.protocols.whitened import WhitenedProtocol
@@ -278,7 +280,7 @@ def _require_resizing(order: Order, preprocessing: Preprocessing) -> None:
         )
 
 
-class _Chunk:
+class _Chunk(abc.ABC):
     """Some images and their whitened features, with which those after transforms are compared.
 
     Args:
@@ -304,9 +306,9 @@ class _Chunk:
         self.transform, self.definition, self.indices = TRANSFORMS[name], definition, indices
         self.window: Window = (self.preprocessing.size, self.preprocessing.size)
 
+    @abc.abstractmethod
     def totals(self, settings: Settings) -> Totals:
         """Return the totals over the images for some settings."""
-        raise NotImplementedError
 
     def encoded(self, pixels: Float32[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch dim"]:
         """Return the features of images in RGB with values in [0, 1]."""

@@ -118,11 +118,11 @@ def test_a_full_disk_is_one_sentence_and_features_are_computed_without_it(
 def test_a_disk_that_is_too_small_is_refused_before_much_was_computed(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(partial_array.shutil, "disk_usage", lambda folder: usage)
-    monkeypatch.setattr(partial_array, "MEMORY_BYTES", 20)
+    monkeypatch.setattr(partial_array, "available_bytes", lambda device: 40)
     seen = []
     with pytest.raises(TooLarge, match=r"features need .* GiB .* free some space"):
         get(tmp_path, giving(ROWS, batch=1, seen=seen))
-    monkeypatch.setattr(partial_array, "MEMORY_BYTES", 2**20)
+    monkeypatch.setattr(partial_array, "available_bytes", lambda device: 2**20)
     assert np.array_equal(get(tmp_path), ROWS)
 
 
