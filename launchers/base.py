@@ -126,7 +126,8 @@ def refuse_default_datasets(runs: Sequence[Run], overrides: Sequence[Sequence[st
         each = " and ".join(f"`{name}` has `{dataset}`" for dataset, name in protocol_of.items())
         raise sweep.SweepRefused([
             "a sweep over protocols with different default datasets must name its datasets, but "
-            f"{each}; add `dataset={','.join(protocol_of)}`, or the sets that you mean."
+            f"{each}; add `dataset={','.join(protocol_of)}`, or the sets that you mean, or send "
+            "one command for each protocol if no set suits all."
         ])  # fmt: skip
 
 
