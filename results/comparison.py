@@ -71,7 +71,8 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
     """Return own scores paired with those of published tables.
 
     Names must be equal, but an own label may have additional parts that distinguish variants
-    (``finetune steps=5000`` matches ``finetune``). Each variant is a pair of its own.
+    (``finetune steps=5000`` matches ``finetune``). Each variant is a pair of its own. Parts of a
+    published label, such as ``shots=5``, must be in the own one.
 
     Args:
         results: own records.
@@ -88,8 +89,7 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
     pairs, only_published = [], []
     for name, row in stated:
         published = Key(row.encoder, row.protocol, row.dataset, row.metric)
-        variants = _words(row.protocol)
-        keys = [key for key in by_name[_plain(published)] if variants <= _words(key.protocol)]
+        keys = [key for key in by_name[_plain(published)] if _is_variant(key, published)]
         pairs += [Pair(name, key, own[key], row) for key in sorted(keys, key=_order)]
         only_published += [] if keys else [(name, published)]
     matched = {pair.key for pair in pairs}
@@ -118,8 +118,12 @@ def _plain(key: Key) -> Key:
     return Key(*(label.split(" ")[0] for label in key))
 
 
-def _words(label: str) -> set[str]:
-    return set(label.split(" "))
+def _is_variant(own: Key, published: Key) -> bool:
+    """Return whether the own labels have all parts of the published ones."""
+    return all(
+        set(wanted.split(" ")) <= set(label.split(" "))
+        for label, wanted in zip(own, published, strict=True)
+    )
 
 
 def _order(key: Key) -> list[list[tuple[int, float, str]]]:

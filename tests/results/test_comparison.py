@@ -108,6 +108,20 @@ def test_variants_of_an_own_protocol_are_compared_each(write, outputs: Path) -> 
     )
 
 
+def test_an_encoder_s_published_setting_selects_its_own_variant(write, outputs: Path) -> None:
+    for number, (source, decay) in enumerate([("cifar10", 0.0), ("cifar10", 0.0005),
+                                              ("cifar100", 0.0)]):  # fmt: skip
+        method = {"pretrain_on": {"name": source}, "optimizer": {"weight_decay": decay}}
+        write(f"{number}" * 16, model="resnet18", method="supervised", dataset="cifar100",
+              config={"method": method})  # fmt: skip
+    found = compare(read(outputs), ["rich_representations_weight_decay"])
+    assert {p.key.encoder: p.published.value for p in found.pairs} == pytest.approx({
+        "resnet18-supervised pretrain_on=cifar10 weight_decay=0.0": 0.4968,
+        "resnet18-supervised pretrain_on=cifar10 weight_decay=0.0005": 0.2917,
+        "resnet18-supervised pretrain_on=cifar100 weight_decay=0.0": 0.7037,
+    })  # fmt: skip
+
+
 def test_nothing_in_common_and_unknown_tables_are_one_sentence(
     write, outputs: Path, capsys
 ) -> None:
