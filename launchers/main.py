@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import launchers
 from ssl_transfer import config as configuration
-from ssl_transfer.config import places
+from ssl_transfer.config import places, roles
 
 HELP = """\
 Which pre-trained model is best for my task, and which cheap score tells me so?
@@ -136,7 +136,8 @@ def main() -> None:
     arguments = [
         places.quoted(with_recipe(argument)) for argument in launchers.flags_first(sys.argv[1:])
     ]
-    sys.argv[1:] = launchers.defer_axis_keys(arguments)
+    several = bool({"-m", "--multirun"} & set(arguments))
+    sys.argv[1:] = launchers.defer_axis_keys(arguments) if several else roles.gathered(arguments)
     if "HYDRA_FULL_ERROR" in os.environ:
         run()
         return

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from launchers import restore_nulls
 from launchers.sweep import SweepRefused
 from ssl_transfer.config.arguments import quoted
+from ssl_transfer.config.roles import gathered
 
 MOST_RUNS = 10**6
 """Number of runs above which a sweep is surely a mistake."""
@@ -81,7 +82,7 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
             raise HydraException(
                 f"`{override.input_line}` has no single values; write them as {key}=A,B,…"
             )
-    return [list(line) for line in itertools.product(*choices.values())]
+    return [gathered(line) for line in itertools.product(*choices.values())]
 
 
 def _written(element: Any) -> str:

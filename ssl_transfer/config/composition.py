@@ -11,7 +11,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ssl_transfer.config import places
+from ssl_transfer.config import places, roles
 from ssl_transfer.config.composer import Composer
 from ssl_transfer.config.schema import AXES, CONF
 
@@ -26,7 +26,8 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
     hydra = GlobalHydra.instance()
     loader = hydra.config_loader() if hydra.is_initialized() else _loader()
-    return _composer(loader, _edits(searched_folders(loader))).compose(overrides)
+    composer = _composer(loader, _edits(searched_folders(loader)))
+    return composer.compose(roles.gathered(overrides))
 
 
 def searched_folders(loader: ConfigLoader) -> list[str]:

@@ -2,16 +2,17 @@
 
 A reference is either the name of a model, whose weights are used without training, or a mapping
 with the keys ``model`` (default: the run's own), ``method`` (default: ``as_is``), ``seed`` (of the
-method) and ``overrides`` (as on the command line). ``expanded`` replaces the names by whole nodes,
-so that ids and frozen configurations contain what the names meant.
+method) and ``overrides`` (as on the command line). Where several references may stand, a mapping
+with ``seeds``, a list, stands for one reference per seed. ``expanded`` replaces the names by whole
+nodes, so that ids and frozen configurations contain what the names meant.
 """
 
 import copy
-import enum
+import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -20,36 +21,15 @@ from ssl_transfer.config import places
 from ssl_transfer.config.arguments import quoted
 from ssl_transfer.config.composition import compose
 from ssl_transfer.config.hydra_errors import did_you_mean, sentence
+from ssl_transfer.config.roles import REFERENCES, Role
 
 T = TypeVar("T")
 
-
-class Role(enum.Enum):
-    """How a method uses the encoder that a reference names."""
-
-    INITIAL_WEIGHTS = "the trained encoder starts from its weights"
-    ARGUMENT = "the method's constructor receives it under the key's name"
-    MEMBER = "its features are a part of the run's encoder"
-
-
-class Reference(NamedTuple):
-    """The role of a key that holds references."""
-
-    role: Role
-    several: bool = False
-    """Whether the key holds a list of references."""
-
-
-REFERENCES = {
-    "start_from": Reference(Role.INITIAL_WEIGHTS),
-    "teacher": Reference(Role.ARGUMENT),
-    "teachers": Reference(Role.ARGUMENT, several=True),
-    "members": Reference(Role.MEMBER, several=True),
-}
-"""The keys of a method's node that hold references."""
-
 AXES = ("model", "method")
 """The keys of an expanded reference."""
+
+_SINGULAR = {"seeds": "seed"}
+"""Keys of a mapping that stands for several references, and the key of each reference."""
 
 _KNOWN = {*AXES, "seed", "overrides"}
 
@@ -82,6 +62,7 @@ def expanded(config: Node) -> Node:
     method = config.get("method")
     if not isinstance(method, Mapping):
         return config
+    method = _spread(method)
     references = items(method)
     for path, value in references.items():
         _refuse_keys(f"method.{path}", value)
@@ -92,6 +73,42 @@ def expanded(config: Node) -> Node:
         for path, value in references.items()
     }
     return {**config, "method": {**method, **by_key(nodes)}}
+
+
+def _spread(method: Mapping[str, Any]) -> Node:
+    """Return a method's node with a reference for each that a mapping with ``seeds`` stands for."""
+    spread = dict(method)
+    for key, reference in REFERENCES.items():
+        value = method.get(key)
+        if reference.several and isinstance(value, list):
+            several = (_single(f"method.{key}[{i}]", item) for i, item in enumerate(value))
+            spread[key] = list(itertools.chain.from_iterable(several))
+        elif reference.several and _stands_for_several(value):
+            spread[key] = _single(f"method.{key}", value)
+    return spread
+
+
+def _stands_for_several(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(key in value for key in _SINGULAR)
+
+
+def _single(path: str, value: Any) -> list[Any]:
+    """Return the references that a value stands for; those of a mapping are a product, in order."""
+    if not _stands_for_several(value):
+        return [value]
+    axes = {key: value[key] for key in _SINGULAR if key in value}
+    for key, numbers in axes.items():
+        _refuse_numbers(f"{path}.{key}", numbers)
+        if (single := _SINGULAR[key]) in value:
+            raise ConfigCompositionException(
+                f"`{path}` must have one of `{single}` and `{key}`, but has both; remove one"
+            )
+    shared = {key: part for key, part in value.items() if key not in axes}
+    names = [_SINGULAR[key] for key in axes]
+    return [
+        {**copy.deepcopy(shared), **dict(zip(names, numbers, strict=True))}
+        for numbers in itertools.product(*axes.values())
+    ]
 
 
 def items(method: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,14 +190,32 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
     return nodes
 
 
+def _refuse_numbers(path: str, numbers: Any) -> None:
+    """Raise an error unless a value is a list of one integer or more."""
+    remedy = ""
+    if not isinstance(numbers, list):
+        shown, remedy = repr(numbers), f"; write [{numbers}]" * (type(numbers) is int)
+    elif wrong := [number for number in numbers if type(number) is not int]:
+        shown = f"{numbers}, of which {wrong[0]!r} is none"
+    elif not numbers:
+        shown = "empty"
+    else:
+        return
+    raise ConfigCompositionException(
+        f"`{path}` must be a list of one integer or more, but is {shown}{remedy}"
+    )
+
+
 def _refuse_keys(path: str, value: Any) -> None:
     """Raise an error for keys that a reference does not have."""
-    unknown = [] if not isinstance(value, Mapping) else sorted(map(str, value.keys() - _KNOWN))
+    several = REFERENCES[path.removeprefix("method.").partition("[")[0]].several
+    known = _KNOWN | (_SINGULAR.keys() if several else set())
+    unknown = [] if not isinstance(value, Mapping) else sorted(map(str, value.keys() - known))
     if unknown:
         elsewhere = f"; keys of its method belong into overrides:[method.{unknown[0]}=…]"
         raise ConfigCompositionException(
-            f"`{path}` must have no keys but {', '.join(sorted(_KNOWN))}, but has `{unknown[0]}`"
-            f"{did_you_mean(unknown[0], _KNOWN) or elsewhere}"
+            f"`{path}` must have no keys but {', '.join(sorted(known))}, but has `{unknown[0]}`"
+            f"{did_you_mean(unknown[0], known) or elsewhere}"
         )
 
 

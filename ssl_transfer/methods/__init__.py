@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssl_transfer.config import locate
-from ssl_transfer.config.references import REFERENCES
+from ssl_transfer.config.roles import REFERENCES
 from ssl_transfer.datasets.transforms import View, views
 from ssl_transfer.methods.base import Method
 from ssl_transfer.models import Encoder

@@ -12,7 +12,8 @@ import torch
 
 from ssl_transfer import datasets, models
 from ssl_transfer.config import locate
-from ssl_transfer.config.references import Role, by_key, role
+from ssl_transfer.config.references import by_key, role
+from ssl_transfer.config.roles import Role
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.decoded import Choice, decode_once

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from ssl_transfer.config import locate
 from ssl_transfer.config.ranges import Seed, Text
-from ssl_transfer.config.references import REFERENCES, Role, items
+from ssl_transfer.config.references import items
+from ssl_transfer.config.roles import REFERENCES, Role
 from ssl_transfer.preprocessing import Preprocessing
 
 PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
@@ -149,7 +150,9 @@ def _several(*, value: Any) -> None:
     what = "an empty list" if value == [] else repr(value)
     if isinstance(value, Mapping):
         what = "a single one"
-    raise ValueError(f"there must be a list of encoders, but is {what}; write [A,B].")
+    raise ValueError(
+        f"there must be a list of encoders, but is {what}; write [A,B], or {{…,seeds:[0,1]}}."
+    )
 
 
 def _encoder(*, model: Mapping[str, Any], method: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config import AXES, resolve
-from ssl_transfer.config.references import REFERENCES
+from ssl_transfer.config.roles import REFERENCES
 
 _TUNING = "ssl_transfer.protocols.tuning.Tuning"
 _KNN = "ssl_transfer.protocols.knn.KNN"

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from ssl_transfer import methods, models
-from ssl_transfer.config.references import Role, by_key, role
+from ssl_transfer.config.references import by_key, role
+from ssl_transfer.config.roles import Role
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.errors import UserError, last_line
 from ssl_transfer.methods import pretraining
@@ -21,6 +22,7 @@ from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.protocols.base import require
 from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
+from ssl_transfer.runs.identity import identity_of
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import inputs
 
@@ -50,6 +52,7 @@ def check(run: Run) -> str | None:
         model = run.resolved["model"]
         size = (model.get("preprocessing") or {}).get("size")
         _warn_of_stem(run.names["model"], model.get("stem"), size)
+        _refuse_copies(run)
         as_they_are = [s.resolved["model"] for s in run.sources.values() if not s.trains]
         if "encoder" not in run.sources and not run.is_fused:
             as_they_are.append(model)
@@ -68,6 +71,30 @@ def check(run: Run) -> str | None:
         log.error("%s", traceback.format_exc())
         return last_line(error)
     return None
+
+
+def _refuse_copies(run: Run) -> None:
+    """Refuse two references of one list to the same encoder, which add nothing to each other."""
+    first: dict[tuple[str, str], str] = {}
+    for path, source in run.sources.items():
+        key, bracket, _ = path.partition("[")
+        if not bracket:
+            continue
+        other = first.setdefault((key, _encoder_of(source)), path)
+        if other != path:
+            raise ValueError(
+                f"`method.{key}` must name distinct encoders, but `{path}` is an exact copy of "
+                f"`{other}` ({source.label}); name each once, or pre-train them with different "
+                "seeds, as in {method:supervised,seeds:[0,1]}."
+            )
+
+
+def _encoder_of(source: Run) -> str:
+    """Return what identifies the encoder of a reference; weights from a file have no seed."""
+    model = source.resolved["model"]
+    if source.trains or not (model.get("weights") or {}).get("path"):
+        return source.id
+    return json.dumps(identity_of("model", model), sort_keys=True)
 
 
 def _warn_of_flips(run: Run) -> None:

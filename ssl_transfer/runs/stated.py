@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config import resolve
-from ssl_transfer.config.references import REFERENCES
+from ssl_transfer.config.roles import REFERENCES
 from ssl_transfer.preprocessing import TIMM_FILE, TRANSFORMERS_FILE
 
 
