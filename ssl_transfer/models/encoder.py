@@ -41,6 +41,11 @@ class Encoder(nn.Module):
         self.maker: Callable[..., Any] | None = None  # the callable that `models.build` called
         self.head: Head | None = None  # the classifier in the file of the weights, not applied
 
+    @property
+    def parameter_count(self) -> int:
+        """The number of the backbone's parameters, trained or not."""
+        return sum(parameter.numel() for parameter in self.backbone.parameters())
+
     def preprocessing_identity(self) -> dict[str, Any]:
         """Return the preprocessing as plain values."""
         return self.preprocessing.identity()

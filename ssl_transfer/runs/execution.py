@@ -230,7 +230,8 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     with inputs.collected() as weights_files:
         encoder = initial_encoder(run)
         arguments = arguments_of(run) if run.is_pretraining else {}
-    prepared = encoder.preprocessing_identity()  # before a protocol changes it
+    # Before a protocol changes them:
+    prepared, size = encoder.preprocessing_identity(), encoder.parameter_count
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
     more_data = None
     with RunLogger(run, context) as context.logger:
@@ -257,6 +258,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             began,
             encoder_id=encoder_id(run) or weights[:16],
             preprocessing=prepared,
+            parameters=size,
             scores=[vars(score) for score in scores],
             **facts,
             weights_sha256=weights,
@@ -375,6 +377,7 @@ def _record(
     reason: str | None = None,
     encoder_id: str | None,
     preprocessing: Mapping[str, Any] | None = None,
+    parameters: int | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Return the record of a run: its head, the facts about its work, and its code.
@@ -386,13 +389,19 @@ def _record(
         reason: why the run is not applicable.
         encoder_id: id of the encoder that the run evaluated or trained.
         preprocessing: how the encoder expects its images (``None``: unknown).
+        parameters: number of the encoder's parameters (``None``: unknown).
         **facts: further keys, at least ``scores`` and ``duration_s``.
     """
     return {
         **run.identify(),
         "status": status,
         "reason": reason,
-        "encoder": {"id": encoder_id, "label": run.label, "preprocessing": preprocessing},
+        "encoder": {
+            "id": encoder_id,
+            "label": run.label,
+            "preprocessing": preprocessing,
+            "parameters": parameters,
+        },
         **facts,
         "config": run.config,
         "requires": [required.id for required in run.requirements],

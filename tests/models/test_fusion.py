@@ -132,3 +132,11 @@ def test_a_wrong_fusion_is_refused_before_work(overrides, message):
     sentences = problems(plain(compose(["method=cat", "protocol=knn", *overrides])))
     assert len(sentences) == 1
     assert message in sentences[0]
+
+
+def test_a_fused_encoder_has_the_parameters_of_its_members_and_no_projector_counts() -> None:
+    members = [member(0, size=2, dim=3), member(1, size=2, dim=5)]
+    members[0].projector = nn.Linear(3, 7)
+    counts = [encoder.parameter_count for encoder in members]
+    assert counts == [12 * 3 + 3, 12 * 5 + 5]
+    assert FusedEncoder(members, "concatenate").parameter_count == sum(counts)
