@@ -23,6 +23,10 @@ Interpolation = Literal["bilinear", "nearest"]
 Beyond = Literal["zeros", "reflection"]
 """What lies beyond the border: black, or the mirrored image."""
 
+SHARING = 8
+"""Images from which a processor reads the places of a common map as weighted sums of rows, which
+is then faster than reading each image by itself."""
+
 
 def affine_matrices(
     *,
@@ -204,6 +208,8 @@ def _read(
     beyond: Beyond,
 ) -> Float32[Tensor, "batch 3 _ _"]:
     """Return the images read at x and y from the centre, in units of half the image's size."""
+    if len(grid) == 1 and len(pixels) >= SHARING and pixels.device.type == "cpu":
+        return _read_alike(pixels, grid[0], interpolation, beyond)
     return F.grid_sample(
         pixels,
         grid.expand(len(pixels), -1, -1, -1),
@@ -211,3 +217,57 @@ def _read(
         padding_mode=beyond,
         align_corners=False,
     )
+
+
+def image_minor(pixels: Pixels) -> Pixels:
+    """Return the images with the values of one pixel of all images side by side in memory."""
+    return pixels.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+
+
+def _read_alike(
+    pixels: Pixels,
+    grid: Float32[Tensor, "rows columns 2"],
+    interpolation: Interpolation,
+    beyond: Beyond,
+) -> Float32[Tensor, "batch 3 rows columns"]:
+    """Return the same places of all images, as ``grid_sample``, which computes them per image.
+
+    Every output pixel is a weighted sum of a few rows of a table with one row per input pixel.
+    """
+    batch, channels, height, width = pixels.shape
+    x, y = (
+        _within(((axis + 1) * side - 1) / 2, side, beyond)
+        for axis, side in zip(grid.flatten(0, 1).unbind(1), (width, height), strict=True)
+    )
+    if interpolation == "nearest":
+        corners = [(x.round(), y.round(), torch.ones_like(x))]
+    else:
+        left, top = x.floor(), y.floor()
+        across, down = x - left, y - top
+        corners = [
+            (left, top, (1 - across) * (1 - down)),
+            (left + 1, top, across * (1 - down)),
+            (left, top + 1, (1 - across) * down),
+            (left + 1, top + 1, across * down),
+        ]
+    rows = x.new_empty(len(x), len(corners), dtype=torch.int32)
+    weights = x.new_empty(len(x), len(corners))
+    for number, (column, row, weight) in enumerate(corners):
+        inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        # Integers: large images have more pixels than float32 can number.
+        rows[:, number] = row.clamp(0, height - 1).int() * width
+        rows[:, number] += column.clamp(0, width - 1).int()
+        weights[:, number] = weight * inside
+    table = pixels.permute(2, 3, 0, 1).reshape(height * width, batch * channels)
+    read = F.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+    return read.view(*grid.shape[:2], batch, channels).permute(2, 3, 0, 1)
+
+
+def _within(
+    places: Float32[Tensor, " places"], side: int, beyond: Beyond
+) -> Float32[Tensor, " places"]:
+    """Return places along an axis, mirrored at the borders of the outer pixels if wanted."""
+    if beyond == "zeros":
+        return places
+    folded = (places + 0.5).remainder_(2 * side)
+    return torch.minimum(folded, 2 * side - folded).sub_(0.5).clamp_(0, side - 1)

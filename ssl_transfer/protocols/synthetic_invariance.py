@@ -28,7 +28,7 @@ from ssl_transfer.datasets.invariance_transforms import (
 from ssl_transfer.datasets.loading import load
 from ssl_transfer.datasets.recolouring import levels
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
-from ssl_transfer.datasets.warps import Interpolation, Window, centre, resized_levels
+from ssl_transfer.datasets.warps import Interpolation, Window, centre, image_minor, resized_levels
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.features.extraction import output_of
 from ssl_transfer.metrics.invariance import (
@@ -56,6 +56,8 @@ BLOCK = 32
 """Settings (or images, in original size) between the points at which a run can be resumed."""
 CACHED = 2**20
 """Numbers in the images that a processor transforms and encodes at once."""
+TOGETHER = 16
+"""Images that a processor transforms by one map and encodes at once."""
 PIXELS = 2**25
 """Pixels of images in original size that are transformed at once."""
 
@@ -318,7 +320,9 @@ class _Chunk(abc.ABC):
             torch.tensor(values, device=pixels.device).view(3, 1, 1)
             for values in (self.preprocessing.mean, self.preprocessing.std)
         )
-        inputs = torch.addcmul(-mean / std, pixels, 1 / std).to(self.context.dtype)
+        # Networks expect the images one after another in memory.
+        contiguous = torch.empty_like(pixels, memory_format=torch.contiguous_format)
+        inputs = torch.addcmul(-mean / std, pixels, 1 / std, out=contiguous).to(self.context.dtype)
         return output_of(self.encoder, inputs, self.context, self.representation)
 
 
@@ -342,6 +346,18 @@ class _Resized(_Chunk):
         return batch.views[0].to(self.context.device)
 
     @functools.cached_property
+    def groups(self) -> list[Float32[Tensor, "_ 3 side side"]]:
+        """The images that are transformed and encoded at once.
+
+        A processor is faster on few images, which its cache holds; a GPU, on many.
+        """
+        if self.context.device.type != "cpu":
+            return [self.pixels]
+        if self.transform.maps:
+            return [image_minor(part) for part in torch.split(self.pixels, TOGETHER)]
+        return list(torch.split(self.pixels, max(1, CACHED // self.pixels[0].numel())))
+
+    @functools.cached_property
     def clean(self) -> Float64[Tensor, "images dim"]:
         """The whitened features of the images without a transform."""
         return self.white(self.encoded(centre(self.pixels, self.window)))
@@ -349,14 +365,11 @@ class _Resized(_Chunk):
     def totals(self, settings: Settings) -> Totals:
         """Return the totals over the images for some settings."""
         scale = self.pixels.shape[-1] / SIDE
-        # A processor is faster on few images, which its cache holds; a GPU, on many.
-        size = len(self.pixels)
-        if self.context.device.type == "cpu":
-            size = max(1, CACHED // self.pixels[0].numel())
+        groups = self.groups
         rows = []
         for row in settings:
             parts = []
-            for pixels in torch.split(self.pixels, size):
+            for pixels in groups:
                 changed = self.transform(
                     pixels, row[None], self.definition, self.window, scale=scale
                 )

@@ -133,6 +133,20 @@ def test_images_with_settings_of_their_own_are_as_those_with_one_setting(name, d
         torch.testing.assert_close(alone[0], result, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("beyond", get_args(warps.Beyond))
+@pytest.mark.parametrize("interpolation", get_args(warps.Interpolation))
+def test_many_images_with_one_map_are_read_as_each_by_itself(interpolation, beyond, pixels):
+    many = pixels.repeat(3, 1, 1, 1) * torch.linspace(0.5, 1, 12).view(-1, 1, 1, 1)
+    assert len(many) >= warps.SHARING > len(pixels)
+    maps = warps.affine_matrices(angle=31.0, translate=(3.3, -20.0), scale=0.7)
+    options = {"interpolation": interpolation, "beyond": beyond}
+    together = warps.warp(warps.image_minor(many), maps, (40, 36), **options)
+    alone = torch.cat([warps.warp(image[None], maps, (40, 36), **options) for image in many])
+    # A place between two pixels may be rounded to either of them.
+    differing = (together - alone).abs() > 1e-4
+    assert differing.float().mean() < (0.01 if interpolation == "nearest" else 1e-9)
+
+
 @pytest.mark.parametrize("name", sorted(set(TRANSFORMS) - {"resized_crop"}))
 def test_the_crop_is_that_of_the_whole_transformed_image(name, pixels):
     chosen = TRANSFORMS[name]
