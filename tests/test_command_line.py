@@ -386,6 +386,6 @@ def test_protocols_may_have_a_dataset_of_their_own_unless_they_are_compared(tmp_
     assert done.stderr.strip() == (
         "error: a sweep over protocols with different default datasets must name its datasets, but "
         "`knn` has `digits` and `seen_elsewhere` has `textures`; add `dataset=digits,textures`, or "
-        "the sets that you mean."
+        "the sets that you mean, or send one command for each protocol if no set suits all."
     )
     assert not (tmp_path / "out" / "knn").exists()
