@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python -m results correlate --published transfer_2021_table1 --proxy logistic_regression \\
       --target finetune
   python -m results compare --published transfer_2021_table1,transfer_2021_ece
+  python -m results curve --protocol linear_probe --dataset cifar10 --plot curve.png
   python -m results run 3f2a --to pictures
   python -m results episodes 3f2a 81cd
   python -m results summary --sweep latest
@@ -76,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
         "--unmatched", action="store_true", help="also list scores without a counterpart"
     )
     _writing(compared)
+    curve = _reading(commands, "curve", _curve, "scores against the size of the encoder")
+    curve.add_argument("--x", choices=("parameters", "networks"), default="parameters")
+    curve.add_argument("--metric", help="show this metric instead of each run's primary one")
+    curve.add_argument(
+        "--plot", type=Path, metavar="FILE",
+        help="draw the picture (PNG, PDF); a CSV file of the same name holds its points",
+    )  # fmt: skip
+    _writing(curve)
     long = _reading(commands, "list", _list, "the long table: one line per run and metric")
     long.add_argument("--format", choices=("terminal", "csv", "markdown"), default="terminal")
     _reading(commands, "failures", _failures, "failed and invalid runs, with reasons")
@@ -111,7 +120,10 @@ def _reading(
     parser.set_defaults(function=function)
     _placing(parser)
     parser.add_argument("--sweep", help="only one sweep: latest, a name, or a path")
-    use = "beside own scores (default: all)" if name == "compare" else "instead of records"
+    use = {
+        "compare": "beside own scores (default: all)",
+        "curve": "beside own scores, or alone",
+    }.get(name, "instead of records")
     parser.add_argument(
         "--published", type=_names, metavar="NAME,…", help=f"published tables {use}"
     )
@@ -146,7 +158,7 @@ def _names(text: str) -> list[str]:
 
 def _results(options: argparse.Namespace) -> Results:
     """Read the records that the options select; warn about unusable files."""
-    if options.published and options.function is not _compare:
+    if options.published and options.function not in (_compare, _curve):
         from results.published import read_published
 
         results = read_published(options.published)
@@ -224,6 +236,48 @@ def _compare(options: argparse.Namespace) -> int:
     if options.save:
         print(f"saved: {save(options.save, 'comparison', shown, numbers)}", file=sys.stderr)
     return 0
+
+
+def _curve(options: argparse.Namespace) -> int:
+    from results import curves
+
+    if options.plot and options.plot.suffix not in PICTURES:
+        raise unknown("the ending of `--plot`", options.plot.suffix, PICTURES)
+    published = curves.published_points(options.published or (), options.protocol, options.dataset)
+    own: list[curves.Point] = []
+    left_out: list[str] = []
+    if not published or options.outputs.is_dir():
+        own, left_out = curves.points(_own(options, optional=bool(published)), options.metric)
+    found = curves.in_order([*own, *published])
+    for sentence in left_out:
+        print(printable(sentence), file=sys.stderr)
+    if not found:
+        raise ResultsError(
+            "a curve needs scores on a data set, but there are none of this protocol, data set and "
+            "metric; start a run first, or name others."
+        )
+    table, numbers = curves.to_table(found), curves.to_csv_points(found)
+    show([table], numbers, options.format)
+    if options.save:
+        print(f"saved: {save(options.save, 'curve', [table], numbers)}", file=sys.stderr)
+    if options.plot:
+        from results.curve_plots import draw
+
+        draw(options.plot, found, options.x)
+        points = options.plot.with_suffix(".csv")
+        points.write_text(numbers, encoding="utf-8")
+        print(f"drawn: {options.plot}, {points}", file=sys.stderr)
+    return 0
+
+
+def _own(options: argparse.Namespace, *, optional: bool) -> Results:
+    """Return the own results; empty ones if they are optional and none fits the options."""
+    try:
+        return _results(options)
+    except ResultsError:
+        if not optional:
+            raise
+        return Results([])
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from results.errors import ResultsError
 from results.labels import natural
-from results.published import read_published
+from results.published import other_names, read_published
 from results.records import Results, Row
 from results.rendering import Table, to_csv
 from results.scores import Cell, cells
@@ -72,7 +72,8 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
 
     Names must be equal, but an own label may have additional parts that distinguish variants
     (``finetune steps=5000`` matches ``finetune``). Each variant is a pair of its own. Parts of a
-    published label, such as ``shots=5``, must be in the own one.
+    published label, such as ``shots=5``, must be in the own one. A table may state further names
+    of an encoder, under which its released weights are evaluated.
 
     Args:
         results: own records.
@@ -86,10 +87,16 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
     by_name: dict[Key, list[Key]] = defaultdict(list)
     for key in own:
         by_name[_plain(key)].append(key)
+
+    def _variants(published: Key) -> list[Key]:
+        return [key for key in by_name[_plain(published)] if _is_variant(key, published)]
+
     pairs, only_published = [], []
+    others = {name: other_names(name) for name in tables}
     for name, row in stated:
         published = Key(row.encoder, row.protocol, row.dataset, row.metric)
-        keys = [key for key in by_name[_plain(published)] if _is_variant(key, published)]
+        names = [row.encoder, *others[name][row.encoder]]
+        keys = [key for label in names for key in _variants(published._replace(encoder=label))]
         pairs += [Pair(name, key, own[key], row) for key in sorted(keys, key=_order)]
         only_published += [] if keys else [(name, published)]
     matched = {pair.key for pair in pairs}

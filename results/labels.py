@@ -136,7 +136,7 @@ def _preprocessing(document: Mapping[str, Any]) -> str | None:
 
 def _written_preprocessing(document: Mapping[str, Any]) -> str:
     """Return the preprocessing in a run's configuration, as JSON."""
-    model = _part(document, "model").get("model") if _is_known(document) else None
+    model = hashed_part(document, "model").get("model") if _is_known(document) else None
     return json.dumps(
         model.get("preprocessing") if isinstance(model, dict) else None, sort_keys=True
     )
@@ -168,10 +168,12 @@ def _description(document: Mapping[str, Any]) -> str:
 
 def _encoder_config(document: Mapping[str, Any]) -> dict[str, Any]:
     # Precision and debug identify an encoder only if it was pre-trained by a run.
-    return _part(document, "model", "method", *_PRECISION[: 2 * bool(document.get("requires"))])
+    return hashed_part(
+        document, "model", "method", *_PRECISION[: 2 * bool(document.get("requires"))]
+    )
 
 
-def _part(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+def hashed_part(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """Return keys of the identity that a run's id is a hash of.
 
     Records of earlier code have only the configuration, from which the identity is derived.
@@ -268,18 +270,18 @@ def _check_mean_over(
 
 
 def _has(document: Mapping[str, Any], key: str) -> bool:
-    node: Any = _part(document, "dataset", "protocol") if _is_known(document) else {}
+    node: Any = hashed_part(document, "dataset", "protocol") if _is_known(document) else {}
     for part in key.split("."):
         node = node.get(part) if isinstance(node, dict) else None
     return node is not None and not isinstance(node, dict)
 
 
 def _protocol_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    return _part(document, "protocol", *_PRECISION)
+    return hashed_part(document, "protocol", *_PRECISION)
 
 
 def _dataset_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    return _part(document, "dataset")
+    return hashed_part(document, "dataset")
 
 
 def _differing(

@@ -33,11 +33,28 @@ def read_published(tables: Sequence[str]) -> Results:
     return Results(rows, finished=len(rows))
 
 
-def _rows(name: str) -> list[Row]:
+def lines(name: str) -> list[dict[str, str]]:
+    """Return the lines of a table by column.
+
+    Raises:
+        ResultsError: if the name is unknown; the message lists the known ones.
+    """
     if name not in names():
         raise unknown("a published table", name, names())
     with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        entries = list(csv.DictReader(line for line in file if not line.startswith("#")))
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def other_names(name: str) -> dict[str, list[str]]:
+    """Return model -> names of the same encoder where its released weights are evaluated."""
+    return {
+        line["model"]: [one for one in (line.get("released") or "").split(";") if one]
+        for line in lines(name)
+    }
+
+
+def _rows(name: str) -> list[Row]:
+    entries = lines(name)
     first: dict[tuple[str, str], str] = {}
     for entry in entries:
         first.setdefault((entry["protocol"], entry["dataset"]), entry["metric"])

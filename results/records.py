@@ -69,6 +69,7 @@ class Results:
         sweep: the folder of the requested sweep, if any.
         mean_over: keys, in addition to the seed, whose values are averaged.
         versions: run id -> the data and weights that its scores belong to.
+        documents: run id -> the whole record or failure.
     """
 
     rows: list[Row]
@@ -78,6 +79,7 @@ class Results:
     sweep: Path | None = None
     mean_over: Sequence[str] = ()
     versions: Mapping[str, Version] = dataclasses.field(default_factory=dict)
+    documents: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def keep(
         self,
@@ -258,6 +260,7 @@ def _tabulate(
     documents: list[tuple[Path, dict[str, Any]]], outputs: Path, mean_over: Sequence[str]
 ) -> Results:
     results = Results([], mean_over=mean_over)
+    results.documents = {document["run_id"]: document for _, document in documents}
     names = identify([document for _, document in documents], mean_over)
     results.versions = versions(
         (name.encoder_id, document)

@@ -33,6 +33,7 @@ def write(outputs: Path) -> Write:
         higher_is_better: bool = True,
         error: str | None = None,
         config: dict[str, Any] | None = None,
+        parameters: int | None = None,
         **changes: Any,
     ) -> Path:
         nonlocal count
@@ -46,7 +47,7 @@ def write(outputs: Path) -> Write:
             "dataset": dataset,
             "protocol": protocol,
             "seed": seed,
-            "encoder": {"id": encoder, "label": f"{model}-{method}"},
+            "encoder": {"id": encoder, "label": f"{model}-{method}", "parameters": parameters},
         }
         score = {
             "metric": "top1",

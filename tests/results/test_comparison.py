@@ -122,6 +122,17 @@ def test_an_encoder_s_published_setting_selects_its_own_variant(write, outputs: 
     })  # fmt: skip
 
 
+def test_released_weights_are_compared_with_the_score_of_their_construction(
+    write, outputs: Path
+) -> None:
+    for number, label in enumerate(["rrl_resnet50_run3", "rrl_resnet50_run0+rrl_resnet50_run1"]):
+        write_metric(write, "top1", 0.9, encoder=f"{number}" * 16, model=label, dataset="cifar10")
+    found = compare(read(outputs), ["rich_representations_supervised_linear"])
+    assert {pair.key.encoder: pair.published.value for pair in found.pairs} == pytest.approx(
+        {"rrl_resnet50_run3": 0.9057, "rrl_resnet50_run0+rrl_resnet50_run1": 0.9186}
+    )
+
+
 def test_nothing_in_common_and_unknown_tables_are_one_sentence(
     write, outputs: Path, capsys
 ) -> None:

@@ -100,10 +100,11 @@ SOME = [
     ("swav", "linear_probe", "resnet50w4-swav", "inaturalist18", "44.1"),
     ("swav", "finetune", "5x-resnet50-swav", "imagenet", "77.69"),
     ("swav", "two_stage_finetune", "5x-resnet50-swav", "imagenet", "80.0"),
-    ("seer", "linear_probe", "seer_regnet128gf", "cifar100", "74.8"),
-    ("seer", "finetune", "seer_regnet256gf", "imagenet", "85.2"),
-    ("vit", "two_stage_finetune", "vit_b16_augreg+vit_l16_augreg", "imagenet", "86.6"),
-    ("vit", "finetune", "vit_h14", "imagenet", "85.1"),
+    ("seer", "linear_probe", "seer_regnet_128gf", "cifar100", "74.8"),
+    ("seer", "score_as_is", "seer_regnet_256gf_in1k", "imagenet", "85.2"),
+    ("vit", "two_stage_finetune", "vit_base_16_augreg_in1k+vit_large_16_augreg_in1k", "imagenet",
+     "86.6"),
+    ("vit", "score_as_is", "vit_huge_14_in1k", "imagenet", "85.1"),
 ]  # fmt: skip
 
 
@@ -152,13 +153,25 @@ def test_every_digitised_score_with_hidden_markers_is_marked() -> None:
         for line in lines("supervised_linear")
         if line["source"] == "overlap"
     }
-    sub = "scores-of-"
+    cat, wide = "{}x-resnet50-supervised".format, "resnet50w4-supervised"
     assert hidden == {
-        ("4x-resnet50-supervised", "cifar100"), ("4x-resnet50-supervised", "cifar10"),
-        ("5x-resnet50-supervised", "cifar100"), ("5x-resnet50-supervised", "cifar10"),
-        ("10x-resnet50-supervised", "imagenet"), ("resnet50w4-supervised", "imagenet"),
-        (f"{sub}10x-resnet50-supervised", "imagenet"),
-        (f"{sub}4x-resnet50-supervised", "cifar100"), (f"{sub}4x-resnet50-supervised", "cifar10"),
-        (f"{sub}5x-resnet50-supervised", "cifar100"), (f"{sub}5x-resnet50-supervised", "cifar10"),
-        (f"{sub}resnet50w4-supervised", "imagenet"),
+        *((cat(n), dataset) for n in (4, 5) for dataset in ("cifar10", "cifar100")),
+        *((f"cat_sub({cat(n)})", dataset) for n in (4, 5) for dataset in ("cifar10", "cifar100")),
+        *((cat(10), "imagenet"), (wide, "imagenet")),
+        *((f"cat_sub({cat(10)})", "imagenet"), (f"cat_sub({wide})", "imagenet")),
+    }
+
+
+def test_constructions_state_how_many_networks_they_are_of() -> None:
+    every = [line for table in ROWS for line in lines(table)]
+    assert all(int(line["networks"]) == 1 for line in every if line["construction"] == "single")
+    several = {
+        (line["model"], int(line["networks"]))
+        for line in every
+        if line["construction"] in ("distill", "wide_sub", "joint", "cat_snapshots")
+    }
+    assert several == {
+        ("distill2", 2), ("distill5", 5), ("distill20", 20), ("resnet50-distill", 5),
+        ("cat_sub(resnet50w2-supervised)", 2), ("cat_sub(resnet50w4-supervised)", 4),
+        ("two_resnet50-supervised", 2), ("four_resnet50-supervised", 4), ("cat5-s", 5),
     }  # fmt: skip
