@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import run_py
 from tiny_runs import run_all, tiny
 
 import launchers
@@ -21,18 +21,8 @@ from ssl_transfer.protocols.knn import KNN
 from ssl_transfer.runs import builders, execution
 from ssl_transfer.runs.signature import signature_problems
 
-ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["model.width=4", "model.preprocessing.size=16", "dataset.labels_per_class=4"]
 QUICK += ["dataset.test_per_class=2", "trainer.device=cpu"]
-
-
-def run_py(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in ``folder`` as a user does, from another folder than the repository's."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
-        cwd=folder, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "SSL_TRANSFER_OUTPUTS": str(folder / "out")},
-    )  # fmt: skip
 
 
 @pytest.fixture

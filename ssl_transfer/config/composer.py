@@ -14,6 +14,8 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, Node, OmegaConf, flag_override
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from ssl_transfer.config.repository import ParsedOnce
+
 # An interpolation that contains `hydra`, within one JSON string.
 _INTO_HYDRA = re.compile(r'\$\{([^"\\]|\\.)*hydra')
 
@@ -41,6 +43,8 @@ class Composer:
         hydra_overrides: Sequence[str] = (),
     ) -> None:
         assert isinstance(loader, ConfigLoaderImpl)  # Hydra has no other
+        if not isinstance(loader.repository, ParsedOnce):
+            loader.repository = ParsedOnce(loader.repository.get_sources())
         self.loader, self.whole = loader, whole
         _, self._files = loader._parse_overrides_and_create_caching_repo(
             config_name, list(hydra_overrides)

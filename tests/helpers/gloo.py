@@ -1,6 +1,5 @@
 """One pool of gloo processes for the whole test session."""
 
-import multiprocessing
 import os
 import pickle
 import socket
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import prepared
 
 START_TIMEOUT_S = 120.0
 GRACE_S = 3.0  # for the other ranks' answers after a failure
@@ -54,9 +54,7 @@ class _Workers:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        # Imports take many seconds: a server does them once, and the processes start from it.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["torch", "torch._dynamo", "timm", "pytest", "jaxtyping"])
+        context = prepared()
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
         for rank in range(world_size):

@@ -8,6 +8,7 @@ from pathlib import Path
 import odd_runs
 import pytest
 from fake_slurm import FakeSlurm
+from processes import run_py
 from test_status import RECORD, Folders
 from tiny_runs import run_all
 
@@ -149,12 +150,16 @@ def test_a_failed_run_is_sent_again_as_it_was_configured_then(
 # ---- the command line ---------------------------------------------------------------------------
 
 
-def python(folder: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
+ALONE = {"PATH": "", "CUDA_VISIBLE_DEVICES": ""}
+"""Of a process that sees neither commands of a cluster nor GPUs."""
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PATH": path,
-             "CUDA_VISIBLE_DEVICES": "", "SSL_TRANSFER_OUTPUTS": str(folder / "out")},
+        env={**os.environ, **ALONE, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+             "SSL_TRANSFER_OUTPUTS": str(folder / "out")},
     )  # fmt: skip
 
 
@@ -184,7 +189,7 @@ def test_no_sweep_is_a_sentence_and_exit_code_2(tmp_path: Path) -> None:
 def test_a_wrong_launcher_is_one_sentence_and_starts_nothing(
     tmp_path: Path, arguments: list[str], said: str
 ) -> None:
-    done = python(tmp_path, str(ROOT / "run.py"), "-m", "protocol=knn", *arguments)
+    done = run_py(tmp_path, "-m", "protocol=knn", *arguments, variables=ALONE)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {said}\n"
     assert {path.name for path in tmp_path.glob("out/*")} <= {".cache"}
@@ -193,8 +198,8 @@ def test_a_wrong_launcher_is_one_sentence_and_starts_nothing(
 def test_packing_runs_of_several_processes_is_refused(tmp_path: Path, slurm: FakeSlurm) -> None:
     slurm.says("sbatch")
     command = ["hydra/launcher=slurm", "hydra.launcher.runs_per_gpu=2", "hydra.launcher.nodes=2"]
-    done = python(tmp_path, str(ROOT / "run.py"), "-m", "protocol=knn", *command,
-                  path=str(slurm.folder))  # fmt: skip
+    variables = {**ALONE, "PATH": str(slurm.folder)}
+    done = run_py(tmp_path, "-m", "protocol=knn", *command, variables=variables)
     assert done.returncode == 2, done.stderr
     (told,) = done.stderr.splitlines()
     assert told.startswith("error: `runs_per_gpu` packs runs of a single process on one computer")
@@ -204,8 +209,8 @@ def test_packing_runs_of_several_processes_is_refused(tmp_path: Path, slurm: Fak
 
 def test_outputs_that_cannot_be_written_are_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    done = python(tmp_path, str(ROOT / "run.py"), "-m", "protocol=knn", "trainer.device=cpu",
-                  "hydra/launcher=local", "paths.outputs=file/out")  # fmt: skip
+    wrong = ["trainer.device=cpu", "hydra/launcher=local", "paths.outputs=file/out"]
+    done = run_py(tmp_path, "-m", "protocol=knn", *wrong, variables=ALONE)
     assert done.returncode == 2, done.stderr
     (told,) = done.stderr.splitlines()
     assert told.startswith("error: `paths.outputs` must be a folder that can be written to, but `")
