@@ -2,8 +2,9 @@
 
 A reference is either the name of a model, whose weights are used without training, or a mapping
 with the keys ``model`` (default: the run's own), ``method`` (default: ``as_is``), ``seed`` (of the
-method) and ``overrides`` (as on the command line). Where several references may stand, a mapping
-with ``seeds``, a list, stands for one reference per seed. ``expanded`` replaces the names by whole
+method), ``epoch`` (whose encoder is meant instead of the final one: a snapshot) and ``overrides``
+(as on the command line). Where several references may stand, a mapping with the lists ``seeds`` or
+``epochs`` stands for one reference per pair of both. ``expanded`` replaces the names by whole
 nodes, so that ids and frozen configurations contain what the names meant.
 """
 
@@ -28,10 +29,10 @@ T = TypeVar("T")
 AXES = ("model", "method")
 """The keys of an expanded reference."""
 
-_SINGULAR = {"seeds": "seed"}
+_SINGULAR = {"seeds": "seed", "epochs": "epoch"}
 """Keys of a mapping that stands for several references, and the key of each reference."""
 
-_KNOWN = {*AXES, "seed", "overrides"}
+_KNOWN = {*AXES, "seed", "epoch", "overrides"}
 
 Node = dict[str, Any]
 
@@ -76,7 +77,7 @@ def expanded(config: Node) -> Node:
 
 
 def _spread(method: Mapping[str, Any]) -> Node:
-    """Return a method's node with a reference for each that a mapping with ``seeds`` stands for."""
+    """Return a method's node with a reference for each that a mapping stands for."""
     spread = dict(method)
     for key, reference in REFERENCES.items():
         value = method.get(key)
@@ -168,15 +169,16 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
     for axis in AXES:
         _refuse_file(path, axis, named.get(axis))
     overrides = [places.quoted(str(override)) for override in named.get("overrides") or ()]
-    if named.get("seed") is not None:
-        overrides.insert(0, f"method.seed={named['seed']}")
+    for key, owner in (("epoch", "method.snapshot"), ("seed", "method.seed")):
+        if named.get(key) is not None:
+            overrides.insert(0, f"{owner}={named[key]}")
     axes = {axis: named.get(axis) for axis in AXES}
     for axis, name in axes.items():
         # The run's own model, and whole nodes, need no composition.
         fixed = isinstance(name, Mapping) or (axis == "model" and name is None)
         if fixed and any(_axis(override) == axis for override in overrides):
             raise ConfigCompositionException(
-                f"`{path}.seed` and `.overrides` must leave the {axis} alone unless "
+                f"`{path}.seed`, `.epoch` and `.overrides` must leave the {axis} alone unless "
                 f"`{path}.{axis}` is a name, but change it by {overrides}; name it"
             )
     options = [f"{axis}={name}" for axis, name in axes.items() if isinstance(name, str)]
@@ -212,10 +214,14 @@ def _refuse_keys(path: str, value: Any) -> None:
     known = _KNOWN | (_SINGULAR.keys() if several else set())
     unknown = [] if not isinstance(value, Mapping) else sorted(map(str, value.keys() - known))
     if unknown:
-        elsewhere = f"; keys of its method belong into overrides:[method.{unknown[0]}=…]"
+        key = unknown[0]
+        elsewhere = f"; keys of its method belong into overrides:[method.{key}=…]"
+        if key in _SINGULAR:  # of a single encoder
+            elsewhere = f", not `{_SINGULAR[key]}`{elsewhere}"
+        else:
+            elsewhere = did_you_mean(key, known) or elsewhere
         raise ConfigCompositionException(
-            f"`{path}` must have no keys but {', '.join(sorted(known))}, but has `{unknown[0]}`"
-            f"{did_you_mean(unknown[0], known) or elsewhere}"
+            f"`{path}` must have no keys but {', '.join(sorted(known))}, but has `{key}`{elsewhere}"
         )
 
 

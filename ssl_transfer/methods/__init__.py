@@ -28,6 +28,8 @@ TRAINING_KEYS = (
     "schedule",
     "clip_grad_norm",
     "bn_groups",
+    "snapshots",
+    "snapshot",
     "resources",
 )
 

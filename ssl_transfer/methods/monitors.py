@@ -339,6 +339,10 @@ class Monitor:
         )
         return torch.from_numpy(rows).to(self.context.device)
 
+    def misfit(self, passes: float) -> str | None:
+        """Return None: a training can continue from any step."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes."""
         state: dict[str, Any] = {"looks": self.looks}

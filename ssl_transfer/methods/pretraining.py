@@ -1,5 +1,6 @@
 """Pre-training: train an encoder with a method's objective."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,12 @@ from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Augmentation, Pipeline, ViewDataset
 from ssl_transfer.methods.monitors import Monitor, Monitoring
+from ssl_transfer.methods.snapshots import SnapshotKeys, Snapshots, SnapshotStore
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.training import trainer
-from ssl_transfer.training.options import TrainingOptions
+from ssl_transfer.training.learner import Observer
+from ssl_transfer.training.options import SampleOrder, TrainingOptions
 
 
 def train(
@@ -22,6 +25,7 @@ def train(
     dataset: Dataset,
     context: Context,
     method: Mapping[str, Any],
+    snapshots: SnapshotStore | None = None,
     **referenced: Encoder | list[Encoder],
 ) -> Encoder:
     """Train an encoder in place on the training split, and return it with its projector.
@@ -31,6 +35,7 @@ def train(
         dataset: the pre-training set.
         context: the run's context.
         method: the resolved ``method`` node.
+        snapshots: where the encoder is kept after further epochs, with its projector.
         **referenced: the encoders that the node refers to, such as ``teacher``.
     """
     learner = untrained(encoder, dataset, method, context.seed, **referenced)
@@ -40,7 +45,11 @@ def train(
     options = options_of(method)
     data = ViewDataset(dataset["train"], drawn, context.seed)
     with monitored(learner, dataset, context) as monitor:
-        trainer.fit(learner, data, options, context, name="pretrain", observer=monitor)
+        observer: Observer | None = monitor
+        if snapshots is not None and snapshots.epochs:
+            store = _with_projector(snapshots, encoder, learner)
+            observer = Snapshots(store, monitor, shortened=context.max_steps is not None)
+        trainer.fit(learner, data, options, context, name="pretrain", observer=observer)
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     total = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     context.note(
@@ -55,6 +64,19 @@ def train(
     )
     encoder.projector = learner.projection
     return encoder
+
+
+def _with_projector(
+    snapshots: SnapshotStore, encoder: Encoder, learner: methods.Method
+) -> SnapshotStore:
+    """Return a store that saves the encoder together with its projector."""
+
+    def save(epoch: int) -> None:
+        encoder.projector = learner.projection
+        snapshots.save(epoch)
+        encoder.projector = None  # as part of the learner, it has its own place
+
+    return dataclasses.replace(snapshots, save=save)
 
 
 def check(
@@ -86,7 +108,10 @@ def check(
             f"but `{dataset.name}` has {descriptions[dataset.target]}; choose another set or "
             "method."
         )
-    trainer.check(learner, len(dataset["train"]), options_of(method), accumulate)
+    options, samples = options_of(method), len(dataset["train"])
+    trainer.check(learner, samples, options, accumulate)
+    stream = SampleOrder(samples, options.batch_size, options.drop_last, 0)
+    SnapshotKeys.of(method).check(options.length(stream) / stream.steps_per_epoch)
 
 
 def options_of(method: Mapping[str, Any]) -> TrainingOptions:

@@ -103,8 +103,9 @@ def arguments_of(run: Run) -> dict[str, Encoder | list[Encoder]]:
     for path, source in run.sources.items():
         if role(path) is Role.ARGUMENT:
             encoders[path] = _built(source)
-            folder = source.folder if source.trains else None
-            encoders[path].projector = trained_projector(source.resolved["model"], folder)
+            encoders[path].projector = trained_projector(
+                source.resolved["model"], source.encoder_folder
+            )
     return by_key(encoders)
 
 
@@ -127,7 +128,8 @@ def initial_encoder(run: Run) -> Encoder:
             models.copy_weights(encoder, _built(source))
     if config["protocol"].get("representation") == "embeddings":
         trained = run.sources.get("encoder")
-        encoder.projector = trained_projector(config["model"], trained.folder if trained else None)
+        folder = trained.encoder_folder if trained else None
+        encoder.projector = trained_projector(config["model"], folder)
     return encoder
 
 
@@ -152,8 +154,10 @@ def load_product(encoder: Encoder, source: Run) -> None:
         DamagedProduct: if the weights differ from those that the record names.
     """
     record = source.record()
-    products.verify(source.folder, record)
-    models.load_encoder(encoder, source.folder)
+    products.verify(source.folder, record, source.snapshot)
+    models.load_encoder(encoder, products.encoder_folder(source.folder, source.snapshot))
+    if source.snapshot is not None:
+        return
     stated = record["weights_sha256"]  # the only checksum in records of older code
     if (loaded := models.fingerprint(encoder)) != stated:
         raise products.DamagedProduct(

@@ -70,6 +70,7 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     from ssl_transfer.datasets.transforms import View
     from ssl_transfer.methods import own_keys
     from ssl_transfer.methods.projector import Projector
+    from ssl_transfer.methods.snapshots import SnapshotKeys
     from ssl_transfer.training.options import TrainingOptions
 
     if node.get("_target_") is None:  # nothing is trained
@@ -104,6 +105,9 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     options = {field.name: node[field.name] for field in dataclasses.fields(TrainingOptions)
               if field.name in node}  # fmt: skip
     yield _with_optimizer(path, TrainingOptions, options)
+    keys = {field.name: node[field.name] for field in dataclasses.fields(SnapshotKeys)
+            if field.name in node}  # fmt: skip
+    yield ConfigPart(path, SnapshotKeys, keys, built=True)
     yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
     for place, value in items(node).items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import logging
 import math
 import os
@@ -17,9 +18,11 @@ from ssl_transfer import models, randomness
 from ssl_transfer.datasets import Dataset, loading
 from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.methods import pretraining
+from ssl_transfer.methods.snapshots import SnapshotStore
 from ssl_transfer.models import Encoder, sources
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.heads import HEAD_FILE
+from ssl_transfer.models.weights import FACTS_FILE
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.runs import products
 from ssl_transfer.runs.builders import (
@@ -216,11 +219,8 @@ def encoder_id(run: Run) -> str | None:
     """Return the id of the encoder that a run evaluates; None if only its weights identify it."""
     if run.is_pretraining:
         return run.id
-    if run.is_fused:
-        return None
-    for required in run.requirements:
-        return required.id
-    return None
+    trained = run.sources.get("encoder")
+    return None if trained is None else trained.encoder_id
 
 
 def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -237,8 +237,8 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
             scores: list[Score] = []
-            pretraining.train(encoder, dataset, context, config["method"], **arguments)
-            _require_finite(encoder)
+            snapshots = _snapshots(run, encoder, folder)
+            pretraining.train(encoder, dataset, context, config["method"], snapshots, **arguments)
             _leave_encoder(run, encoder, folder)
         else:
             weights = models.fingerprint(encoder)
@@ -411,11 +411,26 @@ def _record(
     }
 
 
-def _leave_encoder(run: Run, encoder: Encoder, folder: Path) -> None:
+def _leave_encoder(run: Run, encoder: Encoder, folder: Path, epoch: int | None = None) -> None:
+    """Save the encoder that a run leaves, or that of an earlier epoch."""
+    if run.is_pretraining:
+        _require_finite(encoder)
     if distributed.is_main():
-        models.save_encoder(
-            encoder, folder, config=run.config["model"], parents=[run.id, run.label]
-        )
+        parents = [run.id, run.label, *([] if epoch is None else [f"epoch {epoch}"])]
+        place = products.encoder_folder(folder, epoch)
+        models.save_encoder(encoder, place, config=run.config["model"], parents=parents)
+
+
+def _snapshots(run: Run, encoder: Encoder, folder: Path) -> SnapshotStore:
+    """Return the place of a pre-training's snapshots: those wanted now, and those of its record."""
+    epochs = sorted({*run.snapshots, *products.recorded_snapshots(run.readable_record() or {})})
+    if distributed.is_main():
+        products.keep_snapshots(folder, epochs)
+
+    def has(epoch: int) -> bool:  # the facts are written last
+        return (products.encoder_folder(folder, epoch) / FACTS_FILE).is_file()
+
+    return SnapshotStore(epochs, functools.partial(_leave_encoder, run, encoder, folder), has)
 
 
 def _now() -> str:

@@ -46,8 +46,9 @@ _READ_HERE: dict[str, frozenset[str]] = {
                 *REFERENCES,
             ),
             *("epochs", "steps", "batch_size", "bn_groups", "drop_last", "clip_grad_norm"),
+            *("snapshots", "snapshot"),
             *("optimizer", "warmup_epochs", "schedule", "schedule_per"),
-            *("milestones", "step_factor", "final_factor"),
+            *("milestones", "step_factor", "final_factor", "cycles"),
         }
     ),
     "dataset": frozenset({"_target_"}),
@@ -70,7 +71,7 @@ _AXES_INSIDE: dict[tuple[str, str], str] = {
 # Keys that do not change what is computed; they are not part of an id.
 _OUTSIDE: dict[str, frozenset[str]] = {
     "model": frozenset({"facts", "weights.url", "weights.download", "weights.obtain"}),
-    "method": frozenset({"resources"}),
+    "method": frozenset({"resources", "snapshots"}),
     "protocol": frozenset({"resources"}),
     "ssl_transfer.datasets": frozenset({"download"}),
     _TUNING: frozenset({"keep_encoder"}),

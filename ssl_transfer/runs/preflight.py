@@ -93,7 +93,7 @@ def _encoder_of(source: Run) -> str:
     """Return what identifies the encoder of a reference; weights from a file have no seed."""
     model = source.resolved["model"]
     if source.trains or not (model.get("weights") or {}).get("path"):
-        return source.id
+        return source.encoder_id
     return json.dumps(identity_of("model", model), sort_keys=True)
 
 
@@ -206,7 +206,7 @@ def shapes_of_references(run: Run) -> dict[str, Encoder | list[Encoder]]:
                 referenced = shapes_of_references(source)
                 projector = pretraining.planned_projector(shape, method, **referenced)
             else:
-                projector = _projector(json.dumps(model), source.folder if source.trains else None)
+                projector = _projector(json.dumps(model), source.encoder_folder)
             shapes[path] = Encoder(
                 shape.backbone, shape.feature_dim, shape.preprocessing, shape.name, projector
             )

@@ -6,14 +6,16 @@ new record exists. From then on the new set is valid: its files are moved up one
 next process that finds an interrupted replacement completes it.
 
 <run>/record.json, encoder.safetensors, …     the valid set
+<run>/snapshots/epoch_60/encoder.safetensors  the encoder after an earlier epoch, part of the set
 <run>/anew/checkpoint.pt, metrics.jsonl, …    a computation in progress
 <run>/anew/record.json                        a complete computation, to be moved up
 """
 
 import contextlib
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ ANEW = "anew"
 """Folder inside a finished run's folder, in which it is computed again."""
 RECORD = "record.json"
 ENCODER = "encoder.safetensors"
-_PATTERNS = ("*.safetensors", "encoder.yaml", "*.npz", "tsne.png", "tsne.csv")
+_SNAPSHOTS = "snapshots"
+_ENCODERS = ("*.safetensors", "encoder.yaml")
+_PATTERNS = [*_ENCODERS, *(f"{_SNAPSHOTS}/*/{pattern}" for pattern in _ENCODERS)]
+_PATTERNS += ["*.npz", "tsne.png", "tsne.csv"]
 _READ_BY_NO_RUN = (".npz", ".png", ".csv")
 
 
@@ -31,9 +36,38 @@ class DamagedProduct(OSError):
     """A file of a finished run is not the one that its record names."""
 
 
+def encoder_folder(folder: Path, epoch: int | None) -> Path:
+    """Return the folder of the encoder that a pre-training leaves.
+
+    Args:
+        folder: the run's folder.
+        epoch: the epoch after which it is taken (``None``: the final encoder).
+    """
+    return folder if epoch is None else folder / _SNAPSHOTS / f"epoch_{epoch}"
+
+
+def recorded_snapshots(record: Mapping[str, Any]) -> set[int]:
+    """Return the epochs whose encoders a record names."""
+    pattern = re.compile(rf"{_SNAPSHOTS}/epoch_(\d+)/{re.escape(ENCODER)}")
+    matches = map(pattern.fullmatch, dict(record.get("files") or {}))
+    return {int(match[1]) for match in matches if match}
+
+
+def keep_snapshots(folder: Path, epochs: Collection[int]) -> None:
+    """Remove the snapshots of other epochs, which an earlier attempt may have left."""
+    kept = {encoder_folder(folder, epoch) for epoch in epochs}
+    for path in (folder / _SNAPSHOTS).glob("*"):
+        if path not in kept:
+            shutil.rmtree(path)
+
+
 def seal(folder: Path) -> dict[str, str]:
-    """Return the name and the sha256 of every product in a folder."""
-    return {path.name: file_sha256(path) for path in _products(folder)}
+    """Return the relative path and the sha256 of every product in a folder."""
+    return {_name(folder, path): file_sha256(path) for path in _products(folder)}
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _products(folder: Path) -> list[Path]:
@@ -41,12 +75,13 @@ def _products(folder: Path) -> list[Path]:
     return sorted(paths)
 
 
-def verify(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare the encoder files of a finished run with its record.
+def verify(folder: Path, record: Mapping[str, Any], epoch: int | None = None) -> None:
+    """Compare the files of one encoder of a finished run with its record.
 
     Args:
         folder: the run's folder.
         record: the run's record; if older code wrote it, it names no files and nothing is compared.
+        epoch: see ``encoder_folder``.
 
     Raises:
         DamagedProduct: if a file of the encoder has other contents or cannot be read. A missing
@@ -54,7 +89,7 @@ def verify(folder: Path, record: Mapping[str, Any]) -> None:
     """
     for name, stated in dict(record.get("files") or {}).items():
         path = folder / name
-        if path.suffix in _READ_BY_NO_RUN:
+        if path.suffix in _READ_BY_NO_RUN or path.parent != encoder_folder(folder, epoch):
             continue
         try:
             actual = file_sha256(path)
@@ -66,7 +101,7 @@ def verify(folder: Path, record: Mapping[str, Any]) -> None:
             raise DamagedProduct(
                 f"`{path}` must be the file that the run's record names (sha256 {stated[:16]}…), "
                 f"but is {actual[:16]}…: it was damaged or replaced. Restore it, or remove "
-                f"`{folder / ENCODER}`, and the same command computes it again."
+                f"`{path.parent / ENCODER}`, and the same command computes it again."
             )
 
 
@@ -85,10 +120,11 @@ def replace(folder: Path, record: Mapping[str, Any]) -> None:
     """
     new = folder / ANEW
     for path in _products(folder):
-        if path.name not in record.get("files", {}):
+        if _name(folder, path) not in record.get("files", {}):
             path.unlink()  # a file of the old set that the new one lacks
     for path in (*_products(new), *new.glob("metrics.jsonl"), new / RECORD):  # the record last
-        above = folder / path.name
+        above = folder / path.relative_to(new)
+        above.parent.mkdir(parents=True, exist_ok=True)
         if above.is_dir() and not above.is_symlink():
             set_aside(above)
         path.replace(above)

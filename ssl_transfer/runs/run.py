@@ -31,12 +31,17 @@ class Run:
         config: the whole composed configuration, plain. Interpolations of paths and of keys of the
             same node stay unresolved. It must not be changed after the first use. What files beside
             weights state of images is added to it (see ``stated``).
+        snapshot: epoch of a pre-training whose encoder another run takes (``None``: the final one).
     """
 
     config: dict[str, Any] = dataclasses.field(hash=False)
+    snapshot: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "config", with_stated(settled(self.config)))
+        config = with_stated(settled(self.config))
+        if isinstance(config["protocol"], dict) and config["protocol"]["name"] == PRETRAIN["name"]:
+            config = _keeping(config)  # the snapshot that its method names
+        object.__setattr__(self, "config", config)
 
     @property
     def is_pretraining(self) -> bool:
@@ -61,7 +66,7 @@ class Run:
     @functools.cached_property
     def requirements(self) -> tuple["Run", ...]:
         """The distinct runs whose products this one needs; ``sources`` gives their roles."""
-        return tuple({run.id: run for run in self.sources.values() if run.trains}.values())
+        return tuple(distinct(run for run in self.sources.values() if run.trains).values())
 
     @functools.cached_property
     def sources(self) -> dict[str, "Run"]:
@@ -96,6 +101,21 @@ class Run:
         return identity | downstream | {"seed": config["seed"]}
 
     @functools.cached_property
+    def encoder_id(self) -> str:
+        """The id of the encoder that another run takes from this pre-training."""
+        return self.id if self.snapshot is None else digest(self.id, self.snapshot)
+
+    @property
+    def encoder_folder(self) -> Path | None:
+        """The folder of that encoder; None if nothing was trained."""
+        return products.encoder_folder(self.folder, self.snapshot) if self.trains else None
+
+    @property
+    def snapshots(self) -> list[int]:
+        """The epochs after which a pre-training leaves its encoder, too."""
+        return _epochs(self.config, "snapshots")
+
+    @functools.cached_property
     def id(self) -> str:
         """16 hex digits: a hash of the run's identity and of the runs that it requires."""
         return digest(self.identity, [required.id for required in self.requirements])
@@ -127,13 +147,21 @@ class Run:
             fuse = self.resolved["method"].get("fuse", "concatenate")
             members = joined([source.label for source in self.sources.values()])
             return members if fuse == "concatenate" else f"{fuse}({members})"
+        snapshots = _epochs(self.config, "snapshot") if self.snapshot is None else [self.snapshot]
+        return "-".join([self._trained_label, *(f"epoch{epoch}" for epoch in snapshots)])
+
+    @property
+    def _trained_label(self) -> str:
+        """The label of the final encoder."""
         model, method = self.names["model"], self.names["method"]
         return model if method == "as_is" else f"{model}-{method}"
 
     @functools.cached_property
     def place(self) -> str:
         """The folder's path below ``paths.outputs``."""
-        parts = [self.label, self.names["dataset"], self.id[:8]]
+        # A pre-training has one folder, whichever snapshot is taken from it.
+        label = self._trained_label if self.is_pretraining else self.label
+        parts = [label, self.names["dataset"], self.id[:8]]
         name = "_".join(_filename(part) for part in parts if part)
         return f"{_filename(self.names['protocol'])}/{name}"
 
@@ -150,16 +178,19 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the record exists, and the encoder if one is kept; the record is written last.
+        """Whether the record exists, and the encoders that are kept; the record is written last.
 
-        If ``keep_encoder`` was set after the run had finished, it is computed again.
+        If ``keep_encoder`` or a snapshot was set after the run had finished, it is computed again.
         """
         record = self.readable_record()
         if record is None or products.is_half_replaced(self.folder):
             return False
         keeps = self.is_pretraining or bool(self.config["protocol"].get("keep_encoder"))
-        leaves_encoder = keeps and record["status"] == "finished"
-        return not leaves_encoder or (self.folder / products.ENCODER).is_file()
+        if not keeps or record["status"] != "finished":
+            return True
+        epochs = [None, *(self.snapshots if self.is_pretraining else [])]
+        folders = (products.encoder_folder(self.folder, epoch) for epoch in epochs)
+        return all((folder / products.ENCODER).is_file() for folder in folders)
 
     def readable_record(self) -> dict[str, Any] | None:
         """Return the record; None if it is missing, or unusable, which is logged."""
@@ -212,7 +243,51 @@ def pretraining_of(config: Mapping[str, Any]) -> Run:
     It depends only on the model and the method, so all datasets, protocols and seeds share it.
     """
     rest = {key: value for key, value in config.items() if key != "dataset"}
-    return Run({**rest, "dataset": None, "protocol": dict(PRETRAIN)})
+    snapshot = next(iter(_epochs(config, "snapshot")), None)
+    return Run({**rest, "dataset": None, "protocol": dict(PRETRAIN)}, snapshot)
+
+
+def _epochs(config: Mapping[str, Any], key: str) -> list[int]:
+    """Return the epochs in a method's key ``snapshots`` or ``snapshot``, ascending.
+
+    A value of another type is left out: ``config.problems`` reports it.
+    """
+    method = config["method"]
+    value = method.get(key) if isinstance(method, Mapping) else None
+    if "${" in str(value):
+        value = resolve(config)["method"][key]
+    epochs = value if isinstance(value, list | tuple) else [value]
+    return sorted({epoch for epoch in epochs if type(epoch) is int})
+
+
+def _keeping(config: dict[str, Any], *further: int) -> dict[str, Any]:
+    """Return the configuration of a pre-training that keeps the snapshots of further epochs.
+
+    A pre-training uses no snapshot itself: the one that its method names is among those it keeps.
+    """
+    named, kept = _epochs(config, "snapshot"), _epochs(config, "snapshots")
+    if not named and {*further} <= {*kept}:
+        return config
+    changes = {
+        "snapshots": sorted({*kept, *named, *further}),
+        **({"snapshot": None} if named else {}),
+    }
+    return {**config, "method": {**config["method"], **changes}}
+
+
+def distinct(runs: Iterable[Run]) -> dict[str, Run]:
+    """Return runs by id; a pre-training keeps the snapshots that any run of its id keeps."""
+    by_id: dict[str, Run] = {}
+    for run in runs:
+        by_id[run.id] = together(by_id.get(run.id, run), run)
+    return by_id
+
+
+def together(one: Run, other: Run) -> Run:
+    """Return one of two runs with the same id, which keeps the snapshots of both."""
+    if not one.is_pretraining or (one.snapshot is None and {*other.snapshots} <= {*one.snapshots}):
+        return one
+    return Run(_keeping(one.config, *other.snapshots))
 
 
 def graph(runs: Iterable[Run]) -> list[Run]:
@@ -220,10 +295,9 @@ def graph(runs: Iterable[Run]) -> list[Run]:
     ordered: dict[str, Run] = {}
 
     def visit(run: Run) -> None:
-        if run.id not in ordered:
-            for required in run.requirements:
-                visit(required)
-            ordered[run.id] = run
+        for required in run.requirements:
+            visit(required)
+        ordered[run.id] = together(ordered.get(run.id, run), run)
 
     for run in runs:
         visit(run)

@@ -66,6 +66,10 @@ class Observer(Protocol):
         """Run after the learner's ``after_epoch``; leave the learner in train mode."""
         ...
 
+    def misfit(self, passes: float) -> str | None:
+        """Return why a training cannot continue after so many passes (``None``: it can)."""
+        ...
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything that changes."""
         ...

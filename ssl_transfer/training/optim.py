@@ -12,7 +12,7 @@ from ssl_transfer.config.ranges import Decay, LearningRate, Length, NotNegative,
 
 Groups = list[dict[str, Any]]
 
-SCHEDULES = ("cosine", "constant", "step", "exponential")
+SCHEDULES = ("cosine", "constant", "step", "exponential", "cyclic")
 # He et al. 2020 (MoCo, https://arxiv.org/abs/1911.05722, section 4.1): multiply by 0.1 at epochs
 # 120 and 160 of 200.
 _MILESTONES, _STEP_FACTOR = (0.6, 0.8), 0.1
@@ -251,6 +251,7 @@ def learning_rate(
     final: float = 0.0,
     milestones: Sequence[float] | None = None,
     step_factor: float = _STEP_FACTOR,
+    cycles: int = 1,
 ) -> float:
     """Return the learning rate of a step, a pure function of it.
 
@@ -262,13 +263,16 @@ def learning_rate(
         step: from 0.
         steps: length of the training.
         base: the highest learning rate.
-        schedule: ``cosine``, ``constant``, ``step`` or ``exponential``.
+        schedule: ``cosine``, ``constant``, ``step``, ``exponential``, or ``cyclic``, which repeats
+            the cosine (Huang et al. 2017, https://arxiv.org/abs/1704.00109, equation 2).
         warmup_steps: length of the warm-up.
         final: fraction of ``base`` that ``cosine`` and ``exponential`` end at; positive for the
-            latter, which multiplies by the same factor after every step.
+            latter, which multiplies by the same factor after every step. Each cycle of ``cyclic``
+            ends at it, too.
         milestones: steps of the whole training at which ``step`` multiplies by its factor once
             more (``None``: after 60 % and 80 % of the steps after the warm-up).
         step_factor: factor of ``step``.
+        cycles: number of cycles of ``cyclic``, equally long and rounded up to whole steps.
 
     Raises:
         ValueError: for an unknown schedule.
@@ -277,8 +281,12 @@ def learning_rate(
         raise ValueError(f"`schedule` must be one of {list(SCHEDULES)}, but is {schedule!r}.")
     if step < warmup_steps:
         return base * min(1.0, (step + 1) / warmup_steps)
-    progress = min(1.0, (step - warmup_steps) / max(1, steps - warmup_steps))
-    if schedule == "cosine":
+    past, length = step - warmup_steps, max(1, steps - warmup_steps)
+    progress = min(1.0, past / length)
+    if schedule == "cyclic":
+        cycle = math.ceil(length / cycles)
+        progress = past % cycle / cycle
+    if schedule in ("cosine", "cyclic"):
         share = 0.5 * (1.0 + math.cos(math.pi * progress))
         return base * (final + (1.0 - final) * share)
     if schedule == "exponential":

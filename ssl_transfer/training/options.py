@@ -85,7 +85,10 @@ class TrainingKeys:
         milestones: epochs at which the schedule ``step`` multiplies by ``step_factor``
             (``None``: after 60 % and 80 % of the training).
         step_factor: factor of the schedule ``step``.
-        final_factor: share of the learning rate that ``cosine`` and ``exponential`` end at.
+        final_factor: share of the learning rate that ``cosine``, ``exponential`` and each cycle of
+            ``cyclic`` end at.
+        cycles: number of cycles of the schedule ``cyclic``, each a cosine from the full learning
+            rate (``None`` for other schedules).
         warmup_epochs: length of the linear warm-up in epochs.
         clip_grad_norm: largest gradient norm, above 0 (``None``: no clipping).
         bn_groups: number of groups of the global batch with separate batch statistics.
@@ -95,11 +98,12 @@ class TrainingKeys:
     batch_size: Batch
     optimizer: Mapping[str, Any]
     steps: Count | None = None
-    schedule: Literal["cosine", "constant", "step", "exponential"] = "cosine"
+    schedule: Literal["cosine", "constant", "step", "exponential", "cyclic"] = "cosine"
     schedule_per: Literal["step", "epoch"] = "step"
     milestones: Sequence[Positive] | None = None
     step_factor: Annotated[float, Range(0, 1, open_low=True)] = 0.1
     final_factor: Fraction = 0.0
+    cycles: Annotated[int, Range(1, cap=10**4)] | None = None
     warmup_epochs: NotNegative = 0.0
     clip_grad_norm: Positive | None = None
     bn_groups: Batch = 1
@@ -137,10 +141,15 @@ class TrainingOptions(TrainingKeys):
                 "`milestones` and `step_factor` must be left alone unless `schedule` is step, but "
                 f"`schedule` is {self.schedule}; set `schedule=step`, or remove them."
             )
-        if self.final_factor and self.schedule not in ("cosine", "exponential"):
+        if self.final_factor and self.schedule not in ("cosine", "exponential", "cyclic"):
             raise ValueError(
-                "`final_factor` must be left alone unless `schedule` is cosine or exponential, but "
-                f"`schedule` is {self.schedule}; set another schedule, or remove it."
+                "`final_factor` must be left alone unless `schedule` is cosine, exponential or "
+                f"cyclic, but `schedule` is {self.schedule}; set another schedule, or remove it."
+            )
+        if (self.cycles is None) == (self.schedule == "cyclic"):
+            raise ValueError(
+                "`cycles` must be a number for `schedule=cyclic` and null for other schedules, but "
+                f"is {'null' if self.cycles is None else self.cycles} for {self.schedule}."
             )
         if self.schedule == "exponential" and self.final_factor == 0:
             raise ValueError("`final_factor` must be above 0 for `schedule=exponential`, but is 0.")
@@ -190,6 +199,7 @@ class TrainingOptions(TrainingKeys):
             schedule=self.schedule,
             step_factor=self.step_factor,
             final=self.final_factor,
+            cycles=self.cycles or 1,
         )
         if self.schedule_per == "step":
             warmup = round(self.warmup_epochs * stream.steps_per_epoch)

@@ -28,20 +28,24 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     observer: Observer | None
+    steps_per_epoch: float
 
     def restore(self, context: Context, header: checkpoint.Header) -> int:
         """Restore the saved state, if there is one; return the step to continue with."""
         saved = checkpoint.load(context.folder / "checkpoint.pt", header)
         if saved is None:
             return 0
-        if (misfit := self._misfit(saved["learner"])) is not None:
+        misfit = self._misfit(saved["learner"])
+        if misfit is None and self.observer is not None:
+            misfit = self.observer.misfit(saved["step"] / self.steps_per_epoch)
+        if misfit is not None:
             log.warning("the checkpoint does not fit (%s); `%s` starts anew.", misfit,
                         header.training)  # fmt: skip
             return 0
         self.learner.load_state_dict({**self.learner.state_dict(), **saved["learner"]})
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved.get("scaler", {}))
-        if self.observer is not None and saved.get("observer") is not None:
+        if self.observer is not None and saved.get("observer"):
             self.observer.load_state_dict(saved["observer"])
         context.note_resumption(header.training, saved["step"])
         return int(saved["step"])

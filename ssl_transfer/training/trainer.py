@@ -84,7 +84,7 @@ def fit(
     optimizer = optim.build(options.optimizer, groups or learner.parameter_groups())
     # The scaler does nothing unless the precision is fp16.
     scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
-    state = TrainingState(learner, optimizer, scaler, observer)
+    state = TrainingState(learner, optimizer, scaler, observer, stream.steps_per_epoch)
     header = checkpoint.Header(context.run_id, name, steps, context.inputs)
     start = state.restore(context, header)
     if context.channels_last:

@@ -54,6 +54,12 @@ def test_the_model_and_the_overrides_of_a_mapping_hold_for_each_seed() -> None:
     assert [(m["model"]["width"], m["method"]["epochs"]) for m in members] == [(8, 3)] * 2
 
 
+def test_seeds_and_epochs_stand_for_their_product_in_order() -> None:
+    members = method("method.members={method:supervised,seeds:[4,2],epochs:[9,3]}")["members"]
+    expected = [(4, 9), (4, 3), (2, 9), (2, 3)]
+    assert [(m["method"]["seed"], m["method"]["snapshot"]) for m in members] == expected
+
+
 def test_teachers_take_a_mapping_as_members_do() -> None:
     line = ["method=supervised", "+method.teachers={method:byol,seeds:[0,1]}"]
     teachers = plain(compose(line))["method"]["teachers"]
@@ -99,7 +105,10 @@ def test_keys_of_references_are_gathered_and_all_else_stays() -> None:
         ("{seeds:[0,a]}", "but is [0, 'a'], of which 'a' is none"),
         ("{seeds:[true]}", "of which True is none"),
         ("[swav,{seeds:[0.5]}]", "`method.members[1].seeds` must be a list of one"),
-        ("{sedes:[0]}", "`method.members` must have no keys but method, model, overrides, seed,"),
+        (
+            "{sedes:[0]}",
+            "`method.members` must have no keys but epoch, epochs, method, model, ",
+        ),
         ("{sedes:[0]}", "but has `sedes`; did you mean `seeds`?"),
     ],
 )

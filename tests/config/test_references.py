@@ -126,10 +126,10 @@ def test_without_a_reference_a_run_is_what_it_was() -> None:
         ),
         (
             "{modell:swav}",
-            "`method.start_from` must have no keys but method, model, overrides, seed, but has "
-            "`modell`; did you mean `model`?",
+            "`method.start_from` must have no keys but epoch, method, model, overrides, seed, but "
+            "has `modell`; did you mean `model`?",
         ),
-        ("{method:byol,epochs:3}", "but has `epochs`; .*overrides:[method.epochs=…]"),
+        ("{method:byol,epochs:3}", "but has `epochs`, .*overrides:[method.epochs=…]"),
         ("{model:swav.pth}", "must name an option of `model`, but is the file `swav.pth`"),
     ],
 )

@@ -27,7 +27,7 @@ HOW = re.compile(
     r"|(model|method\.(teacher|start_from)\.model)\.(facts(\..*)?|weights\.(url|download|obtain))"
     r"|(.*\.)?(method|protocol)\.resources(\..*)?"
     r"|(dataset|(.*\.)?method\.pretrain_on)\.download"
-    r"|protocol\.keep_encoder"
+    r"|protocol\.keep_encoder|(.*\.)?method\.snapshots"
 )
 """Keys that change no score."""
 
@@ -135,8 +135,8 @@ def enters(path: tuple[Any, ...], config: dict[str, Any]) -> bool:
     name = ".".join(str(part) for part in path)
     if HOW.fullmatch(name):
         return False
-    if config["protocol"]["name"] == "pretrain":
-        return path[0] not in ("dataset", "protocol", "seed") or name == "protocol.name"
+    if config["protocol"]["name"] == "pretrain" and path[0] in ("dataset", "protocol", "seed"):
+        return name == "protocol.name"
     # A fused encoder consists of its members, whose nodes name their models.
     return not ("members" in config["method"] and path[0] == "model")
 

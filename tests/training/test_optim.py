@@ -194,11 +194,36 @@ def test_an_exponential_schedule_is_torchs() -> None:
     assert last == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize(("total", "cycles"), [(100, 5), (17, 4), (6, 1)])
+def test_a_cyclic_schedule_is_equation_2_of_snapshot_ensembles(total: int, cycles: int) -> None:
+    length = math.ceil(total / cycles)
+    published = [
+        0.2 / 2 * (math.cos(math.pi * ((t - 1) % length) / length) + 1) for t in range(1, total + 1)
+    ]
+    rates = [
+        optim.learning_rate(step, steps=total, base=0.2, schedule="cyclic", cycles=cycles)
+        for step in range(total)
+    ]
+    assert rates == pytest.approx(published, rel=1e-12, abs=1e-15)
+
+
+def test_cycles_follow_the_warm_up_as_torchs_restarts_and_may_end_above_zero() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
+    judge = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 10, eta_min=0.1)
+    for step in range(30):
+        rate = optim.learning_rate(
+            step + 4, steps=34, warmup_steps=4, schedule="cyclic", cycles=3, final=0.1
+        )
+        assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        judge.step()
+
+
 def test_a_training_may_be_all_warm_up() -> None:
     rates = [optim.learning_rate(s, steps=2, warmup_steps=4) for s in range(2)]
     assert rates == [0.25, 0.5]
 
 
 def test_an_unknown_schedule_is_named() -> None:
-    with pytest.raises(ValueError, match=r"one of \['cosine', 'constant', 'step', 'exponential'\]"):
+    with pytest.raises(ValueError, match=r"must be one of \['cosine', 'constant', 'step'"):
         optim.learning_rate(0, steps=1, schedule="linear")
