@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from ssl_transfer.features.partial_array import Indices
 from ssl_transfer.features.store import FeatureStore
 from ssl_transfer.models import Encoder, fingerprint, sources
 from ssl_transfer.models.encoder import evaluating
-from ssl_transfer.models.fusion import FusedEncoder, fused
+from ssl_transfer.models.fusion import FusedEncoder, Preparations, fused
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import distributed
 from ssl_transfer.training.trainer import HALF, autocast
@@ -220,13 +220,20 @@ def identity_of_encoder(
 
 def output_of(
     encoder: Encoder,
-    images: Tensor,
+    images: Tensor | Sequence[Tensor],
     context: Context,
     representation: Representation = "features",
 ) -> Float[Tensor, "batch dim"]:
-    """Return the features or embeddings of a batch in the context's precision."""
+    """Return the features or embeddings of a batch in the context's precision.
+
+    Args:
+        encoder: the encoder.
+        images: its input, or its inputs if its members see the images differently.
+        context: the run's context.
+        representation: see ``FrozenFeatures``.
+    """
     with autocast(context):
-        output: Tensor = encoder(images)
+        output: Tensor = encoder(*([images] if isinstance(images, Tensor) else images))
         if representation == "embeddings":
             assert encoder.projector is not None
             output = encoder.projector(output)
@@ -299,7 +306,7 @@ class FeatureRows:
 def extract(
     encoder: Encoder,
     split: Split,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | Preparations,
     context: Context,
     *,
     label: str = "features",
@@ -312,7 +319,7 @@ def extract(
     Args:
         encoder: the encoder, on the context's device and of its type; its train mode is restored.
         split: the samples.
-        preprocessing: preprocessing of the images.
+        preprocessing: preprocessing of the images, also of each member of several encoders.
         context: the run's context.
         label: label of the progress bar.
 
@@ -324,11 +331,16 @@ def extract(
     """
     if len(split) == 0:
         raise ValueError("features need at least one image, but the split is empty.")
-    data = ViewDataset(split, [Pipeline(preprocessing)], seed=0)
+    prepared = preprocessing
+    if isinstance(prepared, Preprocessing):
+        prepared = Preparations((prepared,))
+    data = ViewDataset(split, [Pipeline(one) for one in prepared.distinct], seed=0)
+
+    def features(*views: Tensor) -> Float[Tensor, "batch dim"]:
+        return output_of(encoder, prepared.inputs(views), context)
+
     with evaluating(encoder):
-        return map_samples(
-            lambda images: output_of(encoder, images, context), data, context, label=label
-        )
+        return map_samples(features, data, context, label=label)
 
 
 def judge(summary: Summary, source: str, context: Context) -> None:

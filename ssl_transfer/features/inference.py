@@ -12,14 +12,14 @@ from ssl_transfer.datasets.loading import TrainingData, load
 from ssl_transfer.features.array_file import Rows
 from ssl_transfer.features.partial_array import Indices, collect
 
-Function = Callable[[Tensor], Float[Tensor, "batch *rest"]]
-"""From a batch of views on the context's device to one row per sample."""
+Function = Callable[..., Float[Tensor, "batch *rest"]]
+"""From the views of a batch, on the context's device, to one row per sample."""
 
 
 def in_batches(
     function: Function, data: TrainingData, context: Context, indices: Indices, *, label: str
 ) -> Iterator[tuple[Indices, Rows]]:
-    """Yield batches of samples and ``function`` of their first views.
+    """Yield batches of samples and ``function`` of their views.
 
     The rows do not depend on the number of loader workers.
 
@@ -35,15 +35,15 @@ def in_batches(
     batches = load(data, [[(0, index) for index in chunk] for chunk in chunks], context)
     for batch in context.progress(batches, total=len(chunks), label=label):
         with torch.no_grad():
-            view = batch.views[0].to(context.device, context.dtype, non_blocking=True)
-            rows = function(view).cpu().numpy()
+            views = [v.to(context.device, context.dtype, non_blocking=True) for v in batch.views]
+            rows = function(*views).cpu().numpy()
         yield batch.indices.numpy(), rows
 
 
 def map_samples(
     function: Function, data: TrainingData, context: Context, *, label: str
 ) -> Float[np.ndarray, "samples *rest"]:
-    """Return ``function`` of every sample's first view, with row i for sample i.
+    """Return ``function`` of every sample's views, with row i for sample i.
 
     Each process computes its share of the samples; all processes get the whole result. The rows do
     not depend on the number of processes or loader workers.

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.models.fusion import FusedEncoder
 
 Scope = Literal["all", "published"]
 
@@ -32,6 +33,12 @@ def batch_norm_layers(encoder: nn.Module, scope: Scope = "all") -> dict[str, nn.
     """
     if scope not in ("all", "published"):
         raise ValueError(f"`bn_scope` must be 'all' or 'published', but is {scope!r}.")
+    if isinstance(encoder, FusedEncoder) and scope == "published":
+        return {
+            f"members.{number}.{path}": layer
+            for number, member in enumerate(encoder.encoders)
+            for path, layer in batch_norm_layers(member, scope).items()
+        }
     name = encoder.name if isinstance(encoder, Encoder) else type(encoder).__name__
     backbone = encoder.backbone if isinstance(encoder, Encoder) else encoder
     # The base class of the 1d, 2d, 3d and synchronised layers, and of timm's BatchNormAct2d.

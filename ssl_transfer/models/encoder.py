@@ -50,6 +50,10 @@ class Encoder(nn.Module):
         """Return the preprocessing as plain values."""
         return self.preprocessing.identity()
 
+    def prepare(self, size: int | None, values: Mapping[str, Any] | None) -> None:
+        """Replace values of the preprocessing (see ``Preprocessing.replaced``)."""
+        self.preprocessing = self.preprocessing.replaced(size, values)
+
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the features of normalised images."""
         features: Tensor = self.backbone(images)

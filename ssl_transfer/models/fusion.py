@@ -1,7 +1,7 @@
 """Several encoders as one: their features side by side, summed or averaged."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.preprocessing import Preprocessing
 
+Inputs = TypeVar("Inputs")
 Fuse = Literal["concatenate", "add", "mean"]
 
 
@@ -20,20 +22,34 @@ class Fusion(nn.Module):
     Args:
         backbones: modules from images to features.
         fuse: how their features become one.
+        alone: why members cannot take one batch of images together (``None``: they can).
     """
 
     fuse_number: Tensor
 
-    def __init__(self, backbones: Sequence[nn.Module], fuse: Fuse) -> None:
+    def __init__(
+        self, backbones: Sequence[nn.Module], fuse: Fuse, alone: str | None = None
+    ) -> None:
         super().__init__()
         self.members = nn.ModuleList(backbones)
-        self.fuse = fuse
+        self.fuse, self.alone = fuse, alone
         # The same members fused in another way are another encoder: a buffer is part of the hash.
         self.register_buffer("fuse_number", torch.tensor(get_args(Fuse).index(fuse)))
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Return the fused features of images that fit all members."""
-        features = [member(images) for member in self.members]
+    def forward(self, *images: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch dim"]:
+        """Return the fused features of images.
+
+        Args:
+            images: one batch that all members see, or the same batch as each member sees it.
+
+        Raises:
+            NotApplicable: if there is one batch, but the members' preprocessing differs.
+        """
+        if len(images) == 1 < len(self.members):
+            if self.alone is not None:
+                raise NotApplicable(self.alone)
+            images *= len(self.members)
+        features = [member(seen) for member, seen in zip(self.members, images, strict=True)]
         if self.fuse == "concatenate":
             return torch.cat(features, dim=1)
         total = torch.stack(features).sum(0)
@@ -64,11 +80,18 @@ class FusedEncoder(Encoder):
                 f"`method.fuse={fuse}` must be given members with equally many features, but they "
                 f"have {dims}; use `method.fuse=concatenate`."
             )
+        name = "+".join(encoder.name for encoder in encoders)
+        shares = len({encoder.preprocessing for encoder in encoders}) == 1
+        alone = (
+            f"the members of `{name}` must share one preprocessing for a protocol that passes one "
+            "batch of images through all of them, but theirs differ; set `model.preprocessing` of "
+            "the members, or use another protocol, such as linear_probe or logistic_regression."
+        )
         super().__init__(
-            Fusion([encoder.backbone for encoder in encoders], fuse),
+            Fusion([encoder.backbone for encoder in encoders], fuse, None if shares else alone),
             sum(dims) if fuse == "concatenate" else dims[0],
             encoders[0].preprocessing,
-            "+".join(encoder.name for encoder in encoders),
+            name,
         )
         # Not a ModuleList: the backbones are registered once, inside of the fusion.
         self.encoders = tuple(encoders)
@@ -85,19 +108,52 @@ class FusedEncoder(Encoder):
             return super().preprocessing_identity()
         return {"members": [encoder.preprocessing_identity() for encoder in self.encoders]}
 
-    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """Return the fused features of images that all members see in the same way.
+    def prepare(self, size: int | None, values: Mapping[str, Any] | None) -> None:
+        """Replace values of the preprocessing, of each member's own."""
+        super().prepare(size, values)
+        for encoder in self.encoders:
+            encoder.prepare(size, values)
 
-        Raises:
-            NotApplicable: if the members' preprocessing differs.
+    def forward(self, *images: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch dim"]:
+        """Return the fused features of images (see ``Fusion.forward``)."""
+        features: Tensor = self.backbone(*images)
+        return features
+
+
+class Preparations(NamedTuple):
+    """The ways in which an encoder's images are prepared, each of which is carried out once.
+
+    Args:
+        distinct: the preprocessing of each batch of images.
+        places: for each input of the encoder, the number of its batch.
+    """
+
+    distinct: tuple[Preprocessing, ...]
+    places: tuple[int, ...] = (0,)
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        size: int | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> "Preparations":
+        """Return those of an encoder; each member of several has its own.
+
+        Args:
+            encoder: the encoder.
+            size: another size of all images, in pixels (``None``: each preprocessing's own).
+            values: see ``Preprocessing.replaced``.
         """
-        if not self.shares_preprocessing:
-            raise NotApplicable(
-                f"the members of `{self.name}` must share one preprocessing for a protocol that "
-                "passes images through them, but theirs differ; set `model.preprocessing` of the "
-                "members, or use a protocol on stored features, such as logistic_regression."
-            )
-        return super().forward(images)
+        if not isinstance(encoder, FusedEncoder) or encoder.shares_preprocessing:
+            return cls((encoder.preprocessing.replaced(size, values),))
+        each = [member.preprocessing.replaced(size, values) for member in encoder.encoders]
+        distinct = tuple(dict.fromkeys(each))
+        return cls(distinct, tuple(map(distinct.index, each)))
+
+    def inputs(self, batches: Sequence[Inputs]) -> list[Inputs]:
+        """Return the encoder's inputs from one batch for each distinct preprocessing."""
+        return [batches[place] for place in self.places]
 
 
 def fused(

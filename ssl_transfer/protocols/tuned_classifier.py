@@ -56,6 +56,8 @@ class TunedClassifier(Learner):
         self.class_weights: Tensor | None
         self.best: BestEpoch | None = None
         self.silenced: list[nn.Module] = []
+        self.places: tuple[int, ...] = (0,)
+        """For each input of the encoder, the number of its view."""
 
     def train(self, mode: bool = True) -> "TunedClassifier":
         """Put only the heads and the trained layers in train mode."""
@@ -65,10 +67,16 @@ class TunedClassifier(Learner):
             layer.train(mode)
         return self
 
-    def logits(self, images: Tensor) -> list[Float[Tensor, "batch classes"]]:
-        """Return each head's logits."""
+    def logits(self, *views: Tensor) -> list[Float[Tensor, "batch classes"]]:
+        """Return each head's logits.
+
+        Args:
+            views: images, or features. Several batches hold the same images, prepared as different
+                members of the encoder expect them (see ``places``).
+        """
+        inputs = [views[place] for place in self.places]
         with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
-            features = self.encoder(images)
+            features = self.encoder(*inputs)
         return apply_heads(self.heads, features)
 
     def forward(
@@ -77,7 +85,7 @@ class TunedClassifier(Learner):
         targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"],
     ) -> dict[str, Tensor]:
         """Return the classification loss, summed over the heads that are still finite."""
-        logits = torch.stack(self.logits(views[0]))
+        logits = torch.stack(self.logits(*views))
         # Only the network uses half precision; the sum over classes needs float32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = classification_loss(logits, targets, self.class_weights)

@@ -31,6 +31,7 @@ from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge, s
 from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
+from ssl_transfer.models.fusion import Preparations
 from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, Score
@@ -284,9 +285,8 @@ class TuningRun:
         # Every training starts from these tensors; non-persistent buffers are not in the state.
         self.initial = {k: v.clone() for k, v in encoder.state_dict().items()}
         self.buffers = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
-        self.preprocessing = encoder.preprocessing.replaced(
-            protocol.image_size, protocol.preprocessing
-        )
+        # Each member of several encoders sees the images with its own preprocessing.
+        self.prepared = Preparations.of(encoder, protocol.image_size, protocol.preprocessing)
         augment = augmentation(protocol.augmentation, flip=dataset.flip)
         # If an image's features are constant, they are computed once and stored for all runs.
         self.features = None
@@ -298,10 +298,11 @@ class TuningRun:
                 image_size=protocol.image_size,
                 preprocessing=protocol.preprocessing,
             )
-        self.training_view = Pipeline(self.preprocessing, augment)
-        test_view = Pipeline(self.preprocessing)
+        # They share random numbers, so that all members see the same crop.
+        self.training_views = [Pipeline(one, augment) for one in self.prepared.distinct]
+        test_views = [Pipeline(one) for one in self.prepared.distinct]
         # The selection of epochs reads one split repeatedly, so keep it in memory.
-        self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_view))
+        self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_views))
         self.trained_layers()  # raises NotApplicable for an encoder without BatchNorm
 
     def judge_features(self) -> None:
@@ -314,7 +315,7 @@ class TuningRun:
         train = self.dataset["train"]
         few = np.unique(np.linspace(0, len(train) - 1, JUDGED_IMAGES).astype(np.int64))
         rows = extract(
-            self.encoder, train.subset(few), self.preprocessing, self.context, label="features"
+            self.encoder, train.subset(few), self.prepared, self.context, label="features"
         )
         name = self.encoder.name
         judge(summarise(rows), f"`{name}` on {len(rows)} images of the train split", self.context)
@@ -352,6 +353,8 @@ class TuningRun:
         learner = TunedClassifier(
             body, built, self.trained_layers(), weights, encoder_mode=self.protocol.encoder_mode
         )
+        if self.features is None:
+            learner.places = self.prepared.places
         if self.protocol.epoch_selection == "best":
             learner.best = BestEpoch(heads, self.scores)
         return learner.to(self.context.device, self.context.dtype)
@@ -389,7 +392,7 @@ class TuningRun:
             groups.append({"params": encoder_parameters, **group})
         fit(
             learner,
-            self.view(splits, self.training_view),
+            self.view(splits, self.training_views),
             self.protocol.options(),
             self.context,
             name=name,
@@ -446,7 +449,7 @@ class TuningRun:
         A constant encoder can be built again from the run's configuration.
         """
         if self.protocol.keep_encoder:
-            self.encoder.preprocessing = self.preprocessing
+            self.encoder.prepare(self.protocol.image_size, self.protocol.preprocessing)
         if distributed.is_main() and (
             self.protocol.keep_encoder or self.protocol.encoder_is_constant
         ):
@@ -461,17 +464,17 @@ class TuningRun:
         """Return each head's logits for every sample, with any number of processes."""
         learner.eval()
 
-        def logits(images: Tensor) -> Float[Tensor, "batch heads classes"]:
+        def logits(*views: Tensor) -> Float[Tensor, "batch heads classes"]:
             with autocast(self.context):
-                outputs = learner.logits(images)
+                outputs = learner.logits(*views)
             return torch.stack([output.to(self.context.dtype) for output in outputs], dim=1)
 
         outputs = map_samples(logits, self.test_data(split), self.context, label=split)
         return [np.ascontiguousarray(outputs[:, head]) for head in range(outputs.shape[1])]
 
-    def view(self, splits: Sequence[str], pipeline: Pipeline) -> TrainingData:
-        """Return the classifier's training data: one view of each image, or its stored features."""
+    def view(self, splits: Sequence[str], pipelines: Sequence[Pipeline]) -> TrainingData:
+        """Return the classifier's data: each image by these pipelines, or its stored features."""
         if self.features is not None:
             return FeatureRows(*self.features.load(*splits))
         samples = concatenate(*(self.dataset[split] for split in splits))
-        return ViewDataset(samples, [pipeline], self.context.seed)
+        return ViewDataset(samples, pipelines, self.context.seed)

@@ -28,7 +28,6 @@ from ssl_transfer.runs import products
 from ssl_transfer.runs.builders import (
     arguments_of,
     dataset_of,
-    final_preprocessing,
     initial_encoder,
     make_context,
     protocol_of,
@@ -132,7 +131,8 @@ def _completed_by_encoder(run: Run) -> bool:
         encoder = starting_encoder(run, record)
     except (ValueError, OSError):
         return False  # other weights today, or an error that the work will meet and report
-    encoder.preprocessing = final_preprocessing(run, encoder)
+    keys = run.resolved["protocol"]
+    encoder.prepare(keys.get("image_size"), keys.get("preprocessing"))
     _leave_encoder(run, encoder, run.folder)
     finish(run, record, run.folder)
     log.info("the encoder was added to the finished run; nothing was trained")

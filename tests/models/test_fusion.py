@@ -13,7 +13,7 @@ from ssl_transfer.datasets import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.features import FrozenFeatures
-from ssl_transfer.models.fusion import FusedEncoder
+from ssl_transfer.models.fusion import FusedEncoder, Preparations
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.run import graph
@@ -73,10 +73,30 @@ def test_images_pass_members_that_see_them_in_the_same_way_only():
     both = FusedEncoder(members, "concatenate")
     torch.testing.assert_close(both(images), torch.cat([one(images) for one in members], 1))
     assert both.feature_dim == 12
-    with pytest.raises(NotApplicable, match=r"the members of `m0\+m2` must share one"):
-        FusedEncoder([member(0), member(2, size=8)], "concatenate")(images)
+    mixed = FusedEncoder([member(0), member(2, size=8)], "concatenate")
+    for alone in (mixed, mixed.backbone):
+        with pytest.raises(NotApplicable, match=r"the members of `m0\+m2` must share one"):
+            alone(images)
+    larger = torch.rand(2, 3, 8, 8)
+    each = [member(0)(images), member(2, size=8)(larger)]
+    assert torch.equal(mixed(images, larger), torch.cat(each, 1))
     with pytest.raises(ValueError, match="must be given members with equally many features"):
         FusedEncoder([member(0), member(3, dim=7)], "add")
+
+
+def test_members_with_equal_preprocessing_share_one_batch_of_images():
+    encoders = [member(0), member(1, size=8), member(2), member(3, size=8)]
+    small, large = encoders[0].preprocessing, encoders[1].preprocessing
+    mixed = FusedEncoder(encoders, "concatenate")
+    assert Preparations.of(mixed) == ((small, large), (0, 1, 0, 1))
+    assert Preparations.of(mixed).inputs(["small", "large"]) == ["small", "large"] * 2
+    # A size and values that the protocol sets hold for every member.
+    assert Preparations.of(mixed, 6) == ((small.at_size(6),), (0, 0, 0, 0))
+    (both,) = Preparations.of(mixed, 6, {"interpolation": "bicubic"}).distinct
+    assert (both.size, both.interpolation) == (6, "bicubic")
+    # Members that agree take one batch, as a single encoder does.
+    assert Preparations.of(FusedEncoder(encoders[::2], "mean")) == ((small,), (0,))
+    assert Preparations.of(encoders[1]) == ((large,), (0,))
 
 
 def test_members_are_pretrained_once_for_all_fusions(tmp_path):
