@@ -1,8 +1,8 @@
-"""The product of the axes: like Hydra's basic sweeper, but composes every run only once."""
+"""Products of the axes: like Hydra's basic sweeper, but composes every run only once."""
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -26,10 +26,25 @@ class GridSweeper(BasicSweeper):
     Hydra's basic sweeper composes each run as a test and writes a ``multirun.yaml``. Here the
     launcher composes each run once and reports all problems together, and ``sweep.json`` contains
     the command.
+
+    Args:
+        max_batch_size: unused, because all runs are launched at once.
+        params: key -> values, as on the command line.
+        grids: further keys with their values; each gives a product of its own with ``params`` and
+            the command line, for experiments whose runs are no single product.
     """
 
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, Any] | None = None,
+        grids: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        self.grids = [{}] if grids is None else [dict(grid) for grid in grids]
+
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
-        """Launch the product of the arguments (and of ``hydra.sweeper.params``).
+        """Launch the products of the arguments (and of ``hydra.sweeper``'s params and grids).
 
         Raises:
             SweepRefused: for several experiments, because Hydra would not read their grids.
@@ -37,9 +52,18 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        # A later override of the same key wins, so the command line narrows an experiment.
-        overrides = parser.parse_overrides([*self._parse_config(), *restore_nulls(arguments)])
-        return [self.launcher.launch(command_lines(overrides), initial_job_idx=0)]
+        typed = restore_nulls(arguments)
+        lines: list[list[str]] = []
+        for grid in self.grids:
+            # A later override of the same key wins, so the command line narrows an experiment.
+            written = [*_overrides(self.params or {}), *_overrides(grid), *typed]
+            lines += command_lines(parser.parse_overrides(written))
+        distinct = {tuple(line): line for line in lines}
+        return [self.launcher.launch(list(distinct.values()), initial_job_idx=0)]
+
+
+def _overrides(grid: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={values}" for key, values in grid.items()]
 
 
 def command_lines(overrides: Sequence[Override]) -> list[list[str]]:
