@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 
 from launchers import restore_nulls
 from launchers.sweep import SweepRefused
+from ssl_transfer.config import AXES
 from ssl_transfer.config.arguments import quoted
 from ssl_transfer.config.roles import gathered
 
@@ -31,7 +32,8 @@ class GridSweeper(BasicSweeper):
         max_batch_size: unused, because all runs are launched at once.
         params: key -> values, as on the command line.
         grids: further keys with their values; each gives a product of its own with ``params`` and
-            the command line, for experiments whose runs are no single product.
+            the command line, for experiments whose runs are no single product. An axis on the
+            command line selects from the grids.
     """
 
     def __init__(
@@ -52,17 +54,68 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        typed = restore_nulls(arguments)
-        lines: list[list[str]] = []
-        for grid in self.grids:
-            # A later override of the same key wins, so the command line narrows an experiment.
-            written = [*_overrides(self.params or {}), *_overrides(grid), *typed]
-            lines += command_lines(parser.parse_overrides(written))
-        distinct = {tuple(line): line for line in lines}
-        return [self.launcher.launch(list(distinct.values()), initial_job_idx=0)]
+        shared = parser.parse_overrides(_written_keys(self.params or {}))
+        grids = [parser.parse_overrides(_written_keys(grid)) for grid in self.grids]
+        typed = parser.parse_overrides(restore_nulls(arguments))
+        lines = products(shared, grids, typed)
+        return [self.launcher.launch(lines, initial_job_idx=0)]
 
 
-def _overrides(grid: Mapping[str, Any]) -> list[str]:
+def products(
+    shared: Sequence[Override], grids: Sequence[Sequence[Override]], typed: Sequence[Override]
+) -> list[list[str]]:
+    """Return the distinct command lines of all grids.
+
+    Args:
+        shared: the overrides of every grid.
+        grids: the overrides of each grid; one empty grid is a sweep without grids.
+        typed: the overrides of the command line; of several of one key the last one wins.
+
+    Raises:
+        SweepRefused: with exit code 2, if no run is left; see ``command_lines``, too.
+    """
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for number, grid in enumerate(grids):
+        selected = _selected(grids, number, typed)
+        rest = [override for override in typed if override.get_key_element() not in selected]
+        for line in command_lines([*shared, *grid, *rest]):
+            values = dict(text.split("=", 1) for text in line)
+            if all(values[key] in chosen for key, chosen in selected.items()):
+                lines[tuple(line)] = line
+    if not lines:
+        chosen = ", ".join(override.input_line or "" for override in typed)
+        raise SweepRefused(
+            [
+                f"the command line must select runs of the experiment's grids, but `{chosen}` "
+                "selects none; leave an axis out."
+            ]
+        )
+    return list(lines.values())
+
+
+def _selected(
+    grids: Sequence[Sequence[Override]], number: int, typed: Sequence[Override]
+) -> dict[str, set[str]]:
+    """Return the axes of a grid that the command line selects values of, and these values.
+
+    Where the command line names values of an axis (model, method, dataset, protocol) that some grid
+    has, each grid of that axis keeps those of its values alone. Values that no grid has replace
+    those of all grids instead.
+    """
+    chosen = {o.get_key_element(): set(_values(o)) for o in typed if o.get_key_element() in AXES}
+    return {
+        key: values
+        for key, values in chosen.items()
+        if _of_key(grids[number], key) and any(_of_key(grid, key) & values for grid in grids)
+    }
+
+
+def _of_key(grid: Sequence[Override], key: str) -> set[str]:
+    """Return the values that a grid gives a key; none if it lacks the key."""
+    return {value for own in grid if own.get_key_element() == key for value in _values(own)}
+
+
+def _written_keys(grid: Mapping[str, Any]) -> list[str]:
     return [f"{key}={values}" for key, values in grid.items()]
 
 
@@ -97,16 +150,20 @@ def combinations(overrides: Sequence[Override]) -> list[list[str]]:
     choices: dict[str, list[str]] = {}
     for override in overrides:
         key = override.get_key_element()
-        if not override.is_sweep_override():
-            choices[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif override.is_discrete_sweep():
-            values = override.sweep_iterator()
-            choices[key] = [f"{key}={_written(v)}" for v in values]
-        else:
-            raise HydraException(
-                f"`{override.input_line}` has no single values; write them as {key}=A,B,…"
-            )
+        choices[key] = [f"{key}={value}" for value in _values(override)]
     return [gathered(line) for line in itertools.product(*choices.values())]
+
+
+def _values(override: Override) -> list[str]:
+    """Return the values of an override in Hydra's grammar."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    if override.is_discrete_sweep():
+        return [_written(value) for value in override.sweep_iterator()]
+    raise HydraException(
+        f"`{override.input_line}` has no single values; write them as "
+        f"{override.get_key_element()}=A,B,…"
+    )
 
 
 def _written(element: Any) -> str:

@@ -296,7 +296,7 @@ def _joined(protocol: str) -> str:
 
 def _are_snapshots(parts: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether networks are several epochs of one pre-training."""
-    without = [json.dumps(_without(part, "epoch"), sort_keys=True) for part in parts]
+    without = [json.dumps(_without(part, "snapshot"), sort_keys=True) for part in parts]
     return len(parts) > 1 and len(set(without)) == 1
 
 
@@ -333,7 +333,7 @@ def _reduced(method: Mapping[str, Any]) -> dict[str, Any]:
 def _recipe(nodes: Mapping[str, Any], stated: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a network was trained: its method, or what is known about published weights."""
     method = _reduced(nodes["method"])
-    for key in (*_ENCODERS, "epoch", "snapshots"):
+    for key in (*_ENCODERS, "snapshot", "snapshots"):
         method.pop(key, None)
     weights = nodes["model"].get("weights") or {}
     if not weights.get("path"):

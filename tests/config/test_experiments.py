@@ -4,14 +4,13 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,6 +20,7 @@ from PIL import Image
 import launchers
 from launchers import sweep
 from launchers.composition import sweep_composer
+from launchers.sweeper import products
 from ssl_transfer.config import AXES, CONF, compose, options, plain, resolve
 from ssl_transfer.datasets.transforms import augmentation
 from ssl_transfer.protocols.logistic_regression import LogisticRegression
@@ -33,6 +33,8 @@ Config = dict[str, Any]
 # Those that pre-train are in test_pretraining_experiments.py.
 EVALUATION = ("bn_tuning/", "transfer_2021/", "moco/", "swav/", "small_models/transfer_",
               "mixed_barlow_twins/linear_", "mixed_barlow_twins/transfer")  # fmt: skip
+# Several networks as one encoder; they are in test_rich_experiments.py.
+RICH = "rich_representations/"
 # Measures of frozen encoders; they are in test_measurement_experiments.py.
 MEASUREMENTS = (
     "invariances/classification",
@@ -62,8 +64,8 @@ class Sweep:
         chosen = [f"experiment={experiment}"]
         master = hydra.compose_config("config", chosen, run_mode=RunMode.MULTIRUN)
         assert master.hydra.mode == RunMode.MULTIRUN
-        swept = master.hydra.sweeper.params or {}
-        self.swept = [f"{key}={value}" for key, value in swept.items()]
+        self.swept = written(master.hydra.sweeper.params or {})
+        self.grids = [written(grid) for grid in master.hydra.sweeper.grids or [{}]]
         self.composer = sweep_composer(hydra.config_loader, master)
         self.loader, self.master, self.chosen = hydra.config_loader, master, chosen
         self.first = axes(self.lines()[0])
@@ -71,15 +73,20 @@ class Sweep:
     def lines(self, *narrowed: str) -> list[Sequence[str]]:
         """Return each run's overrides, as the sweeper makes them."""
         parser = OverridesParser.create(config_loader=self.loader)
-        overrides = parser.parse_overrides([*self.swept, *self.chosen, *narrowed])
-        (batch,) = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-        return batch
+        grids = [parser.parse_overrides(grid) for grid in self.grids]
+        typed = parser.parse_overrides([*self.chosen, *narrowed])
+        return list(products(parser.parse_overrides(self.swept), grids, typed))
 
     def config(self, *changes: str) -> Config:
         """Return the configuration of the first run, with changes."""
         line = {**self.first, **axes(changes)}
         # Only a choice of options takes time (0.2 s); the composer remembers it.
         return plain(self.composer.compose([f"{key}={value}" for key, value in line.items()]))
+
+
+def written(grid: Mapping[str, Any]) -> list[str]:
+    """Return the keys and values of a sweep as overrides."""
+    return [f"{key}={values}" for key, values in grid.items()]
 
 
 def axes(line: Sequence[str]) -> dict[str, str]:

@@ -100,7 +100,7 @@ def test_every_construction_follows_from_the_configuration(write, outputs: Path)
     for start, part in enumerate(sliced):
         part["model"]["columns"] = [64 * start, 64 * start + 64]
     joined(write, "c", sliced, 0.55, method="cat_sub", size=4000)
-    snapshots = [{**network(0), "epoch": epoch} for epoch in (5, 10, 15)]
+    snapshots = [network(0, snapshot=epoch) for epoch in (5, 10, 15)]
     joined(write, "d", snapshots, 0.58)
     for name, teachers in (("e", pair), ("f", snapshots)):
         write(name * 16, method="distill", value=0.59,
