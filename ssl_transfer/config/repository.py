@@ -1,5 +1,6 @@
 """Hydra's repository of configuration files, which parses each version of a file only once."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -45,5 +46,7 @@ def _stamp(source: ConfigSource, config_path: str) -> tuple[int, int]:
     """Return the time and the size of a file; those of an installed package do not change."""
     if source.scheme() == "pkg":
         return 0, 0
-    facts = Path(source.path, source._normalize_file_name(config_path)).stat()
+    # A recipe's files are named by way of folders that need not exist (`../<recipe>/dataset/…`).
+    path = os.path.normpath(Path(source.path, source._normalize_file_name(config_path)))
+    facts = os.stat(path)
     return facts.st_mtime_ns, facts.st_size

@@ -47,3 +47,8 @@ def test_a_file_is_parsed_once_for_all_compositions(tmp_path, monkeypatch):
         (tmp_path / "axis" / "two.yaml").write_text("name: changed\n")
         assert compose(["axis=two"])["axis"]["name"] == "changed"
         assert sorted(parsed) == ["axis/one", "axis/two", "axis/two", "config"]
+
+
+def test_a_recipe_s_file_is_found_by_way_of_a_folder_that_does_not_exist():
+    config = compose(["recipe=bn_tuning/paper", "dataset=dtd", "protocol=bn_tune"])
+    assert config["protocol"]["preprocessing"]["mean"] == [0.5327, 0.4751, 0.4259]
