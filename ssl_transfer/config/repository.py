@@ -48,5 +48,5 @@ def _stamp(source: ConfigSource, config_path: str) -> tuple[int, int]:
         return 0, 0
     # A recipe's files are named by way of folders that need not exist (`../<recipe>/dataset/…`).
     path = os.path.normpath(Path(source.path, source._normalize_file_name(config_path)))
-    facts = os.stat(path)
+    facts = Path(path).stat()
     return facts.st_mtime_ns, facts.st_size
