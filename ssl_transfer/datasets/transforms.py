@@ -449,7 +449,7 @@ class Batch(NamedTuple):
 
     Args:
         views: one tensor ``[batch, 3, size, size]`` per view of the same images; views may differ
-            in size.
+            in size. Features ``[batch, dim]`` of the images may stand for views.
         targets: class numbers, or a row per image (see ``Split``).
         indices: positions of the samples in their split.
     """

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_transfer import randomness
+from ssl_transfer.estimators.cosine_classifier import class_vectors, unit_features, usual_scale
 from ssl_transfer.estimators.logistic_losses import Multinomial
 from ssl_transfer.estimators.logistic_solver import Parameters, Solver
 
@@ -24,11 +25,6 @@ Support = Float[Tensor, "E K S D"]
 Queries = Float[Tensor, "E Q D"]
 Scores = Float[Tensor, "E Q K"]
 HeadKind = Literal["linear", "cosine"]
-
-# The head of github.com/wyharveychen/CloserLookFewShot at 8074c34, backbone.py: this factor for up
-# to 200 classes, and this term of the length of a feature vector.
-COSINE_SCALE = 2.0
-COSINE_EPSILON = 1e-5
 
 PATH_TOL = 1e-3  # tolerance of the fits that only lead to the next one
 
@@ -178,7 +174,7 @@ class EpisodeHeads(nn.Module):
 
     Args:
         kind: ``linear``; ``cosine``: for features of length 1; the cosine of feature and weight
-            vector, times the learnt length of the weight vector and ``COSINE_SCALE``.
+            vector, times the learnt length of the weight vector and the usual scale.
         weight: initial weights.
         bias: initial intercepts (``None``: zero); a cosine head has none.
     """
@@ -202,8 +198,8 @@ class EpisodeHeads(nn.Module):
         """Return the logits of each episode's samples."""
         if self.kind == "linear":
             return torch.baddbmm(self.bias, features, self.weight.mT)
-        factors = COSINE_SCALE * self.length / self.weight.norm(dim=2, keepdim=True)
-        return torch.bmm(features, (self.weight * factors).mT)
+        scale = usual_scale(self.weight.shape[1])
+        return torch.bmm(features, class_vectors(self.weight, self.length, scale).mT)
 
 
 def initial_head(dim: int, ways: int, seed: int) -> nn.Linear:
@@ -235,7 +231,7 @@ def trained_head_scores(
     first = initial_head(dim, ways, training.seed)
     features, weight = support.flatten(1, 2), first.weight.detach().to(support)
     if kind == "cosine":
-        features, queries = _unit(features), _unit(queries)
+        features, queries = unit_features(features), unit_features(queries)
     weight = weight.expand(len(support), -1, -1)
     if ways * (shots + 1) < dim:
         # Weights stay in the space of the support and the initial weights. All steps commute with
@@ -255,11 +251,6 @@ def trained_head_scores(
     with torch.no_grad():
         scores: Tensor = heads(queries)
     return scores
-
-
-def _unit(features: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
-    lengths: Tensor = features.norm(dim=-1, keepdim=True)
-    return features / (lengths + COSINE_EPSILON)
 
 
 def episode_losses(

@@ -6,6 +6,7 @@ from ssl_transfer.features.extraction import (
     FrozenFeatures,
     Representation,
     StoredPrecision,
+    WithFeatures,
     extract,
     judge,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "Representation",
     "Rows",
     "StoredPrecision",
+    "WithFeatures",
     "extract",
     "judge",
     "summarise",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
+from ssl_transfer.datasets.loading import TrainingData
 from ssl_transfer.datasets.transforms import Augmentation, Batch, Pipeline, ViewDataset
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.features.array_file import Rows, Summary
@@ -301,6 +302,29 @@ class FeatureRows:
         indices = torch.tensor([index for _, index in items])
         picked = indices.to(self.targets.device)
         return Batch((self.features[picked],), self.targets[picked], indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class WithFeatures:
+    """Training data with features of every sample after its views, the same in every epoch.
+
+    Args:
+        data: the samples and their views.
+        rows: arrays of features, each with row i for sample i.
+    """
+
+    data: TrainingData
+    rows: Sequence[Rows]
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
+        """Return the batch of these (epoch, index) pairs."""
+        batch = self.data.__getitems__(items)
+        indices = batch.indices.numpy()
+        features = tuple(torch.from_numpy(np.asarray(rows[indices])) for rows in self.rows)
+        return batch._replace(views=(*batch.views, *features))
 
 
 def extract(

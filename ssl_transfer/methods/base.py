@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.heads import Head
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.training.learner import Learner
 
@@ -43,6 +45,10 @@ class Method(Learner):
     other_preprocessing: tuple[Preprocessing, ...] = ()
     """Preprocessing of further networks: after its own views, ``forward`` gets the same
     crops with the same colours once more for each, prepared as it says."""
+    frozen: tuple[Encoder, ...] = ()
+    """Encoders that the method only reads. If the images have a single view without randomness,
+    their features are computed once: ``forward`` then gets one tensor of features for each of them
+    after that view, and nothing for ``other_preprocessing``."""
 
     def __init__(
         self, encoder: Encoder, num_classes: int | None, views: Sequence[Augmentation]
@@ -71,6 +77,21 @@ class Method(Learner):
         """The layers from features to embeddings; None if there are none or they are not a list."""
         layers = getattr(self, "projector", getattr(self, "head", None))
         return layers if isinstance(layers, nn.Sequential) else None
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a pre-training set that does not fit.
+
+        Raises:
+            ValueError: if it does not fit.
+        """
+
+    def trained_head(self, dataset: Dataset) -> Head | None:
+        """Return the classifier that is trained with the encoder; None if there is none.
+
+        Args:
+            dataset: the pre-training set, which names the classes.
+        """
+        return None
 
     def scheduled(self, progress: float) -> dict[str, float]:
         """Return the values of the method's own schedules for the log, e.g. a momentum.

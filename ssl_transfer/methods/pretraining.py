@@ -10,10 +10,13 @@ import torch
 from ssl_transfer import datasets, methods, randomness
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
+from ssl_transfer.datasets.loading import TrainingData
 from ssl_transfer.datasets.transforms import Augmentation, Pipeline, ViewDataset
+from ssl_transfer.features import FrozenFeatures, WithFeatures
 from ssl_transfer.methods.monitors import Monitor, Monitoring
 from ssl_transfer.methods.snapshots import SnapshotKeys, Snapshots, SnapshotStore
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.heads import Head
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.training import trainer
 from ssl_transfer.training.learner import Observer
@@ -28,7 +31,7 @@ def train(
     snapshots: SnapshotStore | None = None,
     **referenced: Encoder | list[Encoder],
 ) -> Encoder:
-    """Train an encoder in place on the training split, and return it with its projector.
+    """Train an encoder in place on the training split; return it with its projector and classifier.
 
     Args:
         encoder: the encoder with its initial weights.
@@ -39,15 +42,14 @@ def train(
         **referenced: the encoders that the node refers to, such as ``teacher``.
     """
     learner = untrained(encoder, dataset, method, context.seed, **referenced)
+    learner.check(dataset)
     learner = learner.to(context.device, context.dtype)
-    prepared = (encoder.preprocessing, *learner.other_preprocessing)
-    drawn = [pipe for p in prepared for pipe in pipelines(learner.views, dataset, p)]
+    data = training_data(learner, dataset, context)
     options = options_of(method)
-    data = ViewDataset(dataset["train"], drawn, context.seed)
     with monitored(learner, dataset, context) as monitor:
         observer: Observer | None = monitor
         if snapshots is not None and snapshots.epochs:
-            store = _with_projector(snapshots, encoder, learner)
+            store = _with_layers(snapshots, encoder, learner, dataset)
             observer = Snapshots(store, monitor, shortened=context.max_steps is not None)
         trainer.fit(learner, data, options, context, name="pretrain", observer=observer)
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
@@ -63,20 +65,49 @@ def train(
         },
     )
     encoder.projector = learner.projection
+    encoder.head = learner.trained_head(dataset)
     return encoder
 
 
-def _with_projector(
-    snapshots: SnapshotStore, encoder: Encoder, learner: methods.Method
+def _with_layers(
+    snapshots: SnapshotStore, encoder: Encoder, learner: methods.Method, dataset: Dataset
 ) -> SnapshotStore:
-    """Return a store that saves the encoder together with its projector."""
+    """Return a store that saves the encoder together with its projector and its classifier."""
 
     def save(epoch: int) -> None:
-        encoder.projector = learner.projection
+        encoder.projector, encoder.head = learner.projection, learner.trained_head(dataset)
         snapshots.save(epoch)
         encoder.projector = None  # as part of the learner, it has its own place
 
     return dataclasses.replace(snapshots, save=save)
+
+
+def training_data(learner: methods.Method, dataset: Dataset, context: Context) -> TrainingData:
+    """Return the training split with the views that a method learns from.
+
+    The features of encoders that it only reads are computed once if the views are constant.
+    """
+    split, own = dataset["train"], learner.encoder.preprocessing
+    drawn = pipelines(learner.views, dataset, own)
+    if learner.frozen and len(drawn) == 1 and _is_constant(drawn[0].augmentation):
+        (view,) = learner.views
+        rows = [
+            FrozenFeatures(encoder, dataset, context, image_size=view.size).rows("train")
+            for encoder in learner.frozen
+        ]
+        return WithFeatures(ViewDataset(split, drawn, context.seed), rows)
+    for preprocessing in learner.other_preprocessing:
+        drawn += pipelines(learner.views, dataset, preprocessing)
+    return ViewDataset(split, drawn, context.seed)
+
+
+def _is_constant(view: Augmentation | None) -> bool:
+    """Return whether an image always gives the same view."""
+    if view is None:
+        return True
+    names = [field.name for field in dataclasses.fields(Augmentation)]
+    chances = [getattr(view, name) for name in names if name.endswith("_probability")]
+    return view.crop_scale is None and not any(chances)
 
 
 def check(
@@ -91,7 +122,7 @@ def check(
 
     Args:
         encoder: see ``train``; the check only uses ``feature_dim``, ``preprocessing`` and the
-            layers of a ``projector`` of this and of the referenced encoders.
+            layers of a ``projector`` and of a ``head`` of this and of the referenced encoders.
         dataset: see ``train``.
         method: see ``train``.
         accumulate: micro-batches per step.
@@ -108,6 +139,7 @@ def check(
             f"but `{dataset.name}` has {descriptions[dataset.target]}; choose another set or "
             "method."
         )
+    learner.check(dataset)
     options, samples = options_of(method), len(dataset["train"])
     trainer.check(learner, samples, options, accumulate)
     stream = SampleOrder(samples, options.batch_size, options.drop_last, 0)
@@ -121,22 +153,25 @@ def options_of(method: Mapping[str, Any]) -> TrainingOptions:
     return TrainingOptions.of(method, drop_last=True)
 
 
-def planned_projector(
-    encoder: Encoder, method: Mapping[str, Any], **referenced: Encoder | list[Encoder]
-) -> torch.nn.Module | None:
-    """Return an untrained projector with the architecture of the one that ``train`` returns.
+def planned(
+    encoder: Encoder,
+    dataset: Dataset,
+    method: Mapping[str, Any],
+    **referenced: Encoder | list[Encoder],
+) -> tuple[torch.nn.Module | None, Head | None]:
+    """Return untrained stand-ins of the projector and the classifier that ``train`` leaves.
 
     Args:
         encoder: only ``feature_dim`` and ``preprocessing`` are used.
+        dataset: the pre-training set; only its classes are used.
         method: the resolved ``method`` node.
-        **referenced: see ``train``; only the same attributes are used.
+        **referenced: see ``check``.
 
     Raises:
         ValueError: if the method does not fit.
     """
-    with randomness.preserved():
-        # The number of classes has no effect on a projector.
-        return methods.build(method, encoder, 2, **referenced).projection
+    learner = untrained(encoder, dataset, method, 0, **referenced)
+    return learner.projection, learner.trained_head(dataset)
 
 
 def untrained(

@@ -14,10 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_transfer import randomness
+from ssl_transfer.estimators.cosine_classifier import class_vectors, unit_features, usual_scale
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.system.files import replace_atomically
 
-HeadKind = Literal["linear", "bn_linear", "bn_affine_linear", "cosine", "l2_linear", "mlp"]
+HeadKind = Literal[
+    "linear",
+    "bn_linear",
+    "bn_affine_linear",
+    "cosine",
+    "weight_norm_cosine",
+    "l2_linear",
+    "mlp",
+]
 HeadInit = Literal["torch"]
 
 HEAD_FILE = "head.safetensors"
@@ -41,6 +50,31 @@ class Cosine(nn.Module):
         return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
+class WeightNormCosine(nn.Module):
+    """The cosine classifier of Baseline++: see ``estimators.cosine_classifier``.
+
+    Args:
+        dim: number of features.
+        classes: number of logits.
+        scale: fixed factor of all logits (``None``: the published one for this many classes).
+    """
+
+    scale: Tensor
+
+    def __init__(self, dim: int, classes: int, scale: float | None = None) -> None:
+        super().__init__()
+        # As published, the weights are those of torch's linear layer, and the lengths are theirs.
+        weight = nn.Linear(dim, classes, bias=False).weight.detach()
+        self.weight = nn.Parameter(weight)
+        self.length = nn.Parameter(weight.norm(dim=1))
+        self.register_buffer("scale", torch.tensor(scale or usual_scale(classes)))
+
+    def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
+        """Return ``scale * length * cos(features, weight)``."""
+        vectors = class_vectors(self.weight, self.length[:, None], self.scale)
+        return F.linear(unit_features(features), vectors)
+
+
 class L2Normalise(nn.Module):
     """Scale every feature vector to length 1."""
 
@@ -49,7 +83,14 @@ class L2Normalise(nn.Module):
         return F.normalize(features)
 
 
-def build_head(kind: HeadKind, dim: int, classes: int, init: HeadInit | None = None) -> nn.Module:
+def build_head(
+    kind: HeadKind,
+    dim: int,
+    classes: int,
+    init: HeadInit | None = None,
+    *,
+    scale: float | None = None,
+) -> nn.Module:
     """Return a head from ``dim`` features to ``classes`` logits.
 
     Args:
@@ -57,14 +98,18 @@ def build_head(kind: HeadKind, dim: int, classes: int, init: HeadInit | None = N
             probes of MAE (He et al. 2022, appendix A.1); ``bn_affine_linear``: after a BatchNorm
             with scale and shift; ``mlp``: Linear 2048, BatchNorm, ReLU, Linear 128, BatchNorm,
             Linear (both of github.com/vpulab/bn_finetuning, cls_head_weighted_non_linear.py);
-            ``l2_linear``: on features of length 1; ``cosine``.
+            ``l2_linear``: on features of length 1; ``cosine``: with one learnt scale;
+            ``weight_norm_cosine``: with a learnt length per class and a fixed scale.
         dim: number of features.
         classes: number of logits.
         init: ``None``: linear layers start near zero, as linear probes do (W ~ N(0, 0.01), b = 0);
-            ``torch``: the framework's default. Cosine weights always start near zero.
+            ``torch``: the framework's default. Cosine heads have a start of their own.
+        scale: see ``WeightNormCosine``; of no other kind.
     """
     if kind == "cosine":
         return Cosine(dim, classes)
+    if kind == "weight_norm_cosine":
+        return WeightNormCosine(dim, classes, scale)
     if kind == "mlp":
         head: nn.Module = nn.Sequential(
             nn.Linear(dim, 2048, bias=False),

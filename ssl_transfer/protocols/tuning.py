@@ -134,7 +134,7 @@ class Tuning(TrainingKeys):
         augmentation(self.augmentation, flip=True)
         # The run checks later whether its sizes fit those of the encoder.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
-        if self.head == "cosine" and self.head_init is not None:
+        if self.head in ("cosine", "weight_norm_cosine") and self.head_init is not None:
             raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
                              f"is {self.head_init}.")  # fmt: skip
         weights = () if isinstance(self.class_weights, str | None) else self.class_weights

@@ -212,7 +212,7 @@ def _shape(model: str, scope: Scope | None = None) -> _Shape:
 
 
 def _of_pretraining(run: Run) -> tuple[int, int]:
-    """Return the bytes of the encoder and the projector, and those of the largest checkpoint."""
+    """Return the bytes of encoder, projector and head, and those of the largest checkpoint."""
     method = {key: value for key, value in run.resolved["method"].items() if key != "seed"}
     sources = [_model_of(source) for source in run.sources.values()]
     key = json.dumps([_model_of(run), method, sources], sort_keys=True)
@@ -228,12 +228,14 @@ _pretrainings: dict[str, tuple[int, int]] = {}
 def _sizes_of_pretraining(run: Run) -> tuple[int, int]:
     method, encoder = run.resolved["method"], models.build(json.loads(_model_of(run)))
     referenced = shapes_of_references(run)
-    learner = pretraining.untrained(encoder, dataset_of(run), method, 0, **referenced)
+    dataset = dataset_of(run)
+    learner = pretraining.untrained(encoder, dataset, method, 0, **referenced)
     state, constant = learner.state_dict(), learner.constant()
     trained = _bytes(p for p in learner.parameters() if p.requires_grad)
     moments = MOMENTS[method["optimizer"]["name"]] * trained
-    layers = [encoder.backbone, *([] if learner.projection is None else [learner.projection])]
-    left = sum(_bytes(layer.state_dict().values()) for layer in layers)
+    head = learner.trained_head(dataset)
+    layers = [encoder.backbone, learner.projection, None if head is None else head.layers]
+    left = sum(_bytes(layer.state_dict().values()) for layer in layers if layer is not None)
     changing = (tensor for name, tensor in state.items() if name not in constant)
     return left, moments + _bytes(t for t in changing if isinstance(t, Tensor))
 

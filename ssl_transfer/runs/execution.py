@@ -21,7 +21,7 @@ from ssl_transfer.methods import pretraining
 from ssl_transfer.methods.snapshots import SnapshotStore
 from ssl_transfer.models import Encoder, sources
 from ssl_transfer.models.fusion import FusedEncoder
-from ssl_transfer.models.heads import HEAD_FILE
+from ssl_transfer.models.heads import HEAD_FILE, save_head
 from ssl_transfer.models.weights import FACTS_FILE
 from ssl_transfer.protocols.base import Score
 from ssl_transfer.runs import products
@@ -418,6 +418,9 @@ def _leave_encoder(run: Run, encoder: Encoder, folder: Path, epoch: int | None =
     if distributed.is_main():
         parents = [run.id, run.label, *([] if epoch is None else [f"epoch {epoch}"])]
         place = products.encoder_folder(folder, epoch)
+        # The head of an evaluation is saved by its protocol.
+        if run.is_pretraining and encoder.head is not None:
+            save_head(encoder.head, place)
         models.save_encoder(encoder, place, config=run.config["model"], parents=parents)
 
 

@@ -109,6 +109,7 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
     "ssl_transfer.methods.barlow_twins.BarlowTwins": {"offdiag_target": 0},
     "ssl_transfer.methods.mixed_barlow_twins.MixedBarlowTwins": {"offdiag_target": 0},
     "ssl_transfer.methods.seed.SEED": {"teacher_output": "features"},
+    "ssl_transfer.methods.supervised.Supervised": {"head": "linear"},
     f"{_BACKBONES}.torchvision_resnet": {"padding": "torchvision", "zero_init_residual": False},
     _PROTOCOLS: {"representation": "features", "feature_precision": "fp32"},
     _KNN: {"metric": "cosine", "weighting": "exp", "space": "original", "selection": "val"},

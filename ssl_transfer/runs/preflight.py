@@ -1,6 +1,7 @@
 """Checks of a run's data, weights and method before any run of a sweep starts."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -20,6 +21,7 @@ from ssl_transfer.errors import UserError, last_line
 from ssl_transfer.methods import pretraining
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
+from ssl_transfer.models.heads import Head, load_head
 from ssl_transfer.protocols.base import require
 from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.runs.identity import identity_of
@@ -153,9 +155,9 @@ def _warn_of_enlarging(run: Run, dataset: Dataset) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _try_weights(node: str) -> None:
-    """Load a model's weights once per process, to check that they fit."""
-    models.build(json.loads(node))
+def _try_weights(node: str) -> Head | None:
+    """Load a model's weights once per process, to check that they fit; return their classifier."""
+    return models.build(json.loads(node)).head
 
 
 @functools.lru_cache(maxsize=64)
@@ -199,17 +201,22 @@ def shapes_of_references(run: Run) -> dict[str, Encoder | list[Encoder]]:
     shapes = {}
     for path, source in run.sources.items():
         if role(path) is Role.ARGUMENT:
-            model = source.resolved["model"]
-            shape = _shape(json.dumps(model, sort_keys=True))
+            model = json.dumps(source.resolved["model"], sort_keys=True)
+            shape = _shape(model)
             if source.trains and not source.is_finished:
-                method = source.resolved["method"]
-                referenced = shapes_of_references(source)
-                projector = pretraining.planned_projector(shape, method, **referenced)
+                projector, head = pretraining.planned(
+                    shape,
+                    dataset_of(source),
+                    source.resolved["method"],
+                    **shapes_of_references(source),
+                )
             else:
-                projector = _projector(json.dumps(model), source.encoder_folder)
+                projector = _projector(model, source.encoder_folder)
+                head = _head(model, source.encoder_folder)
             shapes[path] = Encoder(
                 shape.backbone, shape.feature_dim, shape.preprocessing, shape.name, projector
             )
+            shapes[path].head = head
     return by_key(shapes)
 
 
@@ -218,6 +225,16 @@ def _projector(model: str, folder: Path | None) -> torch.nn.Module | None:
     """Return the projector that an encoder was trained with, on the meta device."""
     projector = trained_projector(json.loads(model), folder)
     return None if projector is None else projector.to("meta")
+
+
+@functools.lru_cache(maxsize=64)
+def _head(model: str, folder: Path | None) -> Head | None:
+    """Return the classifier beside or inside of an encoder's weights, on the meta device."""
+    if folder is not None:
+        head = load_head(folder)
+    else:
+        head = _try_weights(model) if (json.loads(model).get("weights") or {}).get("path") else None
+    return head and dataclasses.replace(head, layers=head.layers.to("meta"))
 
 
 @functools.lru_cache(maxsize=64)

@@ -212,8 +212,8 @@ def _backward(
     for micro in range(count):
         views = tuple(view.chunk(count)[micro] for view in batch.views)
         views = tuple(view.to(context.device, context.dtype, non_blocking=True) for view in views)
-        if context.channels_last and views[0].ndim == 4:  # features have two axes
-            views = tuple(view.contiguous(memory_format=torch.channels_last) for view in views)
+        if context.channels_last:
+            views = tuple(_channels_last(view) for view in views)
         targets = batch.targets.chunk(count)[micro].to(context.device, non_blocking=True)
         with _reducing(model, last=micro == count - 1):
             with autocast(context):
@@ -222,6 +222,11 @@ def _backward(
         for key, value in parts.items():
             totals[key] = totals.get(key, 0.0) + value.detach() / count
     return totals
+
+
+def _channels_last(view: torch.Tensor) -> torch.Tensor:
+    """Return images with their channels last; features, which have two axes, are unchanged."""
+    return view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view
 
 
 def _reducing(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:

@@ -24,6 +24,7 @@ from ssl_transfer.training.batch_statistics import convert
 
 TRAINED = (
     "barlow_twins",
+    "distill",
     "mixed_barlow_twins",
     "simclr",
     "supervised",
@@ -59,6 +60,11 @@ def _node(name: str) -> dict[str, Any]:
     return {**node, **SMALL.get(name, {})}
 
 
+def _referenced(name: str) -> dict[str, list[Encoder]]:
+    """Return the encoders that a method's constructor receives."""
+    return {"teachers": [_encoder(), _encoder()]} if name == "distill" else {}
+
+
 def _encoder() -> Encoder:
     backbone = nn.Sequential(
         nn.Conv2d(3, 6, 3, bias=False),
@@ -76,7 +82,7 @@ def _encoder() -> Encoder:
 
 def _method(name: str) -> methods.Method:
     torch.manual_seed(0)
-    return methods.build(_node(name), _encoder(), 4).double()
+    return methods.build(_node(name), _encoder(), 4, **_referenced(name)).double()
 
 
 def _batch(count: int) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -99,7 +105,8 @@ def _step(name: str, bn_groups: int) -> tuple[dict[str, Tensor], dict[str, Tenso
     assert [key for key, value in parts.items() if value.requires_grad] == ["loss"]
     means = {k: distributed.all_reduce_sum(v.detach()) / processes for k, v in parts.items()}
     tensors = dict(method.named_buffers())
-    for key, parameter in method.named_parameters():
+    trained = ((key, p) for key, p in method.named_parameters() if p.requires_grad)
+    for key, parameter in trained:
         assert parameter.grad is not None, key
         tensors[f"gradient of {key}"] = parameter.grad
     return means, tensors
@@ -197,8 +204,8 @@ def test_a_node_is_its_names_file_and_binds_to_its_target(name: str) -> None:
     assert groups[0] == "optimizer"
     assert groups[1:] in ([], ["_here_"])  # views
     assert set(methods.TRAINING_KEYS) - {"pretrain_on"} <= set(node)
-    target = type(methods.build(node, _encoder(), 4))
-    supplied = frozenset({"encoder", "num_classes", "views"})
+    target = type(methods.build(node, _encoder(), 4, **_referenced(name)))
+    supplied = frozenset({"encoder", "num_classes", "views", *_referenced(name)})
     keys = methods.own_keys(node)
     assert signature_problems("method", target, keys, supplied=supplied) == []
 

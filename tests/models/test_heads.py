@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from ssl_transfer.models.heads import HEAD_FILE, Head, HeadKind, build_head, load_head, save_head
 
 
-@pytest.mark.parametrize("kind", ["linear", "bn_linear", "bn_affine_linear", "cosine", "mlp"])
+@pytest.mark.parametrize("kind", get_args(HeadKind))
 def test_a_head_is_read_as_it_was_written(tmp_path: Path, kind: HeadKind) -> None:
     head = Head(build_head(kind, 5, 3).eval(), kind, ("a", "ä", "c"), "classes")
     save_head(head, tmp_path)

@@ -24,7 +24,7 @@ from ssl_transfer.training.options import TrainingOptions
 
 HOW = re.compile(
     r"(trainer|logger|paths)\..*|retry|force|dry_run|tables"
-    r"|(model|method\.(teacher|start_from)\.model)\.(facts(\..*)?|weights\.(url|download|obtain))"
+    r"|(model|method\.(teacher|teachers\.0|start_from)\.model)\.(facts(\..*)?|weights\.(url|download|obtain))"
     r"|(.*\.)?(method|protocol)\.resources(\..*)?"
     r"|(dataset|(.*\.)?method\.pretrain_on)\.download"
     r"|protocol\.keep_encoder|(.*\.)?method\.snapshots"
@@ -68,8 +68,11 @@ def merged(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
 def with_options(**names: str) -> dict[str, Any]:
     """Return a configuration with an option per axis; a teacher is an encoder like any other."""
     config = {**base(), **{axis: option(axis, name) for axis, name in names.items()}}
+    teacher = {"model": option("model", "swav"), "method": AS_IS}
     if config["method"].get("teacher") == "???":
-        config["method"]["teacher"] = {"model": option("model", "swav"), "method": AS_IS}
+        config["method"]["teacher"] = teacher
+    if config["method"].get("teachers") == "???":
+        config["method"]["teachers"] = [teacher]
     return config
 
 
