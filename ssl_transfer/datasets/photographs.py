@@ -1,7 +1,8 @@
 """Photographs with published lists of splits: aircraft, birds, cars, flowers, food and so on."""
 
+import itertools
 import math
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,8 @@ from ssl_transfer.system import inputs
 PETS = 37
 SplitRule = Literal["mix_bt"]
 """Published splits of Oxford Flowers that are not the official ones."""
+BirdSplitRule = Literal["few_shot"]
+"""Published splits of CUB-200-2011 that are not the official one."""
 
 
 @reader
@@ -106,7 +109,11 @@ def _aircraft_boxes(path: Path) -> Boxes:
 
 @reader
 def cub200(
-    options: Options, root: str, bounding_box: bool = False, download: bool = False
+    options: Options,
+    root: str,
+    bounding_box: bool = False,
+    download: bool = False,
+    split_rule: BirdSplitRule | None = None,
 ) -> Dataset:
     """Return Caltech-UCSD Birds-200-2011: photographs of 200 species of birds, top-1.
 
@@ -118,6 +125,8 @@ def cub200(
         root: folder that holds ``CUB_200_2011``, as the archive unpacks.
         bounding_box: whether to cut each image to the bird.
         download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
+        split_rule: ``few_shot``: splits with species of their own, of all images (see
+            ``few_shot_parts``; ``None``: the official split).
 
     Raises:
         ValueError: if files are missing or damaged, or an image does not decode.
@@ -136,20 +145,42 @@ def cub200(
     )
     # 0 is a test image, 1 a training image.
     trained = _by_image(base / "train_test_split.txt", "0 or 1", label_of, ["0", "1"])
+    classes = list(species.values())
+    if split_rule is None:
+        part_of = {image_id: ("test", "train")[kind] for image_id, kind in trained.items()}
+        expected = {"train": 5994, "test": 5794, "classes": 200}
+    else:
+        parts = few_shot_parts(classes)
+        part_of = {image_id: parts[classes[label]] for image_id, label in label_of.items()}
+        expected = {"all": 11_788, "classes": 200}
     listings = {}
-    for key, sign in (("train", 1), ("test", 0)):
-        ids = [image_id for image_id, kind in trained.items() if kind == sign]
+    for key in sorted(set(part_of.values())):
+        ids = [image_id for image_id, part in part_of.items() if part == key]
         labels = [label_of[image_id] for image_id in ids]
         listings[key] = listing(base / "images", [names[image_id] for image_id in ids], labels)
     boxes = _cub_boxes(base / "bounding_boxes.txt", names) if bounding_box else None
+    facts: dict[str, object] = {"bounding_box": bounding_box}
     return published(
         options,
-        list(species.values()),
+        classes,
         listings,
-        expected={"train": 5994, "test": 5794, "classes": 200},
+        expected=expected,
         boxes=boxes,
-        facts={"bounding_box": bounding_box},
+        disjoint=split_rule is not None,
+        facts=facts if split_rule is None else {**facts, "split_rule": split_rule},
     )
+
+
+def few_shot_parts(classes: Sequence[str]) -> dict[str, str]:
+    """Return the split of each class: half of them train, a quarter validates, a quarter is tested.
+
+    In the order of names, every second class trains (base), and the others alternate between
+    validation and test (novel): ``filelists/CUB/write_CUB_filelist.py`` of
+    github.com/wyharveychen/CloserLookFewShot, for Chen et al. 2019,
+    https://arxiv.org/abs/1904.04232.
+    """
+    parts = itertools.cycle(("train", "val", "train", "test"))
+    return dict(zip(sorted(classes), parts, strict=False))
 
 
 def _pair(line: str) -> tuple[str, str]:

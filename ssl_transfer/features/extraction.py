@@ -314,7 +314,7 @@ class WithFeatures:
     """
 
     data: TrainingData
-    rows: Sequence[Rows]
+    rows: Sequence[Float[np.ndarray, "samples _"]]
 
     def __len__(self) -> int:
         return len(self.data)

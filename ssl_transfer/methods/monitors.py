@@ -105,9 +105,10 @@ class Monitoring:
 def bank_and_queries(dataset: Dataset) -> tuple[Split, Split]:
     """Return the bank and the queries of the nearest neighbours.
 
-    The bank has the labelled training images, the queries are the validation split. If there is no
-    validation split (some published recipes), a tenth of the training images become queries and
-    leave the bank. The encoder has trained on these images, but the vote does not use their labels.
+    The bank has the labelled training images, the queries are the validation split. If that has no
+    images (some published recipes), or only such of other classes (few-shot sets), a tenth of the
+    training images become queries and leave the bank. The encoder has trained on these images, but
+    the vote does not use their labels.
 
     Returns:
         both; no queries if there are no classes to tell apart, and then all training images.
@@ -116,10 +117,15 @@ def bank_and_queries(dataset: Dataset) -> tuple[Split, Split]:
     if not _has_classes(dataset):
         return train, val.subset([])
     labelled = train.subset(np.flatnonzero(train.targets >= 0))
-    if len(val):
+    if _validates(dataset):
         return labelled, val
     voting, asking = hold_out(labelled.targets, 0.1, 0, "monitor", labelled.groups)
     return labelled.subset(voting), labelled.subset(asking)
+
+
+def _validates(dataset: Dataset) -> bool:
+    """Return whether there are validation images of the training images' classes."""
+    return bool(np.isin(dataset["val"].targets, dataset["train"].targets).any())
 
 
 class OnlineProbe:
@@ -217,7 +223,7 @@ class Monitor:
             self.probe = OnlineProbe(
                 self.encoder.feature_dim, len(dataset.classes), options.probe_lr, context.device
             )
-        self.probe_is_judged = judged is dataset and len(dataset["val"]) > 0
+        self.probe_is_judged = judged is dataset and _validates(dataset)
         self._log_limits()
 
     def _log_limits(self) -> None:

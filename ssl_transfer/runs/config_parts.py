@@ -110,7 +110,7 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     yield ConfigPart(path, SnapshotKeys, keys, built=True)
     yield _optimizer(f"{path}.optimizer", node.get("optimizer"))
     yield from _dataset(f"{path}.pretrain_on", node.get("pretrain_on"))
-    empty = {key: [] for key in arguments if node.get(key) == []}
+    empty: dict[str, Any] = {key: [] for key in arguments if node.get(key) == []}
     for place, value in (items(node) | empty).items():
         if place in REFERENCES and REFERENCES[place].several:
             yield ConfigPart(f"{path}.{place}", _several, {"value": value}, built=True)

@@ -106,6 +106,35 @@ def test_birds_are_split_and_labelled_by_the_official_files(birds_root: Path) ->
         cub200(root=str(birds_root), name="cub200")
 
 
+def test_few_shot_birds_have_splits_of_their_own_species(tmp_path: Path) -> None:
+    home = tmp_path / "CUB_200_2011"
+    # Numbers are not in the order of names, which counts.
+    species = ["004.D", "001.A", "006.F", "002.B", "005.E", "003.C", "008.H", "007.G"]
+    write(home / "classes.txt", *(f"{n} {name}" for n, name in enumerate(species, 1)))
+    images = [f"{name}/{n}.jpg" for name in species for n in range(2)]
+    draw(home / "images", *images)
+    write(home / "images.txt", *(f"{n} {name}" for n, name in enumerate(images, 1)))
+    write(home / "image_class_labels.txt", *(f"{n} {(n + 1) // 2}" for n in range(1, 17)))
+    write(home / "train_test_split.txt", *(f"{n} {n % 2}" for n in range(1, 17)))
+    dataset = cub200(root=str(tmp_path), name="cub200", sizes="warn", split_rule="few_shot")
+    assert dataset.classes == tuple(species)
+    # write_CUB_filelist.py, with i the place of a folder in the order of names
+    rules = {
+        "train": lambda i: i % 2 == 0,
+        "val": lambda i: i % 4 == 1,
+        "test": lambda i: i % 4 == 3,
+    }
+    for key, rule in rules.items():
+        found = labels(dataset, key)
+        kept = [name for i, name in enumerate(sorted(species)) if rule(i)]
+        assert {name.partition("/")[0] for name in found} == set(kept)
+        assert len(found) == 2 * len(kept)  # both official splits
+        assert all(species[label] == name.partition("/")[0] for name, label in found.items())
+    assert dataset.facts["split_rule"] == "few_shot"
+    with pytest.raises(ValueError, match=r"{'all': 11788, 'classes': 200}, but"):
+        cub200(root=str(tmp_path), name="cub200", split_rule="few_shot")
+
+
 def test_a_bird_can_be_cut_to_its_box(birds_root: Path) -> None:
     dataset = cub200(root=str(birds_root), name="cub200", sizes="warn", bounding_box=True)
     folder = birds_root / "CUB_200_2011" / "images"

@@ -234,7 +234,9 @@ def test_monitors_may_be_switched_on_and_off_between_interruptions(tmp_path: Pat
 def test_every_method_shows_its_encoder_first_views_first(name: str) -> None:
     torch.manual_seed(0)
     config = node(name)
-    others = {"teacher": encoder()} if "teacher" in config else {}
+    others: dict[str, Any] = {"teacher": encoder()} if "teacher" in config else {}
+    if "teachers" in config:
+        others["teachers"] = [encoder(), encoder()]
     method = methods.build(config, encoder(), 4, **others).train()
     count = len(method.views)
     views = tuple(torch.randn(16, 3, 12, 12) for _ in range(count))
@@ -251,6 +253,19 @@ class WithoutTest(Dataset):
     def __getitem__(self, split: str) -> Split:
         assert split != "test", "monitors must not see the test split"
         return super().__getitem__(split)
+
+
+def test_validation_images_of_other_classes_are_no_queries() -> None:
+    dataset = small_set()
+    train, val = dataset["train"], dataset["val"]
+    assert bank_and_queries(dataset)[1] is val
+    # As in few-shot sets: classes 0 to 4 train, and the others validate.
+    base = train.subset(np.flatnonzero(train.targets < 5))
+    other = val.subset(np.flatnonzero(val.targets >= 5))
+    apart = dataclasses.replace(dataset, splits={**dataset.splits, "train": base, "val": other})
+    bank, queries = bank_and_queries(apart)
+    assert len(queries) > 0
+    assert sorted([*bank.names, *queries.names]) == sorted(base.names)
 
 
 def test_neighbours_are_those_of_the_protocol_on_train_and_validation(tmp_path: Path) -> None:
