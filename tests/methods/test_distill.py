@@ -511,6 +511,17 @@ def test_supervised_teachers_are_trained_first_and_leave_their_class_scores(tmp_
     assert preflight.check(distilled(tmp_path)) is None  # features do without
 
 
+def test_snapshots_teach_with_the_class_scores_of_their_epoch(tmp_path: Path) -> None:
+    inner = ",".join(f'"{o}"' for o in [*SHARED, "method.epochs=2"])
+    teachers = f"{{method:supervised,epochs:[1,2],overrides:[{inner}]}}"
+    run = distilled(tmp_path, "method.target=soft", teachers=teachers)
+    outcome = run_all(run)
+    assert (outcome.failures, outcome.computed) == ({}, 2)
+    heads = [load_head(source.encoder_folder) for source in run.sources.values()]
+    first, second = (head.layers.weight for head in heads if head is not None)
+    assert not torch.equal(first, second)
+
+
 def test_teachers_of_another_set_are_told_before_any_work(tmp_path: Path) -> None:
     teachers = supervised("dataset@method.pretrain_on=textures")
     run = distilled(tmp_path, "method.target=hard", teachers=teachers)
