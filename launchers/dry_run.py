@@ -22,7 +22,8 @@ class Kind(NamedTuple):
         protocol: name of the protocol.
         method: name of the method of a pre-training; None for an evaluation.
         dataset: name of the data set that is read.
-        architecture: the identity of the model's node as JSON, without its name and weights.
+        architecture: the identity of the model's node, or of the members' nodes, as JSON, without
+            names and weights.
     """
 
     protocol: str
@@ -153,11 +154,14 @@ def kind_of(run: Run) -> Kind:
     names, method, dataset = run.names, None, run.names["dataset"]
     if run.is_pretraining:
         method, dataset = names["method"], run.config["method"]["pretrain_on"]["name"]
-    return Kind(names["protocol"], method, str(dataset), _architecture(run.identity["model"]))
+    return Kind(names["protocol"], method, str(dataset), _architecture(run.identity))
 
 
-def _architecture(model: Mapping[str, Any]) -> str:
-    own = {key: value for key, value in model.items() if key not in ("name", "weights")}
+def _architecture(identity: Mapping[str, Any]) -> str:
+    # An encoder with members has no model of its own.
+    members = identity["method"].get("members", ())
+    models = [identity["model"]] if identity["model"] else [one["model"] for one in members]
+    own = [{k: v for k, v in model.items() if k not in ("name", "weights")} for model in models]
     return json.dumps(own, sort_keys=True)
 
 
@@ -181,7 +185,7 @@ def finished_runs(outputs: Path) -> Iterator[Finished]:
                 str(
                     config["method"]["pretrain_on"]["name"] if is_pretraining else record["dataset"]
                 ),
-                _architecture(record["identity"]["model"]),
+                _architecture(record["identity"]),
             )
             seconds = float(record["duration_s"]) * int(record.get("processes") or 1)
             seconds /= _epochs(config, is_pretraining=is_pretraining)

@@ -78,8 +78,10 @@ class RunFolder:
     def weights_and_data(self) -> set[tuple[str, str]]:
         """The fingerprints of the weights that the run read, each with that of its data."""
         record = self.record or {}
-        members = record.get("members_sha256")
-        weights = [record.get("weights_sha256"), *(members if isinstance(members, list) else [])]
+        weights = [record.get("weights_sha256")]
+        for key in ("members_sha256", "first_stage_sha256"):
+            several = record.get(key)
+            weights += several if isinstance(several, list) else []
         # Mean and covariance of whitened features may be those of a further data set.
         facts = [record.get("data"), record.get("statistics_of")]
         data = [part.get("fingerprint") for part in facts if isinstance(part, dict)]

@@ -159,6 +159,8 @@ def prepare(
 
     for run in todo:
         reason = sticky_failure(run)
+        if reason is None and not run.config["force"]:
+            reason = requires_no_result(run)
         if reason is None and (reason := check(run)) is not None and leave_failures:
             fail(run, reason, trace="", stage="check")
         if reason is not None:
@@ -200,7 +202,7 @@ def execute_prepared(outcome: Outcome, todo: Sequence[Run]) -> Outcome:
 
 
 def blocked(run: Run) -> str | None:
-    """Return which required run has no record, and why; None if all have one.
+    """Return which required run has no usable record, and why; None if all have one.
 
     A required run whose repetition (``force=true``) failed counts as one without a record.
     """
@@ -208,7 +210,18 @@ def blocked(run: Run) -> str | None:
         failure = required.failure()
         if not required.is_finished or (required.config["force"] and failure):
             why = f"failed: {failure['error']}" if failure else "left no record"
+            if not failure and required.readable_record() is not None:
+                why = "did not keep its encoder; the same command computes it again"
             return f"requires {required.describe()}, which {why}"
+    return requires_no_result(run)
+
+
+def requires_no_result(run: Run) -> str | None:
+    """Return which required evaluation is finished as not applicable, and why; None if none is."""
+    for required in run.evaluations.values():
+        record = required.readable_record() if required.is_finished else None
+        if record is not None and record["status"] != "finished":
+            return f"requires {required.describe()}, which is not applicable: {record['reason']}"
     return None
 
 

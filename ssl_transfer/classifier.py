@@ -19,16 +19,9 @@ from ssl_transfer.datasets.imagenet_variants import usual_classes
 from ssl_transfer.datasets.transforms import centre_crop
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.heads import HEAD_FILE, Head, load_head
-from ssl_transfer.models.weights import WEIGHTS_FILE
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run, products
-from ssl_transfer.runs.builders import final_preprocessing
-from ssl_transfer.runs.finished import (
-    kept_encoder,
-    read_finished,
-    starting_encoder,
-    untrained_encoder,
-)
+from ssl_transfer.runs.finished import final_encoder, read_finished
 
 Picture = Image.Image | str | Path | Shaped[np.ndarray, "height width _"]
 """A Pillow image, the path of a file, or an array of 8-bit RGB."""
@@ -224,22 +217,14 @@ def _of_run(folder: Path, classes: Sequence[str] | None, *, trust_targets: bool)
     if not (folder / HEAD_FILE).is_file():
         raise ValueError(_without_head(run, folder))
     products.verify(folder, record)
-    encoder, preprocessing = _encoder(run, record, folder)
+    encoder = final_encoder(run, record, folder)
     head = load_head(folder, encoder.feature_dim)
     assert head is not None
     dataset = run.config.get("dataset") or {}
     return Classifier(
-        encoder, head, preprocessing, classes=classes,
+        encoder, head, classes=classes,
         decoding=decoding_of(dataset.get("value_range")),
     )  # fmt: skip
-
-
-def _encoder(run: Run, record: dict[str, Any], folder: Path) -> tuple[Encoder, Preprocessing]:
-    """Return a run's final encoder, and the preprocessing of the run's images."""
-    if (folder / WEIGHTS_FILE).is_file():
-        return kept_encoder(untrained_encoder(run), folder)
-    encoder = starting_encoder(run, record)
-    return encoder, final_preprocessing(run, encoder)
 
 
 def _without_head(run: Run, folder: Path) -> str:

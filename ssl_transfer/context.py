@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,8 @@ class Context:
             checkpoints that belong to other inputs are ignored.
         doubt: whether to verify the contents of stored features although their stamps are
             unchanged.
+        required: what the evaluations that the run requires have left, by role (values:
+            ``protocols.required.Evaluated``).
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class Context:
     run_id: str = ""
     inputs: str | None = None
     doubt: bool = False
+    required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     logger: Any = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     _bar: "tqdm[Any] | None" = None

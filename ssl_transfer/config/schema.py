@@ -16,7 +16,7 @@ _PLACES = (_PACKAGE / "conf", _PACKAGE.parent / "conf")
 CONF = next((place for place in _PLACES if (place / "config.yaml").is_file()), _PLACES[-1])
 """The folder of the configuration files."""
 AXES = ("model", "method", "dataset", "protocol")
-UNTRAINED = ("as_is", "cat")
+UNTRAINED = ("as_is", "cat", "cat_sub")
 """The methods that take weights as they are."""
 DEVICE = Matching("auto|(cpu|cuda|mps|xpu)(:[0-9]+)?", "auto, cpu or cuda")
 

@@ -209,7 +209,7 @@ def load_head(folder: Path, feature_dim: int | None = None) -> Head | None:
     kind, classes, target = _description(path)
     try:
         layers = build_head(kind, feature_dim or _inputs(state), _outputs(state))
-        layers.load_state_dict(state)
+        layers.to(state[_matrices(state)[0]].dtype).load_state_dict(state)
     except (RuntimeError, ValueError) as error:
         wanted = f" on {feature_dim} features" if feature_dim else ""
         raise ValueError(
@@ -259,6 +259,74 @@ def _matrices(state: Mapping[str, Tensor]) -> list[str]:
 def _outputs(state: Mapping[str, Tensor]) -> int:
     """Return the number of class scores of a head: the rows of its last matrix."""
     return len(state[_matrices(state)[-1]])
+
+
+LINEAR_KINDS: tuple[HeadKind, ...] = ("linear", "bn_linear", "bn_affine_linear")
+"""Kinds of heads that are a linear function of the features in eval mode."""
+
+
+@torch.no_grad()
+def folded(head: Head) -> nn.Linear:
+    """Return the linear layer, in float64, with the class scores of a head in eval mode.
+
+    A BatchNorm before the linear layer, with mean mu, variance var, scale gamma and shift beta, is
+    folded into it: W' = W * (gamma / sigma), b' = b + W (beta - mu * gamma / sigma) with
+    sigma = sqrt(var + eps).
+
+    Args:
+        head: a head of one of the ``LINEAR_KINDS``, which is not changed.
+
+    Raises:
+        ValueError: if it is of another kind.
+    """
+    if head.kind not in LINEAR_KINDS:
+        raise ValueError(
+            f"the head must be one of {', '.join(LINEAR_KINDS)} to be written as one linear layer, "
+            f"but is {head.kind}; choose another head for the run that trains it."
+        )
+    if isinstance(head.layers, nn.Linear):
+        return linear_head(head.layers.weight.double(), head.layers.bias.double())
+    assert isinstance(head.layers, nn.Sequential)
+    norm, linear = head.layers
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert isinstance(linear, nn.Linear)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean, sigma = norm.running_mean.double(), (norm.running_var.double() + norm.eps).sqrt()
+    weight, bias = linear.weight.double(), linear.bias.double()
+    scale = (torch.ones_like(sigma) if norm.weight is None else norm.weight.double()) / sigma
+    shift = (torch.zeros_like(mean) if norm.bias is None else norm.bias.double()) - mean * scale
+    return linear_head(weight * scale, bias + weight @ shift)
+
+
+def averaged_head(heads: Sequence[nn.Linear]) -> nn.Linear:
+    """Return the head on concatenated features whose class scores are the mean of the heads'.
+
+    W = [W_1 | ... | W_n] / n and b = (b_1 + ... + b_n) / n; Zhang and Bottou 2023
+    (https://arxiv.org/abs/2212.07346, two-stage fine-tuning; ``load_classifier`` in
+    ``src/models.py`` of github.com/TjuJianyu/RRL).
+
+    Args:
+        heads: one linear layer per member, in the order of the features, with equally many outputs.
+    """
+    weight = torch.cat([head.weight.detach() for head in heads], dim=1) / len(heads)
+    bias = torch.stack([head.bias.detach() for head in heads]).mean(dim=0)
+    return linear_head(weight, bias)
+
+
+@torch.no_grad()
+def start_linear_layer(layers: nn.Module, start: nn.Linear) -> nn.Module:
+    """Copy a linear layer into a head's linear layer, with a rounding to its number type.
+
+    Args:
+        layers: a head of one of the ``LINEAR_KINDS``, changed in place and returned.
+        start: the values.
+    """
+    linear = layers if isinstance(layers, nn.Linear) else list(layers.children())[-1]
+    assert isinstance(linear, nn.Linear)
+    linear.weight.copy_(start.weight)
+    linear.bias.copy_(start.bias)
+    return layers
 
 
 # Names of the last layer of published classifiers: torchvision and MoCo's and mix-bt's linear

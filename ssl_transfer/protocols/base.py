@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Iterator
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 """The splits that protocols read, and the words for their images in messages."""
+
+
+ClassScores = Literal["logits", "shares"]
+"""Kinds of class scores: logits, or probabilities such as the shares of votes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,9 @@ class EvaluationProtocol(Protocol):
     the hyper-parameters; it is called before anything is computed. An optional class attribute
     ``splits`` names the splits that the protocol needs (default: train, val and test); a dataset
     without images in one of them is refused. An optional method ``more_data()`` returns another
-    dataset that the protocol reads, if it does, so that the record lists its files, too.
+    dataset that the protocol reads, if it does, so that the record lists its files, too. An
+    optional class attribute ``class_scores`` says which kind of class scores ``scores_on_test``
+    gets; only protocols with it can be averaged over members (``method=cat_sub``).
     """
 
     targets: ClassVar[frozenset[str]]

@@ -24,7 +24,7 @@ from ssl_transfer.estimators.neighbours import (
 )
 from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.models import Encoder
-from ssl_transfer.protocols.base import Score
+from ssl_transfer.protocols.base import ClassScores, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.protocols.selection import best, selection_facts
@@ -66,6 +66,7 @@ class KNN(FrozenProtocol):
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    class_scores: ClassVar[ClassScores] = "shares"
 
     k: Count | Sequence[Count] = 200
     selection: Literal["val", "test"] = "val"

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 import sklearn.linear_model
@@ -22,7 +22,7 @@ from ssl_transfer.estimators.softmax_regression import Solution, fit_path
 from ssl_transfer.metrics.calibration import require_folds
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.heads import Head, linear_head, save_head
-from ssl_transfer.protocols.base import Score
+from ssl_transfer.protocols.base import ClassScores, Score
 from ssl_transfer.protocols.classification import Calibration, require_metrics, scores_on_test
 from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.protocols.grid import Logarithm, check_logarithms
@@ -82,6 +82,8 @@ class LogisticRegression(FrozenProtocol):
     Raises:
         ValueError: if a value is out of its range.
     """
+
+    class_scores: ClassVar[ClassScores] = "logits"
 
     wd_values: Annotated[int, Range(1, cap=10**4)] = 45
     wd_log10: Sequence[Logarithm] = (-6.0, 5.0)

@@ -15,8 +15,8 @@ from ssl_transfer.datasets.imagenet_variants import usual_classes
 from ssl_transfer.datasets.reader import some
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.models import Encoder
-from ssl_transfer.models.heads import Head
-from ssl_transfer.protocols.base import Score
+from ssl_transfer.models.heads import LINEAR_KINDS, Head, folded, linear_head, save_head
+from ssl_transfer.protocols.base import ClassScores, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.system import distributed
@@ -33,6 +33,7 @@ class ScoreAsIs(FrozenProtocol):
     those of 1,000 published outputs are ImageNet's WordNet ids. If the dataset has fewer classes
     than the classifier, only their scores count, as usual on ImageNet-R and ImageNet-A. If the
     classifier's classes have no names, they must be as many as the dataset's, and in their order.
+    The run leaves the classifier of the dataset's classes if it is linear.
 
     Args:
         image_size: see ``FrozenProtocol``.
@@ -41,6 +42,7 @@ class ScoreAsIs(FrozenProtocol):
 
     targets: ClassVar[frozenset[str]] = frozenset({"class"})
     splits: ClassVar[tuple[str, ...]] = ("test",)
+    class_scores: ClassVar[ClassScores] = "logits"
 
     def check(self, dataset: Dataset) -> None:
         """Refuse a dataset that cannot be scored by its metrics.
@@ -69,6 +71,10 @@ class ScoreAsIs(FrozenProtocol):
         layers = head.layers.to(features.device, features.dtype)
         with torch.no_grad():
             logits = layers(features)
+        if distributed.is_main() and head.kind in LINEAR_KINDS:
+            linear = folded(head)
+            scored = linear_head(linear.weight[picked], linear.bias[picked]).to(features.dtype)
+            save_head(Head(scored, "linear", tuple(dataset.classes)), context.folder)
         yield from scores_on_test(logits[:, picked], dataset, context)
 
 

@@ -34,7 +34,7 @@ from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.fusion import Preparations
 from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.base import SPLITS, Score
+from ssl_transfer.protocols.base import SPLITS, ClassScores, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.grid import check_grid
 from ssl_transfer.protocols.selection import best, selection_facts
@@ -110,6 +110,7 @@ class Tuning(TrainingKeys):
 
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     splits: ClassVar[tuple[str, ...]] = tuple(SPLITS)
+    class_scores: ClassVar[ClassScores] = "logits"
 
     trainable: Trainable
     optimizer: dict[str, Any]
@@ -154,6 +155,17 @@ class Tuning(TrainingKeys):
     def encoder_is_constant(self) -> bool:
         """Whether training changes nothing of the encoder, including its running statistics."""
         return self.trainable == "head" and self.encoder_mode == "eval"
+
+    @property
+    def encoder_is_initial(self) -> bool:
+        """Whether the final encoder is the one that the run starts from, unchanged."""
+        return self.encoder_is_constant
+
+    def initial_head(self, encoder: Encoder, dataset: Dataset, context: Context) -> nn.Module:
+        """Return a new head with the weights that every training starts from."""
+        with randomness.seeded(randomness.derive(context.seed, "head")):
+            dim, classes = encoder.feature_dim, len(dataset.classes)
+            return build_head(self.head, dim, classes, self.head_init)
 
     def reads_stored_features(self, dataset: Dataset) -> bool:
         """Whether the features of an image never change, so that they are computed once."""
@@ -342,12 +354,10 @@ class TuningRun:
     def learner(self, heads: int, splits: Sequence[str] = ("train",)) -> TunedClassifier:
         """Return a fresh classifier for these splits; every head starts from the same weights."""
         self.start_again()
-        seed = randomness.derive(self.context.seed, "head")
-        dim, classes = self.encoder.feature_dim, len(self.dataset.classes)
-        built = []
-        for _ in range(heads):
-            with randomness.seeded(seed):
-                built.append(build_head(self.protocol.head, dim, classes, self.protocol.head_init))
+        built = [
+            self.protocol.initial_head(self.encoder, self.dataset, self.context)
+            for _ in range(heads)
+        ]
         body = self.encoder if self.features is None else nn.Identity()
         weights = self.protocol.loss_weights(self.dataset, splits)
         learner = TunedClassifier(
@@ -446,12 +456,12 @@ class TuningRun:
     def keep(self, learner: TunedClassifier) -> None:
         """Save the head unless its encoder is lost; prepare the encoder to be saved by the run.
 
-        A constant encoder can be built again from the run's configuration.
+        An unchanged encoder can be built again from the run's configuration.
         """
         if self.protocol.keep_encoder:
             self.encoder.prepare(self.protocol.image_size, self.protocol.preprocessing)
         if distributed.is_main() and (
-            self.protocol.keep_encoder or self.protocol.encoder_is_constant
+            self.protocol.keep_encoder or self.protocol.encoder_is_initial
         ):
             head = Head(
                 learner.heads[0], self.protocol.head, self.dataset.classes, self.dataset.target

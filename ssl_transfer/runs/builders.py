@@ -20,6 +20,7 @@ from ssl_transfer.datasets.decoded import Choice, decode_once
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.averaged_scores import AveragedScores
 from ssl_transfer.protocols.base import EvaluationProtocol
 from ssl_transfer.runs import products
 from ssl_transfer.runs.config_parts import PROTOCOL_LABELS
@@ -97,6 +98,15 @@ def protocol_of(node: Mapping[str, Any]) -> EvaluationProtocol:
     return protocol
 
 
+def evaluation_of(run: Run) -> EvaluationProtocol:
+    """Return what a run measures: its protocol, or the average of its members' class scores."""
+    config = run.resolved
+    protocol = protocol_of(config["protocol"])
+    if run.averages_scores:
+        return AveragedScores(protocol, config["method"]["average"])
+    return protocol
+
+
 def arguments_of(run: Run) -> dict[str, Encoder | list[Encoder]]:
     """Return the encoders that a method's constructor receives as arguments, by key."""
     encoders = {}
@@ -119,7 +129,7 @@ def initial_encoder(run: Run) -> Encoder:
     config = run.resolved
     if run.is_fused:
         members = [_built(source) for source in run.sources.values()]
-        return FusedEncoder(members, config["method"]["fuse"])
+        return FusedEncoder(members, config["method"].get("fuse", "concatenate"))
     encoder = models.build(config["model"], seed=config["method"]["seed"])
     for path, source in run.sources.items():
         if path == "encoder":

@@ -9,6 +9,7 @@ from ssl_transfer.config import locate
 from ssl_transfer.config.ranges import Seed, Text
 from ssl_transfer.config.references import items
 from ssl_transfer.config.roles import REFERENCES, Role
+from ssl_transfer.config.stages import stages_of
 from ssl_transfer.preprocessing import Preprocessing
 
 PROTOCOL_LABELS = frozenset({"_target_", "name", "resources"})
@@ -81,7 +82,8 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
         if not isinstance(members, list) or not members:
             yield ConfigPart(f"{path}.members", _several, {"value": members}, built=True)
             return
-        yield ConfigPart(path, _fused, _without(node))
+        averages = "average" in node
+        yield ConfigPart(path, _averaged if averages else _fused, _without(node))
         for place, value in items(node).items():
             yield from _reference(f"{path}.{place}", value)
         return
@@ -178,6 +180,16 @@ def _fused(
     """Signature of the keys of ``cat``."""
 
 
+def _averaged(
+    *,
+    name: Text,
+    members: Sequence[Any],
+    average: Literal["probabilities", "logits"],
+    seed: Seed = 0,
+) -> None:
+    """Signature of the keys of ``cat_sub``."""
+
+
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     if node.get("name") == "pretrain" and node.get("_target_") is None:  # it has no callable
         yield ConfigPart(path, _labelled, _without(node))
@@ -188,6 +200,8 @@ def _protocol(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
         yield ConfigPart(f"{path}.preprocessing", Preprocessing, node["preprocessing"])
     if isinstance(node.get("statistics"), Mapping):  # another data set's
         yield from _dataset(f"{path}.statistics", node["statistics"])
+    for key, _, stage in stages_of(node):
+        yield from _protocol(f"{path}.{key}", stage)
     if "optimizer" in node:
         optimizer = node["optimizer"]
         yield _optimizer(f"{path}.optimizer", optimizer, grid=node.get("grid"))

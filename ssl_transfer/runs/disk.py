@@ -22,7 +22,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, EvaluationProtocol
 from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.protocols.tuning import Tuning
-from ssl_transfer.runs.builders import dataset_of, initial_encoder, protocol_of
+from ssl_transfer.runs.builders import dataset_of, evaluation_of, initial_encoder
 from ssl_transfer.runs.preflight import shapes_of_references
 from ssl_transfer.runs.run import Run
 
@@ -70,7 +70,7 @@ def needed(runs: Sequence[Run]) -> Disk:
         if run.is_pretraining:
             left, largest = _of_pretraining(run)
         else:
-            dataset, protocol = dataset_of(run), protocol_of(run.resolved["protocol"])
+            dataset, protocol = dataset_of(run), evaluation_of(run)
             predictions += len(dataset["test"]) * (4 * len(dataset.classes) + NAME_BYTES)
             features |= store.missing(run, protocol, dataset)
             left, largest = _of_evaluation(run, protocol, len(dataset.classes))

@@ -28,6 +28,7 @@ from ssl_transfer.runs import products
 from ssl_transfer.runs.builders import (
     arguments_of,
     dataset_of,
+    evaluation_of,
     initial_encoder,
     make_context,
     protocol_of,
@@ -37,6 +38,7 @@ from ssl_transfer.runs.finished import starting_encoder
 from ssl_transfer.runs.folder import begin, finish
 from ssl_transfer.runs.identity import digest
 from ssl_transfer.runs.logger import LoggerRefused, RunLogger
+from ssl_transfer.runs.required import required_evaluations
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import claims, distributed, inputs, manifests, provenance, signals, slurm
 from ssl_transfer.system.files import write_json
@@ -123,8 +125,8 @@ def _completed_by_encoder(run: Run) -> bool:
     if record is None or record["status"] != "finished" or run.is_pretraining or _done(run):
         return False
     protocol = protocol_of(run.resolved["protocol"])
-    constant = getattr(protocol, "encoder_is_constant", False)
-    if run.config["force"] or not constant or not (run.folder / HEAD_FILE).is_file():
+    unchanged = getattr(protocol, "encoder_is_initial", False)
+    if run.config["force"] or not unchanged or not (run.folder / HEAD_FILE).is_file():
         return False
     try:
         products.verify(run.folder, record)
@@ -223,6 +225,16 @@ def encoder_id(run: Run) -> str | None:
     return None if trained is None else trained.encoder_id
 
 
+def _encoder_of(run: Run, weights: str) -> str:
+    """Return the id of an encoder that only its weights identify, by their fingerprint.
+
+    Members whose class scores are averaged are not the encoder that their concatenation is.
+    """
+    if run.averages_scores:
+        return digest(weights, run.resolved["method"]["average"])
+    return weights[:16]
+
+
 def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     began, clock = _now(), time.monotonic()
     config = run.resolved
@@ -230,9 +242,11 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     with inputs.collected() as weights_files:
         encoder = initial_encoder(run)
         arguments = arguments_of(run) if run.is_pretraining else {}
+        evaluations = required_evaluations(run)
     # Before a protocol changes them:
     prepared, size = encoder.preprocessing_identity(), encoder.parameter_count
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
+    context.required = evaluations
     more_data = None
     with RunLogger(run, context) as context.logger:
         if run.is_pretraining:
@@ -246,7 +260,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             if isinstance(encoder, FusedEncoder):
                 members = [models.fingerprint(member) for member in encoder.encoders]
                 context.note(members_sha256=members)
-            protocol = protocol_of(config["protocol"])
+            protocol = evaluation_of(run)
             scores = list(protocol.run(encoder, dataset, context))
             more_data = getattr(protocol, "more_data", lambda: None)()
             if config["protocol"].get("keep_encoder"):
@@ -256,7 +270,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         record = _record(
             run,
             began,
-            encoder_id=encoder_id(run) or weights[:16],
+            encoder_id=encoder_id(run) or _encoder_of(run, weights),
             preprocessing=prepared,
             parameters=size,
             scores=[vars(score) for score in scores],

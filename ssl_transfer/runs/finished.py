@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ssl_transfer import models, randomness
 from ssl_transfer.config.trust import foreign_targets, without_downloads
 from ssl_transfer.models import Encoder
@@ -13,7 +15,7 @@ from ssl_transfer.models.reading import read_state
 from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import products
-from ssl_transfer.runs.builders import initial_encoder
+from ssl_transfer.runs.builders import final_preprocessing, initial_encoder
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system.files import Unreadable
 
@@ -99,6 +101,23 @@ def untrained_encoder(run: Run) -> Encoder:
     return models.build({**config["model"], "weights": {}}, seed=config["method"]["seed"])
 
 
+def final_encoder(run: Run, record: dict[str, Any], folder: Path) -> Encoder:
+    """Return the encoder that a finished evaluation ended with, with its images' preprocessing.
+
+    It is the one in the folder, or else the one that the run started from, if nothing trained it.
+
+    Raises:
+        ValueError: if it cannot be built or read.
+    """
+    if (folder / WEIGHTS_FILE).is_file():
+        encoder, preprocessing = kept_encoder(untrained_encoder(run), folder)
+    else:
+        encoder = starting_encoder(run, record)
+        preprocessing = final_preprocessing(run, encoder)
+    encoder.preprocessing = preprocessing
+    return encoder
+
+
 def kept_encoder(architecture: Encoder, folder: Path) -> tuple[Encoder, Preprocessing]:
     """Return the encoder that a run saved, and the preprocessing of its images.
 
@@ -111,7 +130,9 @@ def kept_encoder(architecture: Encoder, folder: Path) -> tuple[Encoder, Preproce
     """
     encoder = copy.deepcopy(architecture)
     try:
-        encoder.backbone.load_state_dict(read_state(folder / WEIGHTS_FILE))
+        state = read_state(folder / WEIGHTS_FILE)
+        types = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+        encoder.to(types[0] if types else torch.float32).backbone.load_state_dict(state)
         return encoder, read_preprocessing(folder / FACTS_FILE)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

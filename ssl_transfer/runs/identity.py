@@ -22,8 +22,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config import AXES, resolve
 from ssl_transfer.config.roles import REFERENCES
+from ssl_transfer.config.stages import STAGES
 
 _TUNING = "ssl_transfer.protocols.tuning.Tuning"
+_TUNINGS = (
+    _TUNING,
+    "ssl_transfer.protocols.stages.TwoStageFinetune",
+    "ssl_transfer.protocols.stages.LinearProbeThenFinetune",
+)
 _KNN = "ssl_transfer.protocols.knn.KNN"
 _PROTOCOLS = "ssl_transfer.protocols"
 _LOGISTIC = "ssl_transfer.protocols.logistic_regression.LogisticRegression"
@@ -52,13 +58,14 @@ _READ_HERE: dict[str, frozenset[str]] = {
         }
     ),
     "dataset": frozenset({"_target_"}),
-    "protocol": frozenset({"_target_", "name", "resources"}),
+    "protocol": frozenset({"_target_", "name", "resources", *STAGES}),
 }
 
 # Nodes of an axis inside a node of an axis.
 _AXES_INSIDE: dict[tuple[str, str], str] = {
     ("method", "pretrain_on"): "dataset",
     ("protocol", "statistics"): "dataset",
+    **{("protocol", key): "protocol" for key in STAGES},
     **{
         ("method", f"{key}.*.{axis}" if reference.several else f"{key}.{axis}"): axis
         for key, reference in REFERENCES.items()
@@ -74,7 +81,7 @@ _OUTSIDE: dict[str, frozenset[str]] = {
     "method": frozenset({"resources", "snapshots"}),
     "protocol": frozenset({"resources"}),
     "ssl_transfer.datasets": frozenset({"download"}),
-    _TUNING: frozenset({"keep_encoder"}),
+    **{tuning: frozenset({"keep_encoder"}) for tuning in _TUNINGS},
 }
 
 
@@ -133,7 +140,7 @@ _NULL_COUNTS: dict[str, frozenset[str]] = {
     f"{_BACKBONES}.torchvision_backbone": frozenset({"options"}),
     "ssl_transfer.models.small_networks.small_network": frozenset({"options"}),
     _PROTOCOLS: frozenset({"preprocessing", "settings", "statistics_preprocessing", "views"}),
-    _TUNING: frozenset({"augmentation"}),
+    **{tuning: frozenset({"augmentation"}) for tuning in _TUNINGS},
 }
 
 

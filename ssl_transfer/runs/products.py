@@ -29,7 +29,7 @@ _SNAPSHOTS = "snapshots"
 _ENCODERS = ("*.safetensors", "encoder.yaml")
 _PATTERNS = [*_ENCODERS, *(f"{_SNAPSHOTS}/*/{pattern}" for pattern in _ENCODERS)]
 _PATTERNS += ["*.npz", "tsne.png", "tsne.csv"]
-_READ_BY_NO_RUN = (".npz", ".png", ".csv")
+_NOT_OF_AN_ENCODER = (".npz", ".png", ".csv")
 
 
 class DamagedProduct(OSError):
@@ -75,13 +75,16 @@ def _products(folder: Path) -> list[Path]:
     return sorted(paths)
 
 
-def verify(folder: Path, record: Mapping[str, Any], epoch: int | None = None) -> None:
-    """Compare the files of one encoder of a finished run with its record.
+def verify(
+    folder: Path, record: Mapping[str, Any], epoch: int | None = None, *, only: str | None = None
+) -> None:
+    """Compare the files of one encoder of a finished run, or a single product, with its record.
 
     Args:
         folder: the run's folder.
         record: the run's record; if older code wrote it, it names no files and nothing is compared.
         epoch: see ``encoder_folder``.
+        only: name of the single product (``None``: the files of the encoder).
 
     Raises:
         DamagedProduct: if a file of the encoder has other contents or cannot be read. A missing
@@ -89,7 +92,9 @@ def verify(folder: Path, record: Mapping[str, Any], epoch: int | None = None) ->
     """
     for name, stated in dict(record.get("files") or {}).items():
         path = folder / name
-        if path.suffix in _READ_BY_NO_RUN or path.parent != encoder_folder(folder, epoch):
+        inside = path.parent == encoder_folder(folder, epoch)
+        of_encoder = inside and path.suffix not in _NOT_OF_AN_ENCODER
+        if not (of_encoder if only is None else name == only):
             continue
         try:
             actual = file_sha256(path)
@@ -98,10 +103,11 @@ def verify(folder: Path, record: Mapping[str, Any], epoch: int | None = None) ->
         except OSError as error:
             actual = f"unreadable: {error.strerror}"
         if actual != stated:
+            again = f"remove `{path.parent / ENCODER}`, and the same command computes it again"
+            remedy = "compute the run again with force=true" if only else again
             raise DamagedProduct(
                 f"`{path}` must be the file that the run's record names (sha256 {stated[:16]}…), "
-                f"but is {actual[:16]}…: it was damaged or replaced. Restore it, or remove "
-                f"`{path.parent / ENCODER}`, and the same command computes it again."
+                f"but is {actual[:16]}…: it was damaged or replaced. Restore it, or {remedy}."
             )
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_transfer.config import references, resolve
+from ssl_transfer.config import locate, references, resolve
+from ssl_transfer.config.stages import Subject, stages_of
 from ssl_transfer.runs import products
 from ssl_transfer.runs.identity import digest, identity_of, settled
 from ssl_transfer.runs.record import SCHEMA, read_failure, read_record
@@ -58,6 +59,16 @@ class Run:
         """Whether the encoder consists of the members that its method names."""
         return "members" in self.config["method"]
 
+    @property
+    def averages_scores(self) -> bool:
+        """Whether the members are evaluated for themselves, and their class scores are averaged."""
+        return self.is_fused and "average" in self.config["method"]
+
+    @property
+    def keeps_encoder(self) -> bool:
+        """Whether the run leaves an encoder."""
+        return self.is_pretraining or bool(self.config["protocol"].get("keep_encoder"))
+
     @functools.cached_property
     def resolved(self) -> dict[str, Any]:
         """The configuration with interpolations resolved on this computer."""
@@ -65,8 +76,9 @@ class Run:
 
     @functools.cached_property
     def requirements(self) -> tuple["Run", ...]:
-        """The distinct runs whose products this one needs; ``sources`` gives their roles."""
-        return tuple(distinct(run for run in self.sources.values() if run.trains).values())
+        """The distinct runs whose products this one needs: pre-trainings before evaluations."""
+        trained = (run for run in self.sources.values() if run.trains)
+        return tuple(distinct([*trained, *self.evaluations.values()]).values())
 
     @functools.cached_property
     def sources(self) -> dict[str, "Run"]:
@@ -81,6 +93,37 @@ class Run:
             return {"encoder": pretraining_of(self.config)}
         nodes_of = references.whole(self.config["method"])
         return {path: pretraining_of({**self.config, **nodes}) for path, nodes in nodes_of.items()}
+
+    @functools.cached_property
+    def evaluations(self) -> dict[str, "Run"]:
+        """The evaluations that this run needs, on its own data set with its own seed, by role.
+
+        A protocol of several stages needs an evaluation of the run's own encoder (``head_from``)
+        or of each member of it (``first_stage[0]``) by the protocol of the earlier stage; they
+        leave their encoders. A method that averages class scores needs the evaluation of each
+        member by the run's own protocol (``members[0]``), if that gives class scores.
+        """
+        if self.is_pretraining:
+            return {}
+        if self.averages_scores:
+            protocol = self.config["protocol"]
+            return self._of_members("members", protocol) if _gives_class_scores(protocol) else {}
+        evaluations: dict[str, Run] = {}
+        for key, subject, node in stages_of(self.config["protocol"]):
+            kept = {**node, "keep_encoder": True} if "keep_encoder" in node else node
+            if subject is Subject.ENCODER:
+                evaluations[key] = Run({**self.config, "protocol": kept})
+            elif self.is_fused:
+                evaluations |= self._of_members(key, kept)
+        return evaluations
+
+    def _of_members(self, key: str, protocol: Mapping[str, Any]) -> dict[str, "Run"]:
+        """Return each member's own evaluation by a protocol."""
+        members = references.whole(self.config["method"]).values()
+        return {
+            f"{key}[{number}]": Run({**self.config, **nodes, "protocol": dict(protocol)})
+            for number, nodes in enumerate(members)
+        }
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
@@ -144,8 +187,10 @@ class Run:
     def label(self) -> str:
         """The encoder's short name; ``results`` distinguishes encoders that share one."""
         if self.is_fused:
-            fuse = self.resolved["method"].get("fuse", "concatenate")
             members = joined([source.label for source in self.sources.values()])
+            if self.averages_scores:
+                return f"{self.names['method']}({members})"
+            fuse = self.resolved["method"].get("fuse", "concatenate")
             return members if fuse == "concatenate" else f"{fuse}({members})"
         snapshots = _epochs(self.config, "snapshot") if self.snapshot is None else [self.snapshot]
         return "-".join([self._trained_label, *(f"epoch{epoch}" for epoch in snapshots)])
@@ -185,8 +230,7 @@ class Run:
         record = self.readable_record()
         if record is None or products.is_half_replaced(self.folder):
             return False
-        keeps = self.is_pretraining or bool(self.config["protocol"].get("keep_encoder"))
-        if not keeps or record["status"] != "finished":
+        if not self.keeps_encoder or record["status"] != "finished":
             return True
         epochs = [None, *(self.snapshots if self.is_pretraining else [])]
         folders = (products.encoder_folder(self.folder, epoch) for epoch in epochs)
@@ -276,7 +320,7 @@ def _keeping(config: dict[str, Any], *further: int) -> dict[str, Any]:
 
 
 def distinct(runs: Iterable[Run]) -> dict[str, Run]:
-    """Return runs by id; a pre-training keeps the snapshots that any run of its id keeps."""
+    """Return runs by id; each keeps the encoders that any run of its id keeps."""
     by_id: dict[str, Run] = {}
     for run in runs:
         by_id[run.id] = together(by_id.get(run.id, run), run)
@@ -284,8 +328,10 @@ def distinct(runs: Iterable[Run]) -> dict[str, Run]:
 
 
 def together(one: Run, other: Run) -> Run:
-    """Return one of two runs with the same id, which keeps the snapshots of both."""
-    if not one.is_pretraining or (one.snapshot is None and {*other.snapshots} <= {*one.snapshots}):
+    """Return one of two runs with the same id, which keeps the encoder or snapshots of both."""
+    if not one.is_pretraining:
+        return other if other.keeps_encoder and not one.keeps_encoder else one
+    if one.snapshot is None and {*other.snapshots} <= {*one.snapshots}:
         return one
     return Run(_keeping(one.config, *other.snapshots))
 
@@ -302,6 +348,14 @@ def graph(runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         visit(run)
     return list(ordered.values())
+
+
+def _gives_class_scores(protocol: Mapping[str, Any]) -> bool:
+    """Return whether a protocol's node names a class that gives each test image class scores."""
+    try:
+        return hasattr(locate(protocol["_target_"]), "class_scores")
+    except (ValueError, AttributeError):
+        return False  # the check of the target reports the error
 
 
 def joined(labels: Iterable[str]) -> str:

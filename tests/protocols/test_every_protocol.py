@@ -11,15 +11,19 @@ from ssl_transfer.config import compose, options, plain
 from ssl_transfer.config.schema import CONF
 from ssl_transfer.runs import Run
 
-PROTOCOLS = [name for name in options("protocol") if name not in ("pretrain", "score_as_is")]
+# A pre-training, what needs a classifier in the weights, and what needs several members.
+OTHERS = ("pretrain", "score_as_is", "two_stage_finetune")
+PROTOCOLS = [name for name in options("protocol") if name not in OTHERS]
 SMALL = ["model.width=4", "model.preprocessing.size=16", "trainer.device=cpu"]
 FEW = ["dataset.labels_per_class=8", "dataset.test_per_class=20"]
 TUNING = ["protocol.epochs=1", "protocol.grid.lr=[0.1]", *FEW]
-MEASURES = [name for name in PROTOCOLS if name not in ("linear_probe", "bn_tune", "finetune")]
+TRAININGS = ("linear_probe", "bn_tune", "finetune", "linear_probe_then_finetune")
+MEASURES = [name for name in PROTOCOLS if name not in TRAININGS]
 FEWER = {
     "bn_tune": TUNING,
     "finetune": TUNING,
     "linear_probe": TUNING,
+    "linear_probe_then_finetune": [*TUNING, "protocol.head_from.epochs=1"],
     "few_shot": ["protocol.episodes=20"],
     "synthetic_invariance": ["protocol.images=50"],
     "transferability": ["protocol.lidar_images=20", "protocol.lidar_views=3", *FEW],
