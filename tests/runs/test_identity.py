@@ -27,7 +27,8 @@ HOW = re.compile(
     r"|(model|method\.(teacher|teachers\.0|start_from)\.model)\.(facts(\..*)?|weights\.(url|download|obtain))"
     r"|(.*\.)?(method|protocol)\.resources(\..*)?"
     r"|(dataset|(.*\.)?method\.pretrain_on)\.download"
-    r"|protocol\.keep_encoder|(.*\.)?method\.snapshots"
+    r"|protocol(\.(first_stage|head_from))?\.(keep_encoder|resources(\..*)?)"
+    r"|(.*\.)?method\.snapshots"
 )
 """Keys that change no score."""
 
@@ -138,10 +139,12 @@ def enters(path: tuple[Any, ...], config: dict[str, Any]) -> bool:
     name = ".".join(str(part) for part in path)
     if HOW.fullmatch(name):
         return False
-    if config["protocol"]["name"] == "pretrain" and path[0] in ("dataset", "protocol", "seed"):
-        return name == "protocol.name"
     # A fused encoder consists of its members, whose nodes name their models.
-    return not ("members" in config["method"] and path[0] == "model")
+    if "members" in config["method"] and path[0] == "model":
+        return False
+    downstream = ("dataset", "protocol", "seed")
+    is_pretraining = config["protocol"]["name"] == "pretrain"
+    return not is_pretraining or path[0] not in downstream or name == "protocol.name"
 
 
 @pytest.mark.slow
