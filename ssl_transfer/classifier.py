@@ -18,6 +18,7 @@ from ssl_transfer.datasets.decoding import Decoding, decoding_of, read_rgb, to_r
 from ssl_transfer.datasets.imagenet_variants import usual_classes
 from ssl_transfer.datasets.transforms import centre_crop
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.heads import HEAD_FILE, Head, load_head
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run, products
@@ -61,6 +62,12 @@ class Classifier(nn.Module):
             )
         self.classes = tuple(names)
         self.target = head.target
+        if isinstance(encoder, FusedEncoder) and not encoder.shares_preprocessing:
+            raise ValueError(
+                "a classifier of single images must prepare them once, but the members of "
+                f"`{encoder.name}` expect different preprocessing; give `protocol.image_size` or "
+                "`protocol.preprocessing` that makes them agree, and train it again."
+            )
         self.preprocessing = preprocessing or encoder.preprocessing
         self.decoding = decoding or Decoding()
         self.encoder = encoder.backbone

@@ -39,6 +39,7 @@ class Encoder(nn.Module):
         self.name = name
         self.projector = projector
         self.maker: Callable[..., Any] | None = None  # the callable that `models.build` called
+        self.config: Mapping[str, Any] | None = None  # the node `model` that it was built from
         self.head: Head | None = None  # the classifier in the file of the weights, not applied
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 from ssl_transfer import randomness
 from ssl_transfer.config import locate
 from ssl_transfer.models.encoder import Encoder, require_module, wrap
+from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.published_preprocessing import stated_preprocessing
 from ssl_transfer.models.weights import find_weights, load_weights
 
@@ -48,8 +49,12 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         maker = locate(target)
         module = maker(**keys)
         require_module(module)
-        encoder = wrap(module, prepared or None, name=config.get("name"))
-        encoder.maker = maker
+        if isinstance(module, FusedEncoder):
+            encoder: Encoder = module
+            encoder.prepare(None, prepared)
+        else:
+            encoder = wrap(module, prepared or None, name=config.get("name"))
+            encoder.maker, encoder.config = maker, config
     if weights.get("path"):
         load_weights(encoder, **weights)
     return encoder

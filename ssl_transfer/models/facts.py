@@ -52,7 +52,21 @@ def read_preprocessing(path: Path) -> Preprocessing:
         ValueError: if it is not such a file, or a value has a wrong type or is out of its range.
     """
     facts = read_yaml(path)
-    written = facts.get("preprocessing") if isinstance(facts, dict) else None
+    return plain_preprocessing(
+        facts.get("preprocessing") if isinstance(facts, dict) else None, path
+    )
+
+
+def plain_preprocessing(written: Any, path: Path) -> Preprocessing:
+    """Return the preprocessing that plain values describe.
+
+    Args:
+        written: the values.
+        path: the file with them, for messages.
+
+    Raises:
+        ValueError: if a value is missing, has a wrong type or is out of its range.
+    """
     if not isinstance(written, dict):
         raise ValueError(f"`{path}` says nothing of `preprocessing`.")
     for key, kind in _REQUIRED.items():

@@ -22,17 +22,16 @@ class Fusion(nn.Module):
     Args:
         backbones: modules from images to features.
         fuse: how their features become one.
-        alone: why members cannot take one batch of images together (``None``: they can).
     """
 
     fuse_number: Tensor
 
-    def __init__(
-        self, backbones: Sequence[nn.Module], fuse: Fuse, alone: str | None = None
-    ) -> None:
+    def __init__(self, backbones: Sequence[nn.Module], fuse: Fuse) -> None:
         super().__init__()
         self.members = nn.ModuleList(backbones)
-        self.fuse, self.alone = fuse, alone
+        self.fuse = fuse
+        self.alone: str | None = None
+        """Why the members cannot take one batch of images together (``None``: they can)."""
         # The same members fused in another way are another encoder: a buffer is part of the hash.
         self.register_buffer("fuse_number", torch.tensor(get_args(Fuse).index(fuse)))
 
@@ -80,22 +79,16 @@ class FusedEncoder(Encoder):
                 f"`method.fuse={fuse}` must be given members with equally many features, but they "
                 f"have {dims}; use `method.fuse=concatenate`."
             )
-        name = "+".join(encoder.name for encoder in encoders)
-        shares = len({encoder.preprocessing for encoder in encoders}) == 1
-        alone = (
-            f"the members of `{name}` must share one preprocessing for a protocol that passes one "
-            "batch of images through all of them, but theirs differ; set `model.preprocessing` of "
-            "the members, or use another protocol, such as linear_probe or logistic_regression."
-        )
         super().__init__(
-            Fusion([encoder.backbone for encoder in encoders], fuse, None if shares else alone),
+            Fusion([encoder.backbone for encoder in encoders], fuse),
             sum(dims) if fuse == "concatenate" else dims[0],
             encoders[0].preprocessing,
-            name,
+            "+".join(encoder.name for encoder in encoders),
         )
         # Not a ModuleList: the backbones are registered once, inside of the fusion.
         self.encoders = tuple(encoders)
         self.fuse = fuse
+        self.prepare_each([encoder.preprocessing for encoder in encoders])
 
     @property
     def shares_preprocessing(self) -> bool:
@@ -110,9 +103,22 @@ class FusedEncoder(Encoder):
 
     def prepare(self, size: int | None, values: Mapping[str, Any] | None) -> None:
         """Replace values of the preprocessing, of each member's own."""
-        super().prepare(size, values)
-        for encoder in self.encoders:
-            encoder.prepare(size, values)
+        self.prepare_each([one.preprocessing.replaced(size, values) for one in self.encoders])
+
+    def prepare_each(self, preprocessings: Sequence[Preprocessing]) -> None:
+        """Set the preprocessing of each member."""
+        for encoder, preprocessing in zip(self.encoders, preprocessings, strict=True):
+            encoder.preprocessing = preprocessing
+        self.preprocessing = preprocessings[0]
+        fusion = self.backbone
+        assert isinstance(fusion, Fusion)
+        problem = (
+            f"the members of `{self.name}` must share one preprocessing for a protocol that passes "
+            "one batch of images through all of them, but theirs differ; set "
+            "`model.preprocessing` of the members, or use another protocol, such as linear_probe "
+            "or logistic_regression."
+        )
+        fusion.alone = None if self.shares_preprocessing else problem
 
     def forward(self, *images: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch dim"]:
         """Return the fused features of images (see ``Fusion.forward``)."""

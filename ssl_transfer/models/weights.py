@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssl_transfer.models.encoder import Encoder, require_finite
 from ssl_transfer.models.facts import read_preprocessing
+from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.heads import Head, load_head, released_head
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.projectors import PROJECTOR_FILE, PROJECTORS, projector_state
@@ -410,19 +411,19 @@ def save_encoder(
         encoder: its backbone's tensors go to ``encoder.safetensors`` under the backbone's names,
             and its projector's, if it has one, to ``projector.safetensors``.
         folder: the folder, created if it does not exist.
-        config: the node ``model`` that the architecture was built from.
+        config: the node ``model`` that the architecture was built from; several encoders as one
+            know their members' nodes.
         parents: origins of the weights, e.g. ids of runs.
 
     Raises:
         OSError: if the disk is full or read-only; older files are unharmed.
     """
-    facts = {
-        "name": encoder.name,
-        "feature_dim": encoder.feature_dim,
-        "preprocessing": _as_yaml(encoder.preprocessing),
-        "model": dict(config),
-        "parents": list(parents),
-    }
+    facts: dict[str, Any] = {"name": encoder.name, "feature_dim": encoder.feature_dim}
+    if isinstance(encoder, FusedEncoder):
+        facts |= {"fuse": encoder.fuse, "members": [_member_facts(one) for one in encoder.encoders]}
+    else:
+        facts |= {"preprocessing": _as_yaml(encoder.preprocessing), "model": dict(config)}
+    facts["parents"] = list(parents)
     # Write the large file first: if the disk is full, both old files stay unchanged.
     _write_tensors(folder / WEIGHTS_FILE, encoder.backbone.state_dict())
     projector = None if encoder.projector is None else projector_state(encoder.projector)
@@ -432,6 +433,12 @@ def save_encoder(
         (folder / PROJECTOR_FILE).unlink(missing_ok=True)
     text = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
     write_atomically(folder / FACTS_FILE, text.encode())
+
+
+def _member_facts(member: Encoder) -> dict[str, Any]:
+    """Return what ``encoder.yaml`` says of one of several encoders: the weights lie beside it."""
+    node = {key: value for key, value in (member.config or {}).items() if key != "weights"}
+    return {"preprocessing": _as_yaml(member.preprocessing), "model": node}
 
 
 def _write_tensors(path: Path, state: State) -> None:

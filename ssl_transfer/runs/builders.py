@@ -144,9 +144,10 @@ def initial_encoder(run: Run) -> Encoder:
 
 
 def final_preprocessing(run: Run, encoder: Encoder) -> Preprocessing:
-    """Return the preprocessing of an evaluation's images: the encoder's, as its protocol has it."""
+    """Prepare an encoder for an evaluation's images, and return its preprocessing of them."""
     keys = run.resolved["protocol"]
-    return encoder.preprocessing.replaced(keys.get("image_size"), keys.get("preprocessing"))
+    encoder.prepare(keys.get("image_size"), keys.get("preprocessing"))
+    return encoder.preprocessing
 
 
 def _built(source: Run) -> Encoder:

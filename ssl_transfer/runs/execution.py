@@ -29,6 +29,7 @@ from ssl_transfer.runs.builders import (
     arguments_of,
     dataset_of,
     evaluation_of,
+    final_preprocessing,
     initial_encoder,
     make_context,
     protocol_of,
@@ -133,8 +134,7 @@ def _completed_by_encoder(run: Run) -> bool:
         encoder = starting_encoder(run, record)
     except (ValueError, OSError):
         return False  # other weights today, or an error that the work will meet and report
-    keys = run.resolved["protocol"]
-    encoder.prepare(keys.get("image_size"), keys.get("preprocessing"))
+    final_preprocessing(run, encoder)
     _leave_encoder(run, encoder, run.folder)
     finish(run, record, run.folder)
     log.info("the encoder was added to the finished run; nothing was trained")

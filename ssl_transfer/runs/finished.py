@@ -11,7 +11,9 @@ from ssl_transfer import models, randomness
 from ssl_transfer.config.trust import foreign_targets, without_downloads
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.facts import read_preprocessing
+from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.reading import read_state
+from ssl_transfer.models.saved_fusion import saved_preprocessings
 from ssl_transfer.models.weights import FACTS_FILE, WEIGHTS_FILE
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import products
@@ -98,6 +100,12 @@ def starting_encoder(run: Run, record: dict[str, Any]) -> Encoder:
 def untrained_encoder(run: Run) -> Encoder:
     """Return an encoder of a run's architecture, without reading any weights."""
     config = run.resolved
+    if run.is_fused:
+        members = [
+            models.build({**source.resolved["model"], "weights": {}}, seed=source.seed)
+            for source in run.sources.values()
+        ]
+        return FusedEncoder(members, config["method"].get("fuse", "concatenate"))
     return models.build({**config["model"], "weights": {}}, seed=config["method"]["seed"])
 
 
@@ -133,6 +141,9 @@ def kept_encoder(architecture: Encoder, folder: Path) -> tuple[Encoder, Preproce
         state = read_state(folder / WEIGHTS_FILE)
         types = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
         encoder.to(types[0] if types else torch.float32).backbone.load_state_dict(state)
+        if isinstance(encoder, FusedEncoder):
+            encoder.prepare_each(saved_preprocessings(folder))
+            return encoder, encoder.preprocessing
         return encoder, read_preprocessing(folder / FACTS_FILE)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,8 @@ from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.runs.signature import problems
 
 REQUIRED = {
+    "cat": ["method.members=[resnet18]"],
+    "fused": ["model.folder=kept"],
     "custom": ["model._target_=ssl_transfer.models.small_resnet.small_resnet"],
     "timm": ["model.arch=resnet18"],
     "torchvision": ["model.arch=resnet18"],

@@ -85,7 +85,7 @@ def test_every_option_composes_and_without_weights_says_how_to_get_them(
 
 
 def test_the_options_are_all_here() -> None:
-    rest = {"custom", "timm", "torchvision", "moco", "densenet121"}
+    rest = {"custom", "timm", "torchvision", "moco", "densenet121", "fused"}
     published = {
         name for name in {*options("model")} - rest
         if not name.startswith(OTHERS)

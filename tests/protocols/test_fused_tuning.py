@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from tiny_runs import run_all, tiny
 from torch import Tensor, nn
 
 from ssl_transfer import datasets, models
+from ssl_transfer.classifier import load_classifier
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
@@ -17,7 +20,11 @@ from ssl_transfer.features import FrozenFeatures
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.fusion import FusedEncoder
+from ssl_transfer.models.heads import load_head
+from ssl_transfer.models.saved_fusion import saved_fusion
 from ssl_transfer.protocols.tuning import Tuning, TuningRun
+from ssl_transfer.runs import Run
+from ssl_transfer.runs.builders import dataset_of
 from ssl_transfer.system import distributed
 from ssl_transfer.training import trainer
 
@@ -175,6 +182,80 @@ def test_the_published_scope_is_that_of_each_member() -> None:
     names = batch_norm_layers(FusedEncoder(members, "concatenate"), "published")
     alone = list(batch_norm_layers(members[0], "published"))
     assert list(names) == [f"members.{number}.{name}" for number in (0, 1) for name in alone]
+
+
+# ---- what a run keeps ----------------------------------------------------------------------------
+
+SHARED = ["method=cat", "protocol.keep_encoder=true", "protocol.image_size=null"]
+
+
+def finetuned(folder: Path, *overrides: str) -> Run:
+    sizes = (16, 20)
+    members = ",".join(
+        f"{{model:small_resnet,seed:{number},overrides:"
+        f"['model.width={4 + 2 * number}','model.preprocessing.size={size}']}}"
+        for number, size in enumerate(sizes)
+    )
+    run = tiny(
+        folder, *SHARED, "protocol=finetune", f"method.members=[{members}]", *overrides
+    )  # fmt: skip
+    assert run_all(run).failures == {}
+    return run
+
+
+def test_a_kept_concatenation_is_an_encoder_again(tmp_path: Path) -> None:
+    run = finetuned(tmp_path)
+    node = resolve(plain(compose(["model=fused", f"model.folder={run.folder}"])))["model"]
+    again = models.build(node)
+    assert isinstance(again, FusedEncoder)
+    kept = load_file(run.folder / "encoder.safetensors")
+    assert all(torch.equal(kept[key], value) for key, value in again.backbone.state_dict().items())
+    assert [one.preprocessing.size for one in again.encoders] == [16, 20]
+    # The head that was trained on it scores the test images as the run did.
+    head = load_head(run.folder, again.feature_dim)
+    assert head is not None
+    dataset = dataset_of(run)
+    rows = FrozenFeatures(again, dataset, context(tmp_path / "again")).load("test")[0]
+    scores = np.load(run.folder / "test_predictions.npz")["scores"]
+    with torch.no_grad():
+        np.testing.assert_allclose(head.layers(rows).numpy(), scores, rtol=1e-4, atol=1e-5)
+    # A run takes it as it is.
+    line = ["model=fused", f"model.folder={run.folder}", "protocol=knn", "method=as_is"]
+    outputs = [
+        f"paths.outputs={tmp_path}",
+        "dataset.labels_per_class=4",
+        "dataset.test_per_class=2",
+    ]
+    judged = Run(plain(compose([*line, *outputs, "trainer.progress_bar=false"])))
+    assert run_all(judged).failures == {}
+    assert len(judged.record()["members_sha256"]) == 2
+
+
+def test_a_classifier_of_members_that_agree_is_loaded_and_of_others_refused(tmp_path: Path) -> None:
+    agreeing = finetuned(tmp_path, "protocol.image_size=16")
+    classifier = load_classifier(agreeing.folder)
+    images = dataset_of(agreeing)["test"].images
+    scores = np.load(agreeing.folder / "test_predictions.npz")["scores"]
+    pixels = classifier.prepare(list(images))
+    np.testing.assert_allclose(classifier(pixels).numpy(), scores, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="must prepare them once, but the members of"):
+        load_classifier(finetuned(tmp_path).folder)
+
+
+def test_a_folder_of_a_single_encoder_is_no_fusion(tmp_path: Path) -> None:
+    models.save_encoder(encoder(), tmp_path, config={}, parents=[])
+    with pytest.raises(ValueError, match="must name the members of several encoders as one"):
+        saved_fusion(str(tmp_path))
+    with pytest.raises(ValueError, match="must be the folder of a run that kept its encoder"):
+        saved_fusion(str(tmp_path / "elsewhere"))
+
+
+def test_code_of_others_in_a_kept_fusion_is_not_called(tmp_path: Path) -> None:
+    judged = FusedEncoder([encoder()], "concatenate")
+    judged.encoders[0].config = {"_target_": "os.system", "command": "false"}
+    models.save_encoder(judged, tmp_path, config={}, parents=[])
+    with pytest.raises(ValueError, match=r"os\.system"):
+        saved_fusion(str(tmp_path))
 
 
 # ---- processes and interruptions ----------------------------------------------------------------
