@@ -66,6 +66,14 @@ def permutation(seed: int, purpose: str, epoch: int, size: int) -> Int64[np.ndar
     return generator.permutation(size).astype(np.int64)
 
 
+def sample(
+    seed: int, purpose: str, epoch: int, size: int, count: int
+) -> Int64[np.ndarray, " count"]:
+    """Return ``count`` different positions out of ``size``, in random order."""
+    generator = np.random.Generator(np.random.Philox(derive(seed, purpose, epoch)))
+    return generator.choice(size, count, replace=False).astype(np.int64)
+
+
 @contextlib.contextmanager
 def preserved(device: "torch.device | None" = None) -> Iterator[None]:
     """Restore all global generators afterwards: Python's, numpy's and torch's on CPU and GPUs.

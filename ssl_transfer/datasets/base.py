@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -24,6 +24,9 @@ Targets = (
 Target = Literal["class", "classes", "values", "landmarks", "views", "none"]
 """The kinds of target, see ``Dataset``."""
 
+_FURTHER = ("groups", "sizes", "domains")
+"""Further arrays of a split with a row per sample, all of them optional."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -38,6 +41,8 @@ class Split:
             (``None``: no groups).
         sizes: width and height of each image in pixels; needed if targets are places in the image
             (``None``: unknown).
+        domains: number of each sample's domain, such as the hospital that it comes from; see
+            ``Dataset.domains`` (``None``: no domains).
     """
 
     images: Sequence[Image.Image]
@@ -45,11 +50,13 @@ class Split:
     names: Sequence[str]
     groups: Int64[np.ndarray, " samples"] | None = None
     sizes: Int64[np.ndarray, "samples 2"] | None = None
+    domains: Int64[np.ndarray, " samples"] | None = None
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.targets) == len(self.names)
-        assert self.groups is None or len(self.groups) == len(self.targets)
-        assert self.sizes is None or len(self.sizes) == len(self.targets)
+        for key in _FURTHER:
+            rows = getattr(self, key)
+            assert rows is None or len(rows) == len(self.targets), key
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -57,12 +64,12 @@ class Split:
     def subset(self, indices: Sequence[int] | Int64[np.ndarray, " picked"]) -> "Split":
         """Return the samples at ``indices``, in that order."""
         picked = np.asarray(indices, dtype=np.int64)
+        further = {key: getattr(self, key) for key in _FURTHER}
         return Split(
             images=PickedImages(self.images, picked),
             targets=self.targets[picked],
             names=[self.names[i] for i in picked],
-            groups=None if self.groups is None else self.groups[picked],
-            sizes=None if self.sizes is None else self.sizes[picked],
+            **{key: None if rows is None else rows[picked] for key, rows in further.items()},
         )
 
     def __add__(self, other: "Split") -> "Split":
@@ -71,14 +78,15 @@ class Split:
 
 def concatenate(*splits: Split) -> Split:
     """Return one split with the samples of all splits, in the order of the arguments."""
-    groups = [split.groups for split in splits if split.groups is not None]
-    sizes = [split.sizes for split in splits if split.sizes is not None]
+    further: dict[str, Any] = {}
+    for key in _FURTHER:
+        rows = [getattr(split, key) for split in splits]
+        further[key] = None if any(part is None for part in rows) else np.concatenate(rows)
     return Split(
         images=JoinedImages([split.images for split in splits]),
         targets=np.concatenate([split.targets for split in splits]),
         names=[name for split in splits for name in split.names],
-        groups=np.concatenate(groups) if len(groups) == len(splits) else None,
-        sizes=np.concatenate(sizes) if len(sizes) == len(splits) else None,
+        **further,
     )
 
 
@@ -103,7 +111,9 @@ class Dataset:
             * ``none``: for pre-training only.
         metric: the primary score of classification, a name of ``metrics.CLASSIFICATION``; another
             protocol names its own.
-        splits: ``train``, ``val`` and ``test`` at least.
+        splits: ``train``, ``val`` and ``test`` at least. If ``train`` and ``test`` are of different
+            domains, there may be two validation splits instead of ``val``: ``id_val`` of the
+            domains of ``train``, which ``val`` then stands for, and ``ood_val`` of another domain.
         flip: whether a mirrored image still shows the same class.
         fingerprint: hash that changes when samples, targets or splits change.
         facts: description of the data in the record, plain JSON.
@@ -114,6 +124,7 @@ class Dataset:
             the run's seed, so that all encoders are compared on the same ones.
         periods: for values on a circle, such as angles: name of the value -> the difference after
             which it means the same again, e.g. ``2 * pi``.
+        domains: names of the domains, whose order is the order of their numbers (empty: none).
     """
 
     name: str
@@ -128,8 +139,11 @@ class Dataset:
     inputs: Inputs = dataclasses.field(default_factory=Inputs, repr=False)
     split_seed: int = 0
     periods: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    domains: tuple[str, ...] = ()
 
     def __getitem__(self, split: str) -> Split:
+        if split == "val" and split not in self.splits and "id_val" in self.splits:
+            split = "id_val"
         if split not in self.splits:
             raise ValueError(
                 f"the split must be one of {sorted(self.splits)} of `{self.name}`, but is "
@@ -159,7 +173,7 @@ Dataset.__init__ = refuse_former_keys(Dataset.__init__)  # type: ignore[method-a
 
 
 def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: str) -> str:
-    """Return a hash of classes, of every split's names and targets, and of ``content``.
+    """Return a hash of classes, of every split's names, targets and domains, and of ``content``.
 
     Args:
         classes: names of the classes.
@@ -174,4 +188,6 @@ def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: st
         digest.update("\0".join(splits[key].names).encode(errors="surrogateescape"))
         targets = splits[key].targets
         digest.update(targets.astype("<f8" if targets.dtype.kind == "f" else "<i8").tobytes())
+        if (domains := splits[key].domains) is not None:
+            digest.update(b"\2" + domains.astype("<i8").tobytes())
     return digest.hexdigest()

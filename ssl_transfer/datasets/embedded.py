@@ -92,12 +92,9 @@ def digits(options: Options) -> Dataset:
     A third forms the test split (seeded, stratified). Grey values 0 to 16 are scaled to 0 to 255;
     the preprocessing of the encoder enlarges the images.
     """
-    path = _bundled("sklearn/datasets/data/digits.csv.gz")
-    with gzip.open(path) as file:
-        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
-    pixels = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    names = [f"{number:04d}" for number in range(len(table))]
-    whole = _in_memory(pixels, table[:, -1], names)
+    values, labels = handwritten_digits()
+    pixels = np.rint(values * (255 / 16)).astype(np.uint8)
+    whole = in_memory(pixels, labels, [f"{number:04d}" for number in range(len(labels))])
     train_indices, test_indices = hold_out(
         whole.targets, DIGITS_TEST_FRACTION, options.split_seed, "test"
     )
@@ -106,9 +103,16 @@ def digits(options: Options) -> Dataset:
         classes=[str(digit) for digit in range(10)],
         train=whole.subset(train_indices),
         test=whole.subset(test_indices),
-        content=_hash(pixels),
+        content=hash_of(pixels),
         facts={"test": "seeded, 1/3"},
     )
+
+
+def handwritten_digits() -> tuple[Int64[np.ndarray, "1797 8 8"], Int64[np.ndarray, " 1797"]]:
+    """Return scikit-learn's digits: grey values from 0 to 16, and the digits that they show."""
+    with gzip.open(_bundled("sklearn/datasets/data/digits.csv.gz")) as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.int64)
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1]
 
 
 @reader
@@ -181,11 +185,11 @@ def stereo_patches(options: Options, step: Annotated[int, Range(1, STEREO_PATCH)
         for view, image, column in (("left", left, start), ("right", right, shifted)):
             pixels.append(image[top : top + STEREO_PATCH, column : column + STEREO_PATCH])
             names.append(f"{top:04d}_{start:04d}/{view}")
-    views = _in_memory(np.stack(pixels), np.zeros(len(pixels), dtype=np.int64), names)
+    views = in_memory(np.stack(pixels), np.zeros(len(pixels), dtype=np.int64), names)
     return assemble_views(
         options,
         views=dataclasses.replace(views, groups=np.arange(len(names)) // len(STEREO)),
-        content=_hash(np.stack(pixels)),
+        content=hash_of(np.stack(pixels)),
         facts={"step": step},
     )
 
@@ -233,7 +237,7 @@ class _Regions:
         self.digest.update(pixels.tobytes())
         names = [f"{name}/{top:04d}_{left:04d}" for top, left in corners]
         targets = np.full(len(pixels), target, dtype=np.int64)
-        self.parts[key].append(_in_memory(pixels, targets, names))
+        self.parts[key].append(in_memory(pixels, targets, names))
 
     def assemble(self, classes: Sequence[str]) -> Dataset:
         """Return the dataset of the samples that have been added."""
@@ -313,15 +317,17 @@ def _turned(
     return np.stack(turned)
 
 
-def _in_memory(
+def in_memory(
     pixels: UInt8[np.ndarray, "samples height width *channels"],
     targets: Int64[np.ndarray, " samples"],
     names: Sequence[str],
 ) -> Split:
+    """Return samples whose pixels are held in memory; grey ones get three equal channels."""
     if pixels.ndim == 3:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)
     return Split(ArrayImages(pixels), targets, names)
 
 
-def _hash(pixels: UInt8[np.ndarray, "..."]) -> str:
+def hash_of(pixels: UInt8[np.ndarray, "..."]) -> str:
+    """Return a hash of pixels, which represents them in a fingerprint."""
     return hashlib.sha256(pixels.tobytes()).hexdigest()

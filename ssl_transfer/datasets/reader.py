@@ -40,7 +40,8 @@ class Options:
             (``method.pretrain_on``): all samples train, as in published pre-trainings.
         split_seed: seed of every choice of samples: validation, few labels, capped test.
         labels_per_class: labelled samples per class, **training and validation together**
-            (``null``: all). A separate, larger validation split would choose hyper-parameters and
+            (``null``: all); a validation split of another domain is cut to the size of the first
+            one. A separate, larger validation split would choose hyper-parameters and
             refit the final model with more labels than the task has. Of ``k`` labels,
             ``held_out(k, val_fraction)`` validate, at least one. Subsets are nested: the labels
             of a smaller ``k`` are among those of a larger one (unless ``val`` is official).
@@ -106,6 +107,7 @@ def assemble(
     train: Split,
     test: Split,
     val: Split | None = None,
+    ood_val: Split | None = None,
     content: str,
     target: Target | None = None,
     metric: str | None = None,
@@ -115,6 +117,7 @@ def assemble(
     disjoint: bool = False,
     facts: Mapping[str, object] | None = None,
     periods: Mapping[str, float] | None = None,
+    domains: Sequence[str] = (),
 ) -> Dataset:
     """Return the dataset of these samples, split and reduced by the options.
 
@@ -124,6 +127,8 @@ def assemble(
         train: all labelled samples for training.
         test: the test samples.
         val: the official validation split (``None``: one is made from ``train``).
+        ood_val: a validation split of a domain that neither ``train`` nor ``test`` has; the other
+            validation split is then called ``id_val`` (``None``: there is none).
         content: represents the pixels in the fingerprint.
         target: kind of target (``None``: ``class`` or ``classes``, by the shape of the targets).
             With values and landmarks, the validation split does not depend on the targets.
@@ -135,11 +140,14 @@ def assemble(
         disjoint: whether training and test classes differ, as in few-shot sets.
         facts: for the record.
         periods: of the values on a circle, by name (see ``Dataset``).
+        domains: names of the domains (see ``Dataset``).
 
     Raises:
-        ValueError: if a class lacks samples, or a split does not have its published size.
+        ValueError: if a class lacks samples, a domain has no image, or a split does not have its
+            published size.
     """
-    original_splits = {"train": train, "test": test} | ({} if val is None else {"val": val})
+    given = {"train": train, "test": test, "val": val, "ood_val": ood_val}
+    original_splits = {key: split for key, split in given.items() if split is not None}
     sizes = {key: len(split) for key, split in original_splits.items()} | {"classes": len(classes)}
     check_sizes(options, sizes, expected or {})
     target = target or ("class" if train.targets.ndim == 1 else "classes")
@@ -147,6 +155,7 @@ def assemble(
         _check_classes(options, original_splits, classes, disjoint=disjoint)
     else:
         _check_numbers(options, original_splits, may_be_unknown=target == "landmarks")
+    _check_domains(options, original_splits, domains)
     if target != "class":
         _check_reducible(options)
     assert val is not None or target != "classes", "several classes per image: brings its val split"
@@ -165,6 +174,12 @@ def assemble(
         picked = per_class(test.targets, options.test_per_class, options.split_seed, "test subset")
         test = test.subset(picked)
     splits = {"train": train, "val": val, "test": test}
+    if ood_val is not None:
+        if options.labels_per_class is not None:
+            share = held_out(options.labels_per_class, options.val_fraction)
+            picked = per_class(ood_val.targets, share, options.split_seed, "validation labels")
+            ood_val = ood_val.subset(picked)
+        splits = {"train": train, "id_val": val, "ood_val": ood_val, "test": test}
     return Dataset(
         name=options.name,
         classes=tuple(classes),
@@ -183,6 +198,7 @@ def assemble(
         },
         split_seed=options.split_seed,
         periods=dict(periods or {}),
+        domains=tuple(domains),
     )
 
 
@@ -298,6 +314,22 @@ def check_sizes(options: Options, sizes: Mapping[str, int], expected: Mapping[st
     if options.sizes == "strict":
         raise ValueError(f"{message}; complete the data, or set dataset.sizes=warn.")
     log.warning(message)
+
+
+def _check_domains(options: Options, splits: Mapping[str, Split], domains: Sequence[str]) -> None:
+    """Refuse domains without an image in any split."""
+    shown = {
+        number
+        for split in splits.values()
+        if split.domains is not None
+        for number in np.unique(split.domains).tolist()
+    }
+    empty = [name for number, name in enumerate(domains) if number not in shown]
+    if empty:
+        raise ValueError(
+            f"every domain of `{options.name}` must have an image, but {some(empty)} "
+            f"{'has' if len(empty) == 1 else 'have'} none; complete the data."
+        )
 
 
 def _check_classes(

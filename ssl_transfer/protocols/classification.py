@@ -36,6 +36,21 @@ def classification_loss(
     the training images instead.
 
     Args:
+        logits: see ``image_losses``.
+        targets: see ``image_losses``.
+        class_weights: see ``image_losses``.
+    """
+    return image_losses(logits, targets, class_weights).mean(-1)
+
+
+def image_losses(
+    logits: Float[Tensor, "*heads batch classes"],
+    targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"],
+    class_weights: Float[Tensor, " classes"] | None = None,
+) -> Float[Tensor, "*heads batch"]:
+    """Return each head's loss of every image.
+
+    Args:
         logits: class scores.
         targets: class numbers: cross-entropy; or rows of 1, 0 and -1: binary cross-entropy,
             averaged over the image's entries that are not -1 (an image without one gives 0).
@@ -44,13 +59,13 @@ def classification_loss(
     if targets.ndim == 1:
         labels = targets.expand(logits.shape[:-1])[..., None]
         each = -logits.log_softmax(-1).gather(-1, labels)[..., 0]
-        return (each if class_weights is None else each * class_weights[targets]).mean(-1)
+        return each if class_weights is None else each * class_weights[targets]
     counts = (targets >= 0).to(logits.dtype)
     shown = targets.clamp(min=0).to(logits.dtype).expand_as(logits)
     entries = F.binary_cross_entropy_with_logits(logits, shown, reduction="none") * counts
     if class_weights is not None:
         entries = entries * class_weights
-    return (entries.sum(-1) / counts.sum(-1).clamp(min=1)).mean(-1)
+    return entries.sum(-1) / counts.sum(-1).clamp(min=1)
 
 
 def scored_by(dataset: Dataset) -> list[str]:

@@ -3,11 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from ssl_transfer.config.ranges import PositiveRate, Range, fault, hints
+from ssl_transfer.config.ranges import NotNegative, PositiveRate, Range, fault, hints
 from ssl_transfer.training.optim import OPTIMIZERS
 
 Logarithm = Annotated[float, Range(-300, 300)]
 """Decimal logarithm of a penalty; outside of this range the penalty or its inverse overflows."""
+
+
+NO_OPTIMIZER_KEYS = frozenset({"encoder_lr", "penalty_weight"})
+"""Keys of a grid that are keys of the protocol, not of its optimizer."""
 
 
 def check_logarithms(key: str, ends: Sequence[float], what: str) -> None:
@@ -33,7 +37,7 @@ def check_grid(grid: Mapping[str, Sequence[float] | None], fixed: Mapping[str, A
 
     Args:
         grid: key -> values to choose from (``None``: the fixed value is used).
-        fixed: keys of the optimizer, and ``encoder_lr``.
+        fixed: keys of the optimizer, ``encoder_lr`` and ``penalty_weight``.
 
     Raises:
         ValueError: if the grid is invalid or overrides a fixed value.
@@ -41,7 +45,7 @@ def check_grid(grid: Mapping[str, Sequence[float] | None], fixed: Mapping[str, A
     function = OPTIMIZERS.get(fixed.get("name", ""))
     known = {} if function is None else hints(function)
     # A fixed learning rate of 0 is allowed, but a grid must not contain it: nothing is trained.
-    known |= {"lr": PositiveRate, "encoder_lr": PositiveRate}
+    known |= {"lr": PositiveRate, "encoder_lr": PositiveRate, "penalty_weight": NotNegative}
     for key, values in grid.items():
         if values is None:
             continue
@@ -53,7 +57,7 @@ def check_grid(grid: Mapping[str, Sequence[float] | None], fixed: Mapping[str, A
         if wrong is not None:
             raise ValueError(wrong.sentence(f"grid.{key}"))
         if (value := fixed.get(key)) is not None:
-            place = key if key == "encoder_lr" else f"optimizer.{key}"
+            place = key if key in NO_OPTIMIZER_KEYS else f"optimizer.{key}"
             raise ValueError(
                 f"`protocol.{place}` must be null where `protocol.grid.{key}` is set, which is "
                 f"{values}, but is {value}; set `protocol.grid.{key}=[{value}]` to use this "

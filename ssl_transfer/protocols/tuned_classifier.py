@@ -10,7 +10,8 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ssl_transfer.models.heads import apply_heads
-from ssl_transfer.protocols.classification import classification_loss
+from ssl_transfer.protocols.classification import classification_loss, image_losses
+from ssl_transfer.protocols.domain_risks import DomainObjective
 from ssl_transfer.system import distributed
 from ssl_transfer.training.learner import Learner
 from ssl_transfer.training.trainer import NonFiniteLoss
@@ -22,9 +23,10 @@ class TunedClassifier(Learner):
     """An encoder with one head or a bank of heads.
 
     The encoder's trained layers are in train mode, the others in eval mode (except with
-    ``encoder_mode=train``). The loss of a bank (only for a frozen encoder) is the sum of its heads'
-    losses: heads do not share gradients, so that each head is trained as if it were alone. A head
-    whose loss becomes infinite or NaN is dropped: it gets no gradient from then on.
+    ``encoder_mode=train``). The loss of a bank (only for an encoder without trained layers) is the
+    sum of its heads' losses: heads do not share gradients, so that each head is trained as if it
+    were alone. A head whose loss becomes infinite or NaN is dropped: it gets no gradient from then
+    on.
 
     Args:
         encoder: the encoder; all parameters outside of ``trained`` are frozen, in place. The
@@ -33,6 +35,7 @@ class TunedClassifier(Learner):
         trained: the encoder's layers that are in train mode and whose parameters are trained.
         class_weights: as in ``classification_loss``.
         encoder_mode: ``train`` puts the whole encoder in train mode while the heads train.
+        objective: the loss on batches of several domains (``None``: the mean over images).
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class TunedClassifier(Learner):
         class_weights: Float[Tensor, " classes"] | None = None,
         *,
         encoder_mode: Literal["eval", "train"] = "eval",
+        objective: DomainObjective | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -54,6 +58,8 @@ class TunedClassifier(Learner):
         self.alive: Tensor
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.class_weights: Tensor | None
+        self.objective = objective
+        self.separable = objective is None
         self.best: BestEpoch | None = None
         self.silenced: list[nn.Module] = []
         self.places: tuple[int, ...] = (0,)
@@ -88,7 +94,10 @@ class TunedClassifier(Learner):
         logits = torch.stack(self.logits(*views))
         # Only the network uses half precision; the sum over classes needs float32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = classification_loss(logits, targets, self.class_weights)
+        if self.objective is None:
+            losses = classification_loss(logits, targets, self.class_weights)
+        else:
+            losses = self.objective(image_losses(logits, targets, self.class_weights))
         if len(self.heads) == 1:
             return {"loss": losses[0]}
         finite = losses.detach().isfinite().to(torch.float32)
@@ -105,6 +114,8 @@ class TunedClassifier(Learner):
         Raises:
             NonFiniteLoss: if all heads are dropped.
         """
+        if self.objective is not None:
+            self.objective.after_step()
         alive = self.alive.tolist()
         if not any(alive):
             raise NonFiniteLoss("the loss of a head must stay finite, but that of none does.")
@@ -113,6 +124,10 @@ class TunedClassifier(Learner):
                 self.silenced.append(head)
                 for parameter in head.parameters():
                     parameter.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
+
+    def starts_anew(self, step: int) -> bool:
+        """Return whether the penalty of domains begins with a step after the first one."""
+        return self.objective is not None and 0 < step == self.objective.from_step
 
     def after_epoch(self, passes: float) -> None:
         """Score the epoch if the best epoch is selected."""

@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from ssl_transfer import metrics, randomness
 from ssl_transfer.config.ranges import (
+    Count,
+    NotNegative,
     PositiveRate,
+    Range,
     Side,
     checked,
 )
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.loading import TrainingData
+from ssl_transfer.datasets.reader import some
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
 from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge, summarise
 from ssl_transfer.features.inference import map_samples
@@ -34,9 +38,10 @@ from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.fusion import Preparations
 from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.base import SPLITS, ClassScores, Score
+from ssl_transfer.protocols.base import SPLITS, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
-from ssl_transfer.protocols.grid import check_grid
+from ssl_transfer.protocols.domain_risks import DomainObjective, Variance
+from ssl_transfer.protocols.grid import NO_OPTIMIZER_KEYS, check_grid
 from ssl_transfer.protocols.selection import best, selection_facts
 from ssl_transfer.protocols.tuned_classifier import (
     BestEpoch,
@@ -45,7 +50,7 @@ from ssl_transfer.protocols.tuned_classifier import (
     class_weights,
 )
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import TrainingKeys, TrainingOptions
+from ssl_transfer.training.options import DomainOrder, TrainingKeys, TrainingOptions
 from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
@@ -54,8 +59,11 @@ JUDGED_IMAGES = 8
 """Number of training images whose features are checked before an encoder is trained."""
 
 Trainable = Literal["head", "batch_norm", "all"]
+Selection = Literal["val", "id_val", "ood_val", "test"]
+OF_DOMAINS = ("id_val", "ood_val")
+"""Validation splits of data with domains; no classifier is trained on them."""
 Point = dict[str, float]
-"""One point of the grid: values that replace the optimizer's, and ``encoder_lr``."""
+"""One point of the grid: values that replace those of the optimizer, and ``NO_OPTIMIZER_KEYS``."""
 
 REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
 
@@ -69,6 +77,10 @@ class Tuning(TrainingKeys):
     training split and compared by their validation scores (the first of equally good points wins; a
     point whose training diverges is left out). The best point is then refitted on train +
     validation with the same number of epochs, and tested once.
+
+    On data with domains, ``selection`` may name one of its two validation splits. The final
+    classifier is then trained on the training split alone, as in published code: an image of
+    ``ood_val`` would add a domain to the training, and both choices stay comparable.
 
     Epochs are selected only if ``epoch_selection`` is ``best``. If the validation split selects
     them, the final classifier is trained on the training split only, since its epoch is selected,
@@ -89,7 +101,8 @@ class Tuning(TrainingKeys):
             default.
         optimizer: see ``TrainingKeys``; null for the keys that the grid sets.
         encoder_lr: learning rate of the encoder's parameters (null: that of the head).
-        grid: optimizer key or ``encoder_lr`` -> values to select from (null: the fixed value).
+        grid: optimizer key, ``encoder_lr`` or ``penalty_weight`` -> values to select from (null:
+            the fixed value).
         divide_weight_decay: whether weight decays are nominal and divided by the learning rate.
         class_weights: relative factors of the classes' losses: numbers, or 1 - n_c / n for the
             counts of the training images (``train_frequency``) or of the test split
@@ -98,8 +111,17 @@ class Tuning(TrainingKeys):
         augmentation: augmentation of the training images: ``none``, ``crop_flip`` or a mapping.
         image_size: in pixels (null: the size that the encoder's weights expect).
         preprocessing: fields of ``Preprocessing`` that replace the encoder's own.
-        selection: split that selects the grid point and the epoch; ``test`` reproduces published
-            code, and the record states it.
+        domains_per_batch: number of distinct domains in every batch, with equal shares (``null``:
+            batches are drawn without regard to domains). The loss is the mean of their risks.
+        penalty: ``vrex`` adds the variance of the risks of the domains in a batch, times λ
+            (see ``vrex``).
+        penalty_weight: λ, at least 0; null for a key that the grid sets.
+        penalty_variance: see ``variance_of``.
+        penalty_from_step: first step with the penalty, at which the optimizer forgets its momenta;
+            λ is 0 before it.
+        selection: split that selects the grid point and the epoch: ``val``; ``id_val`` or
+            ``ood_val`` of data with domains; ``test`` reproduces published code, and the record
+            states it.
         epoch_selection: keep the ``last`` epoch, or the ``best`` on the split ``selection``, which
             is scored after every epoch.
         keep_encoder: whether to save the final encoder and head in the run's folder.
@@ -110,7 +132,6 @@ class Tuning(TrainingKeys):
 
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     splits: ClassVar[tuple[str, ...]] = tuple(SPLITS)
-    class_scores: ClassVar[ClassScores] = "logits"
 
     trainable: Trainable
     optimizer: dict[str, Any]
@@ -125,17 +146,23 @@ class Tuning(TrainingKeys):
     augmentation: str | dict[str, Any] = "crop_flip"
     image_size: Side | None = None
     preprocessing: dict[str, Any] | None = None
-    selection: Literal["val", "test"] = "val"
+    domains_per_batch: Count | None = None
+    penalty: Literal["vrex"] | None = None
+    penalty_weight: NotNegative | None = None
+    penalty_variance: Variance = "population"
+    penalty_from_step: Annotated[int, Range(0, cap=10**9)] = 0
+    selection: Selection = "val"
     epoch_selection: Literal["last", "best"] = "last"
     keep_encoder: bool = False
 
     def __post_init__(self) -> None:
-        check_grid(self.grid, {**self.optimizer, "encoder_lr": self.encoder_lr})
+        fixed = {key: getattr(self, key) for key in NO_OPTIMIZER_KEYS}
+        check_grid(self.grid, {**self.optimizer, **fixed})
         self.options()
         augmentation(self.augmentation, flip=True)
         # The run checks later whether its sizes fit those of the encoder.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
-        if self.head in ("cosine", "weight_norm_cosine") and self.head_init is not None:
+        if self.head == "cosine" and self.head_init is not None:
             raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
                              f"is {self.head_init}.")  # fmt: skip
         weights = () if isinstance(self.class_weights, str | None) else self.class_weights
@@ -150,22 +177,12 @@ class Tuning(TrainingKeys):
                 f"what is in train mode, but `trainable` is {self.trainable}."
             )
         self._check_rates()
+        self._check_penalty()
 
     @property
     def encoder_is_constant(self) -> bool:
         """Whether training changes nothing of the encoder, including its running statistics."""
         return self.trainable == "head" and self.encoder_mode == "eval"
-
-    @property
-    def encoder_is_initial(self) -> bool:
-        """Whether the final encoder is the one that the run starts from, unchanged."""
-        return self.encoder_is_constant
-
-    def initial_head(self, encoder: Encoder, dataset: Dataset, context: Context) -> nn.Module:
-        """Return a new head with the weights that every training starts from."""
-        with randomness.seeded(randomness.derive(context.seed, "head")):
-            dim, classes = encoder.feature_dim, len(dataset.classes)
-            return build_head(self.head, dim, classes, self.head_init)
 
     def reads_stored_features(self, dataset: Dataset) -> bool:
         """Whether the features of an image never change, so that they are computed once."""
@@ -187,12 +204,45 @@ class Tuning(TrainingKeys):
                         f"but there is {values}."
                     )
 
+    def _check_penalty(self) -> None:
+        """Refuse keys of domains that contradict each other."""
+        domains = self.domains_per_batch
+        if domains is not None and self.batch_size % domains:
+            raise ValueError(
+                f"`batch_size` must be a multiple of `domains_per_batch` ({domains}), since "
+                f"domains have equal shares, but is {self.batch_size}; change either."
+            )
+        weights = self.penalty_weight is not None or bool(self.grid.get("penalty_weight"))
+        if self.penalty is None:
+            keys = [
+                *(["penalty_weight"] if weights else []),
+                *(["penalty_variance"] if self.penalty_variance != "population" else []),
+                *(["penalty_from_step"] if self.penalty_from_step else []),
+            ]
+            if keys:
+                raise ValueError(
+                    f"`{keys[0]}` must be left alone where there is no penalty, but `penalty` is "
+                    "null; set `protocol.penalty=vrex`, or remove it."
+                )
+            return
+        if domains is None or domains < 2:
+            raise ValueError(
+                "`domains_per_batch` must be at least 2 for `penalty=vrex`, which compares the "
+                f"risks of the domains in a batch, but is {domains}; set it."
+            )
+        if not weights:
+            raise ValueError(
+                "`penalty_weight` must be a number, or `grid.penalty_weight` must list some, for "
+                "`penalty=vrex`, but both are null; set one."
+            )
+
     def check(self, dataset: Dataset) -> None:
         """Refuse a dataset that the options do not fit.
 
         Raises:
             ValueError: if the dataset does not fit the options.
         """
+        self._check_domains(dataset)
         chooses = len(self.points()) > 1 or self.epoch_selection == "best"
         require_metrics(dataset, selects_on=self.selection if chooses else None)
         self.options().check_samples(len(dataset["train"]))
@@ -210,6 +260,32 @@ class Tuning(TrainingKeys):
                 f"`{dataset.name}`, but are {count}."
             )
         self.loss_weights(dataset, ["train"])
+
+    def _check_domains(self, dataset: Dataset) -> None:
+        """Refuse a dataset without the domains, or without the split, that the options need."""
+        if self.selection in OF_DOMAINS and self.selection not in dataset.splits:
+            raise ValueError(
+                f"`selection` must be val or test for `{dataset.name}`, which has no split "
+                f"`{self.selection}`, but is {self.selection}; change it, or choose a dataset with "
+                "such a split, e.g. camelyon17 or digits_domains."
+            )
+        wanted = self.domains_per_batch
+        if wanted is None:
+            return
+        numbers = dataset["train"].domains
+        if numbers is None:
+            raise ValueError(
+                "`domains_per_batch` must be null for a dataset without domains such as "
+                f"`{dataset.name}`, but is {wanted}; leave it and `penalty` out, or choose a "
+                "dataset with domains, e.g. camelyon17 or digits_domains."
+            )
+        present = np.unique(numbers).tolist()
+        if len(present) < wanted:
+            names = some([dataset.domains[number] for number in present])
+            raise ValueError(
+                f"`domains_per_batch` must be at most the {len(present)} domains of the training "
+                f"images of `{dataset.name}` ({names}), but is {wanted}; lower it."
+            )
 
     def loss_weights(
         self, dataset: Dataset, splits: Sequence[str]
@@ -235,7 +311,8 @@ class Tuning(TrainingKeys):
 
         Optimizer keys in the grid get the grid's first values; ``group`` returns each point's.
         """
-        first = {key: value for key, value in self.points()[0].items() if key != "encoder_lr"}
+        point = self.points()[0]
+        first = {key: value for key, value in point.items() if key not in NO_OPTIMIZER_KEYS}
         return TrainingOptions.of(vars(self), optimizer={**self.optimizer, **first})
 
     def points(self) -> list[Point]:
@@ -249,12 +326,30 @@ class Tuning(TrainingKeys):
         """Return the optimizer settings of a parameter group at a point of the grid."""
         values = dict(point)
         encoder_lr = values.pop("encoder_lr", self.encoder_lr)
+        values.pop("penalty_weight", None)
         if of_encoder and encoder_lr is not None:
             values["lr"] = encoder_lr
         if self.divide_weight_decay:
             nominal = {**self.optimizer, **values}
             values["weight_decay"] = nominal["weight_decay"] / nominal["lr"]
         return values
+
+    def objective(self, points: Sequence[Point]) -> DomainObjective | None:
+        """Return the loss of heads at these points on batches of several domains, if there are."""
+        if self.domains_per_batch is None:
+            return None
+        weights = None
+        if self.penalty is not None:
+            fixed = self.penalty_weight
+            weights = [point["penalty_weight"] if fixed is None else fixed for point in points]
+        return DomainObjective(
+            self.domains_per_batch, weights, self.penalty_variance, self.penalty_from_step
+        )
+
+    def final_splits(self) -> list[str]:
+        """Return the splits that the final classifier is trained on."""
+        epoch_by_val = self.epoch_selection == "best" and self.selection == "val"
+        return ["train"] if epoch_by_val or self.selection in OF_DOMAINS else ["train", "val"]
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
@@ -268,9 +363,9 @@ class Tuning(TrainingKeys):
             scores = trial.grid_scores(points)
             winner = best(points, scores, remedy=REMEDY)
             selection = selection_facts(self.selection, points, scores, winner)
-        held_out = self.epoch_selection == "best" and self.selection == "val"
-        splits = ["train"] if held_out else ["train", "val"]
-        learner = trial.train([selection["chosen"]], splits, "refit")
+        if self.selection in OF_DOMAINS:
+            selection["trained_on"] = self.final_splits()
+        learner = trial.train([selection["chosen"]], self.final_splits(), "refit")
         if learner.best is not None:
             selection |= {"split": self.selection, "best_epoch": learner.best.passes[0]}
         context.note(selection=selection)
@@ -351,27 +446,36 @@ class TuningRun:
         self.encoder.zero_grad(set_to_none=True)
         self.encoder.requires_grad_(False)
 
-    def learner(self, heads: int, splits: Sequence[str] = ("train",)) -> TunedClassifier:
+    def learner(
+        self, points: Sequence[Point], splits: Sequence[str] = ("train",)
+    ) -> TunedClassifier:
         """Return a fresh classifier for these splits; every head starts from the same weights."""
         self.start_again()
-        built = [
-            self.protocol.initial_head(self.encoder, self.dataset, self.context)
-            for _ in range(heads)
-        ]
+        seed = randomness.derive(self.context.seed, "head")
+        dim, classes = self.encoder.feature_dim, len(self.dataset.classes)
+        built = []
+        for _ in points:
+            with randomness.seeded(seed):
+                built.append(build_head(self.protocol.head, dim, classes, self.protocol.head_init))
         body = self.encoder if self.features is None else nn.Identity()
         weights = self.protocol.loss_weights(self.dataset, splits)
         learner = TunedClassifier(
-            body, built, self.trained_layers(), weights, encoder_mode=self.protocol.encoder_mode
+            body,
+            built,
+            self.trained_layers(),
+            weights,
+            encoder_mode=self.protocol.encoder_mode,
+            objective=self.protocol.objective(points),
         )
         if self.features is None:
             learner.places = self.prepared.places
         if self.protocol.epoch_selection == "best":
-            learner.best = BestEpoch(heads, self.scores)
+            learner.best = BestEpoch(len(points), self.scores)
         return learner.to(self.context.device, self.context.dtype)
 
     def count_parameters(self) -> dict[str, Any]:
         """Count the trained parameters, and log the counts."""
-        learner = self.learner(1)
+        learner = self.learner(self.protocol.points()[:1])
         encoder = sum(p.numel() for p in self.encoder.parameters())
         trained = sum(p.numel() for p in self.encoder.parameters() if p.requires_grad)
         head = sum(p.numel() for p in learner.heads.parameters())
@@ -391,7 +495,7 @@ class TuningRun:
 
     def train(self, points: Sequence[Point], splits: Sequence[str], name: str) -> TunedClassifier:
         """Return a classifier trained at one point, or a bank of heads trained at several."""
-        learner = self.learner(len(points), splits)
+        learner = self.learner(points, splits)
         groups: list[dict[str, Any]] = [
             {"params": list(head.parameters()), **self.protocol.group(point)}
             for head, point in zip(learner.heads, points, strict=True)
@@ -407,14 +511,31 @@ class TuningRun:
             self.context,
             name=name,
             groups=groups,
+            order=self.order(splits),
         )
         if learner.best is not None:
             learner.best.restore(learner)
         return learner
 
+    def order(self, splits: Sequence[str]) -> DomainOrder | None:
+        """Return the order of batches of several domains; None without ``domains_per_batch``."""
+        if self.protocol.domains_per_batch is None:
+            return None
+        domains = concatenate(*(self.dataset[split] for split in splits)).domains
+        assert domains is not None, "checked before"
+        return DomainOrder(
+            samples=len(domains),
+            batch_size=self.protocol.batch_size,
+            drop_last=False,
+            seed=self.context.seed,
+            domains=domains,
+            domains_per_batch=self.protocol.domains_per_batch,
+        )
+
     def grid_scores(self, points: Sequence[Point]) -> list[float | None]:
         """Return the selection score of every point; None where training diverged."""
-        if self.protocol.encoder_is_constant:
+        if self.protocol.trainable == "head":
+            # Running statistics that move (`encoder_mode=train`) do not depend on the heads.
             scores = self.context.once("grid", lambda: self._bank_scores(points))
             return list(scores)
         # A trained encoder differs from point to point: train the points one after another.
@@ -425,9 +546,16 @@ class TuningRun:
 
     def _bank_scores(self, points: Sequence[Point]) -> list[float | None]:
         try:
-            return self.scores(self.train(points, ["train"], "grid"))
+            learner = self.train(points, ["train"], "grid")
         except NonFiniteLoss:  # all heads diverged
             return [None] * len(points)
+        if learner.best is None:
+            return self.scores(learner)
+        alive = learner.alive.tolist()
+        return [
+            score if lives else None
+            for score, lives in zip(learner.best.scores, alive, strict=True)
+        ]
 
     def _point_score(self, number: int, point: Point) -> float | None:
         try:
@@ -456,12 +584,12 @@ class TuningRun:
     def keep(self, learner: TunedClassifier) -> None:
         """Save the head unless its encoder is lost; prepare the encoder to be saved by the run.
 
-        An unchanged encoder can be built again from the run's configuration.
+        A constant encoder can be built again from the run's configuration.
         """
         if self.protocol.keep_encoder:
             self.encoder.prepare(self.protocol.image_size, self.protocol.preprocessing)
         if distributed.is_main() and (
-            self.protocol.keep_encoder or self.protocol.encoder_is_initial
+            self.protocol.keep_encoder or self.protocol.encoder_is_constant
         ):
             head = Head(
                 learner.heads[0], self.protocol.head, self.dataset.classes, self.dataset.target

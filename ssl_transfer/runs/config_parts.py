@@ -217,6 +217,7 @@ def _monitor(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
 
 def _optimizer(path: str, node: Any, *, grid: Any = None) -> ConfigPart:
     """Return the part for an optimizer's keys, to which those of a search grid belong, too."""
+    from ssl_transfer.protocols.grid import NO_OPTIMIZER_KEYS
     from ssl_transfer.training.optim import OPTIMIZERS
 
     if not isinstance(node, Mapping):
@@ -226,7 +227,7 @@ def _optimizer(path: str, node: Any, *, grid: Any = None) -> ConfigPart:
     function = OPTIMIZERS[node["name"]]
     # The protocol's own signature checks the type and the values of the grid.
     axes = grid if isinstance(grid, Mapping) else {}
-    swept = {key for key, values in axes.items() if values is not None and key != "encoder_lr"}
+    swept = {key for key, values in axes.items() if values is not None} - NO_OPTIMIZER_KEYS
     known = swept & set(inspect.signature(function).parameters)
     keys = {**_without(node, "name", *known), **dict.fromkeys(swept - known)}
     return ConfigPart(path, function, keys, frozenset({"groups", *known}))

@@ -126,6 +126,8 @@ _NEUTRAL: dict[str, dict[str, Any]] = {
         "encoder_mode": "eval",
         "epoch_selection": "last",
         "final_factor": 0.0,
+        "penalty_from_step": 0,
+        "penalty_variance": "population",
         "schedule_per": "step",
         "step_factor": 0.1,
     },

@@ -25,6 +25,10 @@ class Learner(nn.Module):
         """Return ``{"loss": …}`` and other scalars worth logging."""
         raise TypeError(f"{type(self).__name__} must define `forward`.")
 
+    def starts_anew(self, step: int) -> bool:
+        """Return whether the optimizer forgets its momenta before a step, counted from 0."""
+        return False
+
     def before_step(self, progress: float) -> None:
         """Change or drop gradients before the optimizer's step; ``progress`` is in [0, 1)."""
 

@@ -61,6 +61,48 @@ class SampleOrder:
         return _order(self.seed, epoch, self.samples)
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class DomainOrder(SampleOrder):
+    """The endless order of batches of several domains, with equal shares.
+
+    Each step draws distinct domains, all of them equally likely, and then images of each, without
+    replacement; the batch holds one domain's images after another's. A domain with fewer images
+    than its share is repeated within the batch. An epoch is as many images as there are: this is
+    the ``GroupSampler`` of https://github.com/p-lambda/wilds (``wilds/common/data_loaders.py``),
+    with batches that are pure functions of (seed, step).
+
+    Args:
+        domains: domain of every sample.
+        domains_per_batch: number of domains in a batch; it divides the batch.
+    """
+
+    domains: Int64[np.ndarray, " samples"]
+    domains_per_batch: int
+
+    @functools.cached_property
+    def members(self) -> list[Int64[np.ndarray, " _"]]:
+        """The positions of each domain's samples."""
+        return [np.flatnonzero(self.domains == number) for number in np.unique(self.domains)]
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """Return the (step, index) pairs of a global batch: each step has views of its own."""
+        drawn = randomness.sample(
+            self.seed, "domains", step, len(self.members), self.domains_per_batch
+        )
+        share = self.batch_size // self.domains_per_batch
+        return [(step, index) for number in drawn for index in self._of(int(number), step, share)]
+
+    def _of(self, number: int, step: int, share: int) -> list[int]:
+        """Return the images of one domain in a step."""
+        members = self.members[number]
+        count = min(share, len(members))
+        picked = randomness.sample(
+            self.seed, f"images of domain {number}", step, len(members), count
+        )
+        repeated: list[int] = np.resize(members[picked], share).tolist()
+        return repeated
+
+
 MOST_PASSES_PER_BATCH = 100
 """Maximum number of times that a batch may show each image; more is certainly a mistake."""
 

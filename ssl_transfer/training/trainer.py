@@ -47,6 +47,7 @@ def fit(
     name: str,
     groups: Sequence[Mapping[str, Any]] | None = None,
     observer: Observer | None = None,
+    order: SampleOrder | None = None,
 ) -> None:
     """Train ``learner`` in place; an interrupted run continues from its checkpoint.
 
@@ -60,6 +61,7 @@ def fit(
         groups: parameter groups with their own ``lr`` or ``weight_decay``
             (``None``: the learner's).
         observer: called after every step and epoch.
+        order: order of the samples (``None``: shuffled epochs).
 
     Raises:
         ValueError: if the batch does not fit the data, the learner or the processes.
@@ -75,7 +77,7 @@ def fit(
             options.batch_size / len(data),
         )  # fmt: skip
     # 1. Everything that changes: learner, optimizer, step (see state.py).
-    stream = SampleOrder(len(data), options.batch_size, options.drop_last, context.seed)
+    stream = order or SampleOrder(len(data), options.batch_size, options.drop_last, context.seed)
     steps = options.length(stream)
     if context.max_steps is not None:
         steps = min(steps, context.max_steps)
@@ -100,6 +102,8 @@ def fit(
         bar = context.progress(batches, total=steps - start, label=name)
         for step, batch in zip(range(start, steps), bar, strict=True):
             optim.scale_learning_rate(optimizer, options.factor(step, steps, stream))
+            if learner.starts_anew(step):
+                optimizer.state.clear()
             seed = randomness.derive(context.seed, name, step, distributed.rank())
             randomness.seed_torch(seed, context.device)
             parts, stopping = _agree(step, name, _backward(model, batch, context, scaler), stop)

@@ -12,7 +12,7 @@ from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
 
 OPTIONS = options("dataset")
-EMBEDDED = ("digits", "figures", "photos", "shapes", "textures")
+EMBEDDED = ("digits", "digits_domains", "figures", "photos", "shapes", "textures")
 VIEWS = ("stereo_patches",)  # embedded, and all in test
 PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
@@ -36,7 +36,16 @@ OWN |= {
 }
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
-NO_FLIPS = {"digits", "fashionmnist", "gtsrb", "mnist", "omniglot", "svhn", "traffic_sign"}
+NO_FLIPS = {
+    "digits",
+    "digits_domains",
+    "fashionmnist",
+    "gtsrb",
+    "mnist",
+    "omniglot",
+    "svhn",
+    "traffic_sign",
+}
 NO_FLIPS |= {"300w", "celeba_landmarks", "figures", "leeds_pose", "shapes", "causal3dident"}
 
 
@@ -131,7 +140,8 @@ def test_embedded_options_build(option: str) -> None:
     dataset = datasets.build(node(option) | {"name": "renamed"})
     assert dataset.name == "renamed"
     assert dataset.flip is (option not in NO_FLIPS)
-    assert {"train", "val", "test"} <= set(dataset.splits)
+    assert {"train", "test"} <= set(dataset.splits)
+    assert len(dataset["val"]) > 0
     assert all(split.images[0].mode == "RGB" for split in dataset.splits.values())
 
 

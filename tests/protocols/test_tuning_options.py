@@ -469,7 +469,7 @@ def test_statistics_of_a_frozen_encoder_in_train_mode_are_those_of_the_batches(t
 def learner_at_start(folder, dataset):
     folder.mkdir()
     trial = TuningRun(tuning(**STATISTICS), encoder(), dataset, context(folder, precision="fp64"))
-    return trial.learner(1)
+    return trial.learner([{}])
 
 
 def test_moved_statistics_are_kept_tested_with_and_told(tmp_path, digits):
@@ -482,7 +482,6 @@ def test_moved_statistics_are_kept_tested_with_and_told(tmp_path, digits):
     assert changed == {n for n, _ in judged.named_buffers()}
     assert "move" in surroundings.facts["trainable"]["statistics"]
     assert surroundings.facts["trainable"]["encoder_trained"] == 0
-    # One bank of heads could not do this: the best epochs' statistics differ from point to point.
     assert len(surroundings.facts["selection"]["scores"]) == 2
     other = context(tmp_path)
     list(tuning("head", steps=1).run(encoder(), digits, other))

@@ -144,7 +144,7 @@ def tune(folder, kind, precision, steps):
     )
     trial = TuningRun(protocol, encoder(), dataset, context(folder, precision))
     points = [{"lr": 0.1}, {"lr": 0.01}] if kind == "head" else [{"lr": 0.1}]
-    learner = trial.learner(len(points))
+    learner = trial.learner(points)
     trial.learner = lambda *_: learner  # the one whose gradients are looked at
     found = gradients(learner, lambda: trial.train(points, ["train"], "tune"))
     return learner.state_dict(), found
