@@ -1,6 +1,6 @@
 """Published sets in class folders: EuroSAT, plant diseases, traffic signs, ImageNets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,22 @@ from ssl_transfer.datasets.walk import subfolders
 
 TINY_IMAGENET = {"train": 100_000, "test": 10_000, "classes": 200}
 IMAGENET = {"train": 1_281_167, "test": 50_000, "classes": 1000}
+IMAGENET_100 = (
+    "n01558993 n01692333 n01729322 n01735189 n01749939 n01773797 n01820546 n01855672 "
+    "n01978455 n01980166 n01983481 n02009229 n02018207 n02085620 n02086240 n02086910 "
+    "n02087046 n02089867 n02089973 n02090622 n02091831 n02093428 n02099849 n02100583 "
+    "n02104029 n02105505 n02106550 n02107142 n02108089 n02109047 n02113799 n02113978 "
+    "n02114855 n02116738 n02119022 n02123045 n02138441 n02172182 n02231487 n02259212 "
+    "n02326432 n02396427 n02483362 n02488291 n02701002 n02788148 n02804414 n02859443 "
+    "n02869837 n02877765 n02974003 n03017168 n03032252 n03062245 n03085013 n03259280 "
+    "n03379051 n03424325 n03492542 n03494278 n03530642 n03584829 n03594734 n03637318 "
+    "n03642806 n03764736 n03775546 n03777754 n03785016 n03787032 n03794056 n03837869 "
+    "n03891251 n03903868 n03930630 n03947888 n04026417 n04067472 n04099969 n04111531 "
+    "n04127249 n04136333 n04229816 n04238763 n04336792 n04418357 n04429376 n04435653 "
+    "n04485082 n04493381 n04517823 n04589890 n04592741 n07714571 n07715103 n07753275 "
+    "n07831146 n07836838 n13037406 n13040303"
+)
+"""The classes of ``imagenet100.txt`` of https://github.com/HobbitLong/CMC, sorted."""
 
 
 @reader
@@ -185,17 +201,7 @@ def imagenet(
         ValueError: if a folder is missing, a list names unknown images, or an image does not
             decode.
     """
-    source = "https://image-net.org/download.php"
-    base = require(options, root, ["train", "val"], download=download, source=source)
-    classes, train = _class_folders(base / "train")
-    other, test = _class_folders(base / "val")
-    if classes != other:
-        odd = sorted(set(classes) ^ set(other))
-        raise ValueError(
-            f"`{base / 'train'}` and `{base / 'val'}` must have the same class folders, but "
-            f"{some(odd)} {'is' if len(odd) == 1 else 'are'} in only one of them; sort the "
-            "validation images into class folders."
-        )
+    classes, train, test = _imagenet_folders(options, root, download)
     sizes = {"train": len(train.paths), "test": len(test.paths), "classes": len(classes)}
     check_sizes(options, sizes, IMAGENET)
     facts: Mapping[str, object] = {"subset": None}
@@ -206,6 +212,66 @@ def imagenet(
         _, chosen = hold_out(train.targets, share, options.split_seed, "subset")
         train, facts = train.keep(chosen), {"subset": f"seeded, {share}"}
     return published(options, classes, {"train": train, "test": test}, expected={}, facts=facts)
+
+
+@reader
+def imagenet100(
+    options: Options, root: str, classes: str | None = None, download: bool = False
+) -> Dataset:
+    """Return ImageNet-100: a hundred classes of ImageNet (ILSVRC 2012), top-1.
+
+    The classes of Tian et al. 2020, https://arxiv.org/abs/1906.05849, whose list is
+    ``imagenet100.txt`` of https://github.com/HobbitLong/CMC; others use other classes under this
+    name. Splits as ``imagenet``'s: the official validation images are tested.
+
+    Args:
+        options: shared options.
+        root: folder that holds ``train/<wnid>`` and ``val/<wnid>`` of these classes at least.
+        classes: file with other WordNet ids, one per line (``None``: the published list).
+        download: fetches nothing: the set must be fetched by hand. The key is for sweeps over sets.
+
+    Raises:
+        ValueError: if a folder is missing, or an image does not decode.
+    """
+    chosen = sorted(IMAGENET_100.split() if classes is None else lines_of(Path(classes)))
+    _, train, test = _imagenet_folders(options, root, download, only=chosen)
+    expected = {"test": 50 * len(chosen), "classes": len(chosen)}
+    facts = {"class_list": "Tian et al. 2020" if classes is None else Path(classes).name}
+    return published(
+        options, chosen, {"train": train, "test": test}, expected=expected, facts=facts
+    )
+
+
+def _imagenet_folders(
+    options: Options, root: str, download: bool, only: Sequence[str] | None = None
+) -> tuple[Sequence[str], Listing, Listing]:
+    """Return the classes of ImageNet's folders, and their training and validation images.
+
+    Args:
+        options: shared options.
+        root: folder that holds ``train`` and ``val``.
+        download: see ``imagenet``.
+        only: the classes to take (``None``: all, which must be the same in both folders).
+
+    Raises:
+        ValueError: if a folder is missing.
+    """
+    source = "https://image-net.org/download.php"
+    base = require(options, root, ["train", "val"], download=download, source=source)
+    folders = [base / "train", base / "val"]
+    classes, other = ([path.name for path in subfolders(folder)] for folder in folders)
+    unlike = set(classes) ^ set(other)
+    missing = sorted(unlike if only is None else set(only) - (set(classes) & set(other)))
+    if missing:
+        raise ValueError(
+            f"`{folders[0]}` and `{folders[1]}` must have the same class folders, but "
+            f"{some(missing)} {'is' if len(missing) == 1 else 'are'} in only one of them"
+            f"{' or in none' if only is not None else ''}; sort the validation images into class "
+            "folders."
+        )
+    chosen = tuple(classes if only is None else only)
+    train, test = (class_listing(folder, chosen, folder) for folder in folders)
+    return chosen, train, test
 
 
 @reader

@@ -116,7 +116,8 @@ def _painted(
     """Return coloured digits on the domain's paper."""
     covered = domain.ink * values[..., None] / 16
     painted = covered * INKS[colours][:, None, None, :] + (1 - covered) * domain.paper
-    return np.rint(painted).astype(np.uint8)
+    pixels: UInt8[np.ndarray, "digits 8 8 3"] = np.rint(painted).astype(np.uint8)
+    return pixels
 
 
 def _draws(

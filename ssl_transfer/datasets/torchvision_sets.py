@@ -15,7 +15,7 @@ from ssl_transfer.datasets.annotations import reading, rows_of, whole_numbers
 from ssl_transfer.datasets.base import Dataset, Split
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.layout import listing, published, require, torchvision_fetch
-from ssl_transfer.datasets.reader import Options, ValRule, assemble, reader
+from ssl_transfer.datasets.reader import Options, ValRule, assemble, check_sizes, reader
 
 # Layouts: cifar.py and dtd.py of torchvision/datasets at v0.19.0,
 # https://github.com/pytorch/vision/tree/v0.19.0/torchvision/datasets
@@ -55,6 +55,7 @@ CIFAR100 = _Cifar(
     torchvision="CIFAR100",
     expected={"train": 50_000, "test": 10_000, "classes": 100},
 )
+Percent = Annotated[float, Range(0, 100, open_low=True)]
 CIFAR_FORM = "a file of CIFAR's Python version"
 CIFAR_REMEDY = "delete it and set dataset.download=true"
 DTD_SIZES = {"train": 1880, "val": 1880, "test": 1880, "classes": 47}
@@ -62,7 +63,11 @@ DTD_SIZES = {"train": 1880, "val": 1880, "test": 1880, "classes": 47}
 
 @reader
 def cifar10(
-    options: Options, root: str, download: bool = False, val_rule: ValRule | None = None
+    options: Options,
+    root: str,
+    download: bool = False,
+    val_rule: ValRule | None = None,
+    percent: Percent | None = None,
 ) -> Dataset:
     """Return CIFAR-10: 32x32 colour images in ten classes, held in memory (184 MB).
 
@@ -74,16 +79,21 @@ def cifar10(
         root: folder that holds ``cifar-10-batches-py``.
         download: whether torchvision may fetch what is missing.
         val_rule: how validation images are chosen.
+        percent: see ``first_percent`` (``None``: all training images).
 
     Raises:
         ValueError: if a file is missing or is not one of CIFAR-10's.
     """
-    return _cifar(options, CIFAR10, root, download, val_rule)
+    return _cifar(options, CIFAR10, root, download, val_rule, percent)
 
 
 @reader
 def cifar100(
-    options: Options, root: str, download: bool = False, val_rule: ValRule | None = None
+    options: Options,
+    root: str,
+    download: bool = False,
+    val_rule: ValRule | None = None,
+    percent: Percent | None = None,
 ) -> Dataset:
     """Return CIFAR-100: 32x32 colour images in a hundred (fine) classes, held in memory (184 MB).
 
@@ -95,15 +105,36 @@ def cifar100(
         root: folder that holds ``cifar-100-python``.
         download: whether torchvision may fetch what is missing.
         val_rule: how validation images are chosen.
+        percent: see ``first_percent`` (``None``: all training images).
 
     Raises:
         ValueError: if a file is missing or is not one of CIFAR-100's.
     """
-    return _cifar(options, CIFAR100, root, download, val_rule)
+    return _cifar(options, CIFAR100, root, download, val_rule, percent)
+
+
+def first_percent(count: int, percent: float) -> Int64[np.ndarray, " kept"]:
+    """Return the positions of the first share of a fixed permutation; smaller shares are nested.
+
+    The permutation of https://github.com/TjuJianyu/RRL for its sets ``cifar10_1perc`` and the like:
+    numpy's legacy generator with seed 0 shuffles all positions, whatever their classes.
+
+    Args:
+        count: number of samples, in their published order.
+        percent: share in percent, above 0; the number of samples is rounded down.
+    """
+    order = np.arange(count)
+    np.random.RandomState(0).shuffle(order)
+    return order[: int(count * percent / 100)]
 
 
 def _cifar(
-    options: Options, layout: _Cifar, root: str, download: bool, val_rule: ValRule | None
+    options: Options,
+    layout: _Cifar,
+    root: str,
+    download: bool,
+    val_rule: ValRule | None,
+    percent: float | None,
 ) -> Dataset:
     files = [name for names in layout.files.values() for name in names]
     needed = [f"{layout.folder}/{name}" for name in (*files, layout.meta)]
@@ -117,14 +148,21 @@ def _cifar(
         splits[key] = Split(
             ArrayImages(pixels), targets, [f"{key}/{number:05d}" for number in range(len(targets))]
         )
+    classes = _cifar_classes(folder / layout.meta, layout)
+    sizes = {key: len(split) for key, split in splits.items()} | {"classes": len(classes)}
+    check_sizes(options, sizes, layout.expected)
+    train, facts = splits["train"], {}
+    if percent is not None:
+        train = train.subset(first_percent(len(train), percent))
+        facts = {"subset": f"the first {percent:g} % of a fixed permutation"}
     return assemble(
         options,
-        classes=_cifar_classes(folder / layout.meta, layout),
-        train=splits["train"],
+        classes=classes,
+        train=train,
         test=splits["test"],
         content=digest.hexdigest(),
-        expected=layout.expected,
         val_rule=val_rule,
+        facts=facts,
     )
 
 

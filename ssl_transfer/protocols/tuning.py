@@ -10,7 +10,7 @@ import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,18 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssl_transfer import metrics, randomness
-from ssl_transfer.config.ranges import (
-    Count,
-    NotNegative,
-    PositiveRate,
-    Range,
-    Side,
-    checked,
-)
+from ssl_transfer.config.ranges import PositiveRate, Side, checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.loading import TrainingData
-from ssl_transfer.datasets.reader import some
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
 from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge, summarise
 from ssl_transfer.features.inference import map_samples
@@ -40,7 +32,7 @@ from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
-from ssl_transfer.protocols.domain_risks import DomainObjective, Variance
+from ssl_transfer.protocols.domain_keys import OF_DOMAINS, DomainKeys
 from ssl_transfer.protocols.grid import NO_OPTIMIZER_KEYS, check_grid
 from ssl_transfer.protocols.selection import best, selection_facts
 from ssl_transfer.protocols.tuned_classifier import (
@@ -50,7 +42,7 @@ from ssl_transfer.protocols.tuned_classifier import (
     class_weights,
 )
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import DomainOrder, TrainingKeys, TrainingOptions
+from ssl_transfer.training.options import TrainingKeys, TrainingOptions
 from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
@@ -59,9 +51,6 @@ JUDGED_IMAGES = 8
 """Number of training images whose features are checked before an encoder is trained."""
 
 Trainable = Literal["head", "batch_norm", "all"]
-Selection = Literal["val", "id_val", "ood_val", "test"]
-OF_DOMAINS = ("id_val", "ood_val")
-"""Validation splits of data with domains; no classifier is trained on them."""
 Point = dict[str, float]
 """One point of the grid: values that replace those of the optimizer, and ``NO_OPTIMIZER_KEYS``."""
 
@@ -70,7 +59,7 @@ REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tuning(TrainingKeys):
+class Tuning(DomainKeys, TrainingKeys):
     """Train a classifier on an encoder and score it on the test split.
 
     A single grid point is trained on train + validation directly. Several points are trained on the
@@ -78,16 +67,13 @@ class Tuning(TrainingKeys):
     point whose training diverges is left out). The best point is then refitted on train +
     validation with the same number of epochs, and tested once.
 
-    On data with domains, ``selection`` may name one of its two validation splits. The final
-    classifier is then trained on the training split alone, as in published code: an image of
-    ``ood_val`` would add a domain to the training, and both choices stay comparable.
-
     Epochs are selected only if ``epoch_selection`` is ``best``. If the validation split selects
     them, the final classifier is trained on the training split only, since its epoch is selected,
     too. After a grid, this repeats the best point's training: the grid only stores scores, from
     which an interrupted run continues.
 
-    ``TrainingKeys`` describes the keys of the training; gradients are clipped per head.
+    ``TrainingKeys`` describes the keys of the training, ``DomainKeys`` those of domains and
+    ``selection``; gradients are clipped per head.
 
     Args:
         trainable: trained part of the encoder: nothing (``head``), its BatchNorm layers, or all.
@@ -111,17 +97,6 @@ class Tuning(TrainingKeys):
         augmentation: augmentation of the training images: ``none``, ``crop_flip`` or a mapping.
         image_size: in pixels (null: the size that the encoder's weights expect).
         preprocessing: fields of ``Preprocessing`` that replace the encoder's own.
-        domains_per_batch: number of distinct domains in every batch, with equal shares (``null``:
-            batches are drawn without regard to domains). The loss is the mean of their risks.
-        penalty: ``vrex`` adds the variance of the risks of the domains in a batch, times λ
-            (see ``vrex``).
-        penalty_weight: λ, at least 0; null for a key that the grid sets.
-        penalty_variance: see ``variance_of``.
-        penalty_from_step: first step with the penalty, at which the optimizer forgets its momenta;
-            λ is 0 before it.
-        selection: split that selects the grid point and the epoch: ``val``; ``id_val`` or
-            ``ood_val`` of data with domains; ``test`` reproduces published code, and the record
-            states it.
         epoch_selection: keep the ``last`` epoch, or the ``best`` on the split ``selection``, which
             is scored after every epoch.
         keep_encoder: whether to save the final encoder and head in the run's folder.
@@ -146,12 +121,6 @@ class Tuning(TrainingKeys):
     augmentation: str | dict[str, Any] = "crop_flip"
     image_size: Side | None = None
     preprocessing: dict[str, Any] | None = None
-    domains_per_batch: Count | None = None
-    penalty: Literal["vrex"] | None = None
-    penalty_weight: NotNegative | None = None
-    penalty_variance: Variance = "population"
-    penalty_from_step: Annotated[int, Range(0, cap=10**9)] = 0
-    selection: Selection = "val"
     epoch_selection: Literal["last", "best"] = "last"
     keep_encoder: bool = False
 
@@ -177,7 +146,7 @@ class Tuning(TrainingKeys):
                 f"what is in train mode, but `trainable` is {self.trainable}."
             )
         self._check_rates()
-        self._check_penalty()
+        self.check_domain_keys(self.batch_size, self.grid.get("penalty_weight"))
 
     @property
     def encoder_is_constant(self) -> bool:
@@ -204,45 +173,13 @@ class Tuning(TrainingKeys):
                         f"but there is {values}."
                     )
 
-    def _check_penalty(self) -> None:
-        """Refuse keys of domains that contradict each other."""
-        domains = self.domains_per_batch
-        if domains is not None and self.batch_size % domains:
-            raise ValueError(
-                f"`batch_size` must be a multiple of `domains_per_batch` ({domains}), since "
-                f"domains have equal shares, but is {self.batch_size}; change either."
-            )
-        weights = self.penalty_weight is not None or bool(self.grid.get("penalty_weight"))
-        if self.penalty is None:
-            keys = [
-                *(["penalty_weight"] if weights else []),
-                *(["penalty_variance"] if self.penalty_variance != "population" else []),
-                *(["penalty_from_step"] if self.penalty_from_step else []),
-            ]
-            if keys:
-                raise ValueError(
-                    f"`{keys[0]}` must be left alone where there is no penalty, but `penalty` is "
-                    "null; set `protocol.penalty=vrex`, or remove it."
-                )
-            return
-        if domains is None or domains < 2:
-            raise ValueError(
-                "`domains_per_batch` must be at least 2 for `penalty=vrex`, which compares the "
-                f"risks of the domains in a batch, but is {domains}; set it."
-            )
-        if not weights:
-            raise ValueError(
-                "`penalty_weight` must be a number, or `grid.penalty_weight` must list some, for "
-                "`penalty=vrex`, but both are null; set one."
-            )
-
     def check(self, dataset: Dataset) -> None:
         """Refuse a dataset that the options do not fit.
 
         Raises:
             ValueError: if the dataset does not fit the options.
         """
-        self._check_domains(dataset)
+        self.check_domains(dataset)
         chooses = len(self.points()) > 1 or self.epoch_selection == "best"
         require_metrics(dataset, selects_on=self.selection if chooses else None)
         self.options().check_samples(len(dataset["train"]))
@@ -260,32 +197,6 @@ class Tuning(TrainingKeys):
                 f"`{dataset.name}`, but are {count}."
             )
         self.loss_weights(dataset, ["train"])
-
-    def _check_domains(self, dataset: Dataset) -> None:
-        """Refuse a dataset without the domains, or without the split, that the options need."""
-        if self.selection in OF_DOMAINS and self.selection not in dataset.splits:
-            raise ValueError(
-                f"`selection` must be val or test for `{dataset.name}`, which has no split "
-                f"`{self.selection}`, but is {self.selection}; change it, or choose a dataset with "
-                "such a split, e.g. camelyon17 or digits_domains."
-            )
-        wanted = self.domains_per_batch
-        if wanted is None:
-            return
-        numbers = dataset["train"].domains
-        if numbers is None:
-            raise ValueError(
-                "`domains_per_batch` must be null for a dataset without domains such as "
-                f"`{dataset.name}`, but is {wanted}; leave it and `penalty` out, or choose a "
-                "dataset with domains, e.g. camelyon17 or digits_domains."
-            )
-        present = np.unique(numbers).tolist()
-        if len(present) < wanted:
-            names = some([dataset.domains[number] for number in present])
-            raise ValueError(
-                f"`domains_per_batch` must be at most the {len(present)} domains of the training "
-                f"images of `{dataset.name}` ({names}), but is {wanted}; lower it."
-            )
 
     def loss_weights(
         self, dataset: Dataset, splits: Sequence[str]
@@ -334,23 +245,6 @@ class Tuning(TrainingKeys):
             values["weight_decay"] = nominal["weight_decay"] / nominal["lr"]
         return values
 
-    def objective(self, points: Sequence[Point]) -> DomainObjective | None:
-        """Return the loss of heads at these points on batches of several domains, if there are."""
-        if self.domains_per_batch is None:
-            return None
-        weights = None
-        if self.penalty is not None:
-            fixed = self.penalty_weight
-            weights = [point["penalty_weight"] if fixed is None else fixed for point in points]
-        return DomainObjective(
-            self.domains_per_batch, weights, self.penalty_variance, self.penalty_from_step
-        )
-
-    def final_splits(self) -> list[str]:
-        """Return the splits that the final classifier is trained on."""
-        epoch_by_val = self.epoch_selection == "best" and self.selection == "val"
-        return ["train"] if epoch_by_val or self.selection in OF_DOMAINS else ["train", "val"]
-
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
         self.check(dataset)
@@ -363,9 +257,10 @@ class Tuning(TrainingKeys):
             scores = trial.grid_scores(points)
             winner = best(points, scores, remedy=REMEDY)
             selection = selection_facts(self.selection, points, scores, winner)
+        splits = self.final_splits(by_epoch=self.epoch_selection == "best")
         if self.selection in OF_DOMAINS:
-            selection["trained_on"] = self.final_splits()
-        learner = trial.train([selection["chosen"]], self.final_splits(), "refit")
+            selection["trained_on"] = splits
+        learner = trial.train([selection["chosen"]], splits, "refit")
         if learner.best is not None:
             selection |= {"split": self.selection, "best_epoch": learner.best.passes[0]}
         context.note(selection=selection)
@@ -511,26 +406,13 @@ class TuningRun:
             self.context,
             name=name,
             groups=groups,
-            order=self.order(splits),
+            order=self.protocol.order(
+                self.dataset, splits, self.protocol.batch_size, self.context.seed
+            ),
         )
         if learner.best is not None:
             learner.best.restore(learner)
         return learner
-
-    def order(self, splits: Sequence[str]) -> DomainOrder | None:
-        """Return the order of batches of several domains; None without ``domains_per_batch``."""
-        if self.protocol.domains_per_batch is None:
-            return None
-        domains = concatenate(*(self.dataset[split] for split in splits)).domains
-        assert domains is not None, "checked before"
-        return DomainOrder(
-            samples=len(domains),
-            batch_size=self.protocol.batch_size,
-            drop_last=False,
-            seed=self.context.seed,
-            domains=domains,
-            domains_per_batch=self.protocol.domains_per_batch,
-        )
 
     def grid_scores(self, points: Sequence[Point]) -> list[float | None]:
         """Return the selection score of every point; None where training diverged."""

@@ -15,10 +15,12 @@ import torchvision
 from miniatures import assert_equal, draw, labels, write
 
 from ssl_transfer.datasets.class_folders import (
+    IMAGENET_100,
     cropdiseases,
     eurosat,
     gtsrb,
     imagenet,
+    imagenet100,
     plantvillage,
     tiny_imagenet,
 )
@@ -240,3 +242,25 @@ def test_a_class_of_tiny_imagenet_without_a_folder_is_named(tiny_root: Path) -> 
     write(tiny_root / "tiny-imagenet-200" / "wnids.txt", *WNIDS, "n09999999")
     with pytest.raises(ValueError, match=r"every line of wnids\.txt, but has none for `n09999999`"):
         tiny_imagenet(root=str(tiny_root), name="tiny_imagenet", sizes="warn")
+
+
+def test_imagenet100_takes_the_published_classes_or_those_of_a_list(tmp_path: Path) -> None:
+    # https://github.com/HobbitLong/CMC/blob/master/imagenet100.txt: first and last line.
+    published = IMAGENET_100.split()
+    assert {"n02869837", "n02090622"} <= set(published)
+    assert len(set(published)) == 100
+    for wnid in ("n01440764", "n02869837", "n02090622"):
+        draw(tmp_path / "train" / wnid, *(f"{wnid}_{i}.JPEG" for i in range(5)))
+        draw(tmp_path / "val" / wnid, f"{wnid}_val.JPEG")
+    keys = {"root": str(tmp_path), "name": "imagenet100", "sizes": "warn"}
+    with pytest.raises(
+        ValueError, match=r"must have the same class folders, but `n01558993`, .* 93"
+    ):
+        imagenet100(**keys)
+    write(tmp_path / "list.txt", "n02869837", "n02090622")
+    few = imagenet100(**keys, classes=str(tmp_path / "list.txt"))
+    assert few.classes == ("n02090622", "n02869837")
+    assert few.facts["sizes"] == {"train": 8, "val": 2, "test": 2}
+    assert few.facts["class_list"] == "list.txt"
+    for name, target in labels(few, *ALL).items():
+        assert few.classes[target] == name.split("/")[0]

@@ -18,7 +18,8 @@ PUBLISHED = (
     "aircraft caltech101 cars chestx cifar10 cifar100 cropdiseases cub200 dtd eurosat fashionmnist "
     "flowers food food101 gtsrb imagenet imagenet_10pct imagenet_1pct isic mhist mnist pcam pets "
     "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007 imagenet_v2 imagenet_sketch "
-    "imagenet_r imagenet_a omniglot miniimagenet"
+    "imagenet_r imagenet_a omniglot miniimagenet imagenet100 inaturalist18 camelyon17 "
+    "cifar10_1perc cifar100_10perc"
 )
 PUBLISHED_LANDMARKS = "300w celeba_attributes celeba_landmarks leeds_pose"
 PUBLISHED_FACTORS = "causal3dident"
@@ -29,6 +30,7 @@ PUBLISHED_VIEWS = (
 ALIASES = {"food": "food101"}
 # Keys whose value in an option is not what the reader takes without one.
 OWN = {"imagenet_1pct": {"share": 0.01}, "imagenet_10pct": {"share": 0.1}}
+OWN |= {"cifar10_1perc": {"percent": 1}, "cifar100_10perc": {"percent": 10}}
 OWN |= {
     f"{name}_{factor}": {"factor": factor}
     for name in ("aloi", "alot")

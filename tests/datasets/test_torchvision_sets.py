@@ -13,7 +13,7 @@ import torchvision
 from miniatures import assert_equal
 from PIL import Image
 
-from ssl_transfer.datasets.torchvision_sets import cifar10, cifar100, dtd
+from ssl_transfer.datasets.torchvision_sets import cifar10, cifar100, dtd, first_percent
 
 LABELS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -50,6 +50,20 @@ def test_cifar10_equals_torchvisions(cifar_root: Path, monkeypatch) -> None:
             assert (np.asarray(image) == np.asarray(expected)).all()
             assert target == label
     assert dataset.facts["sizes"] == {"train": 80, "val": 20, "test": 20}
+
+
+def test_a_share_of_cifar10_is_the_first_part_of_numpys_permutation(cifar_root: Path) -> None:
+    # https://github.com/TjuJianyu/RRL: numpy.random.RandomState(0).shuffle(arange(n)).
+    order = np.random.RandomState(0).permutation(100)  # shuffles arange(100)
+    for percent in (50, 80):
+        few = cifar10(root=str(cifar_root), name="few", sizes="warn", percent=percent)
+        names = {*few["train"].names, *few["val"].names}
+        assert names == {f"train/{number:05d}" for number in order[:percent]}
+        assert len(few["test"]) == 20
+    assert few.facts["subset"] == "the first 80 % of a fixed permutation"
+    assert len(first_percent(50_000, 1)) == 500
+    with pytest.raises(ValueError, match=r"`dataset\.percent` must lie in \(0, 100\]"):
+        cifar10(root=str(cifar_root), name="few", percent=0)
 
 
 def test_cifar10_of_the_wrong_size_is_refused(cifar_root: Path) -> None:

@@ -110,7 +110,9 @@ def test_a_weight_above_one_is_a_smaller_step_on_the_published_objective(tmp_pat
     run = trial(tmp_path, digits, **options)
     start = run.learner([{}]).heads[0].weight.detach().clone()
     end = run.train([{}], ["train"], "x").heads[0].weight.detach()
-    batch = run.view(["train"], run.training_view).__getitems__(run.order(["train"]).batch(0))
+    view = run.view(["train"], run.training_view)
+    order = run.protocol.order(digits, ["train"], 12, run.context.seed)
+    batch = view.__getitems__(order.batch(0))
     weight, bias = start.clone().requires_grad_(), torch.zeros(2, dtype=torch.float64)
     losses = nn.functional.cross_entropy(
         batch.views[0].double() @ weight.T + bias, batch.targets, reduction="none"
@@ -279,7 +281,7 @@ def test_the_scores_of_a_selection_are_those_of_its_split(tmp_path, digits):
         ),
         (
             ["penalty=vrex", "domains_per_batch=2", "grid.penalty_weight=[-1]"],
-            "every item of `grid.penalty_weight` must not be negative",
+            "every item of `grid.penalty_weight` must be at least 0, but one is -1",
         ),
         (["selection=train"], "`protocol.selection` must be one of"),
     ],
