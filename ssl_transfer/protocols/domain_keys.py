@@ -10,7 +10,7 @@ from ssl_transfer.config.ranges import Count, NotNegative, Range
 from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.reader import some
 from ssl_transfer.protocols.domain_risks import DomainObjective, Variance
-from ssl_transfer.training.options import DomainOrder
+from ssl_transfer.training.options import DomainOrder, TrainingKeys
 
 Selection = Literal["val", "id_val", "ood_val", "test"]
 OF_DOMAINS = ("id_val", "ood_val")
@@ -18,8 +18,8 @@ OF_DOMAINS = ("id_val", "ood_val")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DomainKeys:
-    """The keys of a protocol that can train on several domains.
+class DomainKeys(TrainingKeys):
+    """The keys of a training that can be one on several domains; see ``TrainingKeys``, too.
 
     ``selection`` may name one of the two validation splits of data with domains. The final
     classifier is then trained on the training split alone, as in published code: images of
@@ -46,21 +46,20 @@ class DomainKeys:
     penalty_from_step: Annotated[int, Range(0, cap=10**9)] = 0
     selection: Selection = "val"
 
-    def check_domain_keys(self, batch_size: int, weights: Sequence[float] | None) -> None:
+    def check_domain_keys(self, weights: Sequence[float] | None) -> None:
         """Refuse keys of domains that contradict each other.
 
         Args:
-            batch_size: images per step.
             weights: values of λ in the grid (``None``: none).
 
         Raises:
             ValueError: if they do.
         """
         domains = self.domains_per_batch
-        if domains is not None and batch_size % domains:
+        if domains is not None and self.batch_size % domains:
             raise ValueError(
                 f"`batch_size` must be a multiple of `domains_per_batch` ({domains}), since "
-                f"domains have equal shares, but is {batch_size}; change either."
+                f"domains have equal shares, but is {self.batch_size}; change either."
             )
         weighted = self.penalty_weight is not None or bool(weights)
         if self.penalty is None:
@@ -136,9 +135,7 @@ class DomainKeys:
             self.domains_per_batch, weights, self.penalty_variance, self.penalty_from_step
         )
 
-    def order(
-        self, dataset: Dataset, splits: Sequence[str], batch_size: int, seed: int
-    ) -> DomainOrder | None:
+    def order(self, dataset: Dataset, splits: Sequence[str], seed: int) -> DomainOrder | None:
         """Return the order of batches of several domains; None without ``domains_per_batch``."""
         if self.domains_per_batch is None:
             return None
@@ -146,7 +143,7 @@ class DomainKeys:
         assert domains is not None, "checked before"
         return DomainOrder(
             samples=len(domains),
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             drop_last=False,
             seed=seed,
             domains=domains,

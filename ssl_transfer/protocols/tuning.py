@@ -30,7 +30,7 @@ from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.fusion import Preparations
 from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.protocols.base import SPLITS, Score
+from ssl_transfer.protocols.base import SPLITS, ClassScores, Score
 from ssl_transfer.protocols.classification import require_metrics, scores_on_test
 from ssl_transfer.protocols.domain_keys import OF_DOMAINS, DomainKeys
 from ssl_transfer.protocols.grid import NO_OPTIMIZER_KEYS, check_grid
@@ -42,7 +42,7 @@ from ssl_transfer.protocols.tuned_classifier import (
     class_weights,
 )
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import TrainingKeys, TrainingOptions
+from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tuning(DomainKeys, TrainingKeys):
+class Tuning(DomainKeys):
     """Train a classifier on an encoder and score it on the test split.
 
     A single grid point is trained on train + validation directly. Several points are trained on the
@@ -72,8 +72,7 @@ class Tuning(DomainKeys, TrainingKeys):
     too. After a grid, this repeats the best point's training: the grid only stores scores, from
     which an interrupted run continues.
 
-    ``TrainingKeys`` describes the keys of the training, ``DomainKeys`` those of domains and
-    ``selection``; gradients are clipped per head.
+    ``DomainKeys`` describes the keys that are not listed; gradients are clipped per head.
 
     Args:
         trainable: trained part of the encoder: nothing (``head``), its BatchNorm layers, or all.
@@ -87,8 +86,7 @@ class Tuning(DomainKeys, TrainingKeys):
             default.
         optimizer: see ``TrainingKeys``; null for the keys that the grid sets.
         encoder_lr: learning rate of the encoder's parameters (null: that of the head).
-        grid: optimizer key, ``encoder_lr`` or ``penalty_weight`` -> values to select from (null:
-            the fixed value).
+        grid: optimizer key, ``encoder_lr``, ``penalty_weight`` -> values to select from, or null.
         divide_weight_decay: whether weight decays are nominal and divided by the learning rate.
         class_weights: relative factors of the classes' losses: numbers, or 1 - n_c / n for the
             counts of the training images (``train_frequency``) or of the test split
@@ -107,6 +105,7 @@ class Tuning(DomainKeys, TrainingKeys):
 
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     splits: ClassVar[tuple[str, ...]] = tuple(SPLITS)
+    class_scores: ClassVar[ClassScores] = "logits"
 
     trainable: Trainable
     optimizer: dict[str, Any]
@@ -131,7 +130,7 @@ class Tuning(DomainKeys, TrainingKeys):
         augmentation(self.augmentation, flip=True)
         # The run checks later whether its sizes fit those of the encoder.
         Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
-        if self.head == "cosine" and self.head_init is not None:
+        if self.head in ("cosine", "weight_norm_cosine") and self.head_init is not None:
             raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
                              f"is {self.head_init}.")  # fmt: skip
         weights = () if isinstance(self.class_weights, str | None) else self.class_weights
@@ -146,12 +145,23 @@ class Tuning(DomainKeys, TrainingKeys):
                 f"what is in train mode, but `trainable` is {self.trainable}."
             )
         self._check_rates()
-        self.check_domain_keys(self.batch_size, self.grid.get("penalty_weight"))
+        self.check_domain_keys(self.grid.get("penalty_weight"))
 
     @property
     def encoder_is_constant(self) -> bool:
         """Whether training changes nothing of the encoder, including its running statistics."""
         return self.trainable == "head" and self.encoder_mode == "eval"
+
+    @property
+    def encoder_is_initial(self) -> bool:
+        """Whether the final encoder is the one that the run starts from, unchanged."""
+        return self.encoder_is_constant
+
+    def initial_head(self, encoder: Encoder, dataset: Dataset, context: Context) -> nn.Module:
+        """Return a new head with the weights that every training starts from."""
+        with randomness.seeded(randomness.derive(context.seed, "head")):
+            dim, classes = encoder.feature_dim, len(dataset.classes)
+            return build_head(self.head, dim, classes, self.head_init)
 
     def reads_stored_features(self, dataset: Dataset) -> bool:
         """Whether the features of an image never change, so that they are computed once."""
@@ -222,8 +232,7 @@ class Tuning(DomainKeys, TrainingKeys):
 
         Optimizer keys in the grid get the grid's first values; ``group`` returns each point's.
         """
-        point = self.points()[0]
-        first = {key: value for key, value in point.items() if key not in NO_OPTIMIZER_KEYS}
+        first = {k: v for k, v in self.points()[0].items() if k not in NO_OPTIMIZER_KEYS}
         return TrainingOptions.of(vars(self), optimizer={**self.optimizer, **first})
 
     def points(self) -> list[Point]:
@@ -346,12 +355,9 @@ class TuningRun:
     ) -> TunedClassifier:
         """Return a fresh classifier for these splits; every head starts from the same weights."""
         self.start_again()
-        seed = randomness.derive(self.context.seed, "head")
-        dim, classes = self.encoder.feature_dim, len(self.dataset.classes)
-        built = []
-        for _ in points:
-            with randomness.seeded(seed):
-                built.append(build_head(self.protocol.head, dim, classes, self.protocol.head_init))
+        built = [
+            self.protocol.initial_head(self.encoder, self.dataset, self.context) for _ in points
+        ]
         body = self.encoder if self.features is None else nn.Identity()
         weights = self.protocol.loss_weights(self.dataset, splits)
         learner = TunedClassifier(
@@ -406,9 +412,7 @@ class TuningRun:
             self.context,
             name=name,
             groups=groups,
-            order=self.protocol.order(
-                self.dataset, splits, self.protocol.batch_size, self.context.seed
-            ),
+            order=self.protocol.order(self.dataset, splits, self.context.seed),
         )
         if learner.best is not None:
             learner.best.restore(learner)
@@ -431,13 +435,9 @@ class TuningRun:
             learner = self.train(points, ["train"], "grid")
         except NonFiniteLoss:  # all heads diverged
             return [None] * len(points)
-        if learner.best is None:
-            return self.scores(learner)
-        alive = learner.alive.tolist()
-        return [
-            score if lives else None
-            for score, lives in zip(learner.best.scores, alive, strict=True)
-        ]
+        scores = self.scores(learner) if learner.best is None else learner.best.scores
+        heads = zip(scores, learner.alive.tolist(), strict=True)
+        return [score if alive else None for score, alive in heads]
 
     def _point_score(self, number: int, point: Point) -> float | None:
         try:

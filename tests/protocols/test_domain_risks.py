@@ -111,7 +111,7 @@ def test_a_weight_above_one_is_a_smaller_step_on_the_published_objective(tmp_pat
     start = run.learner([{}]).heads[0].weight.detach().clone()
     end = run.train([{}], ["train"], "x").heads[0].weight.detach()
     view = run.view(["train"], run.training_views)
-    order = run.protocol.order(digits, ["train"], 12, run.context.seed)
+    order = run.protocol.order(digits, ["train"], run.context.seed)
     batch = view.__getitems__(order.batch(0))
     weight, bias = start.clone().requires_grad_(), torch.zeros(2, dtype=torch.float64)
     losses = nn.functional.cross_entropy(
