@@ -1,6 +1,7 @@
 """Dependencies point one way, and cheap commands stay cheap."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,9 +17,15 @@ TEXT += [*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py"), 
 TEXT += (ROOT / "docs").glob("*.md")
 
 
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Return all nodes of a file, in the order of ``ast.walk``: the module is the first."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def imported(path: Path) -> Iterator[str]:
     """Yield the first part of every import, wherever it stands in the file."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -83,7 +90,7 @@ def imports(name: str) -> set[str]:
     """
     path = MODULES[name]
     modules = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -147,7 +154,7 @@ def lines(path: Path) -> list[str]:
 
 def test_every_module_says_what_it_is() -> None:
     for path in CODE:
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+        assert ast.get_docstring(nodes(path)[0]), path
 
 
 def test_no_file_knows_a_path_of_somebodys_computer() -> None:
