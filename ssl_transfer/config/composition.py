@@ -39,14 +39,18 @@ def searched_folders(loader: ConfigLoader) -> list[str]:
 
 def _edits(folders: Sequence[str]) -> tuple[int, int]:
     """Return the number of configuration files in folders and their latest modification time."""
-    times = [
-        Path(folder, name).stat().st_mtime_ns
-        for root in folders
-        for folder, _, names in os.walk(root)
-        for name in names
-        if name.endswith(".yaml")
-    ]
+    times = [time for folder in folders if Path(folder).is_dir() for time in _modified(folder)]
     return len(times), max(times, default=0)
+
+
+def _modified(folder: str) -> Iterator[int]:
+    """Yield the modification time of each configuration file in a folder and below."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _modified(entry.path)
+            elif entry.name.endswith(".yaml"):
+                yield entry.stat().st_mtime_ns
 
 
 @functools.cache
