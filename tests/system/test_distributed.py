@@ -201,7 +201,7 @@ def _leave_or_wait() -> str | float:
 def test_a_process_that_gives_up_is_noticed_by_the_one_that_waits(gloo_pool: Any) -> None:
     waited, gave_up = gloo_pool.run(_leave_or_wait, processes=2, timeout=30.0)
     assert gave_up == "left"
-    assert waited < 5.0
+    assert waited < 20.0  # not the two minutes after which the group gives up
     gloo_pool.restart(processes=2)
 
 
