@@ -120,6 +120,18 @@ class FusedEncoder(Encoder):
         )
         fusion.alone = None if self.shares_preprocessing else problem
 
+    def take(self, others: Sequence[Encoder]) -> None:
+        """Take weights, their number type and preprocessing from encoders of equal architectures.
+
+        Args:
+            others: one encoder per member, in the order of the members; not changed.
+        """
+        for member, other in zip(self.encoders, others, strict=True):
+            dtypes = [p.dtype for p in other.parameters() if p.is_floating_point()]
+            member.to(dtypes[0] if dtypes else torch.float32)
+            member.backbone.load_state_dict(other.backbone.state_dict())
+        self.prepare_each([other.preprocessing for other in others])
+
     def forward(self, *images: Float[Tensor, "batch 3 _ _"]) -> Float[Tensor, "batch dim"]:
         """Return the fused features of images (see ``Fusion.forward``)."""
         features: Tensor = self.backbone(*images)

@@ -186,11 +186,9 @@ def _take_members(encoder: FusedEncoder, members: list[Evaluated]) -> None:
     Raises:
         ValueError: if the first stage of a member started from other weights.
     """
+    tuned = []
     for member, evaluated in zip(encoder.encoders, members, strict=True):
         require_initial(evaluated, fingerprint(member))
         assert evaluated.encoder is not None
-        tuned = evaluated.encoder
-        member.to(next(iter(tuned.state_dict().values())).dtype)
-        member.backbone.load_state_dict(tuned.backbone.state_dict())
-        member.preprocessing = tuned.preprocessing
-    encoder.preprocessing = encoder.encoders[0].preprocessing
+        tuned.append(evaluated.encoder)
+    encoder.take(tuned)

@@ -469,3 +469,34 @@ def test_a_dry_run_shows_the_jobs_and_submits_none(sweeps: Sweeps) -> None:
     assert "accepted: Job" in printed
     assert sweeps.cluster.queue() == {}
     assert [path.name for path in sweeps.outputs.iterdir()] == [".cache"]
+
+
+def test_members_are_pretrained_and_fine_tuned_in_parallel_by_dependencies(
+    sweeps: Sweeps,
+) -> None:
+    """One sweep: two pre-trainings, behind each its fine-tuning, behind both the joint head."""
+    pretraining = ["dataset@method.pretrain_on=digits", "method.pretrain_on.labels_per_class=4"]
+    pretraining += ["method.batch_size=16", "method.epochs=1", "method.warmup_epochs=0"]
+    shared = ",".join(f"'{one}'" for one in pretraining)
+    members = [f"{{method:supervised,seed:{seed},overrides:[{shared}]}}" for seed in (0, 1)]
+    first = ["epochs=1", "batch_size=20", "optimizer.weight_decay=0.01", "grid.lr=[0.1]"]
+    two_stage = ["method=cat", f"method.members=[{','.join(members)}]", SOUND,
+                 "protocol=two_stage_finetune", "protocol.batch_size=20",
+                 *(f"protocol.first_stage.{key}" for key in first)]  # fmt: skip
+    assert "5 runs submitted" in sweeps.send(*two_stage)
+    assert sweeps.settled(240) == ["done"] * 5
+    by_protocol: dict[str, list[dict[str, Any]]] = {}
+    for record in sweeps.records():
+        by_protocol.setdefault(record["protocol"], []).append(record)
+    (joint,) = by_protocol["two_stage_finetune"]
+    tuned = {record["run_id"]: record for record in by_protocol["finetune"]}
+    assert set(joint["first_stage"]) == tuned.keys()
+    assert len(by_protocol["pretrain"]) == len(tuned) == 2
+    jobs = {record["run_id"]: record["job"] for record in sweeps.records()}
+    assert len(set(jobs.values())) == 5  # each run has a job of its own
+    for record in sweeps.records():
+        for required in record["requires"]:
+            assert required in jobs
+    own = ["method=supervised", *pretraining, "protocol=finetune", SOUND,
+           *(f"protocol.{key}" for key in first)]  # fmt: skip
+    assert "0 runs submitted" in sweeps.send(*own, "method.seed=0,1")
