@@ -245,3 +245,36 @@ def test_a_mistake_is_told_before_any_work(overrides: list[str], said: str) -> N
     sentences = problems(plain(compose([*added, *DATA, *MODEL])))
     assert len(sentences) == 1
     assert said in sentences[0]
+
+
+def test_files_of_fine_tuned_members_with_their_heads_are_a_first_stage_without_training(
+    tmp_path: Path,
+) -> None:
+    tuned = [run(tmp_path, *OWN, f"method.seed={seed}", "protocol.keep_encoder=true")
+             for seed in (0, 1)]  # fmt: skip
+    run_all(*tuned)
+    files = [f"{{model:small_resnet,overrides:[{','.join(_quoted(one))}]}}" for one in tuned]
+    joint = run(
+        tmp_path, "method=cat", f"method.members=[{','.join(files)}]",
+        "protocol=two_stage_finetune", "protocol@protocol.first_stage=score_as_is",
+        "protocol.optimizer.lr=0", "protocol.batch_size=20",
+    )  # fmt: skip
+    assert joint.resolved["protocol"]["optimizer"]["weight_decay"] == 0.0001
+    assert run_all(joint).failures == {}
+    assert [one.names["protocol"] for one in joint.requirements] == ["score_as_is"] * 2
+    mean = np.mean([predictions(one) for one in tuned], axis=0)
+    np.testing.assert_allclose(predictions(joint), mean, rtol=0, atol=1e-6)
+
+
+def _quoted(tuned: Run) -> list[str]:
+    return [f"'{key}'" for key in (*MODEL, f"model.weights.path={tuned.folder}")]
+
+
+def test_the_second_stage_takes_the_weight_decay_of_the_first(tmp_path: Path) -> None:
+    assert run(tmp_path, *TWO_STAGE).resolved["protocol"]["optimizer"]["weight_decay"] == 0.01
+    grid = ["protocol.first_stage.grid.weight_decay=[0.1]",
+            "protocol.first_stage.optimizer.weight_decay=null"]  # fmt: skip
+    assert problems(run(tmp_path, *TWO_STAGE, *grid).config) != []
+    assert (
+        problems(run(tmp_path, *TWO_STAGE, *grid, "protocol.optimizer.weight_decay=0").config) == []
+    )
