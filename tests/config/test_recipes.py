@@ -46,8 +46,8 @@ def cell(recipe: str, kind: str, name: str) -> list[str]:
     """Return the command line of a run that a file of a recipe is for."""
     axes = {kind: name}
     if kind == "task":
-        fitting = [p for p in options("protocol") if name.endswith(f"_{p}")]
-        axes = {"dataset": name.removesuffix(f"_{fitting[0]}"), "protocol": fitting[0]}
+        protocol = max((p for p in options("protocol") if name.endswith(f"_{p}")), key=len)
+        axes = {"dataset": name.removesuffix(f"_{protocol}"), "protocol": protocol}
     elif kind == "dataset" and recipe != "transfer_2021/shared":
         # Of protocols whose own numbers for this data set are the same.
         own = {other for of, part, other in PARTS if (of, part) == (recipe, "task")}
