@@ -23,7 +23,7 @@ def prepared() -> ForkServerContext:
 
 
 def run_py(
-    folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, timeout: float = 120
+    folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, timeout: float = 200
 ) -> "subprocess.CompletedProcess[str]":
     """Run ``python run.py`` as a user does, from another folder than the repository's.
 
