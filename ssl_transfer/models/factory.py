@@ -6,12 +6,13 @@ from typing import Any
 
 from ssl_transfer import randomness
 from ssl_transfer.config import locate
+from ssl_transfer.models.columns import keep_columns
 from ssl_transfer.models.encoder import Encoder, require_module, wrap
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.published_preprocessing import stated_preprocessing
 from ssl_transfer.models.weights import find_weights, load_weights
 
-_LABELS = frozenset({"_target_", "name", "weights", "preprocessing", "facts"})
+_LABELS = frozenset({"_target_", "name", "weights", "preprocessing", "columns", "facts"})
 
 
 @randomness.preserved()
@@ -22,8 +23,9 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         config: the node ``model``, resolved: ``_target_`` (a callable that returns a module),
             ``name``, ``weights`` (arguments of ``load_weights``; nothing is loaded without a
             ``path``), ``preprocessing`` (replaces values of the module's own, and of a file beside
-            the weights; see ``published_preprocessing``), ``facts`` (published information, not
-            used), and the callable's keyword arguments.
+            the weights; see ``published_preprocessing``), ``columns`` (the range of features to
+            keep; ``None``: all), ``facts`` (published information, not used), and the callable's
+            keyword arguments.
         seed: seed of the initial weights, which depend on nothing else.
 
     Raises:
@@ -55,6 +57,13 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         else:
             encoder = wrap(module, prepared or None, name=config.get("name"))
             encoder.maker, encoder.config = maker, config
+    if (columns := config.get("columns")) is not None:
+        if isinstance(encoder, FusedEncoder):
+            raise ValueError(
+                f"`model.columns` must be null for several encoders as one, but is {columns}; give "
+                "it to the members."
+            )
+        keep_columns(encoder, columns)
     if weights.get("path"):
         load_weights(encoder, **weights)
     return encoder

@@ -331,7 +331,8 @@ def start_linear_layer(layers: nn.Module, start: nn.Linear) -> nn.Module:
 
 # Names of the last layer of published classifiers: torchvision and MoCo's and mix-bt's linear
 # probes (fc, classifier), timm (head, head.fc, fc, classifier), torchvision's transformers
-# (heads.head), OpenMMLab (head.fc_cls), Barlow Twins' evaluation (fc), VISSL (0.clf.0).
+# (heads.head), OpenMMLab (head.fc_cls), Barlow Twins' evaluation (fc), VISSL (0.clf.0), RRL
+# (classifier.linear).
 _CLASSIFIER = re.compile(
     r"(?:^|.*\.)(?:fc|head|head\.fc|heads\.head|head\.fc_cls|classifier|classifier\.linear|linear"
     r"|last_linear|0\.clf\.0)\.weight$"
@@ -358,7 +359,29 @@ def released_head(state: State, feature_dim: int, excluded: Sequence[str] = ()) 
     bias = state.get(f"{names[0].removesuffix('weight')}bias")
     if bias is not None and bias.shape != weight.shape[:1]:
         return None
-    return Head(linear_head(weight, bias))
+    head = Head(linear_head(weight, bias))
+    if names[0].endswith("classifier.linear.weight"):
+        norm = {
+            name: state.get(f"{names[0].removesuffix('linear.weight')}bn.{name}") for name in _NORM
+        }
+        if all(tensor is not None and len(tensor) == feature_dim for tensor in norm.values()):
+            return _behind_norm(head, norm)
+    return head
+
+
+# RRL (`RegLog` of its `src/models.py`) optionally puts a BatchNorm `bn` before the layer `linear`.
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+@randomness.preserved()
+def _behind_norm(head: Head, norm: Mapping[str, Tensor | None]) -> Head:
+    """Return a linear head behind a BatchNorm with these tensors."""
+    linear = head.layers.state_dict()
+    layers = build_head("bn_affine_linear", linear["weight"].shape[1], head.outputs)
+    tensors = {f"0.{name}": tensor for name, tensor in norm.items()}
+    tensors |= {f"1.{name}": tensor for name, tensor in linear.items()}
+    layers.load_state_dict({**layers.state_dict(), **tensors})
+    return Head(layers.eval(), "bn_affine_linear")
 
 
 @randomness.preserved()

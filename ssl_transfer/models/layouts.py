@@ -281,6 +281,43 @@ def seer(state: State) -> State:
     return converted
 
 
+_RRL_MEMBER = re.compile(r"module\.model(\d+)\.(?:model(\d+)\.)?(.+)")
+
+
+def rrl(state: State) -> State:
+    """Return the network of a fine-tuning checkpoint of TjuJianyu/RRL (``supervised.py``).
+
+    Its ``Kmodel`` (``src/models.py``) names member i ``model{i}``; a network of several that were
+    trained jointly is one member whose own members are named likewise. Several networks become
+    those of ``ssl_transfer.models.joint.Joint``, whichever way they were trained. Other networks of
+    its authors lack the member's prefix. The keys inside of a member are torchvision's.
+    """
+    members = {name: match for name in state if (match := _RRL_MEMBER.match(name))}
+    if not members:
+        return below("module.", state) or state
+    several = len({match[1] for match in members.values()}) > 1
+    converted: State = {}
+    for name, tensor in state.items():
+        if match := members.get(name):
+            outer = f"networks.{match[1]}." if several else ""
+            inner = "" if match[2] is None else f"networks.{match[2]}."
+            converted[f"{outer}{inner}{match[3]}"] = tensor
+        else:  # the classifier
+            converted[name.removeprefix("module.")] = tensor
+    return converted
+
+
+def wilds(state: State) -> State:
+    """Return the network of a WILDS checkpoint (``examples/utils.py`` of p-lambda/wilds).
+
+    Its algorithms hold torchvision's network as ``model``; those that need features hold a list of
+    the network and its classifier (``examples/models/initializer.py``).
+    """
+    network = below("algorithm.model.", state) or below("model.", state)
+    classifier = {f"classifier.{n}": tensor for n, tensor in below("1.", network).items()}
+    return below("0.", network) | classifier or network
+
+
 LAYOUTS: dict[str, Callable[[State], State]] = {
     "ssl_transfer": plain,
     "plain": plain,
@@ -300,6 +337,8 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "byol": byol,
     "vit_jax": vit_jax,
     "seer": seer,
+    "rrl": rrl,
+    "wilds": wilds,
 }
 
 STEMS: dict[str, tuple[str, ...]] = {
@@ -340,6 +379,8 @@ _MARKS: list[tuple[tuple[str, ...], str, str]] = [
     ((r".*online_params\.",), "BYOL's Haiku checkpoint", "byol"),
     ((r"Transformer/encoderblock_\d+/",), "a vision transformer of google-research", "vit_jax"),
     ((r"classy_state_dict\.base_model\.model\.trunk\.",), "a SEER checkpoint of VISSL", "seer"),
+    ((r"module\.model\d+\.",), "a checkpoint of RRL (TjuJianyu/RRL)", "rrl"),
+    ((r"algorithm\.model\.",), "a WILDS checkpoint", "wilds"),
     ((r"module\.",), "a network saved from DataParallel, as SwAV's are", "swav"),
     ((r"(conv1|bn1|layer1\.0\.conv1)\.weight$",), "a ResNet with torchvision's names",
      "torchvision"),

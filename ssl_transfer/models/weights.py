@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from ssl_transfer.models.columns import COLUMNS
 from ssl_transfer.models.encoder import Encoder, require_finite
 from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.fusion import FusedEncoder
@@ -104,7 +105,7 @@ class LoadReport:
         layout: layout of the file's names.
         matched: the encoder's tensors that the file has, in the same shape.
         missing: the encoder's tensors that the file lacks, except BatchNorm's counters
-            ``num_batches_tracked``.
+            ``num_batches_tracked`` and the range of kept features.
         unexpected: the file's tensors that the encoder lacks, except the dropped ones.
         reshaped: names with the file's and the encoder's shape, where they differ.
         dropped: the file's tensors that belong to a head.
@@ -189,16 +190,21 @@ def load_weights(
     reports = []
     for name in [layout] if layout != "auto" else in_order(state):
         converted = {f"{add_prefix or ''}{n}": t for n, t in LAYOUTS[name](state).items()}
-        report = compare(expected, converted, file, name, drop or ())
+        fitted = _adapted(encoder.backbone, converted)
+        report = compare(expected, fitted, file, name, drop or ())
         if report.complete:
             _check_stem(encoder, name)
             _check_preprocessing(encoder, file)
             if not prefix:
                 _warn_of_further_networks(file)
-            matched = {n: converted[n] for n in report.matched}
+            matched = {n: fitted[n] for n in report.matched}
             require_finite(encoder.backbone, matched, f"`{file}`")
             _fill(encoder.backbone, matched)
-            encoder.head = _head(file, name, whole, converted, encoder.feature_dim)
+            # Without a layer of the file, the features are not those that its classifier takes.
+            is_whole = fitted.keys() >= converted.keys()
+            encoder.head = (
+                _head(file, name, whole, converted, encoder.feature_dim) if is_whole else None
+            )
             # Loading a file that this package wrote is not worth an info message.
             level = logging.DEBUG if name == "ssl_transfer" else logging.INFO
             log.log(level, "%s: %d of %d tensors of `%s` matched, layout %s, %d of heads dropped",
@@ -211,8 +217,18 @@ def load_weights(
     raise ValueError(
         f"All {best.total} tensors of `{encoder.name}` must be in `{file}`, but "
         f"{len(best.matched)} match (layout {best.layout}): {best.differences()}; "
-        f"{_hint(expected, whole, file, drop or (), renamed)}."
+        f"{_hint(encoder.backbone, expected, whole, file, drop or (), renamed)}."
     )
+
+
+def _adapted(backbone: nn.Module, state: State) -> State:
+    """Return a file's tensors as a network takes them; most networks take them as they are.
+
+    A network whose published files may differ from it, such as a transformer with another number
+    of positions, has a function ``adapt_weights`` from these tensors to its own.
+    """
+    adapt: Callable[[State], State] | None = getattr(backbone, "adapt_weights", None)
+    return state if adapt is None else adapt(state)
 
 
 def _head(file: Path, layout: str, state: State, converted: State, feature_dim: int) -> Head | None:
@@ -330,7 +346,7 @@ def compare(
         path=path,
         layout=layout,
         matched=tuple(n for n in shared if state[n].shape == expected[n].shape),
-        missing=tuple(n for n in expected if n not in state and not _is_counter(n)),
+        missing=tuple(n for n in expected if n not in state and not _is_optional(n)),
         unexpected=tuple(n for n in extra if n not in set(dropped)),
         reshaped=tuple(
             (n, tuple(state[n].shape), tuple(expected[n].shape))
@@ -346,20 +362,30 @@ def _is_counter(name: str) -> bool:
     return name.rpartition(".")[2] == "num_batches_tracked"
 
 
+def _is_optional(name: str) -> bool:
+    """Return whether a file may lack a tensor: no output depends on it, or the encoder has it."""
+    return _is_counter(name) or name == COLUMNS
+
+
 @torch.no_grad()
 def _fill(backbone: nn.Module, state: State) -> None:
     left = backbone.load_state_dict(state, strict=False)
     assert not left.unexpected_keys
-    assert all(_is_counter(name) for name in left.missing_keys)
+    assert all(_is_optional(name) for name in left.missing_keys)
 
 
 def _hint(
-    expected: Mapping[str, Tensor], state: State, path: Path, drop: Sequence[str], renamed: bool
+    backbone: nn.Module,
+    expected: Mapping[str, Tensor],
+    state: State,
+    path: Path,
+    drop: Sequence[str],
+    renamed: bool,
 ) -> str:
     """Return a setting that makes the file fit, found by trial, or else general advice."""
 
     def fits(candidate: State) -> bool:
-        return compare(expected, candidate, path, "", drop).complete
+        return compare(expected, _adapted(backbone, candidate), path, "", drop).complete
 
     instead = " without other prefixes" if renamed else ""
     for name in in_order(state):
@@ -368,7 +394,7 @@ def _hint(
             what = f" (this looks like {looks[0]})" if looks and looks[1] == name else ""
             how = f"under another layout{what}: use model.weights.layout={name}"
             return _all_match(expected, how + instead)
-    anchor = next((name for name in expected if not _is_counter(name)), "")
+    anchor = next((name for name in expected if not _is_optional(name)), "")
     prefixes = {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}
     # Only suggest names from a file that need no quotes in a shell.
     fitting = [p for p in [*prefixes][:_TRIED] if _TYPED.fullmatch(p) and fits(below(p, state))]
@@ -376,6 +402,9 @@ def _hint(
         several = f" (the file holds {len(fitting)} such networks)" if len(fitting) > 1 else ""
         keys = " or ".join(f"`model.weights.prefix={prefix}`" for prefix in fitting)
         names = " or ".join(f"`{prefix}`" for prefix in fitting)
+        looks = recognised(state)
+        if several and looks and looks[1] == "rrl":
+            keys += f", or `model=joint model.networks={len(fitting)}` for all of them as one"
         how = f"after removing the prefix {names}{several}: use {keys}"
         return _all_match(expected, how + instead)
     for prefix in {anchor.removesuffix(name): None for name in state if anchor.endswith(name)}:

@@ -50,6 +50,12 @@ class WidenedResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
         return stage
 
 
+def is_resnet(arch: str) -> bool:
+    """Return whether a name is that of a ResNet with 7x7 stem, as it is or widened as a whole."""
+    match = _NAME.match(arch)
+    return hasattr(torchvision_resnets, match["arch"] if match else arch) and "resnet" in arch
+
+
 def widened_resnet(arch: str, zero_init_residual: bool = False) -> WidenedResNet | None:
     """Return a widened ResNet with random weights, or None if ``arch`` is not its name.
 

@@ -3,10 +3,10 @@
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ssl_transfer.config import locate
-from ssl_transfer.config.ranges import Seed, Text
+from ssl_transfer.config.ranges import Length, Range, Seed, Text
 from ssl_transfer.config.references import items
 from ssl_transfer.config.roles import REFERENCES, Role
 from ssl_transfer.config.stages import stages_of
@@ -57,10 +57,9 @@ def _dataset(path: str, node: Any) -> Iterator[ConfigPart]:
 def _model(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     from ssl_transfer.models.weights import load_weights
 
-    yield ConfigPart(
-        path, _target(node), _without(node, "name", "weights", "preprocessing", "facts")
-    )
-    yield _labels(path, node)
+    labels = ("name", "weights", "preprocessing", "columns", "facts")
+    yield ConfigPart(path, _target(node), _without(node, *labels))
+    yield _labels(path, node, "columns")
     if node.get("weights"):
         yield ConfigPart(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
     if node.get("preprocessing"):
@@ -131,8 +130,9 @@ def _labelled(
     name: Text | int | float,
     seed: Seed = 0,
     resources: Mapping[str, Any] | None = None,
+    columns: Annotated[Sequence[Annotated[int, Range(0)]], Length(2)] | None = None,
 ) -> None:
-    """Signature of the keys that no callable receives: name, seed, resources."""
+    """Signature of the keys that no callable receives: name, seed, resources, columns."""
 
 
 def _takes(target: Any, key: str) -> bool:

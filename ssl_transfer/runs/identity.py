@@ -38,7 +38,7 @@ _PROJECT = "ssl_transfer."
 
 # Keys that the project reads in every node of an axis.
 _READ_HERE: dict[str, frozenset[str]] = {
-    "model": frozenset({"_target_", "name", "weights", "preprocessing", "facts"}),
+    "model": frozenset({"_target_", "name", "weights", "preprocessing", "columns", "facts"}),
     "method": frozenset(
         {
             *(

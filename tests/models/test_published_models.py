@@ -43,6 +43,12 @@ TIMM = {
 PUBLISHED = (*RESNETS, *TIMM)
 
 OTHERS = (
+    "rrl_",
+    "swav_",
+    "seer_",
+    "joint",
+    "two_",
+    "four_",
     "mixed_bt_",
     "resnet",
     "small_",
