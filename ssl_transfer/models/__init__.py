@@ -6,11 +6,11 @@ An ``Encoder`` maps images ``[B, 3, H, W]`` to features ``[B, feature_dim]`` and
 tensors or raises an error.
 """
 
+from ssl_transfer.models.comparison import LoadReport
 from ssl_transfer.models.encoder import Encoder, wrap
 from ssl_transfer.models.factory import build
 from ssl_transfer.models.projectors import load_projector
 from ssl_transfer.models.weights import (
-    LoadReport,
     copy_weights,
     fingerprint,
     load_encoder,

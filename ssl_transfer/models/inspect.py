@@ -21,11 +21,11 @@ from torch import Tensor
 from ssl_transfer import randomness
 from ssl_transfer.config import options
 from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone, torchvision_resnet
+from ssl_transfer.models.comparison import LoadReport, compare
 from ssl_transfer.models.inspect_run import describe_run
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, in_order, recognised
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.models.small_networks import small_network
-from ssl_transfer.models.weights import LoadReport, compare
 from ssl_transfer.system.downloads import checksum
 from ssl_transfer.system.files import replace_atomically
 from ssl_transfer.system.plain_text import printable

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from ssl_transfer.models.columns import COLUMNS
+from ssl_transfer.models.comparison import LoadReport, compare, is_counter, is_optional, some
 from ssl_transfer.models.encoder import Encoder, require_finite
 from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.fusion import FusedEncoder
@@ -28,14 +28,6 @@ log = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "encoder.safetensors"
 FACTS_FILE = "encoder.yaml"
-
-# Prefixes of the tensors of heads on an encoder: classifiers (of supervised training and of
-# published linear probes), projectors, predictors, prototypes, queues, auxiliary tasks.
-_HEAD = re.compile(
-    r"(fc|heads?|head_\w+|classifier|linear|last_linear|aux\w*|project\w*|predict\w*|prototypes?"
-    r"|queue\w*|jigsaw\w*)(\.|$)",
-    re.IGNORECASE,
-)
 
 _KEY_ENCODER = "module.encoder_k."  # MoCo's second encoder, with a projector of its own
 
@@ -94,49 +86,6 @@ def find_weights(
 
 
 # ---- loading ------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadReport:
-    """Comparison of a file's tensors with an encoder's.
-
-    Args:
-        path: the file.
-        layout: layout of the file's names.
-        matched: the encoder's tensors that the file has, in the same shape.
-        missing: the encoder's tensors that the file lacks, except BatchNorm's counters
-            ``num_batches_tracked`` and the range of kept features.
-        unexpected: the file's tensors that the encoder lacks, except the dropped ones.
-        reshaped: names with the file's and the encoder's shape, where they differ.
-        dropped: the file's tensors that belong to a head.
-        total: number of the encoder's tensors.
-    """
-
-    path: Path
-    layout: str
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    unexpected: tuple[str, ...]
-    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
-    dropped: tuple[str, ...]
-    total: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether the file has all of the encoder's tensors, and no others except heads."""
-        return not (self.missing or self.unexpected or self.reshaped)
-
-    def differences(self) -> str:
-        """Return a description of the differences, with the first names of each kind."""
-        parts = []
-        if self.missing:
-            parts.append(f"the file lacks {_some(self.missing)}")
-        if self.unexpected:
-            parts.append(f"the encoder lacks {_some(self.unexpected)}")
-        if self.reshaped:
-            shapes = [f"{n} is {list(a)} for {list(b)}" for n, a, b in self.reshaped]
-            parts.append(f"shapes differ (another architecture?): {_some(shapes)}")
-        return "; ".join(parts)
 
 
 def load_weights(
@@ -286,7 +235,7 @@ def copy_weights(encoder: Encoder, source: Encoder) -> None:
     state = source.backbone.state_dict()
     report = compare(encoder.backbone.state_dict(), state, Path(source.name), "")
     lacking = {source.name: report.missing, encoder.name: report.unexpected + report.dropped}
-    problems = [f"`{name}` lacks {_some(names)}" for name, names in lacking.items() if names]
+    problems = [f"`{name}` lacks {some(names)}" for name, names in lacking.items() if names]
     problems += [f"`{name}` is {list(a)} and {list(b)}" for name, a, b in report.reshaped[:1]]
     theirs, ours = source.preprocessing, encoder.preprocessing
     for key in ("mean", "std", "channel_order"):
@@ -323,55 +272,11 @@ def _weights_file(path: Path) -> Path:
     )
 
 
-def compare(
-    expected: Mapping[str, Tensor],
-    state: State,
-    path: Path,
-    layout: str,
-    drop: Sequence[str] = (),
-) -> LoadReport:
-    """Return the comparison of a file's tensors, renamed by a layout, with the encoder's.
-
-    Args:
-        expected: the encoder's tensors.
-        state: the file's tensors under the encoder's names.
-        path: the file.
-        layout: the layout that renamed them.
-        drop: prefixes of names to ignore, in addition to those of heads.
-    """
-    shared = [name for name in expected if name in state]
-    extra = [name for name in state if name not in expected]
-    dropped = [n for n in extra if _HEAD.match(n) or n.startswith(tuple(drop))]
-    return LoadReport(
-        path=path,
-        layout=layout,
-        matched=tuple(n for n in shared if state[n].shape == expected[n].shape),
-        missing=tuple(n for n in expected if n not in state and not _is_optional(n)),
-        unexpected=tuple(n for n in extra if n not in set(dropped)),
-        reshaped=tuple(
-            (n, tuple(state[n].shape), tuple(expected[n].shape))
-            for n in shared
-            if state[n].shape != expected[n].shape
-        ),
-        dropped=tuple(dropped),
-        total=len(expected),
-    )
-
-
-def _is_counter(name: str) -> bool:
-    return name.rpartition(".")[2] == "num_batches_tracked"
-
-
-def _is_optional(name: str) -> bool:
-    """Return whether a file may lack a tensor: no output depends on it, or the encoder has it."""
-    return _is_counter(name) or name == COLUMNS
-
-
 @torch.no_grad()
 def _fill(backbone: nn.Module, state: State) -> None:
     left = backbone.load_state_dict(state, strict=False)
     assert not left.unexpected_keys
-    assert all(_is_optional(name) for name in left.missing_keys)
+    assert all(is_optional(name) for name in left.missing_keys)
 
 
 def _hint(
@@ -394,7 +299,7 @@ def _hint(
             what = f" (this looks like {looks[0]})" if looks and looks[1] == name else ""
             how = f"under another layout{what}: use model.weights.layout={name}"
             return _all_match(expected, how + instead)
-    anchor = next((name for name in expected if not _is_optional(name)), "")
+    anchor = next((name for name in expected if not is_optional(name)), "")
     prefixes = {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}
     # Only suggest names from a file that need no quotes in a shell.
     fitting = [p for p in [*prefixes][:_TRIED] if _TYPED.fullmatch(p) and fits(below(p, state))]
@@ -421,11 +326,6 @@ def _hint(
 
 def _all_match(expected: Mapping[str, Tensor], how: str) -> str:
     return f"all {len(expected)} tensors match {how}"
-
-
-def _some(names: Sequence[str], shown: int = 3) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
 
 
 # ---- saving -------------------------------------------------------------------------------------
@@ -522,4 +422,4 @@ def fingerprint(encoder: nn.Module) -> str:
 
 def _sorted_tensors(backbone: nn.Module) -> Iterator[tuple[str, Tensor]]:
     state = backbone.state_dict()
-    yield from ((name, state[name]) for name in sorted(state) if not _is_counter(name))
+    yield from ((name, state[name]) for name in sorted(state) if not is_counter(name))

@@ -140,7 +140,9 @@ _NULL_COUNTS: dict[str, frozenset[str]] = {
     "method": frozenset({"views"}),
     f"{_BACKBONES}.timm_backbone": frozenset({"options"}),
     f"{_BACKBONES}.torchvision_backbone": frozenset({"options"}),
+    "ssl_transfer.models.joint.joint": frozenset({"options"}),
     "ssl_transfer.models.small_networks.small_network": frozenset({"options"}),
+    "ssl_transfer.models.vision_transformers.vision_transformer": frozenset({"options"}),
     _PROTOCOLS: frozenset({"preprocessing", "settings", "statistics_preprocessing", "views"}),
     **{tuning: frozenset({"augmentation"}) for tuning in _TUNINGS},
 }
