@@ -466,12 +466,12 @@ class TuningRun:
     def keep(self, learner: TunedClassifier) -> None:
         """Save the head unless its encoder is lost; prepare the encoder to be saved by the run.
 
-        A constant encoder can be built again from the run's configuration.
+        An unchanged encoder can be built again from the run's configuration.
         """
         if self.protocol.keep_encoder:
             self.encoder.prepare(self.protocol.image_size, self.protocol.preprocessing)
         if distributed.is_main() and (
-            self.protocol.keep_encoder or self.protocol.encoder_is_constant
+            self.protocol.keep_encoder or self.protocol.encoder_is_initial
         ):
             head = Head(
                 learner.heads[0], self.protocol.head, self.dataset.classes, self.dataset.target

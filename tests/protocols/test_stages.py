@@ -18,7 +18,7 @@ from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.fusion import FusedEncoder
-from ssl_transfer.models.heads import Head, HeadKind, build_head
+from ssl_transfer.models.heads import HEAD_FILE, Head, HeadKind, build_head
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols import tuning
 from ssl_transfer.protocols.required import Evaluated
@@ -169,6 +169,11 @@ def test_members_start_fine_tuned_and_are_trained_only_if_asked_for(
         if one.encoder is not None
     ]
     assert same == [trainable == "head"] * 2
+    # The run's start is no encoder of this head, so that it is not left alone.
+    assert not (tmp_path / HEAD_FILE).exists()
+    kept = two_stage(trainable=trainable, keep_encoder=True)
+    list(kept.run(two_members()[0], toy(), context(tmp_path, stages)))
+    assert (tmp_path / HEAD_FILE).is_file()
 
 
 def test_features_of_frozen_members_are_computed_once_without_augmentation(tmp_path: Path) -> None:
