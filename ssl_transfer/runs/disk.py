@@ -219,7 +219,7 @@ def _of_pretraining(run: Run) -> tuple[int, int]:
     if key not in _pretrainings:
         _pretrainings[key] = _sizes_of_pretraining(run)
     left, largest = _pretrainings[key]
-    return _factor(run) * left, _factor(run) * largest
+    return _factor(run) * left * (1 + len(run.snapshots)), _factor(run) * largest
 
 
 _pretrainings: dict[str, tuple[int, int]] = {}
@@ -248,9 +248,9 @@ def _of_evaluation(run: Run, protocol: EvaluationProtocol, classes: int) -> tupl
     if not isinstance(protocol, Tuning):
         return 0, 0
     scope = protocol.bn_scope if protocol.trainable == "batch_norm" else None
-    if run.is_fused:
-        return 0, 0  # its protocols on stored features leave a head of negligible size
-    shape = _shape(_model_of(run), scope)
+    parts = run.sources.values() if run.is_fused else [run]
+    shapes = [_shape(_model_of(part), scope) for part in parts]
+    shape = _Shape(*(sum(sizes) for sizes in zip(*shapes, strict=True)))
     head = _head_bytes(protocol.head, shape.dim, classes)
     constant = protocol.encoder_is_constant
     trained = {"head": 0, "batch_norm": shape.batch_norm, "all": shape.tensors}[protocol.trainable]

@@ -54,6 +54,7 @@ def check(run: Run) -> str | None:
         model = run.resolved["model"]
         size = (model.get("preprocessing") or {}).get("size")
         _warn_of_stem(run.names["model"], model.get("stem"), size)
+        _refuse_nested(run)
         _refuse_copies(run)
         as_they_are = [s.resolved["model"] for s in run.sources.values() if not s.trains]
         if "encoder" not in run.sources and not run.is_fused:
@@ -73,6 +74,16 @@ def check(run: Run) -> str | None:
         log.error("%s", traceback.format_exc())
         return last_line(error)
     return None
+
+
+def _refuse_nested(run: Run) -> None:
+    """Refuse references to several encoders as one, which are not built as parts of a run."""
+    for path, source in run.sources.items():
+        if source.is_fused:
+            raise ValueError(
+                f"`method.{path}` must be a single encoder, but its method is "
+                f"`{source.names['method']}`; name each of its members in the list instead."
+            )
 
 
 def _refuse_copies(run: Run) -> None:

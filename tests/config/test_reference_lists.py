@@ -133,6 +133,15 @@ def test_a_key_of_members_is_left_out_or_refused_where_there_are_none() -> None:
     assert "`method.members` is not a key of `method=as_is`" in sentence(caught.value)
 
 
+def test_several_encoders_as_one_are_no_member(tmp_path: Path) -> None:
+    member = "{method:cat,overrides:['method.members=[resnet18]']}"
+    run = tiny(tmp_path, "method=cat", "protocol=knn", f"method.members=[{member}]", tuned=False)
+    assert preflight.check(run) == (
+        "`method.members[0]` must be a single encoder, but its method is `cat`; name each of its "
+        "members in the list instead."
+    )
+
+
 OVERRIDES = ",".join(f"'{override}'" for override in METHOD[1:])
 
 

@@ -27,6 +27,10 @@ def member(seed, size=4, dim=6):
     return models.wrap(network, zeros, name=f"m{seed}")
 
 
+def refuse(*arguments, **keys):
+    raise AssertionError("stored features must not be computed again")
+
+
 @pytest.fixture
 def dataset():
     def split(count, seed):
@@ -40,7 +44,7 @@ def dataset():
 
 @pytest.mark.parametrize("fuse", ["concatenate", "add", "mean"])
 def test_fused_features_are_those_of_the_members_each_with_its_own_preprocessing(
-    fuse, dataset, tmp_path
+    fuse, dataset, tmp_path, monkeypatch
 ):
     members = [member(0), member(1, size=8)]
     context = Context(tmp_path, tmp_path / "features", progress_bar=False)
@@ -51,6 +55,7 @@ def test_fused_features_are_those_of_the_members_each_with_its_own_preprocessing
         "mean": (alone[0] + alone[1]) / 2,
     }[fuse]
     files = set((tmp_path / "features").glob("*.npy"))
+    monkeypatch.setattr("ssl_transfer.features.extraction.in_batches", refuse)
     rows = FrozenFeatures(FusedEncoder(members, fuse), dataset, context).rows("test")
     np.testing.assert_allclose(rows, expected, rtol=1e-6)
     added = set((tmp_path / "features").glob("*.npy")) - files
