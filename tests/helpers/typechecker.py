@@ -14,8 +14,8 @@ from typing import Any
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-# A whole number is a float, too, as it is to mypy.
-checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+# A whole number is a float, too, as it is to mypy. A violation is jaxtyping's TypeError everywhere.
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
 _with_axes = jaxtyping.jaxtyped
 
 
