@@ -23,8 +23,9 @@ demo: $(READY) ## the main job on embedded images: does BN-tuning predict fine-t
 demo-measures: $(READY) ## the demo's encoders judged by measures of frozen features: which of them predict fine-tuning?
 	@$(PY) scripts/demo.py --measures
 
-# Processes side by side, each with one thread: many threads on few cores wait for each other.
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# Processes side by side, each with one thread: many threads on few cores wait for each other. Without
+# compiled files every process would compile the whole project again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 test: $(READY) ## the test suite, but for what takes minutes
 	$(PYTEST) -m "not slow"
