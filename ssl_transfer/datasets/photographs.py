@@ -154,7 +154,7 @@ def cub200(
         part_of = {image_id: parts[classes[label]] for image_id, label in label_of.items()}
         expected = {"all": 11_788, "classes": 200}
     listings = {}
-    for key in sorted(set(part_of.values())):
+    for key in ("train", "test") if split_rule is None else ("train", "val", "test"):
         ids = [image_id for image_id, part in part_of.items() if part == key]
         labels = [label_of[image_id] for image_id in ids]
         listings[key] = listing(base / "images", [names[image_id] for image_id in ids], labels)

@@ -120,7 +120,8 @@ def _node_problems(path: str, node: Any) -> list[str]:
     seen = (path, repr(node))
     if seen in _FINE:
         return []
-    sentences = _bind(path, node)
+    # A key that two callables receive is told once.
+    sentences = list(dict.fromkeys(_bind(path, node)))
     if not sentences:
         _FINE.add(seen)
     return sentences

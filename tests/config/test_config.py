@@ -115,7 +115,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
         hint = f"did you mean `{meant}`?" if meant else "known keys: "
         assert f"`{key}` is not a key of `{key.rpartition('.')[0]}`; {hint}" in told
     assert "`method.batch_size` must be int, but is 'many'." in told
-    assert "`protocol.selection` must be one of ['val', 'test'], but is 'test_set'." in told
+    assert "`protocol.selection` must be one of ['val', 'id_val', 'ood_val', 'test']" in told
     assert "`precision` must be one of ['fp32', 'bf16', 'fp16', 'fp64'], but is 'fp8'." in told
     assert "`trainer.workers` must be at least 0, but is -1." in told
     assert len(told.splitlines()) == 14
@@ -128,7 +128,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
         ("protocol.epoch=3", "`protocol.epoch` is not a key of `protocol=linear_probe`; did "
          "you mean `epochs`?"),
         ("protocol.grid.x=1", "`protocol.grid.x` is not a key of `protocol.grid`; known keys: lr, "
-         "weight_decay, encoder_lr."),
+         "weight_decay, encoder_lr, penalty_weight."),
         ("protocol=kn", f"`protocol` must be one of {', '.join(options('protocol'))}, but is `kn`; "
          "did you mean `knn`?"),
         ("logger=x", "`logger` must be one of none, wandb, but is `x`."),

@@ -276,7 +276,8 @@ def test_a_method_may_have_several_teachers_of_which_each_is_trained_once(tmp_pa
     teachers = asked["method"]["teachers"]
     assert [t["method"]["name"] for t in teachers] == ["supervised", "supervised", "as_is"]
     node = {**config["method"], "_target_": f"{__name__}.MeanOfTeachers", "name": "mean"}
-    del node["label_smoothing"]
+    for key in ("label_smoothing", "head", "scale"):
+        del node[key]
     for teacher in teachers:
         teacher["model"] = config["model"]
     run = Run({**config, "method": {**node, "teachers": teachers}})

@@ -121,7 +121,7 @@ def test_two_stages_start_at_the_average_of_the_members_class_scores(
     surroundings = context(tmp_path, stages, precision=precision)
     protocol = two_stage(optimizer={**SGD, "lr": 0.0})
     list(protocol.run(fused, dataset, surroundings))
-    learner = TuningRun(protocol, fused, dataset, surroundings).learner(1).eval()
+    learner = TuningRun(protocol, fused, dataset, surroundings).learner([{}]).eval()
     pixels = images(dataset, dtype)
     with torch.no_grad():
         (ours,) = learner.logits(pixels)
@@ -206,7 +206,7 @@ def test_fine_tuning_starts_at_the_class_scores_of_the_probe(
     protocol = LinearProbeThenFinetune(trainable="all", **keys)
     before = copy.deepcopy(encoder).to(dtype).eval()
     trial = TuningRun(protocol, copy.deepcopy(encoder), dataset, surroundings)
-    learner = trial.learner(1).eval()
+    learner = trial.learner([{}]).eval()
     pixels = images(dataset, dtype)
     with torch.no_grad():
         (ours,) = learner.logits(pixels)

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -382,7 +383,8 @@ def test_lanczos_is_refused_in_original_size_only(dataset, tmp_path):
         ({"images": 0}, "`images` must be at least 1"),
     ],
 )
-def test_wrong_values_are_refused_before_any_work(keys, message):
+def test_wrong_values_are_refused_before_any_work(keys, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # users have no checked types
     with pytest.raises(ValueError, match=message):
         SyntheticInvariance(**keys)
 

@@ -112,6 +112,7 @@ def pretrain(folder, method, precision, steps, views=None):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         others = {"teacher": teacher()} if "teacher" in node else {}
+        others |= {"teachers": [teacher(), teacher()]} if "teachers" in node else {}
         learner = methods.build(node, trained, 4, **others).to(surroundings.dtype)
     keys = ("optimizer", "schedule", "clip_grad_norm", "bn_groups")
     recipe = TrainingOptions(
