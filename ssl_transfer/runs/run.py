@@ -197,9 +197,16 @@ class Run:
 
     @property
     def _trained_label(self) -> str:
-        """The label of the final encoder."""
+        """The label of the final encoder; several teachers are a part of it."""
         model, method = self.names["model"], self.names["method"]
-        return model if method == "as_is" else f"{model}-{method}"
+        nodes_of = references.whole(self.config["method"])
+        teachers = [
+            pretraining_of({**self.config, **nodes}).label
+            for path, nodes in nodes_of.items()
+            if path.startswith("teachers[")
+        ]
+        label = model if method == "as_is" else f"{model}-{method}"
+        return f"{label}({joined(teachers)})" if teachers else label
 
     @functools.cached_property
     def place(self) -> str:

@@ -13,7 +13,7 @@ from launchers.sweeper import combinations
 from ssl_transfer.config import compose, plain
 from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.config.roles import gathered
-from ssl_transfer.runs import preflight
+from ssl_transfer.runs import Run, preflight
 from ssl_transfer.runs.signature import problems
 
 
@@ -167,3 +167,14 @@ def test_an_exact_copy_of_a_member_is_refused(
         later, first = (f"`members[{number}]`" for number in copies)
         assert f"{later} is an exact copy of {first}" in told
         assert "different seeds" in told
+
+
+def test_the_label_of_a_distilled_encoder_names_its_teachers() -> None:
+    labels = {
+        Run(plain(compose(["method=distill", f"method.teachers={teachers}"]))).label
+        for teachers in ("{method:supervised,seeds:[0,1]}", "[swav,{method:supervised,seed:0}]")
+    }
+    assert labels == {
+        "small_resnet-distill(2x-small_resnet-supervised)",
+        "small_resnet-distill(swav+small_resnet-supervised)",
+    }
