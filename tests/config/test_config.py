@@ -17,6 +17,9 @@ from ssl_transfer.runs.signature import problems
 
 REQUIRED = {
     "cat": ["method.members=[resnet18]"],
+    "cat_sub": ["method.members=[resnet18]"],
+    "distill": ["method.teachers=[resnet18]"],
+    "joint": ["model.arch=resnet18"],
     "fused": ["model.folder=kept"],
     "custom": ["model._target_=ssl_transfer.models.small_resnet.small_resnet"],
     "timm": ["model.arch=resnet18"],
@@ -45,6 +48,7 @@ def test_every_option_of_every_axis_composes_and_binds(axis: str, option: str) -
     config = configuration(f"{axis}={option}", *method, *REQUIRED.get(option, []))
     assert problems(config) == []
     expected = {"timm": "timm_resnet18", "torchvision": "torchvision_resnet18"}
+    expected |= {"joint": "joint2_resnet18"}
     expected |= {"moco": "moco_v2", "food": "food101"}  # aliases
     # The file, the option and the name in tables are one string.
     assert runs.Run(config).names[axis] == expected.get(option, option) or option == "pretrain"
