@@ -133,7 +133,7 @@ def prepare(
     """Return the unfinished ones of these runs and of their requirements, requirements first.
 
     Runs that cannot be executed (missing data, an earlier failure) are included; they are also in
-    the outcome's failures.
+    the outcome's failures. What only they require is not.
 
     Args:
         runs: the runs of the sweep.
@@ -165,7 +165,10 @@ def prepare(
             fail(run, reason, trace="", stage="check")
         if reason is not None:
             outcome.failures[run.id] = reason
-    return outcome, todo
+    failed = outcome.failures.keys()
+    possible = [run for run in todo if run.id not in failed]
+    needed = _still_needed([run for run in runs if run.id not in failed], possible)
+    return outcome, [run for run in todo if run.id in needed or run.id in failed]
 
 
 def _tell_of_changes(runs: Sequence[Run], todo: Sequence[Run]) -> None:

@@ -51,6 +51,13 @@ def test_a_member_that_cannot_be_had_is_named_and_the_rest_goes_on(tmp_path: Pat
     check(runs, run_all(*runs.values()))
 
 
+def test_what_only_a_refused_cell_requires_is_not_computed(tmp_path: Path) -> None:
+    refused = cells(tmp_path)["twice"]
+    outcome = run_all(refused)
+    assert (outcome.failures.keys(), outcome.computed) == ({refused.id}, 0)
+    assert not any(required.is_finished for required in refused.requirements)
+
+
 @pytest.mark.slow
 def test_the_same_in_processes_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

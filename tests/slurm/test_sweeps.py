@@ -203,6 +203,7 @@ def test_the_first_rank_that_fails_ends_the_job_and_is_named(sweeps: Sweeps) -> 
     assert sweeps.cluster.job_fields(job)["NumNodes"] == "2"
 
 
+@pytest.mark.timeout(600)  # five starts of one run, each through the queue
 def test_a_run_disturbed_in_every_way_ends_as_if_left_alone(sweeps: Sweeps) -> None:
     calm = dataclasses.replace(sweeps, folder=sweeps.folder / "calm")
     calm.folder.mkdir()
