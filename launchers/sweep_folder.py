@@ -70,7 +70,7 @@ class SweepFolder:
         now = datetime.datetime.now().astimezone()
         ids = list(dict.fromkeys(run.id for run in runs))
         name = f"{now:%Y-%m-%d_%H-%M-%S}_{digest(sorted(ids))[:6]}"
-        every = graph(runs)
+        every, requested = graph(runs), set(ids)
         facts: dict[str, Any] = {
             "command": _command_line(),
             "directory": str(Path.cwd()),
@@ -81,7 +81,7 @@ class SweepFolder:
             "code": provenance.code(),
             "runs": ids,
             "folders": list(dict.fromkeys(run.place for run in runs)),
-            "required": {run.id: run.place for run in every if run.id not in set(ids)},
+            "required": {run.id: run.place for run in every if run.id not in requested},
             "failures": {},
             "computed": 0,
         }

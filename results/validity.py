@@ -130,32 +130,25 @@ def _wrong_keys(node: Mapping[str, Any], rules: Rules) -> list[str]:
     return [key for key, valid in rules.items() if not valid(node.get(key))]
 
 
-def _oddities(document: Any) -> Iterator[str]:
+def _oddities(document: dict[str, Any]) -> Iterator[str]:
     """Yield the faults that may occur in any part of a record, at most once."""
-    level, depth = [document], 0
+    level: list[dict[str, Any] | list[Any]] = [document]
+    depth = 0
     while level:
         if depth > DEEPEST:
             yield f"nested more than {DEEPEST} levels deep"
             return
-        below: list[Any] = []
-        for node in level:
-            if isinstance(node, dict):
-                below += [*node.keys(), *node.values()]
-            elif isinstance(node, list):
-                below += node
-            elif isinstance(node, str) and not _is_unicode(node):
-                yield "text that is not valid Unicode"
-                return
-        level, depth = below, depth + 1
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded; JSON may contain unpaired surrogates."""
-    try:
-        text.encode()
+        level = [
+            value
+            for node in level
+            for value in (node.values() if isinstance(node, dict) else node)
+            if isinstance(value, (dict, list))
+        ]
+        depth += 1
+    try:  # JSON may contain unpaired surrogates
+        json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        yield "text that is not valid Unicode"
 
 
 def impossible(score: Mapping[str, Any]) -> str | None:
