@@ -248,25 +248,25 @@ def _curve(options: argparse.Namespace) -> int:
     left_out: list[str] = []
     if not published or options.outputs.is_dir():
         own, left_out = curves.points(_own(options, optional=bool(published)), options.metric)
-    found = curves.in_order([*own, *published])
+    points = curves.in_order([*own, *published])
     for sentence in left_out:
         print(printable(sentence), file=sys.stderr)
-    if not found:
+    if not points:
         raise ResultsError(
             "a curve needs scores on a data set, but there are none of this protocol, data set and "
             "metric; start a run first, or name others."
         )
-    table, numbers = curves.to_table(found), curves.to_csv_points(found)
+    table, numbers = curves.to_table(points), curves.to_csv_points(points)
     show([table], numbers, options.format)
     if options.save:
         print(f"saved: {save(options.save, 'curve', [table], numbers)}", file=sys.stderr)
     if options.plot:
         from results.curve_plots import draw
 
-        draw(options.plot, found, options.x)
-        points = options.plot.with_suffix(".csv")
-        points.write_text(numbers, encoding="utf-8")
-        print(f"drawn: {options.plot}, {points}", file=sys.stderr)
+        draw(options.plot, points, options.x)
+        beside = options.plot.with_suffix(".csv")
+        beside.write_text(numbers, encoding="utf-8")
+        print(f"drawn: {options.plot}, {beside}", file=sys.stderr)
     return 0
 
 

@@ -44,22 +44,22 @@ _FROM_SINGLE = ("wide", "joint", "cat", "cat_snapshots", "cat_sub", "init_cat", 
 """Constructions that a single network is the smallest one of."""
 
 
-def draw(path: Path, found: Sequence[Point], x: str = "parameters") -> None:
+def draw(path: Path, points: Sequence[Point], x: str = "parameters") -> None:
     """Draw one panel per protocol and dataset, with one curve per construction.
 
     Published points are hollow, their curves thin. Numbers beside points count the networks.
 
     Args:
         path: the picture's file; its suffix gives the format.
-        found: the points.
+        points: the points.
         x: ``parameters``, on a logarithmic axis, or ``networks``.
 
     Raises:
         ResultsError: if matplotlib is not installed.
     """
     require_matplotlib()
-    protocols = list(dict.fromkeys(point.panel[0] for point in found))
-    datasets = list(dict.fromkeys(point.dataset for point in found))
+    protocols = list(dict.fromkeys(point.panel[0] for point in points))
+    datasets = list(dict.fromkeys(point.dataset for point in points))
     columns = len(datasets) if len(protocols) > 1 or len(datasets) < 4 else 2
     panels = [(protocol, dataset) for protocol in protocols for dataset in datasets]
     rows = math.ceil(len(panels) / columns)
@@ -69,7 +69,7 @@ def draw(path: Path, found: Sequence[Point], x: str = "parameters") -> None:
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for axes, panel in zip(grid, panels, strict=False):
-        inside = [point for point in found if point.panel == panel]
+        inside = [point for point in points if point.panel == panel]
         axes.set_visible(bool(inside))
         if inside:
             drawn = {**_panel(axes, inside, x), **drawn}

@@ -114,23 +114,23 @@ def points(results: Results, metric: str | None = None) -> tuple[list[Point], li
     recipes = [group[0][2].recipe for group in groups.values()]
     families = dict(zip(groups, distinguish(recipes), strict=True))
     wide = _wide(groups, families)
-    found, places = {}, defaultdict(list)
+    by_key, places = {}, defaultdict(list)
     for key, group in groups.items():
         construction = "wide" if key in wide else group[0][2].construction
         point = _point(key, group, construction, families[key])
-        found[key] = point
+        by_key[key] = point
         places[point.panel, point.curve, point.networks, point.parameters].append(key)
     for keys in places.values():  # one point per place of a curve
         texts = distinguish([groups[key][0][2].kind for key in keys])
         for key, text in zip(keys, texts, strict=True):
-            family = " ".join(filter(None, (found[key].family, text)))
-            found[key] = found[key]._replace(family=family)
+            family = " ".join(filter(None, (by_key[key].family, text)))
+            by_key[key] = by_key[key]._replace(family=family)
     left_out = [
         f"{len(unknown)} encoders were left out, because their records are of earlier code and do "
         f"not state the number of parameters ({', '.join(sorted(unknown)[:3])}); force=true "
         "computes a run again."
     ] if unknown else []  # fmt: skip
-    return in_order(found.values()), left_out
+    return in_order(by_key.values()), left_out
 
 
 def _groups(
@@ -188,7 +188,7 @@ def published_points(
     Raises:
         ResultsError: if a table is unknown, or states no constructions.
     """
-    found = []
+    stated = []
     for name in tables:
         for line in published.lines(name):
             if not line.get("construction"):
@@ -202,8 +202,8 @@ def published_points(
                 (not protocols or {protocol, protocol.split(" ")[0]} & set(protocols))
                 and (not datasets or dataset in set(datasets))
             ):
-                found.append(_published_point(line, name))
-    return found
+                stated.append(_published_point(line, name))
+    return stated
 
 
 def _published_point(line: Mapping[str, str], table: str) -> Point:
@@ -366,11 +366,11 @@ def _point(key: tuple[str, str, str], group: _Group, construction: str, family: 
     )
 
 
-def in_order(found: Iterable[Point]) -> list[Point]:
+def in_order(points: Iterable[Point]) -> list[Point]:
     """Return points by panel, published ones after own ones, construction and size."""
     names = list(CONSTRUCTIONS)
     return sorted(
-        found,
+        points,
         key=lambda point: (
             natural(point.panel[0]),
             natural(point.dataset),
@@ -383,9 +383,9 @@ def in_order(found: Iterable[Point]) -> list[Point]:
     )
 
 
-def to_table(found: Sequence[Point]) -> Table:
+def to_table(points: Sequence[Point]) -> Table:
     """Return the points as a table of texts, with fractions in percent."""
-    families = any(point.family for point in found)
+    families = any(point.family for point in points)
     rows = [
         [
             point.protocol,
@@ -397,7 +397,7 @@ def to_table(found: Sequence[Point]) -> Table:
             _shown(point),
             "published" if point.source else str(point.repeats),
         ]
-        for point in found
+        for point in points
     ]
     header = ["protocol", "dataset", "construction", *(["networks as"] if families else [])]
     notes = [
@@ -406,7 +406,7 @@ def to_table(found: Sequence[Point]) -> Table:
         "; ".join(
             f"{name}: {text}"
             for name, text in CONSTRUCTIONS.items()
-            if any(point.construction == name for point in found) and name != text
+            if any(point.construction == name for point in points) and name != text
         ),
     ]
     return Table(
@@ -424,6 +424,6 @@ def _shown(point: Point) -> str:
     return text if point.deviation is None else f"{text} ± {scale * point.deviation:.2f}"
 
 
-def to_csv_points(found: Sequence[Point]) -> str:
+def to_csv_points(points: Sequence[Point]) -> str:
     """Return CSV with one row per point; scores are in the unit that is stated."""
-    return to_csv(Point._fields, found)
+    return to_csv(Point._fields, points)

@@ -151,12 +151,12 @@ class Distill(Method):
         dim = self.encoder.feature_dim
         if self.kind == "identity":
             if self.target != "features" or width != dim:
-                found = f"the target is {self.target}"
+                reason = f"the target is {self.target}"
                 if self.target == "features":
-                    found = f"`method.teachers[{number}]` has {width} for its {dim}"
+                    reason = f"`method.teachers[{number}]` has {width} for its {dim}"
                 raise ValueError(
                     "`method.head=identity` must have teachers with as many features as the "
-                    f"student for `method.target=features`, but {found}; use method.head=linear."
+                    f"student for `method.target=features`, but {reason}; use method.head=linear."
                 )
             return nn.Identity()
         if self.kind == "cosine":
@@ -283,12 +283,12 @@ def _classifiers(teachers: Sequence[Encoder], target: Target) -> list[Head]:
     heads = []
     for number, teacher in enumerate(teachers):
         if teacher.head is None or teacher.head.target != "class":
-            found = "its weights hold none, or several"
+            reason = "its weights hold none, or several"
             if teacher.head is not None:
-                found = "its own gives several classes per image"
+                reason = "its own gives several classes per image"
             raise ValueError(
                 f"`method.teachers[{number}]` (`{teacher.name}`) must have a classifier with one "
-                f"class per image for `method.target={target}`, but {found}; choose a supervised "
+                f"class per image for `method.target={target}`, but {reason}; choose a supervised "
                 "teacher (compute one of an older version again by force=true), or use "
                 "method.target=features."
             )

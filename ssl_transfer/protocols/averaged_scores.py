@@ -108,11 +108,11 @@ def _scores_of(member: Evaluated, dataset: Dataset) -> Float[Tensor, "samples cl
         "targets": (predictions.targets.tolist(), test.targets.tolist()),
         "classes": (predictions.classes, tuple(dataset.classes)),
     }
-    for what, (found, wanted) in expected.items():
-        if found != wanted:
+    for what, (scored, wanted) in expected.items():
+        if scored != wanted:
             raise ValueError(
                 f"{member.description} must have scored the {what} of `{dataset.name}` in their "
-                f"order, but has {len(found)} for {len(wanted)}, or others, or another order; "
+                f"order, but has {len(scored)} for {len(wanted)}, or others, or another order; "
                 "compute it again with force=true."
             )
     return torch.from_numpy(predictions.scores.astype(np.float64))

@@ -77,7 +77,8 @@ class DomainKeys(TrainingKeys):
         if domains is None or domains < 2:
             raise ValueError(
                 "`domains_per_batch` must be at least 2 for `penalty=vrex`, which compares the "
-                f"risks of the domains in a batch, but is {domains}; set it."
+                f"risks of the domains in a batch, but is "
+                f"{'null' if domains is None else domains}; set it."
             )
         if not weighted:
             raise ValueError(
