@@ -58,8 +58,7 @@ def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _distinguish(flat: Sequence[Mapping[str, str]]) -> list[str]:
     keys = list(dict.fromkeys(key for config in flat for key in config))
-    keys = [key for key in keys if len({config.get(key) for config in flat}) > 1]
-    keys = _filled(_named(keys, flat), flat)
+    keys = _named([key for key in keys if len({config.get(key) for config in flat}) > 1], flat)
     if len(keys) > _SHOWN_AT_MOST:
         keys = _enough(flat, keys)
     names = {key: _short_name(key, keys) for key in keys}
@@ -337,13 +336,6 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
 def _separated(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
     """Return how many different configurations there are with respect to some keys."""
     return len({tuple(config.get(key) for key in keys) for config in flat})
-
-
-def _filled(keys: list[str], flat: Sequence[Mapping[str, str]]) -> list[str]:
-    """Leave out empty mappings, such as a grid, where the keys that others have in them suffice."""
-    empty = {key for key in keys if all(config.get(key, "{}") == "{}" for config in flat)}
-    rest = [key for key in keys if key not in empty]
-    return rest if _separated(flat, rest) == _separated(flat, keys) else keys
 
 
 def _named(keys: list[str], flat: Sequence[Mapping[str, str]]) -> list[str]:

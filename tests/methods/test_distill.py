@@ -2,14 +2,13 @@
 
 import copy
 import functools
-import os
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from noisy_views import NoisyViews
 from safetensors.torch import load_file
 from tiny_runs import run_all, tiny
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from ssl_transfer import datasets, methods
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
-from ssl_transfer.datasets.transforms import Batch, ViewDataset
+from ssl_transfer.datasets.transforms import ViewDataset
 from ssl_transfer.features import WithFeatures
 from ssl_transfer.methods import pretraining
 from ssl_transfer.methods.distill import (
@@ -39,7 +38,7 @@ from ssl_transfer.training.trainer import fit
 
 T = torch.arange(32, dtype=torch.float64).reshape(8, 4)
 STUDENTS, TEACHERS = (1 + T).sin(), 2 * (T / 2).cos()
-BATCH, SAMPLES = 16, 48
+BATCH = 16
 SMALL = Preprocessing(size=8, resize=None)
 TARGETS = ("features", "soft", "hard")
 
@@ -145,29 +144,8 @@ def build(
         return Distill(student, None, drawn, teachers=teachers, **keys).double()
 
 
-class Images:
-    """Images that are pure functions of (epoch, index); may be told to interrupt."""
-
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.images = torch.randn(SAMPLES, 3, 8, 8, generator=generator)
-        self.noise = torch.randn(97, 3, 8, 8, generator=generator)
-        self.interrupt_at, self.served = interrupt_at, 0
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
-        if self.served == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        self.served += 1
-        epochs, indices = torch.tensor(items).unbind(1)
-        shown = self.images[indices] + 0.3 * self.noise[(31 * epochs + 7 * indices) % 97]
-        return Batch((shown,), indices % 4, indices)
-
-
 def batch() -> Tensor:
-    return Images().__getitems__([(0, index) for index in range(BATCH)]).views[0].double()
+    return NoisyViews().__getitems__([(0, index) for index in range(BATCH)]).views[0].double()
 
 
 LABELS = torch.zeros(BATCH).long()
@@ -378,7 +356,7 @@ def train(
         bn_groups=bn_groups,
         drop_last=True,
     )
-    fit(method, Images(interrupt_at), recipe, context, name="pretrain")
+    fit(method, NoisyViews(interrupt_at=interrupt_at), recipe, context, name="pretrain")
     return method
 
 

@@ -4,20 +4,18 @@ One process = two, interrupted = uninterrupted, gradients do not reach targets.
 """
 
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from noisy_views import SAMPLES, NoisyViews
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssl_transfer import methods
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
-from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.methods.momentum import cosine_momentum, follow, target_of
 from ssl_transfer.metrics.collapse import spread
 from ssl_transfer.models import Encoder
@@ -37,7 +35,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "moco_v2_small": {"queue_size": 40, "dim": 6, "bn_groups": 4},
     "dino": {"hidden_dims": [16], "bottleneck_dim": 6, "out_dim": 20},
 }
-BATCH, SAMPLES = 16, 48
+BATCH = 16
 
 
 def node(name: str, **changes: Any) -> dict[str, Any]:
@@ -63,35 +61,14 @@ def encoder() -> Encoder:
     return Encoder(backbone=backbone, feature_dim=5, preprocessing=preprocessing, name="tiny")
 
 
+def two_views(interrupt_at: int | None = None) -> NoisyViews:
+    return NoisyViews((8, 8), interrupt_at, torch.float64)
+
+
 def build(config: dict[str, Any], dtype: torch.dtype = torch.float64) -> methods.Method:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return methods.build(config, encoder(), None).to(dtype)
-
-
-class Views:
-    """Two noisy views of 48 images, pure functions of (epoch, index); may be told to interrupt."""
-
-    def __init__(self, interrupt_at: int | None = None) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.images = torch.randn(SAMPLES, 3, 8, 8, generator=generator, dtype=torch.float64)
-        self.noise = torch.randn(97, 3, 8, 8, generator=generator, dtype=torch.float64)
-        self.interrupt_at = interrupt_at
-        self.served = 0
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
-        if self.served == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        self.served += 1
-        epochs, indices = torch.tensor(items).unbind(1)
-        views = tuple(
-            (self.images[indices] + 0.3 * self.noise[(31 * epochs + 7 * indices + 13 * view) % 97])
-            for view in range(2)
-        )
-        return Batch(tuple(view.float() for view in views), indices % 4, indices)
 
 
 class Lines:
@@ -130,7 +107,13 @@ def train(
 
     hook = register_optimizer_step_pre_hook(look)
     try:
-        fit(learner, Views(interrupt_at), recipe, context, name="pretrain")
+        fit(
+            learner,
+            two_views(interrupt_at),
+            recipe,
+            context,
+            name="pretrain",
+        )
     finally:
         hook.remove()
     return learner, gradients, lines.losses[-1] if lines.losses else math.nan
@@ -193,7 +176,7 @@ def test_an_interrupted_training_ends_bit_for_bit_as_an_uninterrupted_one(
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_reach_all_that_is_trained_and_nothing_else(name: str) -> None:
     method = build(node(name))
-    views = Views().__getitems__([(0, index) for index in range(BATCH)]).views
+    views = two_views().__getitems__([(0, index) for index in range(BATCH)]).views
     method(tuple(view.double() for view in views), torch.zeros(BATCH).long())["loss"].backward()
     trained = {n for n, p in method.named_parameters() if p.requires_grad}
     assert {n for n, p in method.named_parameters() if p.grad is not None} == trained
@@ -205,7 +188,7 @@ def test_gradients_reach_all_that_is_trained_and_nothing_else(name: str) -> None
 @pytest.mark.parametrize("name", METHODS)
 def test_a_short_training_lowers_the_loss(name: str) -> None:
     method = build(node(name))
-    views = Views().__getitems__([(0, index) for index in range(BATCH)]).views
+    views = two_views().__getitems__([(0, index) for index in range(BATCH)]).views
     batch = tuple(view.double() for view in views)
     adam = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=0.01)
     losses = []
@@ -228,7 +211,7 @@ def test_a_short_training_lowers_the_loss(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_are_computed_in_float32_inside_autocast(name: str) -> None:
     method = build(node(name), torch.float32)
-    views = Views().__getitems__([(0, index) for index in range(BATCH)]).views
+    views = two_views().__getitems__([(0, index) for index in range(BATCH)]).views
     targets = torch.zeros(BATCH).long()
     torch.manual_seed(0)
     expected = method(views, targets)["loss"]
@@ -262,7 +245,13 @@ def test_a_batch_of_one_is_refused_before_the_first_step(tmp_path: Path, name: s
     context = Context(tmp_path, tmp_path, progress_bar=False)
     recipe = TrainingOptions(epochs=1, batch_size=1, optimizer=config["optimizer"])
     with pytest.raises(ValueError, match="`batch_size` must be at least 2 for"):
-        fit(build(config, torch.float32), Views(), recipe, context, name="pretrain")
+        fit(
+            build(config, torch.float32),
+            two_views(),
+            recipe,
+            context,
+            name="pretrain",
+        )
 
 
 @pytest.mark.parametrize("name", ["byol", "moco_v2", "dino"])

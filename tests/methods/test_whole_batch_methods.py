@@ -2,26 +2,24 @@
 
 import copy
 import functools
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from noisy_views import SAMPLES, NoisyViews
 from torch import nn
 
 from ssl_transfer import methods
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
-from ssl_transfer.datasets.transforms import Batch
 from ssl_transfer.models import Encoder
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import signals
 from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
-BATCH, SAMPLES = 16, 48
+BATCH = 16
 METHODS: dict[str, dict[str, Any]] = {
     "barlow_twins": {"offdiag_target": -1},
     "mixed_barlow_twins": {"lambda_reg_warmup": 0.7, "mix_beta": [2.0, 1.0], "second_target": "b"},
@@ -29,33 +27,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "vicreg": {},
     "w_mse": {"sub_batch": 8, "iterations": 2, "eps": 0.01},
 }
-
-
-class Views:
-    """Noisy views, pure functions of (epoch, index); may be told to interrupt."""
-
-    def __init__(self, sizes: list[int], interrupt_at: int | None = None) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.images = torch.randn(SAMPLES, 3, 8, 8, generator=generator)
-        self.noise = torch.randn(97, 3, 8, 8, generator=generator)
-        self.sizes = sizes
-        self.interrupt_at = interrupt_at
-        self.served = 0
-
-    def __len__(self) -> int:
-        return SAMPLES
-
-    def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
-        if self.served == self.interrupt_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        self.served += 1
-        epochs, indices = torch.tensor(items).unbind(1)
-        views = [
-            self.images[indices] + 0.3 * self.noise[(31 * epochs + 7 * indices + 13 * view) % 97]
-            for view in range(len(self.sizes))
-        ]
-        cut = tuple(v[:, :, :size, :size] for v, size in zip(views, self.sizes, strict=True))
-        return Batch(cut, indices % 4, indices)
 
 
 @functools.cache
@@ -89,7 +60,7 @@ def train(
     }
     fit(
         learner,
-        Views(sizes, interrupt_at),
+        NoisyViews(sizes, interrupt_at),
         TrainingOptions.of({**config, **keys}),
         context,
         name="p",

@@ -14,44 +14,12 @@ import numpy as np
 import pytest
 import timm
 import torch
+from jax_arrays import WIDTH, vit_arrays
 
 import ssl_transfer
 from ssl_transfer.models.reading import read_state
 
-WIDTH, HEADS, HIDDEN = 192, 3, 768  # of vit_tiny_patch16_224
 CLASSES = 5
-
-
-def arrays(blocks: int = 12) -> dict[str, np.ndarray]:
-    """Return random arrays of a ViT-Ti/16 as the authors' code saves them."""
-    generator = np.random.default_rng(0)
-    norm = {"scale": (WIDTH,), "bias": (WIDTH,)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls": (1, 1, WIDTH),
-        "embedding/kernel": (16, 16, 3, WIDTH),
-        "embedding/bias": (WIDTH,),
-        "Transformer/posembed_input/pos_embedding": (1, 197, WIDTH),
-        "head/kernel": (WIDTH, CLASSES),
-        "head/bias": (CLASSES,),
-        **{f"Transformer/encoder_norm/{leaf}": shape for leaf, shape in norm.items()},
-    }
-    for number in range(blocks):
-        block = f"Transformer/encoderblock_{number}"
-        for name in ("LayerNorm_0", "LayerNorm_2"):
-            shapes |= {f"{block}/{name}/{leaf}": shape for leaf, shape in norm.items()}
-        shapes |= {f"{block}/MlpBlock_3/Dense_0/kernel": (WIDTH, HIDDEN),
-                   f"{block}/MlpBlock_3/Dense_0/bias": (HIDDEN,),
-                   f"{block}/MlpBlock_3/Dense_1/kernel": (HIDDEN, WIDTH),
-                   f"{block}/MlpBlock_3/Dense_1/bias": (WIDTH,)}  # fmt: skip
-        attention = f"{block}/MultiHeadDotProductAttention_1"
-        for part in ("query", "key", "value"):
-            shapes[f"{attention}/{part}/kernel"] = (WIDTH, HEADS, WIDTH // HEADS)
-            shapes[f"{attention}/{part}/bias"] = (HEADS, WIDTH // HEADS)
-        shapes |= {f"{attention}/out/kernel": (HEADS, WIDTH // HEADS, WIDTH),
-                   f"{attention}/out/bias": (WIDTH,)}  # fmt: skip
-    return {
-        name: generator.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()
-    }
 
 
 def expected(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -63,7 +31,7 @@ def expected(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 def test_a_vision_transformer_of_jax_scores_as_in_timm(tmp_path: Path) -> None:
     path = tmp_path / "Ti_16.npz"
-    np.savez(path, **arrays())
+    np.savez(path, **vit_arrays(14, CLASSES, 12))
     judge = timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES)
     judge.load_pretrained(str(path))
     classifier = ssl_transfer.load_classifier(
@@ -71,7 +39,11 @@ def test_a_vision_transformer_of_jax_scores_as_in_timm(tmp_path: Path) -> None:
     )
     images = torch.rand(2, 3, 224, 224)
     torch.testing.assert_close(classifier(images), expected(judge, images), rtol=1e-4, atol=1e-4)
-    np.savez(path, **arrays(), **{"pre_logits/kernel": np.zeros((WIDTH, WIDTH), np.float32)})
+    np.savez(
+        path,
+        **vit_arrays(14, CLASSES, 12),
+        **{"pre_logits/kernel": np.zeros((WIDTH, WIDTH), np.float32)},
+    )
     with pytest.raises(ValueError, match="must hold a linear classifier on 192 features"):
         ssl_transfer.load_classifier(path, "timm", overrides=["model.arch=vit_tiny_patch16_224"])
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from jax_arrays import WIDTH, vit_arrays
 from scipy import ndimage
 
 import ssl_transfer
@@ -19,7 +20,6 @@ from ssl_transfer.config import compose, options, plain, resolve
 from ssl_transfer.models.vision_transformers import resized_positions, vision_transformer
 
 ARCH = "vit_tiny_patch16_224"
-WIDTH, HEADS = 192, 3
 NODE = {
     "_target_": "ssl_transfer.models.vision_transformers.vision_transformer",
     "arch": ARCH,
@@ -37,47 +37,10 @@ SIZES = {
 }
 
 
-def arrays(side: int, classes: int = 5, blocks: int = 2) -> dict[str, np.ndarray]:
-    """Return random arrays of a small ViT as the authors' code saves them.
-
-    Args:
-        side: number of patches per side.
-        classes: number of outputs of the classifier.
-        blocks: number of blocks.
-    """
-    norm = {"scale": (WIDTH,), "bias": (WIDTH,)}
-    shapes: dict[str, tuple[int, ...]] = {
-        "cls": (1, 1, WIDTH),
-        "embedding/kernel": (16, 16, 3, WIDTH),
-        "embedding/bias": (WIDTH,),
-        "Transformer/posembed_input/pos_embedding": (1, side**2 + 1, WIDTH),
-        "head/kernel": (WIDTH, classes),
-        "head/bias": (classes,),
-        **{f"Transformer/encoder_norm/{leaf}": shape for leaf, shape in norm.items()},
-    }
-    for number in range(blocks):
-        block = f"Transformer/encoderblock_{number}"
-        for name in ("LayerNorm_0", "LayerNorm_2"):
-            shapes |= {f"{block}/{name}/{leaf}": shape for leaf, shape in norm.items()}
-        for dense, (inside, out) in enumerate(((WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH))):
-            shapes[f"{block}/MlpBlock_3/Dense_{dense}/kernel"] = (inside, out)
-            shapes[f"{block}/MlpBlock_3/Dense_{dense}/bias"] = (out,)
-        attention = f"{block}/MultiHeadDotProductAttention_1"
-        for part in ("query", "key", "value"):
-            shapes[f"{attention}/{part}/kernel"] = (WIDTH, HEADS, WIDTH // HEADS)
-            shapes[f"{attention}/{part}/bias"] = (HEADS, WIDTH // HEADS)
-        shapes |= {f"{attention}/out/kernel": (HEADS, WIDTH // HEADS, WIDTH),
-                   f"{attention}/out/bias": (WIDTH,)}  # fmt: skip
-    generator = np.random.default_rng(0)
-    return {
-        name: generator.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()
-    }
-
-
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vit") / "file.npz"
-    np.savez(path, **arrays(side=2))
+    np.savez(path, **vit_arrays(side=2))
     return path
 
 
@@ -124,7 +87,7 @@ def test_positions_of_another_size_are_interpolated_as_the_authors_do(
     size = 64
     encoder = built(file, image_size=size, preprocessing={"size": size, "resize": None})
     own = encoder.backbone.state_dict()["pos_embed"]
-    given = torch.from_numpy(arrays(side=2)["Transformer/posembed_input/pos_embedding"])
+    given = torch.from_numpy(vit_arrays(side=2)["Transformer/posembed_input/pos_embedding"])
     grid = ndimage.zoom(given[0, 1:].reshape(2, 2, WIDTH).numpy(), (2, 2, 1), order=1)
     assert torch.equal(own[:, 0], given[:, 0])
     np.testing.assert_allclose(own[0, 1:].numpy(), grid.reshape(16, WIDTH), atol=1e-6)
@@ -151,7 +114,7 @@ def test_corners_of_the_grid_keep_their_positions(old: int, new: int) -> None:
 def test_a_grid_that_is_not_square_is_left_to_the_strict_comparison(tmp_path: Path) -> None:
     odd = torch.zeros(1, 7, 4)
     assert resized_positions(odd, 17) is odd
-    content = arrays(side=2)
+    content = vit_arrays(side=2)
     content["Transformer/posembed_input/pos_embedding"] = np.zeros((1, 7, WIDTH), np.float32)
     np.savez(tmp_path / "file.npz", **content)
     with pytest.raises(ValueError, match=r"pos_embed is \[1, 7, 192\] for \[1, 5, 192\]"):
@@ -162,7 +125,7 @@ def test_pre_logits_are_left_out_with_the_classifier_behind_them(tmp_path: Path)
     # The original files of ImageNet-21k, e.g. ViT-H_14.npz.
     layer = {"pre_logits/kernel": np.zeros((WIDTH, WIDTH), np.float32),
              "pre_logits/bias": np.zeros(WIDTH, np.float32)}  # fmt: skip
-    np.savez(tmp_path / "file.npz", **arrays(side=2), **layer)
+    np.savez(tmp_path / "file.npz", **vit_arrays(side=2), **layer)
     assert built(tmp_path / "file.npz").head is None
 
 
