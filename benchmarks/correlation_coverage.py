@@ -2,10 +2,10 @@
 
     python benchmarks/correlation_coverage.py        # about four minutes on one core
 
-Coverage in percent of the methods that ``results/intervals.py`` uses and of those that it does
-not, for 6 and 13 encoders drawn from populations with known coefficients. The nominal value is
-95. Populations: ``normal`` is the bivariate normal; ``accuracies`` are logistic functions of it
-(mean logit 1, standard deviation 0.7), for which Pearson is taken raw and on logits; ``heavy
+Coverage in percent of the methods that ``results/statistics/intervals.py`` uses and of those that
+it does not, for 6 and 13 encoders drawn from populations with known coefficients. The nominal
+value is 95. Populations: ``normal`` is the bivariate normal; ``accuracies`` are logistic functions
+of it (mean logit 1, standard deviation 0.7), for which Pearson is taken raw and on logits; ``heavy
 tails`` is the bivariate t with 3 degrees of freedom. The second table is about the difference
 between two proxies' coefficients with one target.
 """
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from results import intervals
-from results.intervals import Coefficient, Kind, difference, inverted, population
+from results.statistics import intervals
+from results.statistics.intervals import Coefficient, Kind, difference, inverted, population
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, float, tuple[int, ...]], tuple[Floats, Floats]]
@@ -81,7 +81,7 @@ def coefficients(x: Floats, y: Floats, kind: Kind) -> Floats:
 
 
 def chosen(x: Floats, y: Floats, kind: Kind) -> tuple[Floats, Floats]:
-    """Return the intervals of ``results.intervals.coefficient`` for many samples at once."""
+    """Return the intervals of ``intervals.coefficient`` for many samples at once."""
     n = x.shape[1]
     if kind == "pearson":
         return fisher(x, y, kind, 1 / (n - 3))

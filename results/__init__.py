@@ -8,6 +8,6 @@ start with ``frame(read(Path("outputs")))``.
 """
 
 from results.errors import ResultsError
-from results.records import MissingRun, Results, Row, frame, read
+from results.records.reading import MissingRun, Results, Row, frame, read
 
 __all__ = ["MissingRun", "Results", "ResultsError", "Row", "frame", "read"]

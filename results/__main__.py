@@ -2,7 +2,7 @@
 
 import sys
 
-from results.cli import main
+from results.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import ast
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -73,7 +73,19 @@ ORDER = (
     ("classifier", "evaluation", "preview", "static_views"),
     ("export",),
 )
-LEVELS = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+# Rooms of results, lowest first.
+RESULTS_ORDER = (
+    ("errors", "plain_text"),
+    ("records",),
+    ("published", "statistics"),
+    ("tables",),
+    ("agreement",),
+    ("figures",),
+    ("runs",),
+    ("report",),
+    ("commands",),
+    ("__main__",),
+)
 
 
 def module_name(path: Path) -> str:
@@ -105,14 +117,20 @@ def room(name: str) -> str:
     return name.split(".")[1] if "." in name else ""
 
 
-def test_rooms_import_only_what_comes_before_them() -> None:
-    inside = {name for name in MODULES if name.startswith("ssl_transfer.")}
-    assert {room(name) for name in inside} == LEVELS.keys()
+@pytest.mark.parametrize(
+    ("package", "order"), [("ssl_transfer", ORDER), ("results", RESULTS_ORDER)]
+)
+def test_rooms_import_only_what_comes_before_them(
+    package: str, order: Sequence[Sequence[str]]
+) -> None:
+    levels = {room: level for level, rooms in enumerate(order) for room in rooms}
+    inside = {name for name in MODULES if name.startswith(f"{package}.")}
+    assert {room(name) for name in inside} == levels.keys()
     upwards = {
         f"{name} imports {imported}"
         for name in inside
         for imported in imports(name) & inside
-        if room(imported) != room(name) and LEVELS[room(imported)] >= LEVELS[room(name)]
+        if room(imported) != room(name) and levels[room(imported)] >= levels[room(name)]
     }
     assert upwards == set()
 
@@ -130,7 +148,9 @@ def test_few_modules_lie_loose() -> None:
 
 
 def test_the_command_that_analyses_results_loads_neither_torch_nor_the_library() -> None:
-    assert not {"torch", "ssl_transfer", "launchers", "hydra"} & loaded_by("import results.cli")
+    assert not {"torch", "ssl_transfer", "launchers", "hydra"} & loaded_by(
+        "import results.commands.main"
+    )
 
 
 def test_help_is_there_before_torch_could_be_loaded() -> None:

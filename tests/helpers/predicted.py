@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from results.predictions import FILE
+from results.records.predictions import FILE
 
 
 def write_arrays(folder: Path, **changes: np.ndarray) -> dict[str, object]:

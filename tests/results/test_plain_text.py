@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from results import plain_text, rendering
-from results.rendering import Table
+from results import plain_text
+from results.tables import rendering
+from results.tables.rendering import Table
 from ssl_transfer.system import plain_text as library
 
 NASTY = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\u200b\r\x9b31m\x00"

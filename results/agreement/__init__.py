@@ -1,0 +1,1 @@
+"""How well cheap scores agree with a target score."""

@@ -1,0 +1,1 @@
+"""The commands of ``python -m results``: one module per command, named after it."""

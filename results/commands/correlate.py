@@ -1,0 +1,55 @@
+"""``correlate``: how well cheap scores agree with a target score."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from results.commands.options import PICTURES, names, reading, results_of, writing
+from results.errors import unknown
+from results.tables.printing import save, show
+
+if TYPE_CHECKING:
+    from results.commands.options import Commands
+
+
+def add(commands: "Commands") -> None:
+    """Add the command."""
+    parser = reading(
+        commands, "correlate", _correlate, "correlate cheap scores with a target score"
+    )
+    spec = "PROTOCOL[:METRIC]"
+    parser.add_argument("--proxy", type=names, required=True, metavar=f"{spec},…")
+    parser.add_argument("--target", required=True, metavar=spec)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scatter (PNG, PDF)")
+    writing(parser)
+
+
+def _correlate(options: argparse.Namespace) -> int:
+    from results.agreement.correlation_tables import show_correlations, to_csv_long, to_one_table
+    from results.agreement.correlations import correlate
+    from results.agreement.scores import scores
+
+    if options.plot and options.plot.suffix not in PICTURES:
+        raise unknown("the ending of `--plot`", options.plot.suffix, PICTURES)
+    results = results_of(options)
+    coefficients = correlate(results, options.proxy, options.target)
+    numbers, table = to_csv_long(coefficients), to_one_table(coefficients)
+    if options.format == "terminal":
+        show_correlations(coefficients)
+    else:
+        show([table], numbers, options.format)
+    if options.save:
+        print(f"saved: {save(options.save, 'correlations', [table], numbers)}", file=sys.stderr)
+    if options.plot:
+        from results.figures.scatter import scatter
+
+        target = scores(results, options.target)
+        scatter(
+            options.plot,
+            target,
+            [scores(results, p) for p in options.proxy],
+            coefficients,
+        )
+        print(f"drawn: {options.plot}", file=sys.stderr)
+    return 0

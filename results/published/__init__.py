@@ -1,0 +1,1 @@
+"""Published tables as CSV files, in the format of records."""

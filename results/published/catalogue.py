@@ -1,0 +1,80 @@
+"""Published tables for comparison, in the format of records."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from results.errors import unknown
+from results.records.reading import Results, Row
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Return the names of the published tables."""
+    return sorted(path.stem for path in FOLDER.glob("*.csv"))
+
+
+def source(name: str) -> str:
+    """Return the comment at the head of a table with the source of its numbers."""
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8") as file:
+        return " ".join(line[1:].strip() for line in file if line.startswith("#"))
+
+
+def read_published(tables: Sequence[str]) -> Results:
+    """Return published tables as results with one seed.
+
+    The first metric in a table for a protocol and a dataset is the primary one.
+
+    Raises:
+        ResultsError: if a name is unknown; the message lists the known ones.
+    """
+    rows = [row for name in tables for row in _rows(name)]
+    return Results(rows, finished=len(rows))
+
+
+def lines(name: str) -> list[dict[str, str]]:
+    """Return the lines of a table by column.
+
+    Raises:
+        ResultsError: if the name is unknown; the message lists the known ones.
+    """
+    if name not in names():
+        raise unknown("a published table", name, names())
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def other_names(name: str) -> dict[str, list[str]]:
+    """Return model -> names of the same encoder where its released weights are evaluated."""
+    return {
+        line["model"]: [one for one in (line.get("released") or "").split(";") if one]
+        for line in lines(name)
+    }
+
+
+def _rows(name: str) -> list[Row]:
+    entries = lines(name)
+    first: dict[tuple[str, str], str] = {}
+    for entry in entries:
+        first.setdefault((entry["protocol"], entry["dataset"]), entry["metric"])
+    return [_row(entry, first[entry["protocol"], entry["dataset"]]) for entry in entries]
+
+
+def _row(entry: dict[str, str], primary: str) -> Row:
+    """Return a line as a row; by default its score is in percent and higher is better."""
+    percent = entry.get("unit", "percent") == "percent"
+    return Row(
+        encoder=entry["model"],
+        encoder_id=entry["model"],
+        protocol=entry["protocol"],
+        dataset=entry["dataset"],
+        seed=0,
+        metric=entry["metric"],
+        value=float(entry["score"]) / (100 if percent else 1),
+        unit="fraction" if percent else entry["unit"],
+        higher_is_better=entry.get("better", "higher") == "higher",
+        primary=entry["metric"] == primary,
+        split="test",
+        run_id="",
+    )

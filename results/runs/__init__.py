@@ -1,0 +1,1 @@
+"""Everything about one run, and few-shot runs compared episode by episode."""

@@ -1,0 +1,130 @@
+"""Few-shot runs compared episode by episode.
+
+The accuracies lie in ``episodes.npz``, which a run of ``few_shot`` leaves beside its record.
+"""
+
+import dataclasses
+import hashlib
+import math
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.errors import ResultsError
+from results.runs.folder import SingleRun
+from results.tables.rendering import Table, to_csv
+
+FILE = "episodes.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeAccuracies:
+    """The accuracies of one run.
+
+    Args:
+        label: what tables call the run.
+        accuracies: one per episode, as fractions ``[episodes]``.
+        drawn: hash of the images of all episodes.
+    """
+
+    label: str
+    accuracies: NDArray[np.float64]
+    drawn: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean over episodes, and half the width of its 95 % interval, as fractions."""
+
+    mean: float
+    interval: float
+
+
+def estimate(values: NDArray[np.float64]) -> Estimate:
+    """Return the mean and 1.96 standard deviations (of the population) of the mean."""
+    return Estimate(float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values)))
+
+
+def read_episodes(run: SingleRun) -> EpisodeAccuracies:
+    """Return the accuracies of a run's episodes.
+
+    Raises:
+        ResultsError: if the run left none, or the file is damaged.
+    """
+    path, document = run.folder / FILE, run.document
+    encoder = document.get("encoder") or {}
+    label = f"{encoder.get('label', '?')} {document.get('dataset', '?')} {run.id[:8]}"
+    stated = (document.get("files") or {}).get(FILE)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ResultsError(
+            f"`{run.folder}` must hold `{FILE}`, which a finished run of few_shot leaves, but it "
+            f"cannot be read ({error.strerror}); name another run, or compute it with `force=true`."
+        ) from error
+    if stated not in (None, hashlib.sha256(content).hexdigest()):
+        raise ResultsError(
+            f"`{path}` must be the file that the run's record names, but its sha256 differs; "
+            "compute the run again with `force=true`."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            accuracies, drawn = archive["accuracies"].astype(np.float64), str(archive["drawn"])
+        if accuracies.ndim != 1 or not len(accuracies) or not np.isfinite(accuracies).all():
+            raise ValueError("accuracies are not a list of numbers")
+    except (KeyError, ValueError, EOFError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise ResultsError(
+            f"`{path}` must hold the arrays accuracies and drawn, but is damaged ({error}); "
+            "compute the run again with `force=true`."
+        ) from error
+    return EpisodeAccuracies(label, accuracies, drawn)
+
+
+def compared(runs: Sequence[EpisodeAccuracies]) -> list[tuple[str, Estimate, Estimate]]:
+    """Return each run's label, its accuracy, and the paired difference from the first run.
+
+    Raises:
+        ResultsError: if the runs judged other episodes than the first one.
+    """
+    first = runs[0]
+    for run in runs:
+        if run.drawn != first.drawn:
+            raise ResultsError(
+                f"runs must share their episodes to be compared, but those of `{run.label}` differ "
+                f"from those of `{first.label}`; compare runs of one dataset and "
+                "`dataset.split_seed`, with equal pool, ways, shots, queries and episodes."
+            )
+    return [
+        (run.label, estimate(run.accuracies), estimate(run.accuracies - first.accuracies))
+        for run in runs
+    ]
+
+
+def to_table(rows: Sequence[tuple[str, Estimate, Estimate]]) -> Table:
+    """Return the comparison as a table of texts, in percent."""
+    body = [
+        [label, _percent(own), _percent(difference, "+") if number else "–"]
+        for number, (label, own, difference) in enumerate(rows)
+    ]
+    return Table(
+        "Accuracy over episodes, and paired difference from the first run (in %)",
+        ["run", "accuracy", "difference"],
+        body,
+        ["± is half the width of the 95 % interval over these episodes"],
+    )
+
+
+def to_csv_rows(rows: Sequence[tuple[str, Estimate, Estimate]]) -> str:
+    """Return the comparison as CSV, in percent."""
+    header = ["run", "accuracy", "interval", "difference", "difference interval"]
+    numbers = [
+        [label, *(round(100 * value, 4) for one in pair for value in dataclasses.astuple(one))]
+        for label, *pair in rows
+    ]
+    return to_csv(header, numbers)
+
+
+def _percent(value: Estimate, sign: str = "") -> str:
+    return f"{100 * value.mean:{sign}.2f} ± {100 * value.interval:.2f}"
