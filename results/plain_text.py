@@ -1,4 +1,4 @@
-"""Escaping of text from records for terminals, Markdown, CSV and HTML.
+"""Escaping of text from records for terminals, Markdown, CSV, HTML and LaTeX.
 
 Records may come from anybody, so their text is not trusted. Each output format has one function.
 """
@@ -50,3 +50,36 @@ def csv_cell(value: object) -> object:
 def html_text(text: str) -> str:
     """Return a text escaped for HTML elements and quoted attributes."""
     return html.escape(printable(text), quote=True)
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "{}$&#_%"},
+    "[": "{[}",
+    "*": "{*}",
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "−": "$-$",
+    "–": r"\textendash{}",
+    "…": r"\ldots{}",
+}
+
+
+def latex(text: str) -> str:
+    r"""Return a text escaped for LaTeX: for a cell, a caption or a paragraph.
+
+    A bracket and a star are in braces, because ``\\`` before them would read them as its argument.
+    A hyphen before a number is a minus sign. Letters beyond Latin-1, which many fonts lack, become
+    ``\u4e2d`` and the like.
+    """
+    text = re.sub(r"(?<![\w.)-])-(?=\.?\d)", "−", one_line(text))
+    text = "".join(c if c <= "\xff" or c in _LATEX else ascii(c)[1:-1] for c in text)
+    escaped = "".join(_LATEX.get(c, c) for c in text)
+    return re.sub(r"([-,'`])(?=\1)|([?!])(?=`)", r"\1\2{}", escaped)  # these would be ligatures

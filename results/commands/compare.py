@@ -32,5 +32,8 @@ def _compare(options: argparse.Namespace) -> int:
     numbers = comparison.to_csv_pairs(result)
     show(shown, numbers, options.format)
     if options.save:
-        print(f"saved: {save(options.save, 'comparison', shown, numbers)}", file=sys.stderr)
+        print(
+            f"saved: {save(options.save, 'comparison', shown, numbers, options.format)}",
+            file=sys.stderr,
+        )
     return 0

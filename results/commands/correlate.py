@@ -40,7 +40,10 @@ def _correlate(options: argparse.Namespace) -> int:
     else:
         show([table], numbers, options.format)
     if options.save:
-        print(f"saved: {save(options.save, 'correlations', [table], numbers)}", file=sys.stderr)
+        print(
+            f"saved: {save(options.save, 'correlations', [table], numbers, options.format)}",
+            file=sys.stderr,
+        )
     if options.plot:
         from results.figures.scatter import scatter
 

@@ -50,7 +50,10 @@ def _curve(options: argparse.Namespace) -> int:
     table, numbers = size_curves.to_table(points), size_curves.to_csv_points(points)
     show([table], numbers, options.format)
     if options.save:
-        print(f"saved: {save(options.save, 'curve', [table], numbers)}", file=sys.stderr)
+        print(
+            f"saved: {save(options.save, 'curve', [table], numbers, options.format)}",
+            file=sys.stderr,
+        )
     if options.plot:
         from results.figures.size_curves import draw
 

@@ -30,5 +30,8 @@ def _episodes(options: argparse.Namespace) -> int:
     table, numbers = to_table(rows), to_csv_rows(rows)
     show([table], numbers, options.format)
     if options.save:
-        print(f"saved: {save(options.save, 'episodes', [table], numbers)}", file=sys.stderr)
+        print(
+            f"saved: {save(options.save, 'episodes', [table], numbers, options.format)}",
+            file=sys.stderr,
+        )
     return 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from results.commands.options import reading, results_of
 from results.records.reading import Row
 from results.tables import rendering
-from results.tables.printing import show
+from results.tables.printing import FORMATS, show
 from results.tables.rendering import Table
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add(commands: "Commands") -> None:
     """Add the command."""
     parser = reading(commands, "list", _list, "the long table: one line per run and metric")
-    parser.add_argument("--format", choices=("terminal", "csv", "markdown"), default="terminal")
+    parser.add_argument("--format", choices=FORMATS, default="terminal")
 
 
 def _list(options: argparse.Namespace) -> int:

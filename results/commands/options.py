@@ -2,13 +2,13 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from results.errors import ResultsError
 from results.records.reading import Results, read
-from results.tables.printing import warn
+from results.tables.printing import FORMATS, warn
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -53,10 +53,11 @@ def placing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outputs", type=Path, default=default, help="where runs write")
 
 
-def writing(parser: argparse.ArgumentParser) -> None:
+def writing(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS) -> None:
     """Add the options that choose a format and save the tables."""
-    parser.add_argument("--format", choices=("terminal", "csv", "markdown"), default="terminal")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="write CSV and Markdown there")
+    parser.add_argument("--format", choices=formats, default="terminal")
+    what = "write CSV, Markdown and the format there"
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help=what)
 
 
 def names(text: str) -> list[str]:

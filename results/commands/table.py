@@ -35,5 +35,7 @@ def _table(options: argparse.Namespace) -> int:
     if left_out:
         print(printable(left_out), file=sys.stderr)
     if options.save:
-        print(f"saved: {save(options.save, 'table', shown, numbers)}", file=sys.stderr)
+        print(
+            f"saved: {save(options.save, 'table', shown, numbers, options.format)}", file=sys.stderr
+        )
     return 0

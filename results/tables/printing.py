@@ -7,7 +7,14 @@ from pathlib import Path
 from results.plain_text import printable
 from results.records.reading import MissingRun, Results
 from results.tables import rendering
+from results.tables.html import to_page
+from results.tables.latex import PACKAGES, to_latex
 from results.tables.rendering import Table
+
+FORMATS = ("terminal", "csv", "markdown", "latex", "html")
+"""Formats of every command that shows tables."""
+
+_ENDINGS = {"csv": "csv", "markdown": "md", "latex": "tex", "html": "html"}
 
 _SHOWN_FILES = 3
 """Number of files that are listed for several runs with the same reason."""
@@ -22,22 +29,36 @@ def warn(results: Results) -> None:
 
 
 def show(shown: Sequence[Table], numbers: str, form: str) -> None:
-    """Print tables as ``terminal`` or ``markdown`` text, or their numbers as ``csv``."""
-    if form == "csv":
-        print(numbers, end="")
-    else:
-        render = rendering.to_markdown if form == "markdown" else rendering.to_terminal
-        print("\n\n".join(render(table) for table in shown))
+    """Print tables as text in one of the ``FORMATS``, or their numbers as ``csv``."""
+    print(_rendered(shown, numbers, form), end="")
 
 
-def save(folder: Path, name: str, shown: Sequence[Table], numbers: str) -> str:
-    """Write a table as CSV and Markdown and return the paths as a text."""
+def save(
+    folder: Path, name: str, shown: Sequence[Table], numbers: str, form: str = "terminal"
+) -> str:
+    """Write a table as CSV, as Markdown and in one of the ``FORMATS``; return the paths as a text.
+
+    A folder receives no text for terminals.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    csv, markdown = folder / f"{name}.csv", folder / f"{name}.md"
-    csv.write_text(numbers, encoding="utf-8")
-    text = "\n\n".join(rendering.to_markdown(table) for table in shown)
-    markdown.write_text(text + "\n", encoding="utf-8")
-    return f"{csv}, {markdown}"
+    paths = []
+    for kind in dict.fromkeys(["csv", "markdown", form]):
+        if kind in _ENDINGS:
+            paths.append(folder / f"{name}.{_ENDINGS[kind]}")
+            paths[-1].write_text(_rendered(shown, numbers, kind), encoding="utf-8")
+    return ", ".join(map(str, paths))
+
+
+def _rendered(shown: Sequence[Table], numbers: str, form: str) -> str:
+    """Return tables as a text that ends with a newline."""
+    if form == "csv":
+        return numbers
+    if form == "html":
+        return to_page(shown) + "\n"
+    if form == "latex":
+        return "\n\n".join([PACKAGES, *map(to_latex, shown)]) + "\n"
+    render = rendering.to_markdown if form == "markdown" else rendering.to_terminal
+    return "\n\n".join(map(render, shown)) + "\n"
 
 
 def describe(gaps: Sequence[MissingRun]) -> list[str]:

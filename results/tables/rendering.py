@@ -1,27 +1,75 @@
-"""Rendering of tables as terminal text, Markdown or CSV."""
+"""Tables of texts, and their rendering for terminals, in Markdown and in CSV."""
 
 import csv
 import dataclasses
 import io
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 
 from results.plain_text import csv_cell, markdown, one_line
 
 _LABEL_WIDTHS = (44, 34, 26, 20)
+_BOLD, _PLAIN = "\x1b[1m", "\x1b[0m"
+_BEST = "*"
+"""What stands before the best scores where a terminal shows no bold text."""
+
+
+class CellText(str):
+    """The text of a cell that is marked; each output format shows the marks in its own way.
+
+    Args:
+        text: the text without marks.
+        best: whether it is the best score among those that it is compared with.
+        group: letters of the groups of encoders that cannot be told apart.
+    """
+
+    best: bool
+    group: str
+
+    def __new__(cls, text: str, *, best: bool = False, group: str = "") -> "CellText":
+        """Return the text with its marks."""
+        cell = super().__new__(cls, text)
+        cell.best, cell.group = best, group
+        return cell
+
+
+def is_best(text: str) -> bool:
+    """Return whether a cell holds a best score."""
+    return isinstance(text, CellText) and text.best
+
+
+def group_of(text: str) -> str:
+    """Return the letters of a cell's groups; empty if it has none."""
+    return text.group if isinstance(text, CellText) else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of texts: the first columns are labels, the others are right-aligned."""
+    """A table of texts: the first columns are labels, the others are right-aligned.
+
+    Args:
+        title: the heading.
+        header: the names of the columns.
+        rows: the cells' texts; a ``CellText`` has marks.
+        notes: remarks below the table.
+        left: number of label columns, which a terminal repeats in every block.
+        best: what best scores are compared with, e.g. ``the best score of its column``.
+    """
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
     left: int = 1
-    """Number of label columns, which are repeated in every block."""
+    best: str = ""
+
+    def remarks(self, mark: str = "bold") -> list[str]:
+        """Return the notes and, if a score is marked as the best, what its mark means."""
+        marked = any(is_best(cell) for row in self.rows for cell in row)
+        return [*self.notes, *([f"{mark}: {self.best}"] if marked and self.best else [])]
 
 
 def terminal_width() -> int:
@@ -29,22 +77,33 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((100, 24)).columns
 
 
-def to_terminal(table: Table, width: int | None = None) -> str:
-    """Return the table as text that fits the terminal (100 columns if there is no terminal).
+def shows_bold() -> bool:
+    """Return whether standard output is a terminal that may show bold text."""
+    wanted = "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    return wanted and sys.stdout.isatty()
 
-    Long labels are wrapped; columns that do not fit are printed in further blocks below.
+
+def to_terminal(table: Table, width: int | None = None, bold: bool | None = None) -> str:
+    """Return the table as text that fits the terminal.
+
+    Long labels are wrapped, and so are the names of columns if they do not fit; columns that still
+    do not fit are printed in further blocks below.
+
+    Args:
+        table: the table.
+        width: number of columns (None: those of the terminal, or 100 if there is none).
+        bold: whether best scores are bold; otherwise ``*`` precedes them (None: if the terminal
+            shows bold text, and the variable ``NO_COLOR`` does not exist).
     """
-    width = width or terminal_width()
-    texts = [[one_line(cell) for cell in row] for row in (table.header, *table.rows)]
-    columns = [list(column) for column in zip(*texts, strict=True)]
-    values = [[[cell] for cell in column] for column in columns[table.left :]]
-    needed = sum(_width(column) + 2 for column in values)
-    for label_width in _LABEL_WIDTHS:
-        labels = [_wrapped(column, label_width) for column in columns[: table.left]]
-        room = width + 2 - sum(_width(column) + 2 for column in labels)
-        if needed <= room:
-            break
-    blocks: list[list[list[list[str]]]] = [[]]
+    width, bold = width or terminal_width(), shows_bold() if bold is None else bold
+    columns = list(zip(table.header, *table.rows, strict=True))
+    values: list[list[Sequence[str]]]
+    values = [[[_value(cell, bold)] for cell in column] for column in columns[table.left :]]
+    labels, room = _labels(columns[: table.left], width, values)
+    if sum(_width(column) + 2 for column in values) > room:
+        values = [_narrow(column) for column in values]
+        labels, room = _labels(columns[: table.left], width, values)
+    blocks: list[list[Sequence[Sequence[str]]]] = [[]]
     used = 0
     for column in values:
         if blocks[-1] and used + _width(column) + 2 > room:
@@ -52,9 +111,10 @@ def to_terminal(table: Table, width: int | None = None) -> str:
             used = 0
         blocks[-1].append(column)
         used += _width(column) + 2
-    shown = "\n\n".join(_block(labels, block) for block in blocks)
+    shown = "\n\n".join(_block(labels, block, bold) for block in blocks)
     parts = [textwrap.fill(one_line(table.title), width), shown]
-    return "\n".join([*parts, notes(table.notes, width)] if table.notes else parts)
+    remarks = table.remarks("bold" if bold else f"{_BEST} before a score")
+    return "\n".join([*parts, notes(remarks, width)] if remarks else parts)
 
 
 def notes(texts: Sequence[str], width: int | None = None) -> str:
@@ -68,13 +128,18 @@ def notes(texts: Sequence[str], width: int | None = None) -> str:
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown under a heading."""
-    lines = ["| " + " | ".join(map(markdown, row)) + " |" for row in table.rows]
+    lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in table.rows]
     header = "| " + " | ".join(map(markdown, table.header)) + " |"
     rule = ["---" if i < table.left else "---:" for i in range(len(table.header))]
     parts = [f"## {markdown(table.title)}", "\n".join([header, f"| {' | '.join(rule)} |", *lines])]
-    if table.notes:
-        parts.append("\n".join(f"* {markdown(note, code=True)}" for note in table.notes))
+    if remarks := table.remarks():
+        parts.append("\n".join(f"* {markdown(note, code=True)}" for note in remarks))
     return "\n\n".join(parts)
+
+
+def _markdown(cell: str) -> str:
+    text = f"**{markdown(cell)}**" if is_best(cell) else markdown(cell)
+    return f"{text} <sup>{markdown(group_of(cell))}</sup>" if group_of(cell) else text
 
 
 def to_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -88,6 +153,36 @@ def to_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+def _value(cell: str, bold: bool) -> CellText:
+    """Return a value as a terminal shows it, with its marks as text unless they are bold."""
+    mark = _BEST if is_best(cell) and not bold else ""
+    group = f" {group_of(cell)}" if group_of(cell) else ""
+    return CellText(one_line(f"{mark}{cell}{group}"), best=is_best(cell))
+
+
+def _labels(
+    columns: Sequence[Sequence[str]], width: int, values: Sequence[Sequence[Sequence[str]]]
+) -> tuple[list[list[list[str]]], int]:
+    """Return wrapped label columns, and the width that they leave for values.
+
+    Labels are as wide as possible such that the values fit, and narrow if these do not fit.
+    """
+    needed = sum(_width(column) + 2 for column in values)
+    for label_width in _LABEL_WIDTHS:
+        labels = [_wrapped([one_line(cell) for cell in column], label_width) for column in columns]
+        room = width + 2 - sum(_width(column) + 2 for column in labels)
+        if needed <= room:
+            break
+    return labels, room
+
+
+def _narrow(column: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Return a column of values whose name is wrapped to the width of the values."""
+    name, *cells = column
+    words = max(len(word) for word in name[0].split(" "))
+    return [_wrapped(name, max(words, _width(cells or [[""]])))[0], *cells]
+
+
 def _wrapped(column: Sequence[str], width: int) -> list[list[str]]:
     wrapper = textwrap.TextWrapper(width, subsequent_indent="  ", break_on_hyphens=False)
     return [wrapper.wrap(cell) or [""] for cell in column]
@@ -97,18 +192,27 @@ def _width(column: Sequence[Sequence[str]]) -> int:
     return max(len(line) for cell in column for line in cell)
 
 
-def _block(labels: list[list[list[str]]], values: list[list[list[str]]]) -> str:
-    columns = labels + values
+def _block(
+    labels: Sequence[Sequence[Sequence[str]]],
+    values: Sequence[Sequence[Sequence[str]]],
+    bold: bool,
+) -> str:
+    columns = [*labels, *values]
     widths = [_width(column) for column in columns]
     lines = []
     for number, cells in enumerate(zip(*columns, strict=True)):
         for part in range(max(len(cell) for cell in cells)):
             texts = [cell[part] if part < len(cell) else "" for cell in cells]
             padded = [
-                text.ljust(width) if i < len(labels) else text.rjust(width)
+                text.ljust(width) if i < len(labels) else _right(text, width, bold)
                 for i, (text, width) in enumerate(zip(texts, widths, strict=True))
             ]
             lines.append("  ".join(padded).rstrip())
         if number == 0:
             lines.append("  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def _right(text: str, width: int, bold: bool) -> str:
+    padding = " " * (width - len(text))
+    return f"{padding}{_BOLD}{text}{_PLAIN}" if bold and is_best(text) else padding + text
