@@ -76,8 +76,9 @@ ORDER = (
 # Rooms of results, lowest first.
 RESULTS_ORDER = (
     ("errors", "plain_text"),
+    ("statistics",),
     ("records",),
-    ("published", "statistics"),
+    ("published",),
     ("tables",),
     ("agreement",),
     ("figures",),

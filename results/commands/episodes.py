@@ -23,10 +23,12 @@ def add(commands: "Commands") -> None:
 
 
 def _episodes(options: argparse.Namespace) -> int:
-    from results.runs.episodes import compared, read_episodes, to_csv_rows, to_table
+    from results.records.episodes import read_episodes
+    from results.runs.episodes import compared, to_csv_rows, to_table
     from results.runs.folder import find_run
 
-    rows = compared([read_episodes(find_run(options.outputs, name)) for name in options.runs])
+    runs = [find_run(options.outputs, name) for name in options.runs]
+    rows = compared([read_episodes(run.folder, run.document) for run in runs])
     table, numbers = to_table(rows), to_csv_rows(rows)
     show([table], numbers, options.format)
     if options.save:

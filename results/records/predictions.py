@@ -17,7 +17,7 @@ from results.errors import ResultsError
 
 FILE = "test_predictions.npz"
 _KINDS = {"files": "U", "targets": "iu", "scores": "f", "classes": "U"}
-"""The arrays and the kinds of their data."""
+"""The arrays and the kinds of their data; ``groups`` may follow."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,15 @@ class Predictions:
             1 (shown), 0 (not shown) and -1 (not known).
         scores: class scores ``[N, C]``.
         classes: names of the classes ``[C]``.
+        groups: number of the group of each image ``[N]``, e.g. of the object that its frames show;
+            None where the data set has no groups, and in files that do not name them.
     """
 
     files: NDArray[np.str_]
     targets: NDArray[np.int64]
     scores: NDArray[np.float64]
     classes: NDArray[np.str_]
+    groups: NDArray[np.int64] | None = None
 
     @property
     def several_classes(self) -> bool:
@@ -139,7 +142,8 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
                     f"`{path}` must hold the names and targets of the images, but an older version "
                     "left scores alone; compute the run again with `force=true`."
                 )
-            return {name: archive[name] for name in _KINDS}
+            further = ["groups"] if "groups" in archive.files else []
+            return {name: archive[name] for name in (*_KINDS, *further)}
     except ResultsError:
         raise
     except (KeyError, ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
@@ -173,7 +177,16 @@ def _checked(arrays: Mapping[str, NDArray[Any]], path: Path) -> Predictions:
         raise _damaged(path, f"there are no targets, or some are not in [{lowest}, {highest}]")
     if np.isnan(scores).any():
         raise _damaged(path, "some scores are NaN")
-    return Predictions(files, targets.astype(np.int64), scores.astype(np.float64), classes)
+    groups = arrays.get("groups")
+    if groups is not None and (groups.shape != files.shape or groups.dtype.kind not in "iu"):
+        raise _damaged(path, f"`groups` must be a number per image, but is {groups.shape}")
+    return Predictions(
+        files,
+        targets.astype(np.int64),
+        scores.astype(np.float64),
+        classes,
+        None if groups is None else groups.astype(np.int64),
+    )
 
 
 def confusion(predictions: Predictions) -> NDArray[np.int64]:

@@ -70,6 +70,7 @@ class Results:
         mean_over: keys, in addition to the seed, whose values are averaged.
         versions: run id -> the data and weights that its scores belong to.
         documents: run id -> the whole record or failure.
+        folders: run id -> the folder of the run's files; published tables have none.
     """
 
     rows: list[Row]
@@ -80,6 +81,7 @@ class Results:
     mean_over: Sequence[str] = ()
     versions: Mapping[str, Version] = dataclasses.field(default_factory=dict)
     documents: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    folders: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     def keep(
         self,
@@ -261,6 +263,7 @@ def _tabulate(
 ) -> Results:
     results = Results([], mean_over=mean_over)
     results.documents = {document["run_id"]: document for _, document in documents}
+    results.folders = {document["run_id"]: folder for folder, document in documents}
     names = identify([document for _, document in documents], mean_over)
     results.versions = versions(
         (name.encoder_id, document)

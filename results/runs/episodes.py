@@ -1,37 +1,15 @@
-"""Few-shot runs compared episode by episode.
-
-The accuracies lie in ``episodes.npz``, which a run of ``few_shot`` leaves beside its record.
-"""
+"""Few-shot runs compared episode by episode."""
 
 import dataclasses
-import hashlib
 import math
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from results.errors import ResultsError
-from results.runs.folder import SingleRun
+from results.records.episodes import EpisodeAccuracies
 from results.tables.rendering import Table, to_csv
-
-FILE = "episodes.npz"
-
-
-@dataclasses.dataclass(frozen=True)
-class EpisodeAccuracies:
-    """The accuracies of one run.
-
-    Args:
-        label: what tables call the run.
-        accuracies: one per episode, as fractions ``[episodes]``.
-        drawn: hash of the images of all episodes.
-    """
-
-    label: str
-    accuracies: NDArray[np.float64]
-    drawn: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,41 +23,6 @@ class Estimate:
 def estimate(values: NDArray[np.float64]) -> Estimate:
     """Return the mean and 1.96 standard deviations (of the population) of the mean."""
     return Estimate(float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values)))
-
-
-def read_episodes(run: SingleRun) -> EpisodeAccuracies:
-    """Return the accuracies of a run's episodes.
-
-    Raises:
-        ResultsError: if the run left none, or the file is damaged.
-    """
-    path, document = run.folder / FILE, run.document
-    encoder = document.get("encoder") or {}
-    label = f"{encoder.get('label', '?')} {document.get('dataset', '?')} {run.id[:8]}"
-    stated = (document.get("files") or {}).get(FILE)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ResultsError(
-            f"`{run.folder}` must hold `{FILE}`, which a finished run of few_shot leaves, but it "
-            f"cannot be read ({error.strerror}); name another run, or compute it with `force=true`."
-        ) from error
-    if stated not in (None, hashlib.sha256(content).hexdigest()):
-        raise ResultsError(
-            f"`{path}` must be the file that the run's record names, but its sha256 differs; "
-            "compute the run again with `force=true`."
-        )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            accuracies, drawn = archive["accuracies"].astype(np.float64), str(archive["drawn"])
-        if accuracies.ndim != 1 or not len(accuracies) or not np.isfinite(accuracies).all():
-            raise ValueError("accuracies are not a list of numbers")
-    except (KeyError, ValueError, EOFError, TypeError, OSError, zipfile.BadZipFile) as error:
-        raise ResultsError(
-            f"`{path}` must hold the arrays accuracies and drawn, but is damaged ({error}); "
-            "compute the run again with `force=true`."
-        ) from error
-    return EpisodeAccuracies(label, accuracies, drawn)
 
 
 def compared(runs: Sequence[EpisodeAccuracies]) -> list[tuple[str, Estimate, Estimate]]:

@@ -123,6 +123,7 @@ def scores_on_test(
         targets=test.targets,
         scores=logits.float().cpu().numpy(),
         classes=np.asarray(dataset.classes, dtype=np.str_),
+        **({} if test.groups is None else {"groups": test.groups}),
     )
     labels = torch.from_numpy(test.targets)
     names = scored_by(dataset)

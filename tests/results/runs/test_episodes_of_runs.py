@@ -6,7 +6,8 @@ import pytest
 
 from results.commands.main import main
 from results.errors import ResultsError
-from results.runs.episodes import compared, read_episodes
+from results.records.episodes import read_episodes
+from results.runs.episodes import compared
 from results.runs.folder import SingleRun
 
 FIRST, SECOND = [0.5, 0.6, 0.9, 0.8], [0.6, 0.6, 0.95, 0.85]
@@ -23,7 +24,7 @@ def run(folder: Path, accuracies: list[float], drawn: str = "abc", **changes: ob
 
 def test_runs_are_compared_episode_by_episode(tmp_path: Path) -> None:
     runs = [run(tmp_path / "a", FIRST), run(tmp_path / "b", SECOND)]
-    rows = compared([read_episodes(one) for one in runs])
+    rows = compared([read_episodes(one.folder, one.document) for one in runs])
     assert [label for label, *_ in rows] == ["a digits 12345678", "b digits 12345678"]
     assert (rows[0][2].mean, rows[0][2].interval) == (0, 0)
     gains = np.array([0.1, 0, 0.05, 0.05])
@@ -37,20 +38,20 @@ def test_runs_are_compared_episode_by_episode(tmp_path: Path) -> None:
 def test_other_episodes_are_not_compared(tmp_path: Path) -> None:
     runs = [run(tmp_path / "a", FIRST), run(tmp_path / "b", SECOND, drawn="other")]
     with pytest.raises(ResultsError, match="runs must share their episodes to be compared"):
-        compared([read_episodes(one) for one in runs])
+        compared([read_episodes(one.folder, one.document) for one in runs])
 
 
 def test_missing_changed_and_damaged_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"must hold `episodes\.npz`, which a finished run of"):
-        read_episodes(SingleRun(tmp_path, {}))
+        read_episodes(tmp_path, {})
     one = run(tmp_path / "a", FIRST, files={"episodes.npz": "0" * 64})
     with pytest.raises(ResultsError, match="its sha256 differs"):
-        read_episodes(one)
+        read_episodes(one.folder, one.document)
     (tmp_path / "a" / "episodes.npz").write_bytes(b"PK")
     with pytest.raises(ResultsError, match="must hold the arrays accuracies and drawn"):
-        read_episodes(SingleRun(tmp_path / "a", {}))
+        read_episodes(tmp_path / "a", {})
     with pytest.raises(ResultsError, match="accuracies are not a list of numbers"):
-        read_episodes(run(tmp_path / "b", []))
+        read_episodes(tmp_path / "b", run(tmp_path / "b", []).document)
 
 
 def test_the_command_prints_the_difference(write, outputs: Path, capsys) -> None:
