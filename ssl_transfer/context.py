@@ -95,12 +95,26 @@ class Context:
 
     def __post_init__(self) -> None:
         """Restore the list of resumptions that an earlier process of the run stored."""
+        self.facts.setdefault("features", [])
         if resumed := self._progress().get("resumed_at"):
             self.note(resumed_at=resumed)
 
     def note(self, **facts: Any) -> None:
         """Add facts to the run's record."""
         self.facts.update(facts)
+
+    def note_features(self, use: Mapping[str, Any]) -> None:
+        """Add to the record that the run uses stored features, and what they cost.
+
+        Args:
+            use: see ``features.store.Use``; several uses of an array become one.
+        """
+        uses: dict[str, dict[str, Any]] = {one["key"]: one for one in self.facts["features"]}
+        if (before := uses.get(use["key"])) is not None:
+            spent = round(before["spent"] + use["spent"], 3)
+            use = {**use, "spent": spent, "reused": use["reused"] and before["reused"]}
+        uses[use["key"]] = dict(use)
+        self.note(features=list(uses.values()))
 
     def note_resumption(self, training: str, step: int) -> None:
         """Add a resumption to the record; the list survives further interruptions."""

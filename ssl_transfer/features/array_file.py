@@ -1,8 +1,9 @@
 """The file of an array in the feature store: its parts, its verification, and its summary.
 
 A file is a ``.npy`` (``numpy.load`` reads it) followed by one line of JSON with the array's
-identity and the sha256 of its data. Its contents are verified once: a hidden file beside it then
-holds its stamp, and nobody reads it again to verify it before the stamp changes.
+identity, the sha256 of its data, and what its extraction cost. Its contents are verified once: a
+hidden file beside it then holds its stamp, and nobody reads it again to verify it before the stamp
+changes.
 """
 
 import contextlib
@@ -19,6 +20,9 @@ from jaxtyping import Float
 from ssl_transfer.system import stamps
 
 Rows = Float[np.ndarray, "samples *rest"]
+
+EXTRACTION = "extraction"
+"""Key of what an array's extraction cost; it is no part of the array's identity."""
 
 CHUNK_BYTES = 2**26
 """Bytes per part when an array is read as a whole, so that it may be larger than memory."""
@@ -87,6 +91,8 @@ def chunks(rows: Rows) -> Iterator[Rows]:
 
 def opened(path: Path) -> "tuple[np.memmap[Any, np.dtype[Any]], dict[str, Any]]":
     """Return the array in a file of the store, and its identity with the sha256 of its data.
+
+    Files of current code also have what the extraction cost (``EXTRACTION``).
 
     Raises:
         OSError: if the file cannot be read.
@@ -158,9 +164,13 @@ def digest_of(rows: Rows) -> tuple[str, Summary]:
     return digest.hexdigest(), summary.result()
 
 
-def trailer_of(digest: str, identity: Mapping[str, Any]) -> bytes:
+def trailer_of(
+    digest: str, identity: Mapping[str, Any], extraction: Mapping[str, Any] | None = None
+) -> bytes:
     """Return the line of JSON that follows the data."""
-    return b"\n" + json.dumps({"sha256": digest, **identity}).encode() + b"\n"
+    facts = {"sha256": digest, **identity}
+    facts |= {} if extraction is None else {EXTRACTION: dict(extraction)}
+    return b"\n" + json.dumps(facts).encode() + b"\n"
 
 
 def head_of(shape: tuple[int, ...], dtype: "np.dtype[Any]") -> bytes:

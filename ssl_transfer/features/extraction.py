@@ -73,7 +73,12 @@ class FrozenFeatures:
         self.dataset, self.context = dataset, context
         self.preprocessing = encoder.preprocessing.replaced(image_size, preprocessing)
         self.representation, self.precision = representation, precision
-        self.store = FeatureStore(context.features, doubt=context.doubt)
+        self.store = FeatureStore(
+            context.features,
+            doubt=context.doubt,
+            device=context.device.type,
+            note=context.note_features,
+        )
         self.members: list[FrozenFeatures] = []
         if isinstance(encoder, FusedEncoder):
             self.members = [
@@ -132,6 +137,12 @@ class FrozenFeatures:
         rows, summary = self.store.get(identity, len(samples), compute)
         judge(summary, f"`{self.encoder.name}` on the {split} split", self.context)
         return rows
+
+    def note_use(self, split: str) -> None:
+        """Add to the record that the run uses what was computed from a split's features."""
+        for member in self.members:
+            member.note_use(split)
+        self.store.note_use_of(self.identity(split), len(self.dataset[split]))
 
     def identity(self, split: str) -> dict[str, Any]:
         """Return the identity of a split's features in the store."""

@@ -58,8 +58,11 @@ class PartialArray:
         self.folder, self.identity, self.samples = folder, dict(identity), samples
         self.rows, self.done = folder / "rows.npy", folder / "done"
 
-    def fill(self, compute: Compute) -> None:
+    def fill(self, compute: Compute) -> int:
         """Compute the rows that are missing; each process computes and writes a share of them.
+
+        Returns:
+            The number of rows that were missing.
 
         Raises:
             NotStored: on every process, if one of them could not write.
@@ -82,6 +85,7 @@ class PartialArray:
         except NotStored as error:
             problem = str(error)
         self._agree(problem)
+        return len(missing)
 
     def _agree(self, problem: str | None) -> None:
         """Raise ``NotStored`` on every process if one of them has a problem."""
@@ -104,8 +108,12 @@ class PartialArray:
             write_atomically(stated, text)
         return np.flatnonzero(np.fromfile(self.done, dtype=np.uint8) == 0)
 
-    def complete(self, path: Path) -> None:
+    def complete(self, path: Path, extraction: Mapping[str, Any] | None = None) -> None:
         """Turn the rows into the file of the array.
+
+        Args:
+            path: the file.
+            extraction: what the extraction cost.
 
         Raises:
             NotStored: if a row is missing, or the disk is full.
@@ -121,7 +129,7 @@ class PartialArray:
             with self.rows.open("r+b") as file:
                 file.seek(array.offset + array.nbytes)
                 file.truncate()
-                file.write(trailer_of(digest, self.identity))
+                file.write(trailer_of(digest, self.identity, extraction))
                 file.flush()
                 os.fsync(file.fileno())
             self.rows.replace(path)

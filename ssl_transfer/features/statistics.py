@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import math
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,8 +43,11 @@ def split_statistics(features: FrozenFeatures, split: str) -> FeatureStatistics:
     stored = _read(path, identity)
     if not distributed.any_true(stored is None):
         assert stored is not None
-        return stored
-    rows = features.rows(split)
+        features.note_use(split)
+        _note(features, path, *stored, reused=True)
+        return stored[0]
+    rows, began = features.rows(split), time.monotonic()
+    seconds: float | None = None
     computed: FeatureStatistics | str | None = None
     if distributed.is_main():
         try:
@@ -50,12 +55,35 @@ def split_statistics(features: FrozenFeatures, split: str) -> FeatureStatistics:
         except ValueError as error:  # raised on every process below
             computed = str(error)
         else:
-            _write(path, identity, computed)
+            seconds = round(time.monotonic() - began, 3)
+            _write(path, identity, computed, seconds)
     computed = distributed.broadcast_object(computed)
     if isinstance(computed, str):
         raise ValueError(computed)
     assert computed is not None
+    _note(features, path, computed, seconds, reused=False)
     return computed
+
+
+def _note(
+    features: FrozenFeatures,
+    path: Path,
+    statistics: FeatureStatistics,
+    seconds: float | None,
+    *,
+    reused: bool,
+) -> None:
+    """Add to the record what the statistics cost, like an array of features."""
+    features.context.note_features(
+        {
+            "key": path.stem,
+            "images": statistics.samples,
+            "seconds": seconds,
+            "device": _device(features.context.device).type,
+            "spent": 0.0 if reused else seconds or 0.0,
+            "reused": reused,
+        }
+    )
 
 
 def _device(device: torch.device) -> torch.device:
@@ -82,7 +110,9 @@ def statistics_identity(path: Path) -> dict[str, Any]:
         raise ValueError(f"`{path}` holds no statistics ({error})") from error
 
 
-def _write(path: Path, identity: Mapping[str, Any], statistics: FeatureStatistics) -> None:
+def _write(
+    path: Path, identity: Mapping[str, Any], statistics: FeatureStatistics, seconds: float
+) -> None:
     arrays = {
         "identity": np.array(json.dumps(identity, sort_keys=True)),
         "mean": statistics.mean.numpy(),
@@ -90,6 +120,7 @@ def _write(path: Path, identity: Mapping[str, Any], statistics: FeatureStatistic
         "eigenvectors": statistics.eigenvectors.numpy(),
         "samples": np.array(statistics.samples),
         "ledoit_wolf": np.array(statistics.ledoit_wolf),
+        "seconds": np.array(seconds),
     }
     try:
         replace_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
@@ -97,19 +128,24 @@ def _write(path: Path, identity: Mapping[str, Any], statistics: FeatureStatistic
         log.warning("statistics are not kept, and are computed whenever needed: %s", error)
 
 
-def _read(path: Path, identity: Mapping[str, Any]) -> FeatureStatistics | None:
-    """Return the statistics in an intact file (a zip file, which checks its own contents)."""
+def _read(path: Path, identity: Mapping[str, Any]) -> tuple[FeatureStatistics, float | None] | None:
+    """Return the statistics in an intact file, and the seconds they took if it holds them.
+
+    The file is a zip file, which checks its own contents.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             if json.loads(str(file["identity"])) != json.loads(json.dumps(identity)):
                 raise ValueError("it holds the statistics of other features")
-            return FeatureStatistics(
+            seconds = float(file["seconds"]) if "seconds" in file else math.nan
+            statistics = FeatureStatistics(
                 torch.from_numpy(file["mean"]),
                 torch.from_numpy(file["eigenvalues"]),
                 torch.from_numpy(file["eigenvectors"]),
                 int(file["samples"]),
                 float(file["ledoit_wolf"]),
             )
+            return statistics, seconds if math.isfinite(seconds) else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -1,0 +1,90 @@
+"""The mean over few values with a 95 % interval: a bootstrap of the studentised mean."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+FEWEST_FOR_INTERVAL = 8
+"""Minimal number of values, e.g. of datasets, for an interval."""
+_DRAWS = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean:
+    """A mean of ``n`` values with its 95 % interval.
+
+    Without an interval, ``low`` and ``high`` are NaN and ``note`` gives the reason; without a mean
+    ``value`` is NaN, too.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    note: str = ""
+
+    @classmethod
+    def none(cls, n: int, note: str) -> "Mean":
+        """Return a result without a mean."""
+        return cls(math.nan, math.nan, math.nan, n, note)
+
+    @classmethod
+    def exact(cls, value: float) -> "Mean":
+        """Return a single value, which has no interval."""
+        return cls(value, math.nan, math.nan, 1, "a single value")
+
+    def __bool__(self) -> bool:
+        return not math.isnan(self.value)
+
+
+def mean(values: Sequence[float]) -> Mean:
+    """Return the mean with the interval of a bootstrap of the studentised mean.
+
+    Efron and Tibshirani 1993, section 12.5: ``mean - t * s / sqrt(n)``, where t runs over the
+    2.5 % and 97.5 % points of ``(resampled mean - mean) / standard error of the resample``. Values
+    such as regrets are skewed and often 0, for which a percentile bootstrap covers only 78-91 % at
+    8 to 11 values. Simulated coverage of this interval (``benchmarks/choosing_coverage.py``): 91-95
+    % at 8 values and 92-95 % at 11 for normal, exponential, log-normal and zero-inflated values and
+    for differences of zero-inflated ones. Fewer than 8 values are too few. The seed of the
+    resamples is fixed, so the same values always give the same interval, in any order.
+
+    Args:
+        values: finite numbers.
+    """
+    column = np.sort(np.asarray(values, dtype=np.float64))
+    n = len(column)
+    if n == 0:
+        return Mean.none(0, "no values")
+    value = math.fsum(column) / n
+    if n < FEWEST_FOR_INTERVAL:
+        note = f"an interval needs at least {FEWEST_FOR_INTERVAL} values"
+        return Mean(value, math.nan, math.nan, n, note)
+    if np.ptp(column) == 0:
+        return Mean(value, math.nan, math.nan, n, "all values are equal")
+    low, high = np.quantile(_studentised(column), [0.025, 0.975])
+    standard_error = float(column.std(ddof=1)) / math.sqrt(n)
+    return Mean(value, value - float(high) * standard_error, value - float(low) * standard_error, n)
+
+
+def _studentised(column: Floats) -> Floats:
+    """Return the studentised means of the resamples; those of equal values count as 0."""
+    weights = _weights(len(column))
+    centred = column - column.mean()
+    means = weights @ centred
+    variances = np.maximum(weights @ centred**2 - means**2, 0) / (len(column) - 1)
+    varying = variances > 1e-12 * column.var()
+    safe = np.where(varying, variances, 1.0)
+    return np.asarray(np.where(varying, means / np.sqrt(safe), 0.0), dtype=np.float64)
+
+
+@functools.lru_cache(maxsize=8)
+def _weights(n: int) -> Floats:
+    """Return the share of each value in each resample."""
+    generator = np.random.default_rng(0)
+    return generator.multinomial(n, [1 / n] * n, size=_DRAWS) / n
