@@ -3,11 +3,12 @@
 import dataclasses
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 from results.errors import ResultsError, unknown
 from results.records.labels import natural
-from results.records.reading import Results, Row
+from results.records.reading import MissingRun, Results, Row
 from results.records.versions import Version
 
 
@@ -47,11 +48,12 @@ class Cell:
 Cells = dict[tuple[str, str], Cell]
 """Cells of one protocol by encoder and dataset."""
 
+Place = TypeVar("Place", bound=Hashable)
+"""What a cell is looked up by."""
+
 
 def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
     """Return the cells of a protocol.
-
-    Runs with different data or weights are not averaged: only the latest ones count.
 
     Args:
         results: the results.
@@ -61,55 +63,81 @@ def cells(results: Results, protocol: str, metric: str | None = None) -> Cells:
     Raises:
         ResultsError: if the protocol has no such metric; the message lists its metrics.
     """
-    result: Cells = defaultdict(Cell)
-    rows = [
-        row
-        for row in results.rows
-        if row.protocol == protocol and (row.primary if metric is None else row.metric == metric)
+    rows = [row for row in results.rows if row.protocol == protocol and concerns(row, metric)]
+    gaps = [
+        gap
+        for gap in results.gaps
+        if gap.protocol == protocol and (gap.kind != "invalid" or concerns(gap, metric))
     ]
+    if metric is not None and not rows and not any(gap.kind == "invalid" for gap in gaps):
+        metrics = sorted({row.metric for row in results.rows if row.protocol == protocol})
+        raise unknown(f"the metric of `{protocol}`", metric, metrics)
+    return gather(
+        results,
+        [((row.encoder, row.dataset), row) for row in rows],
+        [((gap.encoder, gap.dataset), gap) for gap in gaps if gap.encoder],
+    )
+
+
+def concerns(entry: Row | MissingRun, metric: str | None) -> bool:
+    """Return whether a score is of a metric (None: whether it is its run's primary one)."""
+    return entry.primary if metric is None else entry.metric == metric
+
+
+def gather(
+    results: Results,
+    rows: Sequence[tuple[Place, Row]],
+    gaps: Iterable[tuple[Place, MissingRun]],
+) -> dict[Place, Cell]:
+    """Return the cells that scores and runs without scores belong to.
+
+    Runs with different data or weights are not averaged: only the latest ones count.
+
+    Args:
+        results: the results, which know the files of each run.
+        rows: scores and the places of their cells.
+        gaps: runs without scores, and impossible scores, with the places of their cells.
+    """
+    gathered: dict[Place, Cell] = defaultdict(Cell)
     left_out = _of_other_files(results, rows)
-    for row in {row.run_id: row for row in rows}.values():
-        cell = result[row.encoder, row.dataset]
-        if row.run_id in left_out:
+    for place, run_id in dict.fromkeys((place, row.run_id) for place, row in rows):
+        cell = gathered[place]
+        if run_id in left_out.get(place, ()):
             cell.left_out += 1
-        elif (version := results.versions.get(row.run_id)) is not None:
+        elif (version := results.versions.get(run_id)) is not None:
             cell.outdated |= version.outdated
-    for row in rows:
-        if row.run_id not in left_out:
-            cell = result[row.encoder, row.dataset]
+    for place, row in rows:
+        if row.run_id not in left_out.get(place, ()):
+            cell = gathered[place]
             # Scores on the test split have priority over others of the same metric.
             # With `mean_over`, a cell may have several runs with the same seed.
             if (run := (row.seed, row.run_id)) not in cell.values or row.split == "test":
                 cell.values[run] = row.value
                 cell.row = row
-    for gap in results.gaps:
-        concerned = gap.primary if metric is None else gap.metric == metric
-        if gap.kind == "invalid" and gap.protocol == protocol and concerned:
-            result[gap.encoder, gap.dataset].invalid += 1
-    if metric is not None and not result:
-        metrics = sorted({row.metric for row in results.rows if row.protocol == protocol})
-        raise unknown(f"the metric of `{protocol}`", metric, metrics)
-    for gap in results.gaps:
-        if gap.protocol == protocol and gap.encoder:
-            cell = result[gap.encoder, gap.dataset]
-            cell.failed += gap.kind == "failed"
-            cell.not_applicable |= gap.kind == "not_applicable"
-    return dict(result)
+    for place, gap in gaps:
+        cell = gathered[place]
+        cell.invalid += gap.kind == "invalid"
+        cell.failed += gap.kind == "failed"
+        cell.not_applicable |= gap.kind == "not_applicable"
+    return dict(gathered)
 
 
-def _of_other_files(results: Results, rows: Iterable[Row]) -> set[str]:
-    """Return the ids of the runs that are excluded from their cell's mean."""
-    known: dict[tuple[str, str], dict[str, Version]] = defaultdict(dict)
-    for row in rows:
+def _of_other_files(
+    results: Results, rows: Iterable[tuple[Place, Row]]
+) -> dict[Place, Collection[str]]:
+    """Return the ids of the runs that are excluded from each cell's mean."""
+    known: dict[Place, dict[str, Version]] = defaultdict(dict)
+    for place, row in rows:
         if (version := results.versions.get(row.run_id)) is not None:
-            known[row.encoder, row.dataset][row.run_id] = version
-    left_out = set()
-    for runs in known.values():
+            known[place][row.run_id] = version
+    left_out: dict[Place, Collection[str]] = {}
+    for place, runs in known.items():
         current = {run for run, version in runs.items() if not version.outdated}
         if not current:
             files = max(runs.values(), key=lambda version: version.started).files
             current = {run for run, version in runs.items() if version.files == files}
-        left_out |= runs.keys() - current
+        if excluded := runs.keys() - current:
+            left_out[place] = excluded
     return left_out
 
 
