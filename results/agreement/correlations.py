@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from results.agreement.baselines import proxy_scores
 from results.agreement.scores import Scores, Values, scores
 from results.errors import ResultsError
 from results.records.labels import natural
@@ -51,8 +52,8 @@ def correlate(results: Results, proxies: Sequence[str], target: str) -> list[Cor
     """
     if target in proxies:
         raise ResultsError(f"a proxy must differ from the target, but both are `{target}`.")
-    aim, sources = scores(results, target), [scores(results, proxy) for proxy in proxies]
-    return correlate_scores(aim, sources)
+    aim = scores(results, target)
+    return correlate_scores(aim, [proxy_scores(results, proxy, aim) for proxy in proxies])
 
 
 def correlate_scores(target: Scores, proxies: Sequence[Scores]) -> list[Correlation]:

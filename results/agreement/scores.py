@@ -7,7 +7,7 @@ unbounded scores unchanged, and errors with their sign changed.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from results.records.cells import cells, choose
 from results.records.reading import Results
@@ -30,6 +30,7 @@ class Scores:
         logits: the scores, those in [0, 1] as logits.
         bounded: the datasets whose scores lie in [0, 1].
         negated: whether the scores are errors with their sign changed.
+        undefined: why there are no scores, if they cannot exist.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Scores:
     logits: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     bounded: set[str] = dataclasses.field(default_factory=set)
     negated: bool = False
+    undefined: str = ""
 
     def on(self, dataset: str) -> tuple[Values, Values]:
         """Return raw scores and logits on a dataset."""
@@ -57,23 +59,34 @@ class Scores:
         return dataset if dataset in self.raw else ""
 
 
-def scores(results: Results, proxy: str) -> Scores:
+def logit(score: float) -> float:
+    """Return the log-odds of a score in [0, 1], which is limited to [CLIP, 1 - CLIP]."""
+    inside = min(max(score, CLIP), 1 - CLIP)
+    return math.log(inside / (1 - inside))
+
+
+def scores(results: Results, proxy: str, others: Iterable[str] = ()) -> Scores:
     """Return the scores that ``protocol[:metric]`` names, seeds averaged.
+
+    Args:
+        results: the results of all protocols.
+        proxy: the protocol and the metric (by default each run's primary one).
+        others: further names that the message for an unknown protocol lists.
 
     Raises:
         ResultsError: if the protocol or the metric is unknown.
     """
-    protocol, metric = choose(results, proxy)
+    protocol, metric = choose(results, proxy, others)
     result = Scores(proxy)
     for (encoder, dataset), cell in cells(results, protocol, metric).items():
         if cell.values and cell.row is not None:
             sign = 1.0 if cell.row.higher_is_better else -1.0
             value, bounded = cell.mean, cell.row.unit == "fraction"
-            inside = min(max(value, CLIP), 1 - CLIP)
             result.negated |= sign < 0
             if bounded:
                 result.bounded.add(dataset)
-            logit = math.log(inside / (1 - inside)) if bounded else value
             result.raw.setdefault(dataset, {})[encoder] = sign * value
-            result.logits.setdefault(dataset, {})[encoder] = sign * logit
+            result.logits.setdefault(dataset, {})[encoder] = sign * (
+                logit(value) if bounded else value
+            )
     return result

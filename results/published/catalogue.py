@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from results.errors import unknown
+from results.records.encoder_facts import EncoderFacts, family_of
 from results.records.reading import Results, Row
 
 FOLDER = Path(__file__).parent
+_IMAGENET = "transfer_2021_imagenet"
+"""The table with ImageNet accuracies of models that other tables judge on other datasets."""
 
 
 def names() -> list[str]:
@@ -30,7 +33,7 @@ def read_published(tables: Sequence[str]) -> Results:
         ResultsError: if a name is unknown; the message lists the known ones.
     """
     rows = [row for name in tables for row in _rows(name)]
-    return Results(rows, finished=len(rows))
+    return Results(rows, finished=len(rows), stated_facts=_facts(tables))
 
 
 def lines(name: str) -> list[dict[str, str]]:
@@ -51,6 +54,22 @@ def other_names(name: str) -> dict[str, list[str]]:
         line["model"]: [one for one in (line.get("released") or "").split(";") if one]
         for line in lines(name)
     }
+
+
+def _facts(tables: Sequence[str]) -> dict[str, EncoderFacts]:
+    """Return model -> facts that the tables state; columns may be empty or missing."""
+    imagenet = {line["model"]: float(line["score"]) / 100 for line in lines(_IMAGENET)}
+    facts: dict[str, EncoderFacts] = {}
+    for line in (line for name in tables for line in lines(name)):
+        model = line["model"]
+        known = facts.get(model, EncoderFacts())
+        facts[model] = EncoderFacts(
+            parameters=known.parameters or int(line.get("parameters") or 0) or None,
+            feature_dim=known.feature_dim or int(line.get("feature_dim") or 0) or None,
+            imagenet_top1=imagenet.get(model),
+            family=known.family or line.get("family") or family_of(model),
+        )
+    return facts
 
 
 def _rows(name: str) -> list[Row]:

@@ -141,8 +141,13 @@ def _of_other_files(
     return left_out
 
 
-def choose(results: Results, proxy: str) -> tuple[str, str | None]:
+def choose(results: Results, proxy: str, others: Iterable[str] = ()) -> tuple[str, str | None]:
     """Return the protocol's label and the metric that ``protocol[:metric]`` names.
+
+    Args:
+        results: the results of all protocols.
+        proxy: the protocol's label, or its name if that is unambiguous, and the metric.
+        others: further names that the message for an unknown protocol lists.
 
     Raises:
         ResultsError: if the protocol is unknown or has several variants.
@@ -153,7 +158,7 @@ def choose(results: Results, proxy: str) -> tuple[str, str | None]:
     if name in known:
         variants = [name]
     if not variants:
-        raise unknown("a protocol", name, known)
+        raise unknown("a protocol", name, [*known, *others])
     if len(variants) > 1:
         labels = ", ".join(f"`{label}`" for label in variants)
         raise ResultsError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from results.errors import ResultsError, unknown
+from results.records.encoder_facts import EncoderFacts, facts_of
 from results.records.labels import identify, natural
 from results.records.validity import impossible, require_valid
 from results.records.versions import Version, complaint, versions
@@ -71,6 +72,7 @@ class Results:
         versions: run id -> the data and weights that its scores belong to.
         documents: run id -> the whole record or failure.
         folders: run id -> the folder of the run's files; published tables have none.
+        stated_facts: label of an encoder -> facts that a published table states.
     """
 
     rows: list[Row]
@@ -82,6 +84,7 @@ class Results:
     versions: Mapping[str, Version] = dataclasses.field(default_factory=dict)
     documents: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     folders: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    stated_facts: Mapping[str, EncoderFacts] = dataclasses.field(default_factory=dict)
 
     def keep(
         self,
@@ -116,6 +119,18 @@ class Results:
         """Return the labels that occur on an axis, in natural order."""
         labels = (getattr(entry, axis) for entry in (*self.rows, *self.gaps))
         return sorted({label for label in labels if label}, key=natural)
+
+    def facts(self, encoder: str) -> EncoderFacts:
+        """Return what is known about an encoder, from one record per protocol.
+
+        Args:
+            encoder: its label.
+        """
+        if encoder in self.stated_facts:
+            return self.stated_facts[encoder]
+        runs = {row.protocol: row.run_id for row in self.rows if row.encoder == encoder}
+        own = (self.documents[run] for run in runs.values() if run in self.documents)
+        return facts_of(own, self.documents)
 
     def _named(self, axis: str, names: Iterable[str]) -> set[str]:
         known, selected = self.known(axis), set()

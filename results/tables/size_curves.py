@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from results.errors import ResultsError
 from results.published import catalogue
 from results.records.cells import Cell, cells
+from results.records.encoder_facts import parameters_of
 from results.records.labels import distinguish, hashed_part, natural
 from results.records.reading import Results
 from results.tables.rendering import Table, to_csv
@@ -230,7 +231,7 @@ def _described(
     document: Mapping[str, Any], documents: Mapping[str, Mapping[str, Any]]
 ) -> _Encoder | None:
     """Return the facts about a run's encoder; None if its number of parameters is unknown."""
-    parameters = _parameters(document, documents)
+    parameters = parameters_of(document, documents)
     if parameters is None:
         return None
     nodes = hashed_part(document, "model", "method")
@@ -253,20 +254,6 @@ def _networks(
             whole = (stated.get("method") or {}).get(key) or hashed
             return list(zip(hashed, whole, strict=True))
     return [(nodes, stated)]
-
-
-def _parameters(
-    document: Mapping[str, Any], documents: Mapping[str, Mapping[str, Any]]
-) -> int | None:
-    """Return the number of an encoder's parameters, for averaged scores that of all members."""
-    stated = (document.get("encoder") or {}).get("parameters")
-    stated = stated or (document.get("trainable") or {}).get("encoder_parameters")
-    if isinstance(stated, int):
-        return stated
-    required = [documents.get(run) for run in document.get("requires") or ()]
-    judged = [one for one in required if one is not None and one["protocol"] != "pretrain"]
-    counts = [_parameters(one, {}) for one in judged]
-    return sum(filter(None, counts)) if counts and None not in counts else None
 
 
 def _construction(nodes: Mapping[str, Any], protocol: str) -> tuple[str, int]:

@@ -245,6 +245,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
         evaluations = required_evaluations(run)
     # Before a protocol changes them:
     prepared, size = encoder.preprocessing_identity(), encoder.parameter_count
+    feature_dim = encoder.feature_dim
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
     context.required = evaluations
     more_data = None
@@ -273,6 +274,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
             encoder_id=encoder_id(run) or _encoder_of(run, weights),
             preprocessing=prepared,
             parameters=size,
+            feature_dim=feature_dim,
             scores=[vars(score) for score in scores],
             **facts,
             weights_sha256=weights,
@@ -392,6 +394,7 @@ def _record(
     encoder_id: str | None,
     preprocessing: Mapping[str, Any] | None = None,
     parameters: int | None = None,
+    feature_dim: int | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
     """Return the record of a run: its head, the facts about its work, and its code.
@@ -404,6 +407,7 @@ def _record(
         encoder_id: id of the encoder that the run evaluated or trained.
         preprocessing: how the encoder expects its images (``None``: unknown).
         parameters: number of the encoder's parameters (``None``: unknown).
+        feature_dim: number of the encoder's features per image (``None``: unknown).
         **facts: further keys, at least ``scores`` and ``duration_s``.
     """
     return {
@@ -415,6 +419,7 @@ def _record(
             "label": run.label,
             "preprocessing": preprocessing,
             "parameters": parameters,
+            "feature_dim": feature_dim,
         },
         **facts,
         "config": run.config,

@@ -34,6 +34,7 @@ def write(outputs: Path) -> Write:
         error: str | None = None,
         config: dict[str, Any] | None = None,
         parameters: int | None = None,
+        feature_dim: int | None = None,
         **changes: Any,
     ) -> Path:
         nonlocal count
@@ -47,7 +48,12 @@ def write(outputs: Path) -> Write:
             "dataset": dataset,
             "protocol": protocol,
             "seed": seed,
-            "encoder": {"id": encoder, "label": f"{model}-{method}", "parameters": parameters},
+            "encoder": {
+                "id": encoder,
+                "label": f"{model}-{method}",
+                "parameters": parameters,
+                "feature_dim": feature_dim,
+            },
         }
         score = {
             "metric": "top1",

@@ -101,6 +101,7 @@ def test_weights_as_they_are_are_identified_by_their_bytes(tmp_path: Path) -> No
     assert stated["id"] == models.fingerprint(encoder)[:16]
     assert stated["label"] == "small_resnet"
     assert stated["parameters"] == sum(p.numel() for p in encoder.backbone.parameters())
+    assert stated["feature_dim"] == encoder.feature_dim
     assert Preprocessing().replaced(values=stated["preprocessing"]) == encoder.preprocessing
 
 
