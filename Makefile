@@ -1,6 +1,6 @@
 # Everything starts here: `make help`. Works on a bare Debian or Ubuntu with git, make and Python 3.11+.
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-measures test test-slow test-slurm test-slurm-accounting gpu-check lint format types check benchmarks clean
+.PHONY: help install demo demo-measures test test-slow test-slurm test-slurm-accounting test-browser gpu-check lint format types check benchmarks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -40,6 +40,10 @@ test-slurm: $(READY) ## the tests that need SLURM, on two nodes that live as lon
 test-slurm-accounting: $(READY) ## the same on a cluster with accounting, and the tests of sacct
 	@sh scripts/install_slurm.sh --accounting
 	$(PYTEST) tests/slurm --accounting
+
+test-browser: $(READY) ## the tests of the report in a browser without a window, which is installed if missing
+	@sh scripts/install_browser.sh
+	$(PYTEST) tests/browser
 
 gpu-check: $(READY) ## methods, NCCL, compile, resuming, features and speed on one GPU (four minutes)
 	$(PY) scripts/gpu_check.py --device cuda

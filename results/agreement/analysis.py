@@ -5,11 +5,12 @@ import functools
 from collections.abc import Iterator, Sequence
 
 from results.agreement.correlations import Correlation, correlate_scores
+from results.agreement.headline import Agreement, agreements, mean_agreement
 from results.agreement.scores import Scores, scores
 from results.errors import ResultsError
 from results.records.cells import Cells, cells, choose, ordered
 from results.records.reading import Results
-from results.statistics.intervals import FEWEST
+from results.statistics.intervals import FEWEST, Coefficient
 
 TARGET = "finetune"
 
@@ -49,6 +50,27 @@ class Analysis:
     def correlations(self) -> list[Correlation]:
         """The correlation of each proxy with the target, and the differences between proxies."""
         return correlate_scores(self.target, self.proxies)
+
+    @functools.cached_property
+    def agreements(self) -> list[Agreement]:
+        """The mean agreement of each proxy with the target, the best proxy first."""
+        return agreements(self.correlations, self.datasets)
+
+    @functools.cached_property
+    def advantages(self) -> dict[str, Coefficient]:
+        """Other proxy -> how much better the best proxy agrees with the target.
+
+        Each difference is computed on the encoders and averaged over the datasets that both
+        proxies have.
+        """
+        by_name = {proxy.name: proxy for proxy in self.proxies}
+        best, *others = [by_name[agreement.proxy] for agreement in self.agreements]
+        differences = {}
+        for other in others:
+            entries = correlate_scores(self.target, [other, best])
+            label = f"{best.name} − {other.name}"
+            differences[other.name] = mean_agreement(entries, label, self.datasets).coefficient
+        return differences
 
     @functools.cached_property
     def cells(self) -> dict[str, Cells]:

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Self
 
 from results.plain_text import csv_cell, markdown, one_line
 
@@ -29,7 +30,7 @@ class CellText(str):
     best: bool
     group: str
 
-    def __new__(cls, text: str, *, best: bool = False, group: str = "") -> "CellText":
+    def __new__(cls, text: str, *, best: bool = False, group: str = "") -> Self:
         """Return the text with its marks."""
         cell = super().__new__(cls, text)
         cell.best, cell.group = best, group

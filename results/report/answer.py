@@ -1,0 +1,176 @@
+"""The answer of a report in sentences, built from numbers by pure functions.
+
+No sentence claims more than its interval carries: a coefficient whose interval contains 0 shows
+nothing, and two proxies whose difference has such an interval cannot be told apart.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from results.agreement.headline import Agreement
+from results.statistics.intervals import Coefficient
+
+LONGEST = 8
+"""Number of names that a sentence lists."""
+
+
+def question(target: str) -> str:
+    """Return the question that the report answers.
+
+    Example:
+        >>> question("finetune")
+        'Which cheap score predicts `finetune`?'
+    """
+    return f"Which cheap score predicts {name(target)}?"
+
+
+def basis(target: str, encoders: int, datasets: Sequence[str], proxies: int) -> str:
+    """Return how many encoders, datasets and proxies the answer rests on."""
+    where = f"on {name(datasets[0])}" if len(datasets) == 1 else f"on {len(datasets)} datasets"
+    return (
+        f"{count(encoders, 'encoder')} {'has' if encoders == 1 else 'have'} scores of "
+        f"{name(target)} {where}; {count(proxies, 'proxy', 'proxies')} "
+        f"{'is' if proxies == 1 else 'are'} compared with it."
+    )
+
+
+def too_few(encoders: int, fewest: int) -> str:
+    """Return why there is no coefficient."""
+    return (
+        f"Too few: a correlation needs at least {fewest} encoders with both scores, but there are "
+        f"{encoders}; the scores themselves are shown below."
+    )
+
+
+def best_proxy(
+    best: Agreement, target: str, encoders: int, others: int, coefficient: str, *, kind: str
+) -> str:
+    """Return which proxy agrees best with the target, or that none is shown to agree.
+
+    Args:
+        best: the agreement of the best proxy; its coefficient is defined.
+        target: the target's name.
+        encoders: number of encoders with scores of the target.
+        others: number of other proxies.
+        coefficient: the coefficient's name.
+        kind: what the best proxy is, ``proxy`` or ``baseline``.
+    """
+    numbers = f"{coefficient} {number(best.coefficient)}{over(best.datasets)}"
+    if best.coefficient.low > 0:
+        agrees = "agrees best" if others else "agrees"
+        among = (
+            f"Of {others + 1} {plural(kind)}, {name(best.proxy)}" if others else name(best.proxy)
+        )
+        return f"{among} {agrees} with {name(target)}: {numbers}, {encoders} encoders."
+    if others:
+        return (
+            f"None of {others + 1} {plural(kind)} is shown to agree with {name(target)}: the best "
+            f"one, {name(best.proxy)}, has {numbers}, {encoders} encoders, and the interval "
+            f"{does_not_exclude(best.coefficient)}."
+        )
+    return (
+        f"{name(best.proxy)} is not shown to agree with {name(target)}: {numbers}, {encoders} "
+        f"encoders, and the interval {does_not_exclude(best.coefficient)}."
+    )
+
+
+def does_not_exclude(coefficient: Coefficient) -> str:
+    """Return what an interval says about 0."""
+    return "lies below 0" if coefficient.high < 0 else "contains 0"
+
+
+def comparison(best: str, differences: Mapping[str, Coefficient], encoders: int) -> list[str]:
+    """Return which proxies the best one is better than, and which it cannot be told apart from.
+
+    Args:
+        best: the name of the best proxy.
+        differences: other proxy -> coefficient of the best one minus that of the other one, on the
+            encoders and datasets that both have.
+        encoders: number of encoders with the target; fewer ones of a difference are stated.
+    """
+    known = {other: c for other, c in differences.items() if c}
+    texts = {other: _difference(other, c, encoders) for other, c in known.items()}
+    better = [texts[other] for other, c in known.items() if c.low > 0]
+    worse = [texts[other] for other, c in known.items() if c.high < 0]
+    undecided = [texts[other] for other, c in known.items() if c.low <= 0 <= c.high]
+    return list(_comparison(best, better, undecided, worse))
+
+
+def _comparison(
+    best: str, better: Sequence[str], undecided: Sequence[str], worse: Sequence[str]
+) -> Iterator[str]:
+    if better:
+        yield f"{name(best)} agrees better than {listed(better)}."
+    if undecided:
+        contains = "each interval" if len(undecided) > 1 else "the interval"
+        yield (
+            f"These encoders do not decide whether {name(best)} agrees better than "
+            f"{listed(undecided, 'or')}: {contains} of the difference contains 0."
+        )
+    if worse:
+        yield f"{name(best)} agrees less than {listed(worse)}."
+
+
+def optimism(proxies: int) -> str | None:
+    """Return that the best of several proxies looks better than it is; None for a single one."""
+    if proxies < 2:
+        return None
+    return (
+        f"The best of {proxies} proxies is chosen by the same numbers, so its coefficient is "
+        "somewhat too high, and the intervals do not correct for the number of comparisons."
+    )
+
+
+def _difference(other: str, difference: Coefficient, encoders: int) -> str:
+    on_fewer = f", {difference.n} encoders" if difference.n < encoders else ""
+    return f"{name(other)} ({number(difference, '+')}{on_fewer})"
+
+
+def over(datasets: Sequence[str]) -> str:
+    """Return over which datasets a number is averaged."""
+    if not datasets:
+        return ""
+    if len(datasets) == 1:
+        return f" on {name(datasets[0])}"
+    return f", mean over {len(datasets)} datasets"
+
+
+def number(value: Coefficient, sign: str = "") -> str:
+    """Return a coefficient with its 95 % interval.
+
+    Example:
+        >>> number(Coefficient(0.5, -0.1, 0.9, 6))
+        '0.50 [-0.10, 0.90]'
+    """
+    return f"{value.value:{sign}.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def name(label: str) -> str:
+    """Return a name as code; backticks would end it early."""
+    return f"`{label.replace('`', chr(39))}`"
+
+
+def listed(parts: Sequence[str], last: str = "and") -> str:
+    """Return an enumeration of at most ``LONGEST`` parts.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    if len(parts) > LONGEST:
+        return f"{', '.join(parts[:LONGEST])} {last} {len(parts) - LONGEST} more"
+    return f" {last} ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def count(size: int, noun: str, several: str = "") -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> count(1, "encoder"), count(2, "proxy", "proxies")
+        ('1 encoder', '2 proxies')
+    """
+    return f"{size} {noun if size == 1 else several or plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a regular noun."""
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
