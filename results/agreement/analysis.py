@@ -4,12 +4,15 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
+from results.agreement.baselines import BASELINES, known_baselines, proxy_scores
 from results.agreement.correlations import Correlation, correlate_scores
 from results.agreement.headline import Agreement, agreements, mean_agreement
+from results.agreement.ranks import Ranking, ranks
 from results.agreement.scores import Scores, scores
 from results.errors import ResultsError
 from results.records.cells import Cells, cells, choose, ordered
 from results.records.reading import Results
+from results.records.score_intervals import Interval, cell_interval
 from results.statistics.intervals import FEWEST, Coefficient
 
 TARGET = "finetune"
@@ -57,20 +60,59 @@ class Analysis:
         return agreements(self.correlations, self.datasets)
 
     @functools.cached_property
-    def advantages(self) -> dict[str, Coefficient]:
-        """Other proxy -> how much better the best proxy agrees with the target.
+    def baselines(self) -> frozenset[str]:
+        """The names of those proxies that are known without any evaluation."""
+        return frozenset(p.name for p in self.proxies if is_baseline(self.results, p.name))
 
-        Each difference is computed on the encoders and averaged over the datasets that both
-        proxies have.
+    @functools.cached_property
+    def best(self) -> Agreement | None:
+        """The proxy that agrees best, a baseline only if there is no other; None if too few."""
+        known = [agreement for agreement in self.agreements if agreement.coefficient]
+        measured = [one for one in known if one.proxy not in self.baselines]
+        return next(iter(measured or known), None)
+
+    @functools.cached_property
+    def advantages(self) -> dict[str, Coefficient]:
+        """Other proxy or baseline -> how much better the best proxy agrees with the target.
+
+        Each difference is computed on the encoders and averaged over the datasets that both have.
         """
+        if self.best is None:
+            return {}
         by_name = {proxy.name: proxy for proxy in self.proxies}
-        best, *others = [by_name[agreement.proxy] for agreement in self.agreements]
+        best = by_name[self.best.proxy]
         differences = {}
-        for other in others:
-            entries = correlate_scores(self.target, [other, best])
-            label = f"{best.name} − {other.name}"
-            differences[other.name] = mean_agreement(entries, label, self.datasets).coefficient
+        for agreement in self.agreements:
+            if agreement.proxy != best.name:
+                entries = correlate_scores(self.target, [by_name[agreement.proxy], best])
+                label = f"{best.name} − {agreement.proxy}"
+                differences[agreement.proxy] = mean_agreement(
+                    entries, label, self.datasets
+                ).coefficient
         return differences
+
+    @functools.cached_property
+    def ranks(self) -> list[Ranking]:
+        """The ranks of the encoders by the target, per dataset and over all datasets."""
+        return ranks(self.results, self.target.name)
+
+    def interval(self, scores: Scores, dataset: str, encoder: str) -> Interval | None:
+        """Return the 95 % interval of a score in the unit and with the sign of ``Scores.raw``.
+
+        None for a baseline, and where neither seeds nor kept predictions tell the uncertainty.
+        """
+        key = dataset if dataset in scores.raw else ""
+        return self._intervals(scores).get((encoder, key))
+
+    def _intervals(self, scores: Scores) -> dict[tuple[str, str], Interval]:
+        """Return the known intervals of a target or proxy by encoder and dataset."""
+        if scores.name not in self._known_intervals:
+            self._known_intervals[scores.name] = dict(_cell_intervals(self.results, scores))
+        return self._known_intervals[scores.name]
+
+    @functools.cached_property
+    def _known_intervals(self) -> dict[str, dict[tuple[str, str], Interval]]:
+        return {}
 
     @functools.cached_property
     def cells(self) -> dict[str, Cells]:
@@ -86,29 +128,46 @@ def analyse(
     Args:
         results: the results of all protocols.
         proxies: specs of proxies (None: every other protocol with a score that the target's
-            encoders and datasets share).
+            encoders and datasets share, and the known baselines).
         target: ``PROTOCOL[:METRIC]``.
 
     Raises:
         ResultsError: if a protocol or metric is unknown (the message lists the known ones), if a
             proxy is the target, or if the target has no score on any dataset.
     """
-    target_scores = scores(results, target)
-    if not any(target_scores.raw):
+    aim = scores(results, target)
+    if not any(aim.raw):
         raise ResultsError(f"the target must have scores on a dataset, but `{target}` has none.")
     if proxies is None:
-        proxies = list(_default_proxies(results, target_scores))
+        proxies = [*_other_protocols(results, aim), *known_baselines(results, aim)]
     elif target in proxies:
         raise ResultsError(f"a proxy must differ from the target, but both are `{target}`.")
     unique = dict.fromkeys(proxies)
-    return Analysis(results, target_scores, tuple(scores(results, proxy) for proxy in unique))
+    return Analysis(results, aim, tuple(proxy_scores(results, proxy, aim) for proxy in unique))
 
 
-def _default_proxies(results: Results, target: Scores) -> Iterator[str]:
-    """Yield the label of every other protocol with a score that the target can be compared to."""
+def _other_protocols(results: Results, target: Scores) -> list[str]:
+    """Return the label of every other protocol with a score that the target can be compared to."""
     protocol, _ = choose(results, target.name)
     known = {(dataset, encoder) for dataset, column in target.raw.items() for encoder in column}
     # A score of the encoder itself, whose dataset is empty, holds for every dataset.
     known |= {("", encoder) for _, encoder in known}
     shared = {row.protocol for row in results.rows if (row.dataset, row.encoder) in known}
-    yield from ordered(shared - {protocol})
+    return ordered(shared - {protocol})
+
+
+def _cell_intervals(results: Results, scores: Scores) -> Iterator[tuple[tuple[str, str], Interval]]:
+    """Yield encoder, dataset and interval of each cell behind scores; nothing for a baseline."""
+    if is_baseline(results, scores.name):
+        return
+    for key, cell in cells(results, *choose(results, scores.name)).items():
+        interval = cell_interval(results, cell) if cell.values else None
+        if interval is not None and cell.row is not None:
+            low, high, over = interval
+            upright = cell.row.higher_is_better
+            yield key, interval if upright else Interval(-high, -low, over)
+
+
+def is_baseline(results: Results, spec: str) -> bool:
+    """Return whether a spec is a baseline rather than a protocol of the same name."""
+    return spec in BASELINES and not any(row.protocol == spec for row in results.rows)

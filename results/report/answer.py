@@ -7,6 +7,7 @@ nothing, and two proxies whose difference has such an interval cannot be told ap
 from collections.abc import Iterator, Mapping, Sequence
 
 from results.agreement.headline import Agreement
+from results.agreement.ranks import OVERALL, Rank, Ranking
 from results.statistics.intervals import Coefficient
 
 LONGEST = 8
@@ -31,6 +32,62 @@ def basis(target: str, encoders: int, datasets: Sequence[str], proxies: int) -> 
         f"{name(target)} {where}; {count(proxies, 'proxy', 'proxies')} "
         f"{'is' if proxies == 1 else 'are'} compared with it."
     )
+
+
+def baselines(agreements: Sequence[Agreement], coefficient: str) -> str | None:
+    """Return how well the baselines agree; None without any.
+
+    Args:
+        agreements: those of the baselines, the best first.
+        coefficient: the coefficient's name.
+    """
+    known = [one for one in agreements if one.coefficient]
+    if not known:
+        return None
+    parts = [f"{name(one.proxy)} {number(one.coefficient)}" for one in known]
+    return (
+        f"Baselines, which need no evaluation on the dataset: {listed(parts)} ({coefficient}"
+        f"{over(known[0].datasets)})."
+    )
+
+
+def best_encoder(ranking: Ranking, target: str) -> str | None:
+    """Return which encoder ranks first, and which ones cannot be told apart from it.
+
+    Args:
+        ranking: the ranks on one dataset or over all.
+        target: the target's name.
+    """
+    if len(ranking.ranks) < 2:
+        return None
+    first = ranking.ranks[0]
+    ties = tied_with_best(ranking)
+    where = "over all datasets" if ranking.dataset == OVERALL else f"on {name(ranking.dataset)}"
+    start = f"{name(first.encoder)} ranks first by {name(target)} {where}{_rank(first)}"
+    equals = [rank.encoder for rank in ranking.ranks[1:] if rank.rank == first.rank]
+    if ties is None:
+        also = f", like {listed(list(map(name, equals)))}" if equals else ""
+        return (
+            f"{start}{also}; the uncertainty of ranks is unknown, because it needs several seeds "
+            "or kept predictions of every encoder."
+        )
+    if not ties:
+        return f"{start}, and is told apart from all others."
+    return f"{start}, but cannot be told apart from {listed(list(map(name, ties)))}."
+
+
+def tied_with_best(ranking: Ranking) -> list[str] | None:
+    """Return the encoders that cannot be told apart from the best one; None if this is unknown."""
+    first, *others = ranking.ranks
+    if not first.group:
+        return None
+    return [rank.encoder for rank in others if set(rank.group) & set(first.group)]
+
+
+def _rank(rank: Rank) -> str:
+    if rank.low is None or rank.high is None:
+        return "" if rank.rank == 1 else f" (mean rank {rank.rank:.1f})"
+    return f" (rank {rank.rank:.3g} [{rank.low:.3g}, {rank.high:.3g}])"
 
 
 def too_few(encoders: int, fewest: int) -> str:
@@ -78,7 +135,9 @@ def does_not_exclude(coefficient: Coefficient) -> str:
     return "lies below 0" if coefficient.high < 0 else "contains 0"
 
 
-def comparison(best: str, differences: Mapping[str, Coefficient], encoders: int) -> list[str]:
+def comparison(
+    best: str, differences: Mapping[str, Coefficient], encoders: int, kind: str = ""
+) -> list[str]:
     """Return which proxies the best one is better than, and which it cannot be told apart from.
 
     Args:
@@ -86,28 +145,34 @@ def comparison(best: str, differences: Mapping[str, Coefficient], encoders: int)
         differences: other proxy -> coefficient of the best one minus that of the other one, on the
             encoders and datasets that both have.
         encoders: number of encoders with the target; fewer ones of a difference are stated.
+        kind: what the others are, e.g. ``baseline``; empty if they are proxies like the best one.
     """
     known = {other: c for other, c in differences.items() if c}
     texts = {other: _difference(other, c, encoders) for other, c in known.items()}
     better = [texts[other] for other, c in known.items() if c.low > 0]
     worse = [texts[other] for other, c in known.items() if c.high < 0]
     undecided = [texts[other] for other, c in known.items() if c.low <= 0 <= c.high]
-    return list(_comparison(best, better, undecided, worse))
+    return list(_comparison(best, better, undecided, worse, kind))
 
 
 def _comparison(
-    best: str, better: Sequence[str], undecided: Sequence[str], worse: Sequence[str]
+    best: str, better: Sequence[str], undecided: Sequence[str], worse: Sequence[str], kind: str
 ) -> Iterator[str]:
     if better:
-        yield f"{name(best)} agrees better than {listed(better)}."
+        yield f"{name(best)} agrees better than {_of(kind, better)}{listed(better)}."
     if undecided:
-        contains = "each interval" if len(undecided) > 1 else "the interval"
+        interval = "each interval" if len(undecided) > 1 else "the interval"
         yield (
             f"These encoders do not decide whether {name(best)} agrees better than "
-            f"{listed(undecided, 'or')}: {contains} of the difference contains 0."
+            f"{_of(kind, undecided)}{listed(undecided, 'or')}: {interval} of the difference "
+            "contains 0."
         )
     if worse:
-        yield f"{name(best)} agrees less than {listed(worse)}."
+        yield f"{name(best)} agrees less than {_of(kind, worse)}{listed(worse)}."
+
+
+def _of(kind: str, names: Sequence[str]) -> str:
+    return f"the {kind if len(names) == 1 else plural(kind)} " if kind else ""
 
 
 def optimism(proxies: int) -> str | None:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from results.agreement.analysis import Analysis
 from results.agreement.correlation_tables import to_one_table
 from results.agreement.correlations import NAMES
-from results.agreement.headline import HEADLINE
+from results.agreement.headline import Agreement
+from results.agreement.ranks import OVERALL
 from results.records.cells import Cell as ScoreCell
 from results.records.cells import ordered
 from results.records.reading import MissingRun
@@ -16,6 +17,11 @@ from results.report.provenance import provenance, sentences, to_table
 from results.statistics.intervals import FEWEST
 from results.tables.rendering import Table
 from results.tables.wide import protocols, wide
+
+COEFFICIENT = "Spearman's ρ"
+"""The name of ``headline.HEADLINE`` in sentences."""
+FEW_DATASETS = 3
+"""Number of datasets up to which the answer names the best encoder of each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,24 +59,57 @@ def sections(analysis: Analysis, request: Request) -> list[Section]:
 def _answer(analysis: Analysis, request: Request) -> Section:
     target, encoders = analysis.target.name, len(analysis.encoders)
     start = answer.basis(target, encoders, analysis.datasets, len(analysis.proxies))
-    lead, rest = _agreement(analysis)
-    body = [html.paragraphs([lead], "lead"), html.paragraphs([start]), html.bullets(rest)]
+    texts = [*_agreement(analysis), *_best_encoders(analysis)]
+    body = [
+        html.paragraphs([_lead(analysis)], "lead"), html.paragraphs([start]), html.bullets(texts)
+    ]  # fmt: skip
     return Section("answer", "Answer", "\n".join(body))
 
 
-def _agreement(analysis: Analysis) -> tuple[str, list[str]]:
-    """Return the sentence that answers the question, and those that qualify it."""
-    target, encoders = analysis.target.name, len(analysis.encoders)
-    known = [agreement for agreement in analysis.agreements if agreement.coefficient]
+def _lead(analysis: Analysis) -> str:
+    """Return the sentence that answers the question."""
+    target, encoders, best = analysis.target.name, len(analysis.encoders), analysis.best
     if not analysis.proxies:
-        return f"There is no proxy to compare with {answer.name(target)}.", []
-    if not known:
-        return answer.too_few(encoders, FEWEST), []
-    best = known[0]
-    lead = answer.best_proxy(best, target, encoders, len(known) - 1, HEADLINE, kind="proxy")
-    texts = answer.comparison(best.proxy, analysis.advantages, encoders)
-    texts += filter(None, [answer.optimism(len(known))])
-    return lead, texts
+        return f"There is no proxy to compare with {answer.name(target)}."
+    if best is None:
+        return answer.too_few(encoders, FEWEST)
+    kind = "baseline" if best.proxy in analysis.baselines else "proxy"
+    others = len(_known(analysis, baselines=kind == "baseline")) - 1
+    return answer.best_proxy(best, target, encoders, others, COEFFICIENT, kind=kind)
+
+
+def _agreement(analysis: Analysis) -> Iterator[str]:
+    """Yield what qualifies the answer: other proxies, baselines, and the choice of the best."""
+    best, encoders = analysis.best, len(analysis.encoders)
+    if best is None:
+        return
+    proxies, baselines = _known(analysis, baselines=False), _known(analysis, baselines=True)
+    for group, kind in ((proxies, ""), (baselines, "baseline" if proxies else "")):
+        if kind and (text := answer.baselines(group, COEFFICIENT)):
+            yield text
+        differences = {
+            one.proxy: analysis.advantages[one.proxy] for one in group if one.proxy != best.proxy
+        }
+        yield from answer.comparison(best.proxy, differences, encoders, kind)
+    if text := answer.optimism(len(proxies)):
+        yield text
+
+
+def _known(analysis: Analysis, *, baselines: bool) -> list[Agreement]:
+    """Return the agreements of the baselines, or of the other proxies, that have a coefficient."""
+    return [
+        one
+        for one in analysis.agreements
+        if one.coefficient and (one.proxy in analysis.baselines) == baselines
+    ]
+
+
+def _best_encoders(analysis: Analysis) -> Iterator[str]:
+    """Yield the best encoder over all datasets, and of each dataset if there are few."""
+    rankings = sorted(analysis.ranks, key=lambda ranking: ranking.dataset != OVERALL)
+    for ranking in rankings if len(rankings) <= FEW_DATASETS else rankings[:1]:
+        if text := answer.best_encoder(ranking, analysis.target.name):
+            yield text
 
 
 def _correlations(analysis: Analysis, request: Request) -> Section:

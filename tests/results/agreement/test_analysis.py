@@ -27,11 +27,12 @@ def results_of(*protocols: str, encoders: int = 6, datasets: tuple[str, ...] = (
 def test_all_other_protocols_are_proxies_by_default(outputs, zoo) -> None:
     zoo()
     analysis = analyse(read(outputs))
-    assert [proxy.name for proxy in analysis.proxies] == ["bn_tune", "linear_probe"]
+    assert [proxy.name for proxy in analysis.proxies] == ["bn_tune", "linear_probe", "static_rank"]
+    assert analysis.baselines == {"static_rank"}
     assert analysis.datasets == ["digits", "textures"]
     assert len(analysis.encoders) == 7
     assert not analysis.too_few
-    expected = correlate(read(outputs), ["bn_tune", "linear_probe"], "finetune")
+    expected = correlate(read(outputs), ["bn_tune", "linear_probe", "static_rank"], "finetune")
     assert analysis.correlations == expected
 
 

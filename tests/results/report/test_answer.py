@@ -3,6 +3,7 @@ import math
 import pytest
 
 from results.agreement.headline import Agreement
+from results.agreement.ranks import OVERALL, Rank, Ranking
 from results.report import answer
 from results.statistics.intervals import Coefficient
 
@@ -67,3 +68,44 @@ def test_long_lists_are_cut() -> None:
 
 def test_a_name_with_a_backtick_stays_one_name() -> None:
     assert answer.name("a`b").count("`") == 2
+
+
+def test_baselines_are_listed_and_named_as_such() -> None:
+    text = answer.baselines([agreement(0.2, 0.8), agreement(-0.2, 0.4)], "Spearman")
+    assert text is not None
+    assert text.endswith(
+        "`knn` 0.50 [0.20, 0.80] and `knn` 0.10 [-0.20, 0.40] (Spearman, mean over 2 datasets)."
+    )
+    assert answer.baselines([], "Spearman") is None
+    differences = {"parameters": Coefficient(0.4, 0.1, 0.7, 8)}
+    (better,) = answer.comparison("knn", differences, 8, "baseline")
+    assert better == "`knn` agrees better than the baseline `parameters` (+0.40 [0.10, 0.70])."
+
+
+def ranking(*groups: str, dataset: str = "digits") -> Ranking:
+    return Ranking(
+        dataset, [Rank(f"e{n}", n, n - 0.5, n + 1.0, group) for n, group in enumerate(groups, 1)]
+    )
+
+
+def test_encoders_that_share_a_letter_with_the_best_cannot_be_told_apart_from_it() -> None:
+    assert answer.best_encoder(ranking("ab", "bc", "c", "a"), "finetune") == (
+        "`e1` ranks first by `finetune` on `digits` (rank 1 [0.5, 2]), but cannot be told apart "
+        "from `e2` and `e4`."
+    )
+    text = answer.best_encoder(ranking("a", "b", dataset=OVERALL), "finetune")
+    assert text is not None
+    assert "over all datasets" in text
+    assert text.endswith("and is told apart from all others.")
+
+
+def test_a_best_encoder_without_uncertainty_is_not_claimed_to_be_better() -> None:
+    ranks = [Rank(name, rank, None, None, "") for name, rank in (("x", 1.5), ("y", 1.5), ("z", 3))]
+    text = answer.best_encoder(Ranking("digits", ranks), "finetune")
+    assert text is not None
+    assert "like `y`" in text
+    assert "the uncertainty of ranks is unknown" in text
+
+
+def test_a_single_encoder_ranks_nowhere() -> None:
+    assert answer.best_encoder(ranking("a"), "finetune") is None
