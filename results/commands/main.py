@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from results.commands import (
+    choose,
     compare,
     correlate,
     curve,
@@ -22,7 +23,8 @@ from results.errors import ResultsError
 from results.plain_text import printable
 
 COMMANDS = (
-    table, correlate, report, compare, curve, list_rows, failures, summary, run, episodes, published
+    table, correlate, choose, report, compare, curve, list_rows, failures, summary, run, episodes,
+    published,
 )  # fmt: skip
 """Modules with a function ``add``, in the order of the help text."""
 
@@ -32,6 +34,7 @@ EXAMPLES = """examples:
   python -m results correlate --proxy linear_probe,bn_tune --target finetune --plot scatter.png
   python -m results correlate --published transfer_2021_table1 --proxy logistic_regression \\
       --target finetune
+  python -m results choose --proxy linear_probe,bn_tune --target finetune
   python -m results report --out report.html
   python -m results compare --published transfer_2021_table1,transfer_2021_ece
   python -m results curve --protocol linear_probe --dataset cifar10 --plot curve.png

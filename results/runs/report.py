@@ -26,6 +26,7 @@ from results.records.training_curves import Curves, Training, is_finite, read_cu
 from results.records.validity import impossible
 from results.runs.folder import SingleRun
 from results.tables.rendering import Table
+from results.tables.units import duration
 
 CLASSES_SHOWN = 40
 ROWS_SHOWN = 10
@@ -183,7 +184,7 @@ def _circumstances(record: Mapping[str, Any]) -> Iterator[Fact]:
         yield "trained", f"{trainable.get('parameters')} parameters"
     if is_finite(record.get("duration_s")):
         where = f" on {record.get('processes', 1)} × {record.get('device', 'unknown')}"
-        yield "duration", f"{_duration(record['duration_s'])}{where}"
+        yield "duration", f"{duration(record['duration_s'])}{where}"
     if record.get("started"):
         yield "started", str(record["started"])
     if record.get("job"):
@@ -198,13 +199,6 @@ def _circumstances(record: Mapping[str, Any]) -> Iterator[Fact]:
     versions = _part(record, "versions")
     if versions:
         yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _part(node: Mapping[str, Any], key: str) -> Mapping[str, Any]:

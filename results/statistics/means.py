@@ -63,10 +63,11 @@ def mean(values: Sequence[float]) -> Mean:
         return Mean.none(0, "no values")
     value = math.fsum(column) / n
     if n < FEWEST_FOR_INTERVAL:
-        note = f"an interval needs at least {FEWEST_FOR_INTERVAL} values"
+        note = f"{n} values are too few for an interval, which needs {FEWEST_FOR_INTERVAL}"
         return Mean(value, math.nan, math.nan, n, note)
     if np.ptp(column) == 0:
-        return Mean(value, math.nan, math.nan, n, "all values are equal")
+        note = "all values are equal, which gives no interval"
+        return Mean(value, math.nan, math.nan, n, note)
     low, high = np.quantile(_studentised(column), [0.025, 0.975])
     standard_error = float(column.std(ddof=1)) / math.sqrt(n)
     return Mean(value, value - float(high) * standard_error, value - float(low) * standard_error, n)
