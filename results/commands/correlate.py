@@ -21,7 +21,9 @@ def add(commands: "Commands") -> None:
     spec = "PROTOCOL[:METRIC]"
     parser.add_argument("--proxy", type=names, required=True, metavar=f"{spec},…")
     parser.add_argument("--target", required=True, metavar=spec)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scatter (PNG, PDF)")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the scatter (SVG, PDF, PNG)"
+    )
     writing(parser)
 
 
@@ -45,14 +47,12 @@ def _correlate(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if options.plot:
-        from results.figures.scatter import scatter
+        from results.figures.agreement import draw
+        from results.figures.export import save as save_figure
+        from results.figures.theme import PAPER
 
-        target = scores(results, options.target)
-        scatter(
-            options.plot,
-            target,
-            [scores(results, p) for p in options.proxy],
-            coefficients,
-        )
+        proxies = [scores(results, proxy) for proxy in options.proxy]
+        figure = draw(scores(results, options.target), proxies, coefficients, PAPER)
+        save_figure(figure, options.plot)
         print(f"drawn: {options.plot}", file=sys.stderr)
     return 0

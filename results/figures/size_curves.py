@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from results.figures.scatter import INK, figure_of, require_matplotlib
+from results.figures.canvas import INK, figure_of, require_matplotlib
 from results.tables.size_curves import AXES, CONSTRUCTIONS, Point
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from results.figures.scatter import DOT, INK, figure_of, require_matplotlib
+from results.figures.canvas import DOT, INK, figure_of, require_matplotlib
 from results.plain_text import one_line
 from results.records.training_curves import Curves
 

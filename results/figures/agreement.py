@@ -1,0 +1,230 @@
+"""The figure of agreement: proxy against target, one panel per dataset and proxy.
+
+Each point is an encoder. Thin bars are 95 % intervals of its scores where they are known. The title
+of a panel names the dataset and gives the correlation of proxy and target with its 95 % interval.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from results.agreement.analysis import Analysis
+from results.agreement.correlations import Correlation
+from results.agreement.scores import Scores
+from results.figures.axes import Panel, grid_of, spanning
+from results.figures.drawing import Box, Drawing, NotDrawn
+from results.figures.labels import draw_labels, place
+from results.figures.text import common_start, split_label
+from results.figures.theme import Theme
+from results.records.labels import natural
+
+MOST_COLUMNS = 4
+_PANEL = (206.0, 180.0)
+_LARGE_PANEL = (420.0, 330.0)
+"""Inside of a panel in pixels: of several panels, and of a single one."""
+_POINT = 3.0
+
+Interval = tuple[float, float]
+Intervals = Callable[[Scores, str, str], Interval | None]
+"""The interval of a score: of scores, dataset and encoder, in the unit of ``Scores.raw``."""
+
+
+def chart(analysis: Analysis, theme: Theme) -> Drawing:
+    """Return the figure of an analysis.
+
+    Raises:
+        NotDrawn: if no encoder has both scores.
+    """
+    return draw(analysis.target, analysis.proxies, analysis.correlations, theme)
+
+
+def draw(
+    target: Scores,
+    proxies: Sequence[Scores],
+    correlations: Sequence[Correlation],
+    theme: Theme,
+    intervals: Intervals = lambda scores, dataset, encoder: None,
+) -> Drawing:
+    """Return the figure of given scores.
+
+    Args:
+        target: scores on the vertical axes.
+        proxies: scores on the horizontal axes.
+        correlations: their coefficients, for the titles.
+        theme: the colours.
+        intervals: the interval of a score, if it is known.
+
+    Raises:
+        NotDrawn: if no encoder has both scores.
+    """
+    datasets = sorted((dataset for dataset in target.raw if dataset), key=natural)
+    panels = [
+        _Points(dataset, target, proxy, intervals)
+        for dataset in datasets
+        for proxy in proxies
+        if proxy.on(dataset)[0].keys() & target.on(dataset)[0].keys()
+    ]
+    if not panels:
+        raise NotDrawn("the figure of agreement needs an encoder with both scores on a dataset.")
+    by_panel = {(c.dataset, c.proxy): c for c in correlations if not c.is_difference}
+    columns = _columns(len(panels), len(proxies))
+    size = _LARGE_PANEL if len(panels) == 1 else _PANEL
+    places = _places(panels, columns)
+    _, cell = grid_of(columns, 0, size)
+    rows = max(places) // columns + 1
+    drawing = Drawing(columns * cell[0], rows * cell[1], theme, _title(target, proxies))
+    prefix = common_start([encoder for points in panels for encoder in points.encoders])
+    left_out = 0
+    for number, points in zip(places, panels, strict=True):
+        box, _ = grid_of(columns, number, size)
+        correlation = by_panel.get((points.dataset, points.proxy.name))
+        left_out += points.draw(drawing, box, prefix, correlation)
+    drawing.caption = _caption(prefix, left_out)
+    return drawing
+
+
+def _title(target: Scores, proxies: Sequence[Scores]) -> str:
+    names = ", ".join(proxy.name for proxy in proxies)
+    return f"Agreement of {names} with {target.name}"
+
+
+def _caption(prefix: str, left_out: int) -> str:
+    """Return how to read the figure, and what it leaves out."""
+    sentences = [
+        "Each point is an encoder; higher is better on both axes.",
+        "r: Pearson's coefficient, of scores in percent on their logits; ρ: Spearman's; "
+        "in brackets the 95 % interval.",
+    ]
+    if prefix:
+        sentences.append(f"The labels lack their common start “{prefix.strip()}”.")
+    if left_out:
+        sentences.append(
+            f"{left_out} labels are left out where they would overlap; encoders whose two ranks "
+            "differ most are labelled first."
+        )
+    return " ".join(sentences)
+
+
+def _columns(panels: int, proxies: int) -> int:
+    """Return the number of columns: the proxies of a dataset stand side by side, four at most."""
+    if proxies == 1:
+        return min(panels, MOST_COLUMNS if panels > 6 else 3)
+    return min(panels, math.ceil(proxies / math.ceil(proxies / MOST_COLUMNS)))
+
+
+def _places(panels: Sequence["_Points"], columns: int) -> list[int]:
+    """Return the place of each panel; a dataset of several proxies begins a new row."""
+    several = len({points.proxy.name for points in panels}) > 1
+    places: list[int] = []
+    before = ""
+    for points in panels:
+        number = places[-1] + 1 if places else 0
+        if several and points.dataset != before:
+            number = math.ceil(number / columns) * columns
+        places.append(number)
+        before = points.dataset
+    return places
+
+
+@dataclasses.dataclass(frozen=True)
+class _Points:
+    """The scores of one panel, and how they are drawn."""
+
+    dataset: str
+    target: Scores
+    proxy: Scores
+    intervals: Intervals
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders with both scores."""
+        both = self.proxy.on(self.dataset)[0].keys() & self.target.on(self.dataset)[0].keys()
+        return sorted(both, key=natural)
+
+    def draw(self, drawing: Drawing, box: Box, prefix: str, correlation: Correlation | None) -> int:
+        """Draw the panel; return the number of labels that found no place."""
+        encoders = self.encoders
+        across, up = self._shown(self.proxy), self._shown(self.target)
+        bars = {e: (self._bar(self.proxy, e), self._bar(self.target, e)) for e in encoders}
+        ends = [
+            [v for bar in both if bar for v in bar] for both in zip(*bars.values(), strict=True)
+        ]
+        panel = Panel(
+            box,
+            spanning([*across.values(), *ends[0]], box.left, box.right, 0.14),
+            spanning([*up.values(), *ends[1]], box.bottom, box.top, 0.12),
+        )
+        titles = [self.dataset, *_coefficients(correlation)]
+        panel.draw(
+            drawing, titles=titles, x_title=self._name(self.proxy), y_title=self._name(self.target)
+        )
+        points = [panel.at(across[e], up[e]) for e in encoders]
+        texts = [split_label(e.removeprefix(prefix) or e) for e in encoders]
+        placed = place(points, texts, _disagreement(across, up, encoders), box)
+        for encoder, point, where, lines in zip(encoders, points, placed, texts, strict=True):
+            numbers = (
+                f"{self.proxy.name} {across[encoder]:.4g}, {self.target.name} {up[encoder]:.4g}"
+            )
+            with drawing.encoder(encoder, f"{self.dataset}, {numbers}"):
+                self._draw_bars(drawing, panel, point, bars[encoder])
+                drawing.circle(point, _POINT, drawing.theme.accent)
+                draw_labels(drawing, point, where, lines)
+        return placed.count(None)
+
+    def _shown(self, scores: Scores) -> Mapping[str, float]:
+        """Return the scores as shown, in percent if they are bounded."""
+        factor = scores.percent(self.dataset)
+        return {e: factor * value for e, value in scores.on(self.dataset)[0].items()}
+
+    def _bar(self, scores: Scores, encoder: str) -> Interval | None:
+        interval, factor = (
+            self.intervals(scores, self.dataset, encoder), scores.percent(self.dataset)
+        )  # fmt: skip
+        return None if interval is None else (factor * interval[0], factor * interval[1])
+
+    def _name(self, scores: Scores) -> str:
+        unit = " (%)" if scores.percent(self.dataset) == 100 else ""
+        return f"{scores.name}{unit}{', sign changed' if scores.negated else ''}"
+
+    def _draw_bars(
+        self,
+        drawing: Drawing,
+        panel: Panel,
+        point: tuple[float, float],
+        bars: tuple[Interval | None, Interval | None],
+    ) -> None:
+        """Draw the intervals of a point's two scores, as far as they are known."""
+        color = drawing.theme.muted
+        if bars[0]:
+            drawing.line(
+                (panel.x(bars[0][0]), point[1]), (panel.x(bars[0][1]), point[1]), color, 0.7
+            )
+        if bars[1]:
+            drawing.line(
+                (point[0], panel.y(bars[1][0])), (point[0], panel.y(bars[1][1])), color, 0.7
+            )
+
+
+def _coefficients(correlation: Correlation | None) -> list[str]:
+    """Return the line of coefficients below a panel's title."""
+    if correlation is None:
+        return []
+    shown = []
+    for name, symbol in (("pearson (logit)", "r"), ("spearman", "ρ")):
+        c = correlation.coefficients[name]  # type: ignore[index]
+        if not c:
+            return [f"n = {c.n}: {c.note.split(':')[0]}"]
+        shown.append(f"{symbol} = {c.value:.2f} [{c.low:.2f}, {c.high:.2f}]")
+    return ["   ".join(shown)]
+
+
+def _disagreement(
+    across: Mapping[str, float], up: Mapping[str, float], encoders: Sequence[str]
+) -> list[float]:
+    """Return how far the two ranks of each encoder differ; the best by the target comes first."""
+    by_proxy, by_target = (
+        {e: rank for rank, e in enumerate(sorted(encoders, key=lambda e: (scores[e], e)))}
+        for scores in (across, up)
+    )
+    best = max(encoders, key=lambda e: (up[e], e))
+    return [math.inf if e == best else float(abs(by_proxy[e] - by_target[e])) for e in encoders]

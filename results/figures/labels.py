@@ -1,0 +1,168 @@
+"""Placement of labels beside points, so that no two overlap.
+
+Each label tries 96 places around its point, near ones first: sixteen directions at six distances.
+A place is free if its box lies inside the panel and covers no other label, line or point, and if
+the line that joins a distant label with its point crosses none of them. A label without a free
+place is left out, the least important ones first. The arithmetic of all places of a label is
+vectorised, because a report holds thousands of labels.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from results.figures.drawing import Box, Drawing, Point
+from results.figures.text import ASCENT, DESCENT, LEADING, width
+from results.figures.theme import LABEL
+
+Floats = NDArray[np.float64]
+
+_DISTANCES = np.array([6.0, 14.0, 24.0, 36.0, 50.0, 66.0])
+_ANGLES = 2 * np.pi * np.arange(16) / 16
+_LINE_FROM = 10.0
+"""Distance in pixels from which a line joins a label with its point."""
+_FEW = 15
+"""Number of points up to which an order that places all labels is tried first."""
+_POINT = 4.0
+"""Half the side of the square that a point keeps free of labels."""
+_MARGIN = np.array([-1.5, -1.5, 1.5, 1.5])
+"""Distance between two labels in pixels, at each side."""
+
+
+class Placed(NamedTuple):
+    """The box of a label, and the end of the line that joins it with its point, if there is one."""
+
+    box: Box
+    line_end: Point | None
+
+
+def place(
+    points: Sequence[Point],
+    labels: Sequence[Sequence[str]],
+    importance: Sequence[float],
+    frame: Box,
+    size: float = LABEL,
+) -> list[Placed | None]:
+    """Return the place of each label, None for those left out.
+
+    Args:
+        points: pixels of the points.
+        labels: the lines of each label.
+        importance: labels of higher importance are placed first.
+        frame: the inside of the panel.
+        size: size of the text in pixels.
+    """
+    by_importance = sorted(range(len(points)), key=lambda i: (-importance[i], i))
+    if len(points) <= _FEW:
+        crowded_first = sorted(range(len(points)), key=lambda i: (_nearest(points, i), i))
+        placed = _place_in_order(crowded_first, points, labels, frame, size)
+        if None not in placed:
+            return placed
+    return _place_in_order(by_importance, points, labels, frame, size)
+
+
+def draw_labels(
+    drawing: Drawing, point: Point, placed: Placed | None, lines: Sequence[str], size: float = LABEL
+) -> None:
+    """Write a placed label and the line to its point; nothing for a label that was left out."""
+    if placed is None:
+        return
+    if placed.line_end is not None:
+        drawing.line(point, placed.line_end, drawing.theme.muted, 0.6)
+    middle = (placed.box.left + placed.box.right) / 2
+    drawing.lines((middle, placed.box.top + ASCENT * size), lines, size, anchor="middle")
+
+
+def _nearest(points: Sequence[Point], index: int) -> float:
+    """Return the distance to the nearest other point."""
+    distances = (math.dist(points[index], other) for i, other in enumerate(points) if i != index)
+    return min(distances, default=0.0)
+
+
+def extent(lines: Sequence[str], size: float) -> tuple[float, float]:
+    """Return width and height of a label."""
+    height = (ASCENT + DESCENT + (len(lines) - 1) * LEADING) * size
+    return max(width(line, size) for line in lines), height
+
+
+def _place_in_order(
+    order: Sequence[int],
+    points: Sequence[Point],
+    labels: Sequence[Sequence[str]],
+    frame: Box,
+    size: float,
+) -> list[Placed | None]:
+    """Place labels one after another, each at its nearest free place."""
+    dots = np.array(points, dtype=np.float64).reshape(-1, 2)
+    around = np.concatenate([dots - _POINT, dots + _POINT], axis=1)
+    labelled = np.empty((0, 4))  # boxes of placed labels and of points of their lines
+    placed: list[Placed | None] = [None] * len(points)
+    for index in order:
+        size_of_label = extent(labels[index], size)
+        best = _free_place(index, dots, size_of_label, np.concatenate([around, labelled]), frame)
+        if best is None:
+            continue
+        box, line = best
+        labelled = np.concatenate([labelled, box[None] + _MARGIN])
+        if line is not None:
+            labelled = np.concatenate([labelled, np.tile(line[1:-1], 2) + _MARGIN / 3])
+        end = None if line is None else (float(line[-1, 0]), float(line[-1, 1]))
+        placed[index] = Placed(Box(*box.tolist()), end)
+    return placed
+
+
+def _free_place(
+    index: int, dots: Floats, size: tuple[float, float], taken: Floats, frame: Box
+) -> tuple[Floats, Floats | None] | None:
+    """Return the nearest free box of a label, and the line to its point if it is distant.
+
+    Args:
+        index: the label's number.
+        dots: all points ``[points, 2]``.
+        size: width and height of the label.
+        taken: boxes ``[boxes, 4]`` that the label must not cover; the first ones are the points'.
+        frame: the inside of the panel.
+    """
+    boxes = _candidates(dots[index], *size)
+    inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
+    free = boxes[inside][~_overlap(boxes[inside], taken).any(axis=1)]
+    others = np.delete(taken, index, axis=0)
+    for box in free:  # in the order of their distance
+        line = _line(dots[index], box)
+        if line is None or not _crosses(line, others):
+            return box, line
+    return None
+
+
+def _candidates(dot: Floats, across: float, down: float) -> Floats:
+    """Return boxes ``[96, 4]`` of a label around its point, near ones first."""
+    distance = np.repeat(_DISTANCES, len(_ANGLES))
+    angle = np.tile(_ANGLES, len(_DISTANCES))
+    x = dot[0] + np.cos(angle) * (distance + across / 2)
+    y = dot[1] - np.sin(angle) * (distance + down / 2)
+    return np.stack([x - across / 2, y - down / 2, x + across / 2, y + down / 2], axis=1)
+
+
+def _overlap(boxes: Floats, others: Floats) -> NDArray[np.bool_]:
+    """Return ``[boxes, others]``: whether two boxes share an area."""
+    a, b = boxes[:, None], others[None]
+    across = np.minimum(a[..., 2], b[..., 2]) > np.maximum(a[..., 0], b[..., 0])
+    down = np.minimum(a[..., 3], b[..., 3]) > np.maximum(a[..., 1], b[..., 1])
+    return np.asarray(across & down)
+
+
+def _line(dot: Floats, box: Floats) -> Floats | None:
+    """Return points ``[10, 2]`` on the line from a point to its label; None for a near label."""
+    end = np.clip(dot, box[:2], box[2:])
+    if math.dist(dot, end) <= _LINE_FROM:
+        return None
+    return np.asarray(dot + np.linspace(0.1, 1.0, 10)[:, None] * (end - dot))
+
+
+def _crosses(line: Floats, boxes: Floats) -> bool:
+    """Return whether a point of a line lies in a box."""
+    inside = (line[:, None] >= boxes[None, :, :2]) & (line[:, None] <= boxes[None, :, 2:])
+    return bool((inside[..., 0] & inside[..., 1]).any())
