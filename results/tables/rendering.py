@@ -114,7 +114,7 @@ def to_terminal(table: Table, width: int | None = None, bold: bool | None = None
         used += _width(column) + 2
     shown = "\n\n".join(_block(labels, block, bold) for block in blocks)
     parts = [textwrap.fill(one_line(table.title), width), shown]
-    remarks = table.remarks("bold" if bold else f"{_BEST} before a score")
+    remarks = table.remarks("bold" if bold else f"marked {_BEST}")
     return "\n".join([*parts, notes(remarks, width)] if remarks else parts)
 
 

@@ -53,7 +53,7 @@ def test_a_star_marks_the_best_score_where_a_terminal_shows_no_bold_text() -> No
         "[a] <b>        *70.00  1 [1, 2] ab",
         "c        -6.50 ± 1.00            –",
     ]
-    assert lines[-1] == "* * before a score: the best score of its column"
+    assert lines[-1] == "* marked *: the best score of its column"
 
 
 def test_bold_text_changes_no_width() -> None:
