@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results.commands.options import PICTURES, reading, results_of, writing
+from results.commands.options import PICTURES, outputs_of, reading, results_of, writing
 from results.errors import ResultsError, unknown
 from results.plain_text import printable
 from results.records.reading import Results
@@ -37,7 +37,7 @@ def _curve(options: argparse.Namespace) -> int:
     )
     own: list[size_curves.Point] = []
     left_out: list[str] = []
-    if not published or options.outputs.is_dir():
+    if not published or any(folder.is_dir() for folder in outputs_of(options)):
         own, left_out = size_curves.points(_own(options, optional=bool(published)), options.metric)
     points = size_curves.in_order([*own, *published])
     for sentence in left_out:

@@ -26,7 +26,14 @@ def reading(
     """Add a command that reads records, with options to select them."""
     parser = commands.add_parser(name, help=text)
     parser.set_defaults(function=function, name=name)
-    placing(parser)
+    parser.add_argument(
+        "--outputs",
+        action="extend",
+        type=paths,
+        default=None,
+        metavar="FOLDER,…",
+        help="where runs write; several folders are read as one",
+    )
     parser.add_argument("--sweep", help="only one sweep: latest, a name, or a path")
     use = {
         "compare": "beside own scores (default: all)",
@@ -44,13 +51,21 @@ def reading(
         parser.add_argument("--protocol", type=names, default=[], metavar="NAME,…")
     parser.add_argument("--dataset", type=names, default=[], metavar="NAME,…")
     parser.add_argument("--without", type=names, default=[], metavar="ENCODER,…")
+    parser.add_argument(
+        "--where",
+        metavar="EXPRESSION",
+        help="only runs for which it holds, e.g. 'protocol.epochs == 100 and seed < 3'",
+    )
     return parser
 
 
 def placing(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--outputs``; a variable sets its default, as in ``conf/paths``."""
-    default = Path(os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")).expanduser()
-    parser.add_argument("--outputs", type=Path, default=default, help="where runs write")
+    parser.add_argument("--outputs", type=Path, default=_default(), help="where runs write")
+
+
+def _default() -> Path:
+    return Path(os.environ.get("SSL_TRANSFER_OUTPUTS", "outputs")).expanduser()
 
 
 def writing(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS) -> None:
@@ -65,6 +80,16 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def paths(text: str) -> list[Path]:
+    """Return the folders of a comma-separated list; one whose name has a comma is one folder."""
+    return [Path(text)] if Path(text).is_dir() else [Path(name) for name in names(text)]
+
+
+def outputs_of(options: argparse.Namespace) -> list[Path]:
+    """Return the outputs folders that the options name, else the default one."""
+    return list(options.outputs or [_default()])
+
+
 def results_of(options: argparse.Namespace) -> Results:
     """Read the records that the options select; warn about unusable files."""
     if options.published and options.name not in _PUBLISHED_BESIDE_OWN:
@@ -72,13 +97,22 @@ def results_of(options: argparse.Namespace) -> Results:
 
         results = read_published(options.published)
     else:
-        results = read(options.outputs, options.sweep, options.mean_over)
+        results = read(outputs_of(options), options.sweep, options.mean_over)
     warn(results)
     if not results.rows and not results.gaps:
+        folders = ", ".join(f"`{folder}`" for folder in outputs_of(options))
         raise ResultsError(
-            f"there must be a record with scores, but `{options.outputs}` holds none; "
-            f"start a run first."
+            f"there must be a record with scores, but {folders} holds none; start a run first."
         )
+    if options.where:
+        from results.records.query import where
+
+        results = where(results, options.where)
+        if not results.rows and not results.gaps:
+            raise ResultsError(
+                f"`--where` must leave a run, but `{options.where}` holds for none; check its "
+                "values with `python -m results list`."
+            )
     return results.keep(
         protocols=getattr(options, "protocol", ()),
         datasets=options.dataset,

@@ -144,27 +144,35 @@ def _of_other_files(
 def choose(results: Results, proxy: str, others: Iterable[str] = ()) -> tuple[str, str | None]:
     """Return the protocol's label and the metric that ``protocol[:metric]`` names.
 
+    A protocol is named by its label, by its name, or by its name and some of the label's
+    ``key=value`` pairs, as far as one label fits: ``finetune``, ``finetune epochs=20``.
+
     Args:
         results: the results of all protocols.
         proxy: the protocol's label, or its name if that is unambiguous, and the metric.
         others: further names that the message for an unknown protocol lists.
 
     Raises:
-        ResultsError: if the protocol is unknown or has several variants.
+        ResultsError: if the protocol is unknown or has several variants; the message lists them.
     """
     name, _, metric = proxy.partition(":")
     known = sorted({row.protocol for row in results.rows}, key=natural)
-    variants = [label for label in known if label.split(" ")[0] == name]
-    if name in known:
-        variants = [name]
+    variants = [name] if name in known else [label for label in known if _fits(label, name)]
     if not variants:
         raise unknown("a protocol", name, [*known, *others])
     if len(variants) > 1:
         labels = ", ".join(f"`{label}`" for label in variants)
         raise ResultsError(
-            f"a protocol must name one variant, but `{name}` was run as {labels}; name one of them."
+            f"a protocol must name one variant, but `{name}` was run as {labels}; name one of "
+            "them in quotation marks, or select its runs with `--where`."
         )
     return variants[0], metric or None
+
+
+def _fits(label: str, name: str) -> bool:
+    """Return whether a label begins with the same word as a name and has all of its pairs."""
+    (first, *pairs), (wanted, *some) = label.split(" "), name.split(" ")
+    return first == wanted and set(some) <= set(pairs)
 
 
 def ordered(labels: Iterable[str]) -> list[str]:

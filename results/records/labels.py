@@ -1,16 +1,20 @@
-"""Unique short labels of encoders, protocols and datasets in records."""
+"""Unique short labels of encoders, protocols and datasets in records.
 
-import ast
+Labels follow from descriptions, of which there are far fewer than runs.
+"""
+
 import hashlib
 import json
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from results.errors import unknown
+from results.records.descriptions import Description, Parts, describe, hashed_part
+from results.records.differences import distinguish, distinguish_flat, flattened, natural
 
-_SHOWN_AT_MOST = 3
+__all__ = ["Identity", "distinguish", "hashed_part", "identify", "label", "natural"]
+
 _UNKNOWN = "? "
 _PRECISION = ("precision", "debug")
 
@@ -27,199 +31,169 @@ class Identity(NamedTuple):
 def identify(
     documents: Sequence[Mapping[str, Any]], mean_over: Collection[str] = ()
 ) -> list[Identity]:
-    """Return the labels of records and failures, unique among all of them.
+    """Return the labels of records and failures, as ``label`` does for their descriptions."""
+    descriptions = [describe(document) for document in documents]
+    identities = label(descriptions, mean_over)
+    return [identities[description] for description in descriptions]
+
+
+def label(
+    descriptions: Sequence[Description], mean_over: Collection[str] = ()
+) -> dict[Description, Identity]:
+    """Return the labels of each description, unique among all of them.
 
     Args:
-        documents: records and failures.
+        descriptions: those of all runs; repeated ones are considered once.
         mean_over: keys such as ``dataset.split``: runs that differ only in these keys and the seed
             have the same labels and belong to one cell of a table.
 
     Raises:
         ResultsError: if no dataset or protocol has a key of ``mean_over``.
     """
-    ids = _encoder_ids(documents)
-    encoders = _label_encoders(documents, ids)
-    protocols, datasets = _label_variants(documents, ids, mean_over)
-    rows = zip(ids, protocols, datasets, strict=True)
-    return [
-        Identity(encoder_id, encoders[encoder_id], protocol, dataset)
-        for encoder_id, protocol, dataset in rows
-    ]
+    distinct = list(dict.fromkeys(descriptions))
+    by_last = list(dict.fromkeys(reversed(descriptions)))[::-1]
+    ids = _encoder_ids(distinct, by_last)
+    encoders = _label_encoders(distinct, by_last, ids)
+    protocols, datasets = _label_variants(distinct, ids, mean_over)
+    return {
+        one: Identity(encoder_id, encoders[encoder_id], protocol, dataset)
+        for one, encoder_id, protocol, dataset in zip(
+            distinct, ids, protocols, datasets, strict=True
+        )
+    }
 
 
-def distinguish(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return for each configuration the ``key=value`` pairs that distinguish it, or ``""``.
+class _Configurations:
+    """Nested and flat forms of parts of identities, each computed once."""
 
-    Up to three differing keys are all shown; of more, only enough to distinguish the
-    configurations. Keys that a configuration lacks are left out. Equal ones get equal texts.
-    """
-    return _distinguish([_flat(config) for config in configs])
+    def __init__(self) -> None:
+        self._nested: dict[Parts, dict[str, Any]] = {}
+        self._flat: dict[Parts, dict[str, str]] = {}
 
+    def nested(self, parts: Parts) -> dict[str, Any]:
+        if parts not in self._nested:
+            self._nested[parts] = {key: json.loads(text) for key, text in parts}
+        return self._nested[parts]
 
-def _distinguish(flat: Sequence[Mapping[str, str]]) -> list[str]:
-    keys = list(dict.fromkeys(key for config in flat for key in config))
-    keys = _named([key for key in keys if len({config.get(key) for config in flat}) > 1], flat)
-    if len(keys) > _SHOWN_AT_MOST:
-        keys = _enough(flat, keys)
-    names = {key: _short_name(key, keys) for key in keys}
-    texts = {key: _texts({config[key] for config in flat if key in config}) for key in keys}
-    return [
-        " ".join(f"{names[k]}={texts[k][config[k]]}" for k in keys if k in config)
-        for config in flat
-    ]
+    def flat(self, parts: Parts) -> dict[str, str]:
+        if parts not in self._flat:
+            self._flat[parts] = flattened(self.nested(parts))
+        return self._flat[parts]
 
 
-def natural(text: str) -> list[tuple[int, float, str]]:
-    """Return a sorting key under which ``epochs=4`` comes before ``epochs=40``."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", text)
-    return [(0, float(p), "") if p[:1].isdecimal() else (1, 0.0, p) for p in parts if p]
-
-
-def _encoder_ids(documents: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return for each document the identity of its encoder, which is usually the encoder's id.
+def _encoder_ids(descriptions: Sequence[Description], by_last: Sequence[Description]) -> list[str]:
+    """Return for each description the identity of its encoder, which is usually the encoder's id.
 
     A run that ended before its weights were read may not know the id. If exactly one encoder has
     the same configuration (or label, without a configuration), the run gets the id of that encoder;
     otherwise the configuration or label is the identity.
+
+    Args:
+        descriptions: distinct descriptions.
+        by_last: the same ones, in the order of their last runs.
     """
-    ids = _apart(documents, [_stated_id(document) for document in documents])
-    unknown = {_label(d) for d, stated in zip(documents, ids, strict=True) if stated is None}
+    described = _Described()
+    ids = _apart(descriptions)
+    unknown = {
+        one.encoder_label for one, stated in zip(descriptions, ids, strict=True) if stated is None
+    }
     known: dict[str, set[str]] = defaultdict(set)
-    # One document per encoder suffices, preferably one with a configuration.
-    some = {(stated, _is_known(d)): d for d, stated in zip(documents, ids, strict=True)}
-    for (identifier, _), document in some.items():
-        if identifier is not None and _label(document) in unknown:
-            known[_description(document)].add(identifier)
-            known[_label(document)].add(identifier)
+    # One description per encoder suffices, preferably one with a configuration.
+    id_of = dict(zip(descriptions, ids, strict=True))
+    some = {(id_of[one], one.parts is not None): one for one in by_last}
+    for (identifier, _), one in some.items():
+        if identifier is not None and one.encoder_label in unknown:
+            known[described[one]].add(identifier)
+            known[one.encoder_label].add(identifier)
     identities = []
-    for document, identifier in zip(documents, ids, strict=True):
+    for one, identifier in zip(descriptions, ids, strict=True):
         if identifier is None:
-            description = _description(document)
-            same = known[description]
-            identifier = next(iter(same)) if len(same) == 1 else f"{_UNKNOWN}{description}"
+            text = described[one]
+            same = known[text]
+            identifier = next(iter(same)) if len(same) == 1 else f"{_UNKNOWN}{text}"
         identities.append(identifier)
     return identities
 
 
-def _apart(documents: Sequence[Mapping[str, Any]], ids: Sequence[str | None]) -> list[str | None]:
+class _Described:
+    """Texts that are equal for descriptions of the same encoder, as far as they show it."""
+
+    def __init__(self) -> None:
+        self._configurations = _Configurations()
+
+    def __getitem__(self, description: Description) -> str:
+        if description.parts is None:
+            return description.encoder_label
+        flat = self._configurations.flat(_encoder_parts(description))
+        return f"{description.encoder_label} {json.dumps(flat, sort_keys=True)}"
+
+
+def _apart(descriptions: Sequence[Description]) -> list[str | None]:
     """Return ids that differ where equal weights receive differently prepared images.
 
     The id of an encoder that no run pre-trained is a hash of its weights alone. Where all its
     records have the same preprocessing, the id stays.
     """
-    stated = [_preprocessing(document) for document in documents]
-    written = [_written_preprocessing(document) for document in documents]
+    written = _written_preprocessings(descriptions)
     known: dict[tuple[str | None, str], set[str]] = defaultdict(set)
-    for identifier, text, config in zip(ids, stated, written, strict=True):
-        if text is not None:
-            known[identifier, config].add(text)
+    for one, config in zip(descriptions, written, strict=True):
+        if one.preprocessing is not None:
+            known[one.encoder_id, config].add(one.preprocessing)
     texts = []  # records of earlier code have the configuration only
-    for identifier, text, config in zip(ids, stated, written, strict=True):
-        same = known[identifier, config]
-        texts.append(text or (next(iter(same)) if len(same) == 1 else config))
+    for one, config in zip(descriptions, written, strict=True):
+        same = known[one.encoder_id, config]
+        texts.append(one.preprocessing or (next(iter(same)) if len(same) == 1 else config))
     texts_of: dict[str | None, set[str]] = defaultdict(set)
-    for identifier, text in zip(ids, texts, strict=True):
-        texts_of[identifier].add(text)
+    for one, text in zip(descriptions, texts, strict=True):
+        texts_of[one.encoder_id].add(text)
     return [
-        identifier
-        if identifier is None or len(texts_of[identifier]) == 1
-        else hashlib.sha256(f"{identifier} {text}".encode()).hexdigest()[:16]
-        for identifier, text in zip(ids, texts, strict=True)
+        one.encoder_id
+        if one.encoder_id is None or len(texts_of[one.encoder_id]) == 1
+        else hashlib.sha256(f"{one.encoder_id} {text}".encode()).hexdigest()[:16]
+        for one, text in zip(descriptions, texts, strict=True)
     ]
 
 
-def _preprocessing(document: Mapping[str, Any]) -> str | None:
-    """Return the preprocessing that a run's encoder had, as JSON; None if it is unknown."""
-    stated = (document.get("encoder") or {}).get("preprocessing")
-    return json.dumps(stated, sort_keys=True) if isinstance(stated, dict) else None
+def _written_preprocessings(descriptions: Sequence[Description]) -> list[str]:
+    """Return the preprocessing in each configuration, as JSON."""
+    models = [dict(one.parts or ()).get("model", "null") for one in descriptions]
+    texts = {}
+    for text in set(models):
+        model = json.loads(text)
+        node = model.get("preprocessing") if isinstance(model, dict) else None
+        texts[text] = json.dumps(node, sort_keys=True)
+    return [texts[text] for text in models]
 
 
-def _written_preprocessing(document: Mapping[str, Any]) -> str:
-    """Return the preprocessing in a run's configuration, as JSON."""
-    model = hashed_part(document, "model").get("model") if _is_known(document) else None
-    return json.dumps(
-        model.get("preprocessing") if isinstance(model, dict) else None, sort_keys=True
-    )
-
-
-def _is_known(document: Mapping[str, Any]) -> bool:
-    """Return whether a document contains the run's configuration."""
-    return any(isinstance(document.get(key), dict) for key in ("identity", "config"))
-
-
-def _stated_id(document: Mapping[str, Any]) -> str | None:
-    identifier = (document.get("encoder") or {}).get("id")
-    if identifier == document["run_id"] and document["protocol"] != "pretrain":
-        return None  # a placeholder from a run that did not read its weights
-    return None if identifier is None else str(identifier)
-
-
-def _label(document: Mapping[str, Any]) -> str:
-    label = (document.get("encoder") or {}).get("label")
-    return str(label or f"{document['model']}-{document['method']}")
-
-
-def _description(document: Mapping[str, Any]) -> str:
-    """Return a text that is equal for documents of the same encoder, as far as they show it."""
-    if not _is_known(document):
-        return _label(document)
-    return f"{_label(document)} {json.dumps(_flat(_encoder_config(document)), sort_keys=True)}"
-
-
-def _encoder_config(document: Mapping[str, Any]) -> dict[str, Any]:
+def _encoder_parts(description: Description) -> Parts:
     # Precision and debug identify an encoder only if it was pre-trained by a run.
-    return hashed_part(
-        document, "model", "method", *_PRECISION[: 2 * bool(document.get("requires"))]
-    )
+    return description.part("model", "method", *_PRECISION[: 2 * description.requires])
 
 
-def hashed_part(document: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """Return keys of the identity that a run's id is a hash of.
-
-    Records of earlier code have only the configuration, from which the identity is derived.
-    """
-    identity = document.get("identity")
-    if not isinstance(identity, dict):
-        identity = _as_hashed(document["config"])
-    return {key: identity[key] for key in keys if key in identity}
-
-
-_MADE_NO_ID = frozenset({"resources", "download", "sizes", "keep_encoder"})
-"""Keys that did not enter ids when records still lacked the identity; nor did nulls."""
-
-
-def _as_hashed(config: Any) -> Any:
-    """Return the identity that earlier code derived from a configuration."""
-    if isinstance(config, list):
-        return [_as_hashed(item) for item in config]
-    if isinstance(config, dict):
-        return {
-            key: _as_hashed(value)
-            for key, value in config.items()
-            if value is not None and key not in _MADE_NO_ID
-        }
-    return config
-
-
-def _label_encoders(documents: Sequence[Mapping[str, Any]], ids: Sequence[str]) -> dict[str, str]:
+def _label_encoders(
+    descriptions: Sequence[Description], by_last: Sequence[Description], ids: Sequence[str]
+) -> dict[str, str]:
     """Return a unique label for every encoder id."""
-    documents_of: dict[str, Mapping[str, Any]] = {}
-    for identifier, document in zip(ids, documents, strict=True):
-        if identifier not in documents_of or not _is_known(documents_of[identifier]):
-            documents_of[identifier] = document
+    # The first description with a configuration shows what an encoder is, else the last one.
+    id_of = dict(zip(descriptions, ids, strict=True))
+    shown = {id_of[one]: one for one in by_last if one.parts is None}
+    shown |= {id_of[one]: one for one in reversed(descriptions) if one.parts is not None}
+    description_of = {identifier: shown[identifier] for identifier in ids}
     groups: dict[str, list[str]] = defaultdict(list)
-    for identifier, document in documents_of.items():
-        groups[_label(document)].append(identifier)
-    labels = {}
-    for label, members in groups.items():
-        configured = [member for member in members if _is_known(documents_of[member])]
-        texts = distinguish([_encoder_config(documents_of[member]) for member in configured])
+    for identifier, one in description_of.items():
+        groups[one.encoder_label].append(identifier)
+    configurations, labels = _Configurations(), {}
+    for name, members in groups.items():
+        configured = [member for member in members if description_of[member].parts is not None]
+        texts = distinguish_flat(
+            [configurations.flat(_encoder_parts(description_of[one])) for one in configured]
+        )
         counts = Counter(texts)
         for member, text in zip(configured, texts, strict=True):
-            parts = [label, text, _mark(member) if counts[text] > 1 else ""]
+            parts = [name, text, _mark(member) if counts[text] > 1 else ""]
             labels[member] = " ".join(part for part in parts if part)
         for member in set(members) - set(configured):
-            labels[member] = f"{label} {_mark(member)}" if configured else label
+            labels[member] = f"{name} {_mark(member)}" if configured else name
     return labels
 
 
@@ -229,7 +203,7 @@ def _mark(identifier: str) -> str:
 
 
 def _label_variants(
-    documents: Sequence[Mapping[str, Any]], ids: Sequence[str], mean_over: Collection[str]
+    descriptions: Sequence[Description], ids: Sequence[str], mean_over: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """Return labels of protocols and datasets such that runs in a cell differ only in the seed.
 
@@ -240,153 +214,95 @@ def _label_variants(
     these are variants, and their labels show the keys that differ.
     """
     cells: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for number, (document, identifier) in enumerate(zip(documents, ids, strict=True)):
-        if _is_known(document):
-            name = (identifier, document["protocol"], str(document.get("dataset")))
-            cells[name].append(number)
-    protocols = [str(document["protocol"]) for document in documents]
-    datasets = [str(document.get("dataset") or "") for document in documents]
-    axes = ((protocols, _protocol_config), (datasets, _dataset_config))
-    differing = [_differing(documents, cells, labels, part) for labels, part in axes]
-    _check_mean_over(mean_over, documents, differing)
-    for (labels, part), keys in zip(axes, differing, strict=True):
-        shown = {name: key_set.difference(mean_over) for name, key_set in keys.items()}
-        for number, text in _variants(documents, labels, part, shown).items():
-            labels[number] = f"{labels[number]} {text}"
-    return protocols, datasets
+    for number, (one, identifier) in enumerate(zip(descriptions, ids, strict=True)):
+        if one.parts is not None:
+            cells[identifier, one.protocol, str(one.dataset)].append(number)
+    axes = [
+        _Axis([one.protocol for one in descriptions], descriptions, ("protocol", *_PRECISION)),
+        _Axis([one.dataset or "" for one in descriptions], descriptions, ("dataset",)),
+    ]
+    differing = [axis.differing(list(cells.values())) for axis in axes]
+    _check_mean_over(mean_over, descriptions, differing)
+    for axis, keys in zip(axes, differing, strict=True):
+        axis.lengthen({name: key_set.difference(mean_over) for name, key_set in keys.items()})
+    return axes[0].labels, axes[1].labels
+
+
+class _Axis:
+    """The labels of protocols, or of datasets, and the configurations that distinguish them.
+
+    Args:
+        labels: the name in each description; ``lengthen`` makes them unique.
+        descriptions: the descriptions.
+        keys: keys of the identity that belong to the axis.
+    """
+
+    def __init__(
+        self, labels: list[str], descriptions: Sequence[Description], keys: Sequence[str]
+    ) -> None:
+        self.labels = labels
+        self._known = [one.parts is not None for one in descriptions]
+        self._parts = [one.part(*keys) for one in descriptions]
+        self._configurations = _Configurations()
+
+    def differing(self, cells: Sequence[Sequence[int]]) -> dict[str, set[str]]:
+        """Return name -> keys in which runs of one cell differ."""
+        pairs: dict[str, dict[tuple[Parts, Parts], None]] = defaultdict(dict)
+        for members in cells:
+            first = self._parts[members[0]]
+            for number in members[1:]:
+                if self._parts[number] != first:
+                    pairs[self.labels[number]][first, self._parts[number]] = None
+        keys = {name: [self._keys(*pair) for pair in some] for name, some in pairs.items()}
+        return {
+            name: set().union(*(one for one in some if one is not None))
+            for name, some in keys.items()
+            if any(one is not None for one in some)
+        }
+
+    def _keys(self, first: Parts, other: Parts) -> set[str] | None:
+        """Return the keys in which two configurations differ; None if they are equal."""
+        nested = self._configurations.nested
+        if nested(first) == nested(other):
+            return None
+        values, others = self._configurations.flat(first), self._configurations.flat(other)
+        return {key for key in values.keys() | others if values.get(key) != others.get(key)}
+
+    def lengthen(self, shown: Mapping[str, Collection[str]]) -> None:
+        """Append to each label the values of the keys that its name needs to be distinguished."""
+        names = list(self.labels)
+        for name, keys in shown.items():
+            members = [n for n, one in enumerate(names) if one == name and self._known[n]]
+            distinct = list(dict.fromkeys(self._parts[n] for n in members))
+            flat = [self._configurations.flat(parts) for parts in distinct]
+            kept = [{key: value for key, value in one.items() if key in keys} for one in flat]
+            texts = dict(zip(distinct, distinguish_flat(kept), strict=True))
+            for number in members:
+                if text := texts[self._parts[number]]:
+                    self.labels[number] = f"{name} {text}"
 
 
 def _check_mean_over(
     mean_over: Collection[str],
-    documents: Sequence[Mapping[str, Any]],
+    descriptions: Sequence[Description],
     differing: Sequence[Mapping[str, set[str]]],
 ) -> None:
     """Raise an error for a key that no run has; it lists keys in which runs of a cell differ."""
-    if missing := [
-        key for key in mean_over if not any(_has(document, key) for document in documents)
-    ]:
+    if not mean_over:
+        return
+    known = set(_stated_keys(descriptions))
+    if missing := [key for key in mean_over if key not in known]:
         useful = sorted({key for by_name in differing for keys in by_name.values() for key in keys})
         raise unknown("`--mean-over`", missing[0], useful)
 
 
-def _has(document: Mapping[str, Any], key: str) -> bool:
-    node: Any = hashed_part(document, "dataset", "protocol") if _is_known(document) else {}
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node is not None and not isinstance(node, dict)
-
-
-def _protocol_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    return hashed_part(document, "protocol", *_PRECISION)
-
-
-def _dataset_config(document: Mapping[str, Any]) -> dict[str, Any]:
-    return hashed_part(document, "dataset")
-
-
-def _differing(
-    documents: Sequence[Mapping[str, Any]],
-    cells: Mapping[tuple[str, ...], Sequence[int]],
-    names: Sequence[str],
-    part: Callable[[Mapping[str, Any]], dict[str, Any]],
-) -> dict[str, set[str]]:
-    """Return name -> keys in which runs of one cell differ."""
-    keys_of: dict[str, set[str]] = defaultdict(set)
-    for members in cells.values():
-        first = part(documents[members[0]])
-        for number in members[1:]:
-            if (other := part(documents[number])) != first:
-                values, others = _flat(first), _flat(other)
-                keys = {key for key in values.keys() | others if values.get(key) != others.get(key)}
-                keys_of[names[number]] |= keys
-    return keys_of
-
-
-def _variants(
-    documents: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    part: Callable[[Mapping[str, Any]], dict[str, Any]],
-    differing: Mapping[str, set[str]],
-) -> dict[int, str]:
-    """Return number of a document -> text that distinguishes it from others of the same name."""
-    texts: dict[int, str] = {}
-    for name, keys in differing.items():
-        members = [n for n, d in enumerate(documents) if names[n] == name and _is_known(d)]
-        flat = [_flat(part(documents[number])) for number in members]
-        shown = [{key: value for key, value in config.items() if key in keys} for config in flat]
-        texts |= {n: t for n, t in zip(members, _distinguish(shown), strict=True) if t}
-    return texts
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return a nested configuration as dotted keys with the ``repr`` of the values."""
-    return dict(_leaves(config, ""))
-
-
-def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    if isinstance(node, list) and any(isinstance(item, dict) for item in node):  # e.g. views
-        node = {str(place): item for place, item in enumerate(node)}
-    if isinstance(node, dict) and (node or not path):
-        for key, value in node.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, repr(node)
-
-
-def _separated(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> int:
-    """Return how many different configurations there are with respect to some keys."""
-    return len({tuple(config.get(key) for key in keys) for config in flat})
-
-
-def _named(keys: list[str], flat: Sequence[Mapping[str, str]]) -> list[str]:
-    """Leave out keys that a node's ``name`` implies, such as the reader of another data set."""
-    nodes = tuple(key.removesuffix("name") for key in keys if key.endswith(".name"))
-    rest = [key for key in keys if key.endswith(".name") or not key.startswith(nodes)]
-    return rest if _separated(flat, rest) == _separated(flat, keys) else keys
-
-
-def _enough(flat: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
-    """Return a small set of keys that distinguishes as much as all keys do, shallow ones first."""
-    candidates = sorted(keys, key=lambda key: key.count("."))
-    chosen: list[str] = []
-    while _separated(flat, chosen) < _separated(flat, keys):
-        chosen.append(max(candidates, key=lambda key: _separated(flat, [*chosen, key])))
-    return chosen
-
-
-def _short_name(key: str, keys: Sequence[str]) -> str:
-    """Return the shortest unique end of a dotted key; ``.name`` is left out."""
-    key = key.removesuffix(".name")
-    parts = key.split(".")
-    for length in range(1, len(parts)):
-        end = ".".join(parts[-length:])
-        if not any(other != key and f".{other}".endswith(f".{end}") for other in keys):
-            return end
-    return key
-
-
-def _texts(values: Collection[str]) -> dict[str, str]:
-    """Return value -> short unique text, for all values of a key.
-
-    The text for a path is its last part, with as many folders before it as make it unique.
-    """
-    shorter = {value: _shorter(value) for value in values}
-    length = dict.fromkeys(values, 0)
-    while True:
-        texts = {value: shorter[value][length[value]] for value in values}
-        times = Counter(texts.values())
-        longer = [v for v in values if times[texts[v]] > 1 and length[v] + 1 < len(shorter[v])]
-        if not longer:
-            return texts
-        for value in longer:
-            length[value] += 1
-
-
-def _shorter(value: str) -> list[str]:
-    """Return texts for a value of ``_flat``, the shortest first, the value itself last."""
-    if value[:1] not in ("'", '"'):
-        return ["null" if value == "None" else value, value]
-    text = str(ast.literal_eval(value))
-    parts = text.rstrip("/").split("/")
-    ends = ["/".join(parts[-length:]) for length in range(1, len(parts) + 1)]
-    return [*(end for end in ends if end), text, value]
+def _stated_keys(descriptions: Sequence[Description]) -> Iterator[str]:
+    """Yield the dotted keys of datasets and protocols with a value that is neither null nor {}."""
+    for parts in {one.part("dataset", "protocol") for one in descriptions}:
+        nodes: list[tuple[str, Any]] = [(key, json.loads(text)) for key, text in parts]
+        while nodes:
+            path, node = nodes.pop()
+            if isinstance(node, dict):
+                nodes += [(f"{path}.{key}", value) for key, value in node.items()]
+            elif node is not None:
+                yield path

@@ -1,8 +1,9 @@
 """Detection of records with different data or weights under the same name."""
 
-import json
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from results.records.descriptions import Description, Run
 
 
 class Version(NamedTuple):
@@ -19,35 +20,48 @@ class Version(NamedTuple):
     outdated: bool
 
 
-def versions(documents: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Version]:
+def versions(runs: Iterable[tuple[str, Run]]) -> dict[str, Version]:
     """Return run id -> version of the record.
 
     Records with the same configuration of the data set must have the same fingerprint of the data,
     and records with the same encoder the same weights. If they differ, the latest are current.
 
     Args:
-        documents: the encoder's id and the record of every finished run.
+        runs: the encoder's id and the record of every finished run.
     """
+    stated = list(runs)
+    # What follows from a description is computed once; the runs of one share the encoder.
+    started: dict[int, str] = {}
+    facts: dict[int, dict[str, str]] = {}
+    for encoder, run in stated:
+        key = id(run.description)
+        if key not in facts:
+            facts[key], started[key] = _facts(encoder, run.description), run.started
+        elif run.started > started[key]:
+            started[key] = run.started
     latest: dict[str, tuple[str, str]] = {}
-    stated = []
-    for encoder, document in documents:
-        started = str(document.get("started") or "")
-        facts = {
-            f"data {_dataset_of(document)}": _text(_mapping(document.get("data")), "fingerprint"),
-            f"encoder {encoder}": _text(document, "weights_sha256"),
-        }
-        facts = {name: value for name, value in facts.items() if value}
-        for name, value in facts.items():
-            latest[name] = max(latest.get(name, ("", "")), (started, value))
-        stated.append((document["run_id"], started, facts))
-    return {
-        run_id: Version(
-            " ".join(facts.values()),
-            started,
-            any(latest[name][1] != value for name, value in facts.items()),
-        )
-        for run_id, started, facts in stated
+    for key, some in facts.items():
+        for name, value in some.items():
+            latest[name] = max(latest.get(name, ("", "")), (started[key], value))
+    files = {key: " ".join(some.values()) for key, some in facts.items()}
+    outdated = {
+        key: any(latest[name][1] != value for name, value in some.items())
+        for key, some in facts.items()
     }
+    return {
+        run.run_id: Version(files[key], run.started, outdated[key])
+        for _, run in stated
+        for key in (id(run.description),)
+    }
+
+
+def _facts(encoder: str, description: Description) -> dict[str, str]:
+    """Return the fingerprints that a record states of its data and of its encoder."""
+    facts = {
+        f"data {description.dataset_node}": description.data,
+        f"encoder {encoder}": description.weights,
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def complaint(known: Mapping[str, Version]) -> str | None:
@@ -61,21 +75,3 @@ def complaint(known: Mapping[str, Version]) -> str | None:
         "(their fingerprints differ): they never share a mean, and tables mark them; force=true "
         "computes them again."
     )
-
-
-def _dataset_of(document: Mapping[str, Any]) -> str:
-    """Return the configuration of a run's data set as text."""
-    config = _mapping(document.get("identity") or document.get("config"))
-    node = config.get("dataset")
-    if node is None:  # a pre-training has its data set in the method
-        node = _mapping(config.get("method")).get("pretrain_on")
-    return json.dumps(node, sort_keys=True, default=str)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _text(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key)
-    return value if isinstance(value, str) else ""

@@ -1,5 +1,7 @@
+import random
 from typing import Any
 
+import labels_by_document
 import pytest
 
 from results.records.labels import distinguish, identify, natural
@@ -136,3 +138,61 @@ def test_views_are_told_apart_by_what_differs_in_them() -> None:
     texts = distinguish(configs)
     assert len(set(texts)) == 3
     assert all(len(text) < 40 for text in texts)
+
+
+def random_documents(chance: random.Random) -> list[dict[str, Any]]:
+    """Return a few records and failures that share and lack parts in many ways."""
+    documents = []
+    for number in range(chance.randrange(1, 14)):
+        pick, one_id = chance.choice, f"{number:016x}"
+        identity: dict[str, Any] = {
+            "model": {
+                "name": "m",
+                "width": pick([1, 1, 2]),
+                "preprocessing": pick([None, {"s": 1}]),
+            },
+            "method": pick(
+                [{"name": "as_is"}, {"name": "simclr", "views": [{"hue": pick([0, 1])}]}]
+            ),
+            "dataset": {"name": pick("ab"), "root": pick(["/x/a", "/y/a", 1, 1.0, True])},
+            "protocol": {
+                "name": pick(["knn", "probe"]),
+                "k": pick([1, 1, 2.0, 2]),
+                "lr": pick([1e-5, 1]),
+            },
+            "precision": pick(["fp32", "fp32", "bf16"]),
+        }
+        one = {
+            "run_id": one_id,
+            "model": "m",
+            "method": identity["method"]["name"],
+            "protocol": pick([identity["protocol"]["name"], "pretrain"]),
+            "dataset": pick([identity["dataset"]["name"], identity["dataset"]["name"], None]),
+            "requires": pick([[], ["x"]]),
+            "encoder": pick([
+                None,
+                {"id": pick(["e" * 16, "f" * 16, None, one_id]), "label": pick(["m", "n", ""])},
+                {"id": "e" * 16, "label": "m", "preprocessing": {"s": pick([1, 2])}},
+            ]),
+        }  # fmt: skip
+        key = pick(["identity", "identity", "identity", "config", "neither"])
+        if key != "neither":
+            one[key] = dict(reversed(identity.items())) if pick([False, True]) else identity
+        documents.append(one)
+    return documents
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_of_descriptions_are_those_of_whole_documents(seed: int) -> None:
+    chance = random.Random(seed)
+    for _ in range(60):
+        documents = random_documents(chance)
+        repeated = [*documents, *chance.sample(documents, len(documents) // 2)]
+        for some in (documents, repeated):
+            assert identify(some) == labels_by_document.identify(some)
+            mean_over = ["protocol.k"] if any(_has_k(one) for one in some) else []
+            assert identify(some, mean_over) == labels_by_document.identify(some, mean_over)
+
+
+def _has_k(document: dict[str, Any]) -> bool:
+    return "identity" in document or "config" in document

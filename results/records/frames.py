@@ -1,0 +1,149 @@
+"""The long table as a pandas data frame, with hyper-parameters as columns."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from results.records.descriptions import Description, Run, hyperparameter, values_of
+from results.records.reading import Results, read
+from results.records.rows import MissingRun, Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TEXTS = ("encoder", "encoder_id", "protocol", "dataset", "metric", "unit", "split")
+FACTS = ("status", "reason", "started", "duration_s", "device", "folder")
+"""Columns between those of ``Row`` and the hyper-parameters."""
+
+
+def load(
+    outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    sweep: str | None = None,
+    mean_over: Sequence[str] = (),
+) -> "pd.DataFrame":
+    """Return the long table of one or more outputs folders, with one row per run and metric.
+
+    The columns are those of ``Row``, then ``status``, ``reason``, ``started`` (ISO 8601),
+    ``duration_s`` (seconds), ``device`` and ``folder``, then the hyper-parameters by dotted key.
+    A run without scores has one row with its status and an empty value, so that it is not silently
+    absent. Texts and hyper-parameters are categorical.
+
+    Example:
+        >>> import results
+        >>> table = results.load(["outputs", "of_a_colleague"])  # doctest: +SKIP
+        >>> long = table[table["protocol.epochs"] == 100]  # doctest: +SKIP
+        >>> long.groupby(["encoder", "dataset"], observed=True)["value"].mean()  # doctest: +SKIP
+
+    Args:
+        outputs: the folder that runs write to, or several of them.
+        sweep: ``latest``, a path, or a name below ``outputs/sweeps``; None reads everything.
+        mean_over: keys that do not distinguish labels, e.g. ``dataset.split``.
+
+    Raises:
+        ResultsError: if there is no such folder, sweep or key.
+    """
+    return long_table(read(outputs, sweep, mean_over))
+
+
+def frame(results: Results) -> "pd.DataFrame":
+    """Return the scores as a data frame with the columns of ``Row``."""
+    import pandas as pd  # slow to import, so only where it is needed
+
+    return pd.DataFrame(results.rows, columns=list(Row._fields))
+
+
+def column_names(results: Results) -> list[str]:
+    """Return the names of the columns of ``long_table``."""
+    parts = {part for one in _distinct(results) for part in one.parts or ()}
+    keys = {key for part in parts for key in values_of(*part)}
+    return [*Row._fields, *FACTS, *sorted(keys)]
+
+
+def long_table(results: Results, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+    """Return the table of ``load``: first all rows of results, then all gaps, in their order.
+
+    Args:
+        results: the results.
+        columns: the names of the columns (None: all of ``column_names``).
+    """
+    import pandas as pd
+
+    names = column_names(results) if columns is None else columns
+    entries = [*results.rows, *map(_as_row, results.gaps)]
+    runs = [results.runs.get(entry.run_id) for entry in entries]
+    hyperparameters = _Hyperparameters(runs)
+    table = {}
+    for name in names:
+        if name in Row._fields:
+            values = [getattr(entry, name) for entry in entries]
+            table[name] = _categories(values) if name in _TEXTS else values
+        elif name in FACTS:
+            table[name] = _fact(name, results, runs)
+        else:
+            table[name] = hyperparameters.column(name)
+    return pd.DataFrame(table, columns=list(names))
+
+
+def _distinct(results: Results) -> list[Description]:
+    """Return the different descriptions of runs."""
+    return list({id(run.description): run.description for run in results.runs.values()}.values())
+
+
+def _as_row(gap: MissingRun) -> Row:
+    """Return a run without scores as a row with an empty value."""
+    return Row(
+        gap.encoder, "", gap.protocol, gap.dataset, gap.seed or 0, gap.metric, math.nan, "",
+        higher_is_better=True, primary=gap.primary, split="", run_id=gap.run_id,
+    )  # fmt: skip
+
+
+def _fact(name: str, results: Results, runs: Sequence[Run | None]) -> Any:
+    """Return the values of a column of ``FACTS``."""
+    if name == "status":
+        return _categories(["finished"] * len(results.rows) + [gap.kind for gap in results.gaps])
+    if name == "reason":
+        return _categories([""] * len(results.rows) + [gap.reason for gap in results.gaps])
+    if name == "device":
+        return _categories([run.description.device if run else "" for run in runs])
+    absent: Any = math.nan if name == "duration_s" else ""
+    return [getattr(run, name) if run else absent for run in runs]
+
+
+def _categories(values: Sequence[Any]) -> "pd.Categorical":
+    import pandas as pd
+
+    return pd.Categorical(values)
+
+
+class _Hyperparameters:
+    """Columns of hyper-parameters, computed once per description rather than once per run.
+
+    Args:
+        runs: the run of each row of the table; None if nothing is known of it.
+    """
+
+    def __init__(self, runs: Sequence[Run | None]) -> None:
+        import numpy as np
+
+        numbers: dict[int, int] = {}
+        self._distinct: list[Description] = []
+        codes = []
+        for run in runs:
+            if run is None:
+                codes.append(-1)
+                continue
+            number = numbers.setdefault(id(run.description), len(numbers))
+            if number == len(self._distinct):
+                self._distinct.append(run.description)
+            codes.append(number)
+        self._codes = np.array(codes, dtype=np.int64)
+
+    def column(self, key: str) -> "pd.Categorical":
+        """Return the values of a hyper-parameter; its categories are the different ones."""
+        import numpy as np
+        import pandas as pd
+
+        values = pd.Categorical([hyperparameter(one, key) for one in self._distinct])
+        by_description = np.append(values.codes, -1)  # the last one is no description
+        return pd.Categorical.from_codes(by_description[self._codes], categories=values.categories)
