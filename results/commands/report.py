@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results.commands.options import names, reading, results_of
+from results.commands.options import names, outputs_of, reading, results_of
 from results.errors import ResultsError
 
 if TYPE_CHECKING:
@@ -60,14 +60,17 @@ def _sources(options: argparse.Namespace) -> Iterator[str]:
             yield f"Published table `{name}`: {source(name)}"
     else:
         sweep = f", sweep `{options.sweep}`" if options.sweep else ""
-        yield f"Outputs: `{_place(options.outputs)}`{sweep}."
+        where = f", where `{options.where}`" if options.where else ""
+        folders = ", ".join(f"`{_place(folder)}`" for folder in outputs_of(options))
+        yield f"Outputs: {folders}{sweep}{where}."
 
 
 def _command(options: argparse.Namespace) -> str:
     """Return the command that makes this report again."""
     words = ["python", "-m", "results", "report"]
-    places = [] if options.published else ["outputs"]
-    for key in (*places, "sweep", "published", "mean_over", "protocol", "dataset", "without",
+    if not options.published:
+        words += ["--outputs", ",".join(_place(folder) for folder in outputs_of(options))]
+    for key in ("sweep", "published", "mean_over", "protocol", "dataset", "without", "where",
                 "proxy", "target", "highlight", "out"):  # fmt: skip
         value = getattr(options, key)
         if value:
