@@ -13,7 +13,7 @@ from results.records.reading import Results
 _OPERATIONS = (
     ast.Expression, ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.UAdd,
     ast.Invert, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Mod, ast.BitAnd, ast.BitOr,
-    ast.Compare, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.In, ast.NotIn,
+    ast.Compare, ast.cmpop,
     ast.List, ast.Tuple, ast.Constant, ast.Load,
 )  # fmt: skip
 """What an expression consists of, beside names of columns: neither calls nor subscripts."""
