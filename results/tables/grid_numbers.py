@@ -1,6 +1,6 @@
 """Numbers of grids of entries, as CSV and as columns of a long table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from results.tables.entries import MISSING, Entry, number
 from results.tables.grids import MEAN, Grid
@@ -16,12 +16,20 @@ def csv_of(
     layout: Layout,
     mean_over: Sequence[str] = (),
     show: str = "deviation",
+    beside: Sequence[Mapping[Coordinates, Mapping[str, object]]] = (),
 ) -> str:
     """Return all grids as one CSV of numbers, with one line per grid and row.
 
     Beside each column are the sample standard deviation (or the ends of the interval) and the
     number of seeds (``runs`` if another key is averaged, too; ``datasets`` if these are). Without a
     score, the first has the reason, such as ``failed`` or ``n/a``.
+
+    Args:
+        grids: the grids.
+        layout: their axes.
+        mean_over: keys that are averaged beside seeds.
+        show: what stands beside the means, one of ``entries.SHOWN``.
+        beside: for each grid, further columns by row and name.
     """
     columns = sorted({column for grid in grids for column in grid.columns}, key=order)
     names = [heading(layout.columns, column) for column in columns]
@@ -31,15 +39,18 @@ def csv_of(
     header = [*(layout.tables[place] for place in about), *layout.rows]
     header += [f"{name}{part}" for name in names for part in parts]
     means = layout.columns == ("dataset",)
+    further = list(dict.fromkeys(name for rows in beside for row in rows.values() for name in row))
     lines = []
-    for grid in grids:
+    for grid, by_row in zip(grids, beside or [{}] * len(grids), strict=True):
         for row in grid.rows:
             line: list[object] = [*(grid.about[place] for place in about), *row]
             for column in columns:
                 line += _numbers(grid.at(row, column), show)
-            mean = grid.at(row, MEAN if grid.means else grid.columns[0])
-            lines.append([*line, *([number(mean.value, mean.unit)] if means else [])])
-    return to_csv([*header, *(MEAN[:1] if means else ())], lines)
+            if means:
+                mean = grid.at(row, MEAN if grid.means else grid.columns[0])
+                line.append(number(mean.value, mean.unit))
+            lines.append([*line, *(by_row.get(row, {}).get(name) for name in further)])
+    return to_csv([*header, *(MEAN[:1] if means else ()), *further], lines)
 
 
 def _about(grids: Iterable[Grid], layout: Layout) -> list[int]:
