@@ -1,6 +1,8 @@
-"""Published tables for comparison, in the format of records."""
+"""Published tables for comparison: scores in the format of records, and correlations."""
 
 import csv
+import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,19 +11,65 @@ from results.records.encoder_facts import EncoderFacts, family_of
 from results.records.reading import Results, Row
 
 FOLDER = Path(__file__).parent
+PROTOCOLS = FOLDER / "protocols.csv"
+"""What the published tables state about their protocols."""
 _IMAGENET = "transfer_2021_imagenet"
 """The table with ImageNet accuracies of models that other tables judge on other datasets."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The comment at the head of a table.
+
+    Args:
+        content: what the table holds.
+        source: paper, arXiv number and table, or the program that states the numbers.
+        units: the units of the scores.
+        not_stated: what the source does not say.
+        notes: all else, such as the meaning of names and columns.
+    """
+
+    content: str
+    source: str
+    units: str
+    not_stated: str
+    notes: str
+
+    @property
+    def papers(self) -> list[str]:
+        """The arXiv numbers in the source."""
+        return list(dict.fromkeys(re.findall(r"arXiv (\d{4}\.\d{5})", self.source)))
+
+
 def names() -> list[str]:
-    """Return the names of the published tables."""
-    return sorted(path.stem for path in FOLDER.glob("*.csv"))
+    """Return the names of the published tables of scores."""
+    return sorted(path.stem for path in FOLDER.glob("*.csv") if path != PROTOCOLS)
+
+
+def correlation_names() -> list[str]:
+    """Return the names of the published tables of correlations between proxies and targets."""
+    return sorted(path.stem for path in (FOLDER / "correlations").glob("*.csv"))
 
 
 def source(name: str) -> str:
     """Return the comment at the head of a table with the source of its numbers."""
-    with (FOLDER / f"{name}.csv").open(encoding="utf-8") as file:
-        return " ".join(line[1:].strip() for line in file if line.startswith("#"))
+    return " ".join(_comment(name))
+
+
+def head(name: str) -> Head:
+    """Return the parts of the comment at the head of a table.
+
+    Raises:
+        ResultsError: if the name is unknown; the message lists the known ones.
+    """
+    parts = {"content": "", "source": "", "units": "", "not stated": "", "notes": ""}
+    part = ""
+    for line in _comment(name):
+        beginning, _, rest = line.partition(": ")
+        if beginning in parts:
+            part, line = beginning, rest
+        parts[part] += f" {line}" if parts[part] else line
+    return Head(*parts.values())
 
 
 def read_published(tables: Sequence[str]) -> Results:
@@ -37,15 +85,21 @@ def read_published(tables: Sequence[str]) -> Results:
 
 
 def lines(name: str) -> list[dict[str, str]]:
-    """Return the lines of a table by column.
+    """Return the lines of a table of scores by column.
 
     Raises:
         ResultsError: if the name is unknown; the message lists the known ones.
     """
-    if name not in names():
-        raise unknown("a published table", name, names())
-    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+    return _lines(name, names())
+
+
+def correlation_lines(name: str) -> list[dict[str, str]]:
+    """Return the lines of a table of correlations by column, as ``correlate`` writes them.
+
+    Raises:
+        ResultsError: if the name is unknown; the message lists the known ones.
+    """
+    return _lines(name, correlation_names())
 
 
 def other_names(name: str) -> dict[str, list[str]]:
@@ -70,6 +124,26 @@ def _facts(tables: Sequence[str]) -> dict[str, EncoderFacts]:
             family=known.family or line.get("family") or family_of(model),
         )
     return facts
+
+
+def _lines(name: str, known: Sequence[str]) -> list[dict[str, str]]:
+    if name not in known:
+        raise unknown("a published table", name, known)
+    with _path(name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(line for line in file if not line.startswith("#")))
+
+
+def _comment(name: str) -> list[str]:
+    known = [*names(), *correlation_names()]
+    if name not in known:
+        raise unknown("a published table", name, known)
+    with _path(name).open(encoding="utf-8") as file:
+        return [line[1:].strip() for line in file if line.startswith("#")]
+
+
+def _path(name: str) -> Path:
+    folder = FOLDER / "correlations" if name in correlation_names() else FOLDER
+    return folder / f"{name}.csv"
 
 
 def _rows(name: str) -> list[Row]:

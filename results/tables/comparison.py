@@ -1,16 +1,19 @@
 """Comparison of own and published scores, matched by encoder, protocol, dataset and metric."""
 
 import dataclasses
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from results.errors import ResultsError
-from results.published.catalogue import other_names, read_published
+from results.published.catalogue import lines, other_names, read_published
+from results.published.protocols import facts
 from results.records.cells import Cell, cells
 from results.records.labels import natural
 from results.records.reading import Results, Row
+from results.tables.protocol_differences import Differences, differences, summary
 from results.tables.rendering import Table, to_csv
 
 HEADER = ["table", "encoder", "protocol", "dataset", "metric"]
@@ -34,12 +37,16 @@ class Pair:
         key: the key of both scores, with the own labels.
         own: the own runs.
         published: the published score.
+        deviation: the standard deviation that is published with it; None if there is none.
+        protocols: what differs in protocol.
     """
 
     table: str
     key: Key
     own: Cell
     published: Row
+    deviation: float | None = None
+    protocols: Differences = dataclasses.field(default_factory=Differences)
 
     @property
     def scale(self) -> float:
@@ -50,6 +57,20 @@ class Pair:
     def difference(self) -> float:
         """Own mean minus published score, as shown."""
         return self.scale * (self.own.mean - self.published.value)
+
+    @property
+    def is_large(self) -> bool | None:
+        """Whether the difference exceeds two of its standard deviations; None if it has none.
+
+        Its variance is s²/n of n own runs with deviation s, plus the square of the published
+        deviation. A published score without one counts as a single run with the deviation s.
+        """
+        spread, n = self.own.spread, len(self.own.values)
+        if not spread:
+            return None
+        published = spread if self.deviation is None else self.deviation
+        deviation = math.sqrt(spread**2 / n + published**2)
+        return abs(self.own.mean - self.published.value) > 2 * deviation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +104,7 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
         ResultsError: if a table is unknown, or no score has a counterpart.
     """
     stated = [(name, row) for name in tables for row in read_published([name]).rows]
+    deviations = [deviation for name in tables for deviation in _deviations(name)]
     own = _own_cells(results, {row.metric for _, row in stated})
     by_name: dict[Key, list[Key]] = defaultdict(list)
     for key in own:
@@ -93,11 +115,13 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
 
     pairs, only_published = [], []
     others = {name: other_names(name) for name in tables}
-    for name, row in stated:
+    for (name, row), deviation in zip(stated, deviations, strict=True):
         published = Key(row.encoder, row.protocol, row.dataset, row.metric)
         names = [row.encoder, *others[name][row.encoder]]
         keys = [key for label in names for key in _variants(published._replace(encoder=label))]
-        pairs += [Pair(name, key, own[key], row) for key in sorted(keys, key=_order)]
+        for key in sorted(keys, key=_order):
+            differ = _protocols(results, own[key], name, row)
+            pairs.append(Pair(name, key, own[key], row, deviation, differ))
         only_published += [] if keys else [(name, published)]
     matched = {pair.key for pair in pairs}
     only_own = sorted((key for key in own if key not in matched), key=_order)
@@ -108,6 +132,23 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
             f"begins with {_some([key for _, key in only_published][:1])}."
         )
     return Comparison(pairs, only_own, only_published)
+
+
+def _deviations(table: str) -> list[float | None]:
+    """Return the standard deviation of each score of a table, in the unit of the rows."""
+    return [
+        float(line["deviation"]) / (100 if line.get("unit", "percent") == "percent" else 1)
+        if line.get("deviation")
+        else None
+        for line in lines(table)
+    ]
+
+
+def _protocols(results: Results, own: Cell, table: str, published: Row) -> Differences:
+    """Return what differs in protocol; all runs of a cell have the same one but for the seed."""
+    run_id = next(run_id for _, run_id in own.values)
+    stated = facts(table, published.protocol, published.dataset)
+    return differences(results.documents.get(run_id, {}), stated)
 
 
 def _own_cells(results: Results, metrics: Iterable[str]) -> dict[Key, Cell]:
@@ -150,7 +191,7 @@ def to_table(comparison: Comparison, mean_over: Sequence[str] = ()) -> Table:
             *pair.key,
             _shown(pair.own, pair.scale),
             _number(pair.published.value * pair.scale, pair.scale),
-            _number(pair.difference, pair.scale, "+"),
+            _number(pair.difference, pair.scale, "+") + (" *" if pair.is_large else ""),
             str(len(pair.own.values)),
         ]
         for pair in comparison.pairs
@@ -161,9 +202,25 @@ def to_table(comparison: Comparison, mean_over: Sequence[str] = ()) -> Table:
         "Own scores beside published ones (fractions in %)",
         [*HEADER, "own", "published", "difference", "n"],
         rows,
-        [counts, *_summaries(comparison)],
+        [counts, *_summaries(comparison), *_protocol_notes(comparison)],
         left=5,
     )
+
+
+def _protocol_notes(comparison: Comparison) -> list[str]:
+    """Return what differs in each protocol, and what a mark means."""
+    cells: dict[tuple[str, str], list[tuple[str, Differences]]] = defaultdict(list)
+    for pair in comparison.pairs:
+        cells[pair.table, pair.key.protocol].append((pair.key.dataset, pair.protocols))
+    notes = [
+        f"{protocol} ({table}) {summary(differ)}" for (table, protocol), differ in cells.items()
+    ]
+    if any(pair.is_large for pair in comparison.pairs):
+        notes.append(
+            "*: the difference exceeds two of its standard deviations (√(s²/n + d²) with s of the "
+            "own runs; d: the published deviation, or s where none is published)"
+        )
+    return notes
 
 
 def _shown(cell: Cell, scale: float) -> str:
@@ -213,13 +270,19 @@ def unmatched(comparison: Comparison) -> list[Table]:
 
 def to_csv_pairs(comparison: Comparison) -> str:
     """Return CSV with one row of numbers per pair; fractions are in percent."""
-    header = [*HEADER, "unit", "own", "own std", "published", "difference", "n"]
+    header = [*HEADER, "unit", "own", "own std", "published", "published std", "difference"]
+    header += ["large", "n", "differs"]
     rows: list[list[object]] = []
     for pair in comparison.pairs:
         scale, spread = pair.scale, pair.own.spread
         unit = "percent" if scale == 100 else pair.published.unit
-        numbers = [pair.own.mean * scale, None if spread is None else spread * scale]
-        numbers += [pair.published.value * scale, pair.difference]
-        rounded = [None if number is None else round(number, 4) for number in numbers]
-        rows.append([pair.table, *pair.key, unit, *rounded, len(pair.own.values)])
+        published = pair.published.value, pair.deviation
+        numbers = [
+            None if number is None else round(number * scale, 4)
+            for number in (pair.own.mean, spread, *published)
+        ]
+        large = None if pair.is_large is None else int(pair.is_large)
+        differs = "; ".join(map(str, pair.protocols.differing))
+        rest = [round(pair.difference, 4), large, len(pair.own.values), differs]
+        rows.append([pair.table, *pair.key, unit, *numbers, *rest])
     return to_csv(header, rows)

@@ -163,3 +163,50 @@ def test_splits_are_averaged_before_they_are_compared(write, outputs: Path) -> N
         as_2021(write, "swav", "dtd", "top1", value, config={"dataset": {"split": split}})
     (pair,) = compare(read(outputs, None, ["dataset.split"]), ["transfer_2021_table1"]).pairs
     assert (pair.own.mean, len(pair.own.values)) == (pytest.approx(0.76), 2)
+
+
+def test_a_difference_beyond_two_of_its_deviations_is_marked(write, outputs: Path) -> None:
+    # SwAV on DTD is 77.02. Two runs with s = 1 around a mean have the deviation
+    # √(s²/2 + s²) = 1.2247 from a published run of the same deviation: the bound is 2.449.
+    seeds = (-(2**-0.5), 2**-0.5)
+    for dataset, mean in (("dtd", 77.02 - 2.40), ("flowers", 94.62 - 2.50)):
+        for seed, shift in enumerate(seeds):
+            metric = "top1" if dataset == "dtd" else "mean_per_class"
+            as_2021(write, "swav", dataset, metric, (mean + shift) / 100, seed=seed)
+    as_2021(write, "byol", "dtd", "top1", 0.2)
+    found = compare(read(outputs), ["transfer_2021_table1"])
+    marks = {(pair.key.encoder, pair.key.dataset): pair.is_large for pair in found.pairs}
+    assert marks == {("swav", "dtd"): False, ("swav", "flowers"): True, ("byol", "dtd"): None}
+    table = to_table(found)
+    assert sorted(row[7] for row in table.rows) == ["-2.40", "-2.50 *", "-56.91"]
+    assert any("exceeds two of its standard deviations" in note for note in table.notes)
+    rows = list(csv.DictReader(io.StringIO(to_csv_pairs(found))))
+    assert sorted(row["large"] for row in rows) == ["", "0", "1"]
+
+
+def test_a_published_deviation_counts_instead_of_the_own_one(write, outputs: Path) -> None:
+    for seed, value in enumerate((0.599, 0.601)):
+        write_metric(write, "top1", value, encoder="a" * 16, model="resnet50-moco_v1",
+                     dataset="imagenet", seed=seed)  # fmt: skip
+    (pair,) = compare(read(outputs), ["moco_linear"]).pairs
+    # -0.8 points; s = 0.1414, published 60.8 ± 0.2: √(0.1414²/2 + 0.2²) = 0.2236.
+    assert pair.deviation == pytest.approx(0.002)
+    assert pair.is_large is True
+    (row,) = csv.DictReader(io.StringIO(to_csv_pairs(compare(read(outputs), ["moco_linear"]))))
+    assert (row["own std"], row["published std"], row["difference"]) == ("0.1414", "0.2", "-0.8")
+
+
+def test_what_differs_in_protocol_is_a_note_per_protocol_and_a_column(write, outputs) -> None:
+    keys = {"steps": None, "epochs": 50, "selection": "test", "batch_size": 64}
+    for dataset in ("dtd", "cars"):
+        as_2021(write, "swav", dataset, "top1", 0.75, protocol="finetune",
+                config={"protocol": keys, "dataset": {"labels_per_class": None}})  # fmt: skip
+    found = compare(read(outputs), ["transfer_2021_table1"])
+    (note,) = [note for note in to_table(found).notes if note.startswith("finetune (transfer")]
+    begin = (
+        "finetune (transfer_2021_table1) differs: epochs 50 for 5000 steps; selection test for val."
+    )
+    assert note.startswith(begin)
+    assert "Not recorded here:" in note
+    rows = list(csv.DictReader(io.StringIO(to_csv_pairs(found))))
+    assert {row["differs"] for row in rows} == {"epochs 50 for 5000 steps; selection test for val"}
