@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ssl_transfer import models, randomness
+from ssl_transfer.config.overrides import overrides_of
 from ssl_transfer.datasets import Dataset, loading
 from ssl_transfer.errors import NotApplicable, UserError, last_line
 from ssl_transfer.methods import pretraining
@@ -423,6 +424,7 @@ def _record(
         },
         **facts,
         "config": run.config,
+        "overrides": overrides_of(run.config),
         "requires": [required.id for required in run.requirements],
         "started": began,
         "versions": provenance.versions(),

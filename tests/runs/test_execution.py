@@ -27,7 +27,7 @@ from ssl_transfer.training.state import Checkpointer
 RECORD = {
     "schema", "run_id", "status", "reason", "model", "method", "dataset", "protocol", "seed",
     "precision", "identity", "encoder", "scores", "config", "weights_sha256", "data", "requires",
-    "started", "duration_s", "device", "versions", "code",
+    "started", "duration_s", "device", "versions", "code", "features", "overrides",
 }  # fmt: skip
 FAILURE = {
     "schema", "run_id", "model", "method", "dataset", "protocol", "seed", "encoder", "error",

@@ -1,0 +1,150 @@
+"""The command-line overrides that compose a node of a configuration, so that a record can say them.
+
+A run's configuration does not say which options, recipes and experiments it was composed from. The
+overrides found here need none of them: an option of the axis, and every key that differs from it.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from ssl_transfer.config.arguments import quoted
+from ssl_transfer.config.composition import compose, options
+from ssl_transfer.config.references import plain
+from ssl_transfer.config.schema import AXES, CONF
+
+_MOUNTED = {
+    ("method", "pretrain_on"): "dataset",
+    ("protocol", "statistics"): "dataset",
+    ("method", "optimizer"): "optimizer",
+    ("protocol", "optimizer"): "optimizer",
+}
+"""Nodes inside an axis that are options of another group."""
+
+_MISSING = object()
+
+
+def overrides_of(config: Mapping[str, Any]) -> dict[str, list[str] | None]:
+    """Return the overrides that compose each axis of a configuration, and its paths.
+
+    All of them together, with ``seed`` and ``precision``, compose the run of the configuration.
+
+    Args:
+        config: the configuration of a run, plain, interpolations unresolved.
+
+    Returns:
+        By axis, and ``paths``: an option and the keys that differ from it. None if no option of
+        this project composes the node, such as one from a user's own code. Axes that the
+        configuration lacks are left out.
+    """
+    found = {
+        axis: _of_axis(axis, json.dumps(config[axis]))
+        for axis in AXES
+        if isinstance(config.get(axis), Mapping) and not _is_pretraining(axis, config[axis])
+    }
+    if isinstance(config.get("paths"), Mapping):
+        found["paths"] = list(_differences(_paths(), config["paths"], "paths"))
+    return found
+
+
+def _is_pretraining(axis: str, node: Mapping[str, Any]) -> bool:
+    """Return whether a node is the protocol of a pre-training, which has no keys."""
+    return axis == "protocol" and node.get("_target_") is None
+
+
+@functools.lru_cache(maxsize=256)
+def _of_axis(axis: str, text: str) -> list[str] | None:
+    """Return the fewest overrides that compose a node of an axis; None if there are none.
+
+    Args:
+        axis: the axis.
+        text: the node as JSON, which can be a key of the cache.
+    """
+    node = json.loads(text)
+    candidates = []
+    for option in _options_of(axis, node):
+        with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError, KeyError):
+            chosen = [f"{axis}={option}"]
+            chosen += _mounts(axis, _composed(chosen)[axis], node)
+            lines = [*chosen, *_differences(_composed(chosen)[axis], node, axis)]
+            if not list(_differences(_composed(lines)[axis], node, axis)):
+                candidates.append(lines)
+    return min(candidates, key=len, default=None)
+
+
+def _options_of(axis: str, node: Mapping[str, Any]) -> Sequence[str]:
+    """Return the options that a node may have been composed from.
+
+    The name of a node is usually that of its option. Otherwise the options with its target count.
+    """
+    known = options(axis)
+    if (name := node.get("name")) in known:
+        return [str(name)]
+    target = f"_target_: {node.get('_target_')}\n"
+    return [option for option in known if target in _text(axis, option)]
+
+
+def _text(axis: str, option: str) -> str:
+    try:
+        return (CONF / axis / f"{option}.yaml").read_text(encoding="utf-8") + "\n"
+    except OSError:
+        return ""
+
+
+def _mounts(axis: str, base: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the choices of options for nodes inside an axis that are another option's."""
+    for (owner, key), group in _MOUNTED.items():
+        inner, default = node.get(key), base.get(key)
+        if owner != axis or not isinstance(inner, Mapping) or not isinstance(default, Mapping):
+            continue
+        label = (
+            "_target_"
+            if "_target_" in inner and inner.get("name") not in options(group)
+            else "name"
+        )
+        if inner.get(label) != default.get(label) and (known := _options_of(group, inner)):
+            yield f"{group}@{axis}.{key}={known[0]}"
+
+
+@functools.cache
+def _paths() -> dict[str, Any]:
+    """Return the paths that a configuration has without overrides."""
+    return dict(_composed([])["paths"])
+
+
+def _composed(lines: Sequence[str]) -> dict[str, Any]:
+    config = plain(compose(lines))
+    return dict(json.loads(json.dumps(config)))  # tuples become lists, as in records
+
+
+def _differences(base: Any, node: Any, path: str) -> Iterator[str]:
+    """Yield the overrides that turn one node into another.
+
+    A key that is null in the first and missing in the second is no difference: records of earlier
+    code lack the keys that were added later.
+    """
+    if base is _MISSING:
+        yield f"+{path}={_literal(node)}"
+    elif isinstance(base, Mapping) and isinstance(node, Mapping):
+        removed = (key for key in base if key not in node and base[key] is not None)
+        yield from (f"~{path}.{key}" for key in removed)
+        for key, value in node.items():
+            yield from _differences(base.get(key, _MISSING), value, f"{path}.{key}")
+    elif base != node or type(base) is not type(node):
+        yield f"{path}={_literal(node)}"
+
+
+def _literal(value: Any) -> str:
+    """Return a value in Hydra's grammar."""
+    if isinstance(value, str):
+        return quoted(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_literal(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_literal(item) for item in value) + "]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
