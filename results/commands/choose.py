@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from results.commands.options import names, reading, results_of, writing
 from results.errors import ResultsError
-from results.plain_text import printable
+from results.plain_text import one_line, printable
 from results.records.reading import Results
 from results.tables import rendering
 from results.tables.printing import save, show
@@ -30,6 +30,12 @@ def add(commands: "Commands") -> None:
         metavar="SHARE",
         help="ranks between proxy and target of a miss, as a share of the encoders (default: 0.5)",
     )
+    parser.add_argument(
+        "--next",
+        type=int,
+        metavar="K",
+        help="print the commands that run the target for each proxy's best K encoders only",
+    )
     writing(parser)
 
 
@@ -37,6 +43,8 @@ def _choose(options: argparse.Namespace) -> int:
     if not 0 < options.far <= 1:
         raise ResultsError(f"`--far` must be a share in (0, 1], but is {options.far:g}.")
     results = results_of(options)
+    if options.next is not None:
+        return _next(results, options)
     from results.agreement.choice_tables import cost_table, sentences, to_csv_long, to_tables
     from results.agreement.choosing import choices_by_scores
     from results.agreement.cost import costs
@@ -78,3 +86,17 @@ def _scores(
     known = [name for name in known_baselines(results, aim) if name in (STATIC_RANK, "parameters")]
     references = [proxy_scores(results, name, aim) for name in known if name not in unique]
     return aim, proxies, [random_choice(aim), *references]
+
+
+def _next(results: Results, options: argparse.Namespace) -> int:
+    """Print what to run next, as lines that a shell understands."""
+    from results.agreement.next_runs import next_runs
+
+    if options.next < 1:
+        raise ResultsError(f"`--next` must be at least 1, but is {options.next}.")
+    for number, step in enumerate(next_runs(results, options.proxy, options.target, options.next)):
+        if number:
+            print()
+        for line in step.lines():
+            print(one_line(line))
+    return 0
