@@ -38,6 +38,7 @@ class Pair:
         own: the own runs.
         published: the published score.
         deviation: the standard deviation that is published with it; None if there is none.
+        error: the standard deviation of the difference; None if it is unknown.
         protocols: what differs in protocol.
     """
 
@@ -46,6 +47,7 @@ class Pair:
     own: Cell
     published: Row
     deviation: float | None = None
+    error: float | None = None
     protocols: Differences = dataclasses.field(default_factory=Differences)
 
     @property
@@ -60,17 +62,10 @@ class Pair:
 
     @property
     def is_large(self) -> bool | None:
-        """Whether the difference exceeds two of its standard deviations; None if it has none.
-
-        Its variance is s²/n of n own runs with deviation s, plus the square of the published
-        deviation. A published score without one counts as a single run with the deviation s.
-        """
-        spread, n = self.own.spread, len(self.own.values)
-        if not spread:
+        """Whether the difference exceeds two of its standard deviations; None if it has none."""
+        if not self.error:
             return None
-        published = spread if self.deviation is None else self.deviation
-        deviation = math.sqrt(spread**2 / n + published**2)
-        return abs(self.own.mean - self.published.value) > 2 * deviation
+        return abs(self.own.mean - self.published.value) > 2 * self.error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +116,8 @@ def compare(results: Results, tables: Sequence[str]) -> Comparison:
         keys = [key for label in names for key in _variants(published._replace(encoder=label))]
         for key in sorted(keys, key=_order):
             differ = _protocols(results, own[key], name, row)
-            pairs.append(Pair(name, key, own[key], row, deviation, differ))
+            error = _error(results, own[key], deviation)
+            pairs.append(Pair(name, key, own[key], row, deviation, error, differ))
         only_published += [] if keys else [(name, published)]
     matched = {pair.key for pair in pairs}
     only_own = sorted((key for key in own if key not in matched), key=_order)
@@ -142,6 +138,24 @@ def _deviations(table: str) -> list[float | None]:
         else None
         for line in lines(table)
     ]
+
+
+def _error(results: Results, own: Cell, deviation: float | None) -> float | None:
+    """Return the standard deviation of the difference between an own mean and a published score.
+
+    The variance is s²/n of n own runs with deviation s, plus the square of the published deviation.
+    A published score without one counts as a single run with the deviation s. Of a single own run
+    s is the deviation over test images, if its predictions are kept.
+    """
+    spread, n = own.spread, len(own.values)
+    if spread is None:
+        from results.records.score_intervals import cell_spread  # slow: it imports numpy
+
+        over_images = cell_spread(results, own)
+        spread = None if over_images is None else math.sqrt(over_images.images)
+    if not spread:
+        return None
+    return math.hypot(spread / math.sqrt(n), spread if deviation is None else deviation)
 
 
 def _protocols(results: Results, own: Cell, table: str, published: Row) -> Differences:
@@ -217,8 +231,8 @@ def _protocol_notes(comparison: Comparison) -> list[str]:
     ]
     if any(pair.is_large for pair in comparison.pairs):
         notes.append(
-            "*: the difference exceeds two of its standard deviations (√(s²/n + d²) with s of the "
-            "own runs; d: the published deviation, or s where none is published)"
+            "*: the difference exceeds two of its standard deviations √(s²/n + d²), with s of the "
+            "own runs (over test images for a single run) and d as published, else d = s"
         )
     return notes
 

@@ -6,7 +6,7 @@ import torch
 import torchvision
 from scipy.stats import rankdata, weightedtau
 
-from results.published.catalogue import lines, read_published
+from results.published.catalogue import correlation_lines, lines, read_published
 
 SELF_SUPERVISED, SUPERVISED = "sfda_2022_self_supervised", "sfda_2022_supervised"
 
@@ -95,15 +95,37 @@ def _counts() -> dict[str, dict[str, int]]:
             sizes = {name: p.numel() for name, p in network.named_parameters()}
             encoder = sum(n for name, n in sizes.items() if not name.startswith(others))
             documented = torchvision.models.get_model_weights(arch).IMAGENET1K_V1.meta  # type: ignore[attr-defined]
-            found[line["model"]] = {"encoder": encoder, "documented": documented["num_params"]}
+            heads = [
+                m for name, m in network.named_modules() if name.startswith(("fc", "classifier"))
+            ]
+            (last,) = [head for head in heads if isinstance(head, torch.nn.Linear)]
+            found[line["model"]] = {
+                "encoder": encoder,
+                "documented": documented["num_params"],
+                "feature_dim": last.in_features,
+            }
     return found
 
 
-def test_parameters_of_supervised_encoders_are_those_of_torchvision_s_networks(
-    counts: dict[str, dict[str, int]],
+@pytest.mark.parametrize(("column", "kind"), [("parameters", "encoder"), ("feature_dim",) * 2])
+def test_sizes_of_supervised_encoders_are_those_of_torchvision_s_networks(
+    counts: dict[str, dict[str, int]], column: str, kind: str
 ) -> None:
-    stated = {line["model"]: int(line["parameters"]) for line in lines(SUPERVISED)}
-    assert stated == {model: count["encoder"] for model, count in counts.items()}
+    stated = {line["model"]: int(line[column]) for line in lines(SUPERVISED)}
+    assert stated == {model: count[kind] for model, count in counts.items()}
+
+
+def test_the_estimators_of_the_supervised_zoo_agree_with_it_less_than_its_static_rank() -> None:
+    values: dict[str, list[float]] = defaultdict(list)
+    for line in correlation_lines("sfda_2022_estimators"):
+        values[line["proxy"].removeprefix("transferability:")].append(float(line["value"]))
+    assert {len(of_estimator) for of_estimator in values.values()} == {11}
+    means = {name: float(np.mean(of_estimator)) for name, of_estimator in values.items()}
+    assert max(means, key=means.__getitem__) == "sfda"
+    assert means["sfda"] == pytest.approx(0.7098, abs=0.0001)
+    assert means["logme"] == pytest.approx(0.5095, abs=0.0001)
+    scores = scores_of(SUPERVISED)
+    assert mean_weighted_kendall(static_ranks(scores), scores) > means["sfda"] + 0.1
 
 
 @pytest.mark.parametrize(("kind", "agreement"), [("encoder", 0.609), ("documented", 0.578)])

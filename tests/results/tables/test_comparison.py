@@ -1,17 +1,20 @@
 import csv
 import io
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from predicted import write_arrays
 
 from results import ResultsError, read
 from results.commands.main import main
 from results.tables.comparison import compare, to_csv_pairs, to_table, unmatched
 
 
-def write_metric(write, metric: str, value: float, **changes) -> None:
-    """Write a record whose primary score is of this metric."""
+def write_metric(write, metric: str, value: float, **changes) -> Path:
+    """Write a record whose primary score is of this metric; return its folder."""
     folder = write(value=value, method="as_is", **changes)
     record = json.loads((folder / "record.json").read_text())
     record["scores"][0]["metric"] = metric
@@ -19,11 +22,12 @@ def write_metric(write, metric: str, value: float, **changes) -> None:
         record["scores"][0]["unit"] = "log"
     record["encoder"]["label"] = changes["model"]
     (folder / "record.json").write_text(json.dumps(record))
+    return folder
 
 
-def as_2021(write, model: str, dataset: str, metric: str, value: float, **changes) -> None:
+def as_2021(write, model: str, dataset: str, metric: str, value: float, **changes) -> Path:
     changes = {"protocol": "logistic_regression", **changes}
-    write_metric(
+    return write_metric(
         write, metric, value, encoder=f"{model:x<16}", model=model, dataset=dataset, **changes
     )
 
@@ -182,6 +186,23 @@ def test_a_difference_beyond_two_of_its_deviations_is_marked(write, outputs: Pat
     assert any("exceeds two of its standard deviations" in note for note in table.notes)
     rows = list(csv.DictReader(io.StringIO(to_csv_pairs(found))))
     assert sorted(row["large"] for row in rows) == ["", "0", "1"]
+
+
+def test_a_single_run_is_judged_by_its_test_images(write, outputs: Path) -> None:
+    # 38 of 50 images are right: 76.0 against 77.02. The variance over images is p (1 - p)/50.
+    scores = np.zeros((50, 2), np.float32)
+    scores[:, 0] = 1
+    kept = write_arrays(
+        as_2021(write, "swav", "dtd", "top1", 0.76),
+        files=np.array([f"{number}.png" for number in range(50)]),
+        targets=np.repeat([0, 1], [38, 12]),
+        scores=scores,
+    )
+    path = next(outputs.rglob("record.json"))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **kept}))
+    (pair,) = compare(read(outputs), ["transfer_2021_table1"]).pairs
+    assert pair.error == pytest.approx(math.sqrt(2 * 0.76 * 0.24 / 50), rel=0.15)
+    assert pair.is_large is False
 
 
 def test_a_published_deviation_counts_instead_of_the_own_one(write, outputs: Path) -> None:
