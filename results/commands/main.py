@@ -13,6 +13,7 @@ from results.commands import (
     episodes,
     failures,
     list_rows,
+    plot,
     published,
     report,
     run,
@@ -23,7 +24,7 @@ from results.errors import ResultsError
 from results.plain_text import printable
 
 COMMANDS = (
-    table, correlate, choose, report, compare, curve, list_rows, failures, summary, run, episodes,
+    table, correlate, choose, report, plot, compare, curve, list_rows, failures, summary, run, episodes,
     published,
 )  # fmt: skip
 """Modules with a function ``add``, in the order of the help text."""
@@ -37,6 +38,7 @@ EXAMPLES = """examples:
   python -m results choose --proxy linear_probe,bn_tune --target finetune
   python -m results report --out report.html
   python -m results compare --published transfer_2021_table1,transfer_2021_ece
+  python -m results plot ranks,cost --format pdf --out figures
   python -m results curve --protocol linear_probe --dataset cifar10 --plot curve.png
   python -m results run 3f2a --to pictures
   python -m results episodes 3f2a 81cd

@@ -17,6 +17,7 @@ from results.figures.labels import draw_labels, place
 from results.figures.text import common_start, split_label
 from results.figures.theme import Theme
 from results.records.labels import natural
+from results.records.score_intervals import Interval
 
 MOST_COLUMNS = 4
 _PANEL = (206.0, 180.0)
@@ -24,7 +25,7 @@ _LARGE_PANEL = (420.0, 330.0)
 """Inside of a panel in pixels: of several panels, and of a single one."""
 _POINT = 3.0
 
-Interval = tuple[float, float]
+Bar = tuple[float, float]
 Intervals = Callable[[Scores, str, str], Interval | None]
 """The interval of a score: of scores, dataset and encoder, in the unit of ``Scores.raw``."""
 
@@ -35,7 +36,7 @@ def chart(analysis: Analysis, theme: Theme) -> Drawing:
     Raises:
         NotDrawn: if no encoder has both scores.
     """
-    return draw(analysis.target, analysis.proxies, analysis.correlations, theme)
+    return draw(analysis.target, analysis.proxies, analysis.correlations, theme, analysis.interval)
 
 
 def draw(
@@ -176,11 +177,11 @@ class _Points:
         factor = scores.percent(self.dataset)
         return {e: factor * value for e, value in scores.on(self.dataset)[0].items()}
 
-    def _bar(self, scores: Scores, encoder: str) -> Interval | None:
+    def _bar(self, scores: Scores, encoder: str) -> Bar | None:
         interval, factor = (
             self.intervals(scores, self.dataset, encoder), scores.percent(self.dataset)
         )  # fmt: skip
-        return None if interval is None else (factor * interval[0], factor * interval[1])
+        return None if interval is None else (factor * interval.low, factor * interval.high)
 
     def _name(self, scores: Scores) -> str:
         unit = " (%)" if scores.percent(self.dataset) == 100 else ""
@@ -191,7 +192,7 @@ class _Points:
         drawing: Drawing,
         panel: Panel,
         point: tuple[float, float],
-        bars: tuple[Interval | None, Interval | None],
+        bars: tuple[Bar | None, Bar | None],
     ) -> None:
         """Draw the intervals of a point's two scores, as far as they are known."""
         color = drawing.theme.muted

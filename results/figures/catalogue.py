@@ -5,7 +5,13 @@ from typing import NamedTuple
 
 from results.agreement.analysis import Analysis
 from results.errors import unknown
-from results.figures import agreement
+from results.figures import (
+    agreement,
+    correlation_map,
+    cost_and_agreement,
+    rank_chart,
+    target_scores,
+)
 from results.figures.drawing import Drawing
 from results.figures.theme import PAPER, Theme
 
@@ -29,6 +35,24 @@ FIGURES = {
         "Proxy against target per dataset",
         "an encoder with scores of a proxy and of the target",
         agreement.chart,
+    ),
+    "correlations": Figure(
+        "Correlation of proxies with the target per dataset",
+        "a proxy with scores",
+        correlation_map.chart,
+    ),
+    "ranks": Figure(
+        "Ranks of encoders by the target",
+        "two encoders with scores on the same datasets",
+        rank_chart.chart,
+    ),
+    "cost": Figure(
+        "Cost of proxies against their agreement with the target",
+        "five encoders, and records that state the time",
+        cost_and_agreement.chart,
+    ),
+    "scores": Figure(
+        "Scores of the target per dataset", "a score of the target", target_scores.chart
     ),
 }
 """The figures in the order of the report."""

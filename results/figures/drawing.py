@@ -70,7 +70,7 @@ class Drawing:
         background = f'<rect {size} fill="{self.theme.paper}"/>' if self.theme.background else ""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="figure" {size} '
-            f'viewBox="0 0 {self.width} {self.height}" role="group" font-family="{FONT}" '
+            f'viewBox="0 0 {self.width} {self.height}" role="group" font-family="{FONT}" fill="{self.theme.ink}" '
             f'aria-label="{html_text(self.title)}"><desc>{html_text(one_line(self.caption))}</desc>'
             f"{background}{''.join(self._parts)}</svg>"
         )
@@ -154,9 +154,9 @@ class Drawing:
         where = f'transform="translate({x},{y})rotate(-90)"' if upwards else f'x="{x}" y="{y}"'
         aligned = f' text-anchor="{anchor}"' if anchor != "start" else ""
         weight = ' font-weight="bold"' if bold else ""
+        colored = f' fill="{color}"' if color and color != self.theme.ink else ""
         self._parts.append(
-            f'<text {where} font-size="{size:g}" fill="{color or self.theme.ink}"'
-            f"{aligned}{weight}>{html_text(text)}</text>"
+            f'<text {where} font-size="{size:g}"{colored}{aligned}{weight}>{html_text(text)}</text>'
         )
 
     def lines(

@@ -3,7 +3,8 @@
 A figure is drawn as SVG in one of two themes. ``PAPER`` has fixed colours on white, for files.
 ``PAGE`` has CSS variables with the same colours as fallback and no background; it follows a page
 that defines ``--ink``, ``--muted``, ``--line``, ``--paper``, ``--accent``, ``--c1`` … ``--c8``,
-``--negative``, ``--neutral`` and ``--positive``, for example differently in dark mode.
+``--negative``, ``--neutral``, ``--positive`` and ``--on-strong``, for example differently in dark
+mode.
 
 **Marks of encoders.** Every point, bar or curve that belongs to one encoder lies, with its label
 and its interval, in a group of this form::
@@ -54,6 +55,7 @@ class Theme:
         negative: the end of the diverging scale at -1.
         neutral: the middle of the diverging scale at 0.
         positive: the end of the diverging scale at 1.
+        on_strong: text on cells near either end of the diverging scale.
         background: whether the background is drawn.
     """
 
@@ -67,6 +69,7 @@ class Theme:
     negative: str
     neutral: str
     positive: str
+    on_strong: str
     background: bool
 
     def color(self, number: int) -> str:
@@ -85,6 +88,7 @@ PAPER = Theme(
     negative="#D55E00",
     neutral="#f2f2f2",
     positive="#0072B2",
+    on_strong="#ffffff",
     background=True,
 )
 
@@ -94,6 +98,7 @@ def _on_page(theme: Theme) -> Theme:
     names = ("ink", "muted", "paper", "accent", "negative", "neutral", "positive")
     variables = {name: f"var(--{name},{getattr(theme, name)})" for name in names}
     variables["grid"] = f"var(--line,{theme.grid})"
+    variables["on_strong"] = f"var(--on-strong,{theme.on_strong})"
     colors = tuple(f"var(--c{number},{color})" for number, color in enumerate(theme.colors, 1))
     return dataclasses.replace(theme, name="page", colors=colors, background=False, **variables)
 

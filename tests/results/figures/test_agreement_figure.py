@@ -13,6 +13,7 @@ from results.figures.export import save
 from results.figures.theme import PAGE, PAPER
 from results.published.catalogue import read_published
 from results.records.reading import Results
+from results.records.score_intervals import Interval
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,10 @@ def test_known_intervals_are_drawn_as_bars_through_the_point() -> None:
     both = same(raw), [same(raw, "knn")]
     without = draw(*both, [], PAPER).svg()
     bars = draw(
-        *both, [], PAPER, lambda s, dataset, e: (raw[dataset][e] - 0.05, raw[dataset][e] + 0.05)
+        *both,
+        [],
+        PAPER,
+        lambda s, dataset, e: Interval(raw[dataset][e] - 0.05, raw[dataset][e] + 0.05),
     ).svg()
     assert bars.count('stroke-width="0.7"') == without.count('stroke-width="0.7"') + 4
 

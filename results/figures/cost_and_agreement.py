@@ -1,0 +1,159 @@
+"""The figure of cost against agreement: what a proxy costs, and how well it predicts the target."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from results.agreement.analysis import Analysis
+from results.agreement.choosing import front
+from results.agreement.cost import Cost, costs
+from results.agreement.headline import HEADLINE, Agreement
+from results.figures.axes import ABOVE, BELOW, LEFT, Panel, plain, spanning, spanning_log
+from results.figures.drawing import Box, Drawing, NotDrawn
+from results.figures.labels import draw_labels, place
+from results.figures.text import split_label
+from results.figures.theme import TICK, Theme
+
+_SIZE = 520.0, 320.0
+_FREE = 46.0
+"""Width of the strip of proxies without any cost, which a logarithmic axis cannot show."""
+
+
+def chart(analysis: Analysis, theme: Theme) -> Drawing:
+    """Return the figure of an analysis.
+
+    Raises:
+        NotDrawn: if no proxy has both a cost and a coefficient.
+    """
+    names = [proxy.name for proxy in analysis.proxies]
+    measured = [name for name in names if name not in analysis.baselines]
+    known = {name: Cost() for name in analysis.baselines}
+    known |= costs(analysis.results, [*measured, analysis.target.name])
+    return draw(known, analysis.agreements, analysis.target.name, theme)
+
+
+def draw(
+    known: Mapping[str, Cost], agreements: Sequence[Agreement], target: str, theme: Theme
+) -> Drawing:
+    """Return the figure of given costs and agreements.
+
+    Args:
+        known: proxy or target -> its cost; baselines have none.
+        agreements: mean agreement of each proxy with the target.
+        target: name of the target, whose cost is a vertical line.
+        theme: the colours.
+
+    Raises:
+        NotDrawn: if no proxy has both.
+    """
+    seconds = {name: cost.per_cell for name, cost in known.items() if math.isfinite(cost.per_cell)}
+    shown = [a for a in agreements if a.coefficient and a.proxy in seconds]
+    if not any(seconds[a.proxy] > 0 for a in shown):
+        raise NotDrawn(
+            "the figure of cost needs a proxy with five encoders or more whose records state the "
+            "time on one kind of device."
+        )
+    drawing = Drawing(
+        LEFT + _FREE + _SIZE[0] + 20, ABOVE + _SIZE[1] + BELOW, theme,
+        f"Cost of proxies against their agreement with {target}",
+        _caption(known, seconds, shown, agreements, target),
+    )  # fmt: skip
+    panel = _frame(drawing, seconds, shown, target)
+    free = LEFT + _FREE / 2
+    points = {
+        a.proxy: (
+            panel.x(seconds[a.proxy]) if seconds[a.proxy] > 0 else free,
+            panel.y(a.coefficient.value),
+        )
+        for a in shown
+    }
+    _draw_front(drawing, seconds, shown, points)
+    labels = [split_label(a.proxy) for a in shown]
+    places = place(
+        [points[a.proxy] for a in shown], labels, [a.coefficient.value for a in shown],
+        Box(LEFT, ABOVE, LEFT + _FREE + _SIZE[0], ABOVE + _SIZE[1]),
+    )  # fmt: skip
+    for agreement, placed, lines in zip(shown, places, labels, strict=True):
+        x, y = points[agreement.proxy]
+        low, high = agreement.coefficient.low, agreement.coefficient.high
+        drawing.line((x, panel.y(low)), (x, panel.y(high)), theme.muted, 0.7)
+        if seconds[agreement.proxy] > 0:
+            drawing.circle((x, y), 4, theme.accent)
+        else:
+            drawing.circle((x, y), 4, theme.paper, theme.accent)
+        draw_labels(drawing, (x, y), placed, lines)
+    return drawing
+
+
+def _frame(
+    drawing: Drawing, seconds: Mapping[str, float], shown: Sequence[Agreement], target: str
+) -> Panel:
+    """Draw axes, the strip of proxies without cost, and the cost of the target."""
+    theme = drawing.theme
+    left = LEFT + _FREE
+    box = Box(left, ABOVE, left + _SIZE[0], ABOVE + _SIZE[1])
+    ends = [v for a in shown for v in (a.coefficient.low, a.coefficient.high)]
+    times = [seconds[name] for name in (*(a.proxy for a in shown), target) if name in seconds]
+    panel = Panel(
+        box, spanning_log(times, box.left, box.right), spanning(ends, box.bottom, box.top, 0.04)
+    )
+    whole = Panel(Box(LEFT, box.top, box.right, box.bottom), panel.x, panel.y)
+    whole.draw(
+        drawing,
+        titles=["cost and agreement"],
+        x_title="device seconds per encoder and dataset",
+        y_title=f"{HEADLINE} with {target}, mean over datasets",
+        x_text=plain,
+    )
+    drawing.line((left, box.top), (left, box.bottom), theme.grid, 1.5)
+    drawing.text(
+        (LEFT + _FREE / 2, box.bottom + TICK + 4), "no run", TICK, theme.muted, anchor="middle"
+    )
+    if seconds.get(target, 0) > 0:
+        x = panel.x(seconds[target])
+        drawing.line((x, box.top), (x, box.bottom), theme.muted, 1, "4 3")
+        drawing.text((x, box.top - 4), target, TICK, theme.muted, anchor="middle")
+    return panel
+
+
+def _draw_front(
+    drawing: Drawing,
+    seconds: Mapping[str, float],
+    shown: Sequence[Agreement],
+    points: Mapping[str, tuple[float, float]],
+) -> None:
+    """Join the proxies that no cheaper one matches."""
+    values = {a.proxy: a.coefficient.value for a in shown}
+    names = front({name: seconds[name] for name in values}, values)
+    steps: list[tuple[float, float]] = []
+    for name in names:
+        if steps:
+            steps.append((points[name][0], steps[-1][1]))
+        steps.append(points[name])
+    if len(steps) > 1:
+        drawing.path(steps, drawing.theme.colors[1], 1.5)
+
+
+def _caption(
+    known: Mapping[str, Cost],
+    seconds: Mapping[str, float],
+    shown: Sequence[Agreement],
+    agreements: Sequence[Agreement],
+    target: str,
+) -> str:
+    """Return how to read the figure, and which proxies it lacks."""
+    sentences = [
+        "The line joins the proxies that no cheaper one matches; vertical bars are 95 % intervals. "
+        "Features are counted once per protocol, however many runs use them."
+    ]
+    if seconds.get(target, 0) > 0:
+        sentences.append(f"The dashed line is the cost of {target} itself.")
+    drawn = {a.proxy for a in shown}
+    missing = [a.proxy for a in agreements if a.proxy not in drawn]
+    if missing:
+        sentences.append(f"Without cost or coefficient, and not drawn: {', '.join(missing)}.")
+    bounds = [name for name in drawn if known[name].unknown]
+    if bounds:
+        sentences.append(
+            f"The cost is a lower bound, since some records do not state it: {', '.join(sorted(bounds))}."
+        )
+    return " ".join(sentences)
