@@ -24,8 +24,8 @@ from results.errors import ResultsError
 from results.plain_text import printable
 
 COMMANDS = (
-    table, correlate, choose, report, plot, compare, curve, list_rows, failures, summary, run, episodes,
-    published,
+    table, correlate, choose, report, plot, compare, curve, list_rows, failures, summary, run,
+    episodes, published,
 )  # fmt: skip
 """Modules with a function ``add``, in the order of the help text."""
 

@@ -6,23 +6,33 @@ of a panel names the dataset and gives the correlation of proxy and target with 
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from results.agreement.analysis import Analysis
 from results.agreement.correlations import Correlation
 from results.agreement.scores import Scores
-from results.figures.axes import Panel, grid_of, spanning
-from results.figures.drawing import Box, Drawing, NotDrawn
-from results.figures.labels import draw_labels, place
+from results.figures.axes import (
+    LEFT,
+    RIGHT,
+    Panel,
+    Scale,
+    grid_of,
+    plain,
+    short,
+    spanning,
+    spanning_log,
+)
+from results.figures.drawing import Box, Drawing, NotDrawn, Point
+from results.figures.labels import around, draw_labels, place
 from results.figures.text import common_start, split_label
-from results.figures.theme import Theme
+from results.figures.theme import WIDTH, Theme
 from results.records.labels import natural
 from results.records.score_intervals import Interval
 
 MOST_COLUMNS = 4
-_PANEL = (206.0, 180.0)
-_LARGE_PANEL = (420.0, 330.0)
-"""Inside of a panel in pixels: of several panels, and of a single one."""
+_LARGEST = 400.0
+"""Largest width of a panel's inside in pixels."""
+_MANY, _FACTOR = 5000, 20
 _POINT = 3.0
 
 Bar = tuple[float, float]
@@ -69,7 +79,8 @@ def draw(
         raise NotDrawn("the figure of agreement needs an encoder with both scores on a dataset.")
     by_panel = {(c.dataset, c.proxy): c for c in correlations if not c.is_difference}
     columns = _columns(len(panels), len(proxies))
-    size = _LARGE_PANEL if len(panels) == 1 else _PANEL
+    inside = min(_LARGEST, (WIDTH + 100) / columns - LEFT - RIGHT)
+    size = inside, 0.86 * inside
     places = _places(panels, columns)
     _, cell = grid_of(columns, 0, size)
     rows = max(places) // columns + 1
@@ -152,24 +163,33 @@ class _Points:
         ]
         panel = Panel(
             box,
-            spanning([*across.values(), *ends[0]], box.left, box.right, 0.14),
-            spanning([*up.values(), *ends[1]], box.bottom, box.top, 0.12),
+            _scale([*across.values(), *ends[0]], box.left, box.right),
+            _scale([*up.values(), *ends[1]], box.bottom, box.top),
         )
-        titles = [self.dataset, *_coefficients(correlation)]
         panel.draw(
-            drawing, titles=titles, x_title=self._name(self.proxy), y_title=self._name(self.target)
+            drawing,
+            titles=[self.dataset, *_coefficients(correlation)],
+            x_title=self._name(self.proxy),
+            y_title=self._name(self.target),
+            x_text=short if panel.x.high > _MANY else plain,
+            y_text=short if panel.y.high > _MANY else plain,
         )
         points = [panel.at(across[e], up[e]) for e in encoders]
+        lines = [
+            line for e, p in zip(encoders, points, strict=True) for line in _bars(panel, p, bars[e])
+        ]
+        for start, end in lines:
+            drawing.line(start, end, drawing.theme.muted, 0.7, opacity=0.45)
         texts = [split_label(e.removeprefix(prefix) or e) for e in encoders]
-        placed = place(points, texts, _disagreement(across, up, encoders), box)
-        for encoder, point, where, lines in zip(encoders, points, placed, texts, strict=True):
+        importance = _disagreement(across, up, encoders)
+        placed = place(points, texts, importance, box, avoid=[around(*line) for line in lines])
+        for encoder, point, where, text in zip(encoders, points, placed, texts, strict=True):
             numbers = (
                 f"{self.proxy.name} {across[encoder]:.4g}, {self.target.name} {up[encoder]:.4g}"
             )
             with drawing.encoder(encoder, f"{self.dataset}, {numbers}"):
-                self._draw_bars(drawing, panel, point, bars[encoder])
                 drawing.circle(point, _POINT, drawing.theme.accent)
-                draw_labels(drawing, point, where, lines)
+                draw_labels(drawing, point, where, text)
         return placed.count(None)
 
     def _shown(self, scores: Scores) -> Mapping[str, float]:
@@ -187,23 +207,22 @@ class _Points:
         unit = " (%)" if scores.percent(self.dataset) == 100 else ""
         return f"{scores.name}{unit}{', sign changed' if scores.negated else ''}"
 
-    def _draw_bars(
-        self,
-        drawing: Drawing,
-        panel: Panel,
-        point: tuple[float, float],
-        bars: tuple[Bar | None, Bar | None],
-    ) -> None:
-        """Draw the intervals of a point's two scores, as far as they are known."""
-        color = drawing.theme.muted
-        if bars[0]:
-            drawing.line(
-                (panel.x(bars[0][0]), point[1]), (panel.x(bars[0][1]), point[1]), color, 0.7
-            )
-        if bars[1]:
-            drawing.line(
-                (point[0], panel.y(bars[1][0])), (point[0], panel.y(bars[1][1])), color, 0.7
-            )
+
+def _scale(values: Sequence[float], start: float, end: float) -> Scale:
+    """Return a scale over values; a logarithmic one for large counts that span a factor of 20."""
+    if min(values) >= 1 and max(values) > max(_MANY, _FACTOR * min(values)):
+        return spanning_log(values, start, end, 0.13)
+    return spanning(values, start, end, 0.13)
+
+
+def _bars(
+    panel: Panel, point: Point, bars: tuple[Bar | None, Bar | None]
+) -> Iterator[tuple[Point, Point]]:
+    """Yield the intervals of a point's two scores as lines, as far as they are known."""
+    if bars[0]:
+        yield (panel.x(bars[0][0]), point[1]), (panel.x(bars[0][1]), point[1])
+    if bars[1]:
+        yield (point[0], panel.y(bars[1][0])), (point[0], panel.y(bars[1][1]))
 
 
 def _coefficients(correlation: Correlation | None) -> list[str]:

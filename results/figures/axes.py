@@ -2,26 +2,35 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from results.figures.drawing import Box, Drawing, Point
 from results.figures.text import LEADING, shortened, width
 from results.figures.theme import AXIS, TICK, TITLE
 
-_ROUND = (1, 2, 2.5, 5, 10)
 _GAP = 8.0
 """Smallest distance between two numbers at an axis, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """A linear or logarithmic map from ``[low, high]`` to the pixels ``start`` to ``end``."""
+    """A linear or logarithmic map from ``[low, high]`` to the pixels ``start`` to ``end``.
+
+    Args:
+        low: the smallest value.
+        high: the largest value.
+        start: the pixel of ``low``.
+        end: the pixel of ``high``.
+        log: whether the scale is logarithmic.
+        whole: whether ticks stand at whole numbers only.
+    """
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+    whole: bool = False
 
     def __call__(self, value: float) -> float:
         """Return the pixel of a value."""
@@ -30,18 +39,22 @@ class Scale:
 
     def ticks(self, most: int) -> list[float]:
         """Return at most ``most`` round values within the range, at least two where they fit."""
-        return _log_ticks(self, most) if self.log else _linear_ticks(self.low, self.high, most)
-
-
-def _linear_ticks(low: float, high: float, most: int) -> list[float]:
-    exponent = math.floor(math.log10((high - low) / max(most, 1)))
-    for power in (exponent, exponent + 1):
-        for factor in _ROUND:
-            step = factor * 10.0**power
-            first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-            if last - first + 1 <= most:
+        if self.log:
+            return _log_ticks(self, most)
+        steps = _linear_steps(1.0 if self.whole else (self.high - self.low) / max(most, 1))
+        for step in steps:
+            first = math.ceil(self.low / step - 1e-9)
+            last = math.floor(self.high / step + 1e-9)
+            if last - first < most and (not self.whole or step == round(step)):
                 return [number * step for number in range(first, last + 1)]
-    return []
+        return []
+
+
+def _linear_steps(least: float) -> Iterator[float]:
+    """Yield round steps from the power of ten below ``least`` upwards, over six powers."""
+    exponent = math.floor(math.log10(least))
+    for power in range(exponent, exponent + 6):
+        yield from (factor * 10.0**power for factor in (1, 2, 2.5, 5))
 
 
 def _log_ticks(scale: Scale, most: int) -> list[float]:

@@ -62,7 +62,7 @@ def draw(correlations: Sequence[Correlation], theme: Theme) -> Drawing:
                 x = left + column * _CELL[0]
                 box = Box(x + 0.5, y + 0.5, x + _CELL[0] - 0.5, y + _CELL[1] - 0.5)
                 entry = cells.get((proxy, dataset))
-                _draw_cell(drawing, box, entry and entry.coefficients.get(name))
+                _draw_cell(drawing, box, entry.coefficients.get(name) if entry else None)
     return drawing
 
 
@@ -83,7 +83,7 @@ def _draw_cell(drawing: Drawing, box: Box, coefficient: Coefficient | None) -> N
     drawing.rectangle(box, theme.neutral)
     middle = (box.left + box.right) / 2, (box.top + box.bottom) / 2 + TICK / 3
     if not coefficient:
-        reason = coefficient.note.split(":")[0] if coefficient else "–"
+        reason = "–" if coefficient is None else coefficient.note.split(":")[0]
         drawing.text(middle, reason, 7.5, theme.muted, anchor="middle")
         return
     value = coefficient.value

@@ -1,5 +1,6 @@
 """The figure of cost against agreement: what a proxy costs, and how well it predicts the target."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -8,8 +9,8 @@ from results.agreement.choosing import front
 from results.agreement.cost import Cost, costs
 from results.agreement.headline import HEADLINE, Agreement
 from results.figures.axes import ABOVE, BELOW, LEFT, Panel, plain, spanning, spanning_log
-from results.figures.drawing import Box, Drawing, NotDrawn
-from results.figures.labels import draw_labels, place
+from results.figures.drawing import Box, Drawing, NotDrawn, Point
+from results.figures.labels import around, draw_labels, place
 from results.figures.text import split_label
 from results.figures.theme import TICK, Theme
 
@@ -66,21 +67,24 @@ def draw(
         )
         for a in shown
     }
-    _draw_front(drawing, seconds, shown, points)
+    lines = _draw_front(drawing, seconds, shown, points)
+    for agreement in shown:
+        x, c = points[agreement.proxy][0], agreement.coefficient
+        drawing.line((x, panel.y(c.low)), (x, panel.y(c.high)), theme.muted, 0.7)
+        lines.append(((x, panel.y(c.high)), (x, panel.y(c.low))))
     labels = [split_label(a.proxy) for a in shown]
     places = place(
         [points[a.proxy] for a in shown], labels, [a.coefficient.value for a in shown],
         Box(LEFT, ABOVE, LEFT + _FREE + _SIZE[0], ABOVE + _SIZE[1]),
+        avoid=[around(*line) for line in lines],
     )  # fmt: skip
-    for agreement, placed, lines in zip(shown, places, labels, strict=True):
+    for agreement, placed, label in zip(shown, places, labels, strict=True):
         x, y = points[agreement.proxy]
-        low, high = agreement.coefficient.low, agreement.coefficient.high
-        drawing.line((x, panel.y(low)), (x, panel.y(high)), theme.muted, 0.7)
         if seconds[agreement.proxy] > 0:
             drawing.circle((x, y), 4, theme.accent)
         else:
             drawing.circle((x, y), 4, theme.paper, theme.accent)
-        draw_labels(drawing, (x, y), placed, lines)
+        draw_labels(drawing, (x, y), placed, label)
     return drawing
 
 
@@ -99,7 +103,6 @@ def _frame(
     whole = Panel(Box(LEFT, box.top, box.right, box.bottom), panel.x, panel.y)
     whole.draw(
         drawing,
-        titles=["cost and agreement"],
         x_title="device seconds per encoder and dataset",
         y_title=f"{HEADLINE} with {target}, mean over datasets",
         x_text=plain,
@@ -119,18 +122,18 @@ def _draw_front(
     drawing: Drawing,
     seconds: Mapping[str, float],
     shown: Sequence[Agreement],
-    points: Mapping[str, tuple[float, float]],
-) -> None:
-    """Join the proxies that no cheaper one matches."""
+    points: Mapping[str, Point],
+) -> list[tuple[Point, Point]]:
+    """Join the proxies that no cheaper one matches; return the lines."""
     values = {a.proxy: a.coefficient.value for a in shown}
-    names = front({name: seconds[name] for name in values}, values)
-    steps: list[tuple[float, float]] = []
-    for name in names:
+    steps: list[Point] = []
+    for name in front({name: seconds[name] for name in values}, values):
         if steps:
             steps.append((points[name][0], steps[-1][1]))
         steps.append(points[name])
     if len(steps) > 1:
         drawing.path(steps, drawing.theme.colors[1], 1.5)
+    return list(itertools.pairwise(steps))
 
 
 def _caption(
@@ -154,6 +157,7 @@ def _caption(
     bounds = [name for name in drawn if known[name].unknown]
     if bounds:
         sentences.append(
-            f"The cost is a lower bound, since some records do not state it: {', '.join(sorted(bounds))}."
+            "The cost is a lower bound, since some records do not state it: "
+            f"{', '.join(sorted(bounds))}."
         )
     return " ".join(sentences)

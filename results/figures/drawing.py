@@ -70,7 +70,8 @@ class Drawing:
         background = f'<rect {size} fill="{self.theme.paper}"/>' if self.theme.background else ""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" class="figure" {size} '
-            f'viewBox="0 0 {self.width} {self.height}" role="group" font-family="{FONT}" fill="{self.theme.ink}" '
+            f'viewBox="0 0 {self.width} {self.height}" role="group" '
+            f'font-family="{FONT}" fill="{self.theme.ink}" '
             f'aria-label="{html_text(self.title)}"><desc>{html_text(one_line(self.caption))}</desc>'
             f"{background}{''.join(self._parts)}</svg>"
         )
@@ -92,17 +93,32 @@ class Drawing:
         self._parts.append("</g>")
 
     def line(
-        self, start: Point, end: Point, color: str, width: float = 1.0, dash: str = ""
+        self,
+        start: Point,
+        end: Point,
+        color: str,
+        width: float = 1.0,
+        dash: str = "",
+        opacity: float = 1.0,
     ) -> None:
         """Draw a straight line."""
-        self.path([start, end], color, width, dash)
+        self.path([start, end], color, width, dash, opacity)
 
-    def path(self, points: Sequence[Point], color: str, width: float = 1.5, dash: str = "") -> None:
+    def path(
+        self,
+        points: Sequence[Point],
+        color: str,
+        width: float = 1.5,
+        dash: str = "",
+        opacity: float = 1.0,
+    ) -> None:
         """Draw a line through points."""
         places = "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        faint = f' stroke-opacity="{opacity:g}"' if opacity < 1 else ""
         self._parts.append(
-            f'<path d="M{places}" fill="none" stroke="{color}" stroke-width="{width:g}"{dashed}/>'
+            f'<path d="M{places}" fill="none" stroke="{color}" '
+            f'stroke-width="{width:g}"{dashed}{faint}/>'
         )
 
     def circle(self, center: Point, radius: float, fill: str, stroke: str = "") -> None:

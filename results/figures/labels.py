@@ -45,6 +45,7 @@ def place(
     importance: Sequence[float],
     frame: Box,
     size: float = LABEL,
+    avoid: Sequence[Box] = (),
 ) -> list[Placed | None]:
     """Return the place of each label, None for those left out.
 
@@ -54,14 +55,17 @@ def place(
         importance: labels of higher importance are placed first.
         frame: the inside of the panel.
         size: size of the text in pixels.
+        avoid: boxes of lines, which a label covers only where there is no other place.
     """
+    sizes = [extent(lines, size) for lines in labels]
+    lines = np.array(avoid, dtype=np.float64).reshape(-1, 4)
     by_importance = sorted(range(len(points)), key=lambda i: (-importance[i], i))
     if len(points) <= _FEW:
         crowded_first = sorted(range(len(points)), key=lambda i: (_nearest(points, i), i))
-        placed = _place_in_order(crowded_first, points, labels, frame, size)
+        placed = _place_in_order(crowded_first, points, sizes, frame, lines)
         if None not in placed:
             return placed
-    return _place_in_order(by_importance, points, labels, frame, size)
+    return _place_in_order(by_importance, points, sizes, frame, lines)
 
 
 def draw_labels(
@@ -74,6 +78,12 @@ def draw_labels(
         drawing.line(point, placed.line_end, drawing.theme.muted, 0.6)
     middle = (placed.box.left + placed.box.right) / 2
     drawing.lines((middle, placed.box.top + ASCENT * size), lines, size, anchor="middle")
+
+
+def around(start: Point, end: Point) -> Box:
+    """Return the box of a horizontal or vertical line, for ``avoid``."""
+    (a, b), (c, d) = start, end
+    return Box(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1)
 
 
 def _nearest(points: Sequence[Point], index: int) -> float:
@@ -91,18 +101,21 @@ def extent(lines: Sequence[str], size: float) -> tuple[float, float]:
 def _place_in_order(
     order: Sequence[int],
     points: Sequence[Point],
-    labels: Sequence[Sequence[str]],
+    sizes: Sequence[tuple[float, float]],
     frame: Box,
-    size: float,
+    avoid: Floats,
 ) -> list[Placed | None]:
     """Place labels one after another, each at its nearest free place."""
     dots = np.array(points, dtype=np.float64).reshape(-1, 2)
-    around = np.concatenate([dots - _POINT, dots + _POINT], axis=1)
+    kept_free = np.concatenate([dots - _POINT, dots + _POINT], axis=1)
     labelled = np.empty((0, 4))  # boxes of placed labels and of points of their lines
     placed: list[Placed | None] = [None] * len(points)
     for index in order:
-        size_of_label = extent(labels[index], size)
-        best = _free_place(index, dots, size_of_label, np.concatenate([around, labelled]), frame)
+        taken = np.concatenate([kept_free, labelled])
+        best = None
+        if len(avoid):
+            best = _free_place(index, dots, sizes[index], np.concatenate([taken, avoid]), frame)
+        best = best or _free_place(index, dots, sizes[index], taken, frame)
         if best is None:
             continue
         box, line = best

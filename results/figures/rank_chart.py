@@ -47,7 +47,7 @@ def draw(rankings: Sequence[Ranking], target: str, theme: Theme) -> Drawing:
         f"Ranks by {target}", _caption(main, overall=overall),
     )  # fmt: skip
     box = Box(names, _ABOVE, names + _WIDTH, _ABOVE + height)
-    scale = Scale(0.5, max(len(encoders), 2) + 0.5, box.left, box.right)
+    scale = Scale(0.5, len(encoders) + 0.5, box.left, box.right, whole=True)
     panel = Panel(box, scale, Scale(0, 1, box.top, box.bottom))
     kind = "mean rank over datasets" if overall else "rank"
     panel.draw(drawing, x_title=f"{kind} by {target} (1: best)", y_text=None)

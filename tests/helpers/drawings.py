@@ -1,6 +1,5 @@
 """What the tests of several figures ask of a drawing, and synthetic scores to draw."""
 
-import itertools
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -13,8 +12,13 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def overlaps(drawing: Drawing) -> list[tuple[str, str]]:
     """Return the pairs of texts whose boxes share an area."""
-    pairs = itertools.combinations(drawing.texts, 2)
-    return [(a.text, b.text) for a, b in pairs if a.box.common(b.box) > 0]
+    boxes = np.array([text.box for text in drawing.texts])
+    left, top, right, bottom = boxes.T
+    across = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
+    down = np.minimum(bottom[:, None], bottom) - np.maximum(top[:, None], top)
+    first, second = np.nonzero(np.triu((across > 0) & (down > 0), 1))
+    texts = [text.text for text in drawing.texts]
+    return [(texts[a], texts[b]) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
 
 
 def outside(drawing: Drawing) -> list[str]:
