@@ -5,7 +5,9 @@ import functools
 from collections.abc import Iterator, Sequence
 
 from results.agreement.baselines import BASELINES, known_baselines, proxy_scores
+from results.agreement.choosing import Choice, choices_by_scores, random_choice
 from results.agreement.correlations import Correlation, correlate_scores
+from results.agreement.cost import Cost, costs
 from results.agreement.headline import Agreement, agreements, mean_agreement
 from results.agreement.ranks import Ranking, ranks
 from results.agreement.scores import Scores, scores
@@ -95,6 +97,16 @@ class Analysis:
     def ranks(self) -> list[Ranking]:
         """The ranks of the encoders by the target, per dataset and over all datasets."""
         return ranks(self.results, self.target.name)
+
+    @functools.cached_property
+    def choices(self) -> list[Choice]:
+        """What choosing by each proxy, and a random choice, gives per dataset and on average."""
+        return choices_by_scores(self.target, [*self.proxies, random_choice(self.target)])
+
+    @functools.cached_property
+    def costs(self) -> dict[str, Cost]:
+        """The known costs of the proxies and of the target, by name."""
+        return costs(self.results, [*(proxy.name for proxy in self.proxies), self.target.name])
 
     def interval(self, scores: Scores, dataset: str, encoder: str) -> Interval | None:
         """Return the 95 % interval of a score in the unit and with the sign of ``Scores.raw``.

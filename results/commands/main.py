@@ -19,13 +19,14 @@ from results.commands import (
     run,
     summary,
     table,
+    wandb,
 )
 from results.errors import ResultsError
 from results.plain_text import printable
 
 COMMANDS = (
     table, correlate, choose, report, plot, compare, curve, list_rows, failures, summary, run,
-    episodes, published,
+    episodes, published, wandb,
 )  # fmt: skip
 """Modules with a function ``add``, in the order of the help text."""
 
@@ -43,6 +44,7 @@ EXAMPLES = """examples:
   python -m results run 3f2a --to pictures
   python -m results episodes 3f2a 81cd
   python -m results summary --sweep latest
+  python -m results wandb --project my_project --report report.html
 """
 
 

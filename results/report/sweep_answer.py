@@ -5,17 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from results.agreement.analysis import TARGET, Analysis, analyse
-from results.agreement.choice_tables import to_csv_long as choices_csv
-from results.agreement.choice_tables import to_tables
-from results.agreement.choosing import FAR, RANDOM, Choice, choices_by_scores, random_choice
-from results.agreement.correlation_tables import to_csv_long, to_one_table
-from results.agreement.cost import costs
+from results.agreement.choosing import RANDOM, Choice
 from results.agreement.headline import HEADLINE, Agreement
 from results.errors import ResultsError
 from results.plain_text import one_line
 from results.records.cells import Cell, cells, ordered
 from results.records.labels import natural
 from results.records.reading import Results
+from results.report.aggregates import aggregates_of
 from results.report.answer import count, number
 from results.tables.printing import save
 from results.tables.wide import protocols
@@ -49,17 +46,12 @@ def agreement(results: Results, folder: Path, saved: list[str]) -> Iterator[str]
         return
     if analysis.too_few or {proxy.name for proxy in analysis.proxies} <= analysis.baselines:
         return
-    correlations = analysis.correlations
-    save(folder, "correlations", [to_one_table(correlations)], to_csv_long(correlations))
-    choices = choices_by_scores(
-        analysis.target, [*analysis.proxies, random_choice(analysis.target)]
-    )
-    spent = costs(results, [proxy.name for proxy in analysis.proxies])
-    save(folder, "choices", to_tables(choices, FAR), choices_csv(choices, spent))
-    saved += ["correlations", "choices"]
+    for aggregate in aggregates_of(analysis):
+        save(folder, aggregate.name, aggregate.tables, aggregate.numbers)
+        saved.append(aggregate.name)
     shown = list(_best_proxies(analysis))
     yield from _correlations(analysis, shown)
-    yield from _regrets(choices, shown)
+    yield from _regrets(analysis.choices, shown)
 
 
 def _best_proxies(analysis: Analysis) -> Iterator[Agreement]:
