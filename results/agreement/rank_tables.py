@@ -20,11 +20,12 @@ def rankings_of(results: Results, grid: Grid, layout: Layout) -> list[Ranking]:
     Raises:
         ResultsError: if rows are not encoders or columns not datasets.
     """
-    if (layout.rows, layout.columns) != (("encoder",), ("dataset",)):
+    if (layout.rows, layout.columns) != (("encoder",), ("dataset",)) or layout.apart:
+        over = f", with means over {' and '.join(layout.mean_over)}" if layout.mean_over else ""
         raise ResultsError(
             "`--ranks` needs encoders as rows and datasets as columns, but the axes are "
-            f"{' and '.join(layout.rows)} × {' and '.join(layout.columns)}; leave out `--rows` and "
-            "`--columns`."
+            f"{' and '.join(layout.rows)} × {' and '.join(layout.columns)}{over}; leave out "
+            "`--rows`, `--columns` and seeds of encoders in `--mean-over`."
         )
     if all(entry.value is None for entry in grid.entries.values()):
         return []

@@ -9,11 +9,12 @@ from results.commands.options import names, reading, results_of, writing
 from results.errors import ResultsError
 from results.plain_text import printable
 from results.records.reading import Results
+from results.records.relabelling import relabelled
 from results.tables.entries import SHOWN
 from results.tables.grid_numbers import csv_of
 from results.tables.grid_tables import tables_of, title_of
 from results.tables.grids import Grid, grids, in_order
-from results.tables.layout import AXES, Coordinates, Layout
+from results.tables.layout import AXES, PARTS_OF_ENCODERS, Coordinates, Layout, is_key
 from results.tables.printing import save, show
 from results.tables.rendering import Table
 from results.tables.wide import without_refused
@@ -54,10 +55,9 @@ def add(commands: "Commands") -> None:
 
 
 def _table(options: argparse.Namespace) -> int:
-    averaged = tuple(axis for axis in options.mean_over if axis in AXES)
-    layout = Layout(tuple(options.rows), tuple(options.columns), tuple(options.metric), averaged)
-    options.mean_over = [key for key in options.mean_over if key not in AXES]
+    layout, options.mean_over = _layout(options)
     results = results_of(options)
+    _tell_variants(results, options.protocol, layout)
     left_out = None
     if not options.sweep:  # the table of a sweep shows all of its cells
         results, left_out = without_refused(results)
@@ -68,11 +68,12 @@ def _table(options: argparse.Namespace) -> int:
         raise ResultsError(
             left_out or "a table needs a run that evaluates an encoder, but there is none yet."
         )
-    tables = tables_of(shown, layout, options.mean_over, options.show)
+    averaged = [*options.mean_over, *filter(is_key, layout.mean_over)]
+    tables = tables_of(shown, layout, averaged, options.show)
     columns: list[dict[Coordinates, dict[str, object]]] = []
     if options.ranks:
         tables, columns = _with_ranks(results, shown, layout, tables)
-    numbers = csv_of(shown, layout, options.mean_over, options.show, columns)
+    numbers = csv_of(shown, layout, averaged, options.show, columns)
     show(tables, numbers, options.format)
     if left_out:
         print(printable(left_out), file=sys.stderr)
@@ -80,6 +81,15 @@ def _table(options: argparse.Namespace) -> int:
         saved = save(options.save, "table", tables, numbers, options.format)
         print(f"saved: {saved}", file=sys.stderr)
     return 0
+
+
+def _layout(options: argparse.Namespace) -> tuple[Layout, list[str]]:
+    """Return the axes, and the keys of datasets and protocols that records are averaged over."""
+    averaged = tuple(
+        key for key in options.mean_over if key in AXES or key.split(".")[0] in PARTS_OF_ENCODERS
+    )
+    layout = Layout(tuple(options.rows), tuple(options.columns), tuple(options.metric), averaged)
+    return layout, [key for key in options.mean_over if key not in averaged]
 
 
 def _with_ranks(
@@ -94,3 +104,21 @@ def _with_ranks(
         both += [table, *([rank_table(grid, rankings, title_of(grid, layout))] if rankings else [])]
         columns.append(rank_columns(rankings))
     return both, columns
+
+
+def _tell_variants(results: Results, names: Sequence[str], layout: Layout) -> None:
+    """Say on standard error which variants of a protocol have tables, and how to select one."""
+    if "protocol" not in layout.tables:
+        return
+    results = relabelled(results, layout.apart)
+    for name in names:
+        if len(labels := results.matching("protocol", name)) > 1:
+            some = ", ".join(f"`{label}`" for label in labels)
+            print(
+                printable(
+                    f"`{name}` selects {len(labels)} variants: {some}; one of these in quotation "
+                    "marks after `--protocol` selects one, and `--columns` with the key that "
+                    "differs, such as protocol.epochs, puts them side by side."
+                ),
+                file=sys.stderr,
+            )

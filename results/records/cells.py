@@ -7,7 +7,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from results.errors import ResultsError, unknown
-from results.records.labels import natural
+from results.records.differences import fits, natural
 from results.records.reading import MissingRun, Results, Row
 from results.records.versions import Version
 
@@ -157,7 +157,7 @@ def choose(results: Results, proxy: str, others: Iterable[str] = ()) -> tuple[st
     """
     name, _, metric = proxy.partition(":")
     known = sorted({row.protocol for row in results.rows}, key=natural)
-    variants = [name] if name in known else [label for label in known if _fits(label, name)]
+    variants = [name] if name in known else [label for label in known if fits(label, name)]
     if not variants:
         raise unknown("a protocol", name, [*known, *others])
     if len(variants) > 1:
@@ -167,12 +167,6 @@ def choose(results: Results, proxy: str, others: Iterable[str] = ()) -> tuple[st
             "them in quotation marks, or select its runs with `--where`."
         )
     return variants[0], metric or None
-
-
-def _fits(label: str, name: str) -> bool:
-    """Return whether a label begins with the same word as a name and has all of its pairs."""
-    (first, *pairs), (wanted, *some) = label.split(" "), name.split(" ")
-    return first == wanted and set(some) <= set(pairs)
 
 
 def ordered(labels: Iterable[str]) -> list[str]:

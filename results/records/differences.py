@@ -38,6 +38,19 @@ def natural(text: str) -> list[tuple[int, float, str]]:
     return [(0, float(p), "") if p[:1].isdecimal() else (1, 0.0, p) for p in parts if p]
 
 
+def fits(label: str, name: str) -> bool:
+    """Return whether a label begins with the same word as a name and has all of its pairs.
+
+    Example:
+        >>> fits("finetune epochs=20 lr=0.1", "finetune lr=0.1")
+        True
+        >>> fits("finetune epochs=20 lr=0.1", "finetune lr=0.2")
+        False
+    """
+    (first, *pairs), (wanted, *some) = label.split(" "), name.split(" ")
+    return first == wanted and set(some) <= set(pairs)
+
+
 def flattened(config: Mapping[str, Any]) -> dict[str, str]:
     """Return a nested configuration as dotted keys with the ``repr`` of the values."""
     return {key: repr(value) for key, value in leaves(config)}

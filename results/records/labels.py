@@ -38,7 +38,9 @@ def identify(
 
 
 def label(
-    descriptions: Sequence[Description], mean_over: Collection[str] = ()
+    descriptions: Sequence[Description],
+    mean_over: Collection[str] = (),
+    apart: Sequence[str] = (),
 ) -> dict[Description, Identity]:
     """Return the labels of each description, unique among all of them.
 
@@ -46,6 +48,8 @@ def label(
         descriptions: those of all runs; repeated ones are considered once.
         mean_over: keys such as ``dataset.split``: runs that differ only in these keys and the seed
             have the same labels and belong to one cell of a table.
+        apart: hyper-parameters, and ``model`` or ``method``, which a table shows beside labels.
+            Labels lack their values: they are unique together with these.
 
     Raises:
         ResultsError: if no dataset or protocol has a key of ``mean_over``.
@@ -53,8 +57,8 @@ def label(
     distinct = list(dict.fromkeys(descriptions))
     by_last = list(dict.fromkeys(reversed(descriptions)))[::-1]
     ids = _encoder_ids(distinct, by_last)
-    encoders = _label_encoders(distinct, by_last, ids)
-    protocols, datasets = _label_variants(distinct, ids, mean_over)
+    encoders = _label_encoders(distinct, by_last, ids, apart)
+    protocols, datasets = _label_variants(distinct, ids, mean_over, apart)
     return {
         one: Identity(encoder_id, encoders[encoder_id], protocol, dataset)
         for one, encoder_id, protocol, dataset in zip(
@@ -171,9 +175,12 @@ def _encoder_parts(description: Description) -> Parts:
 
 
 def _label_encoders(
-    descriptions: Sequence[Description], by_last: Sequence[Description], ids: Sequence[str]
+    descriptions: Sequence[Description],
+    by_last: Sequence[Description],
+    ids: Sequence[str],
+    apart: Sequence[str],
 ) -> dict[str, str]:
-    """Return a unique label for every encoder id."""
+    """Return a label for every encoder id, unique together with the values of ``apart``."""
     # The first description with a configuration shows what an encoder is, else the last one.
     id_of = dict(zip(descriptions, ids, strict=True))
     shown = {id_of[one]: one for one in by_last if one.parts is None}
@@ -182,19 +189,54 @@ def _label_encoders(
     groups: dict[str, list[str]] = defaultdict(list)
     for identifier, one in description_of.items():
         groups[one.encoder_label].append(identifier)
-    configurations, labels = _Configurations(), {}
+    configurations, labels, short = _Configurations(), {}, {}
+    values: dict[str, tuple[str | None, ...]] = {}
     for name, members in groups.items():
         configured = [member for member in members if description_of[member].parts is not None]
+        flat = [configurations.flat(_encoder_parts(description_of[one])) for one in configured]
+        values |= {m: tuple(map(one.get, apart)) for m, one in zip(configured, flat, strict=True)}
         texts = distinguish_flat(
-            [configurations.flat(_encoder_parts(description_of[one])) for one in configured]
+            [{key: value for key, value in one.items() if key not in apart} for one in flat]
         )
-        counts = Counter(texts)
+        counts = Counter(zip(texts, map(values.get, configured), strict=True))
         for member, text in zip(configured, texts, strict=True):
-            parts = [name, text, _mark(member) if counts[text] > 1 else ""]
-            labels[member] = " ".join(part for part in parts if part)
+            mark = _mark(member) if counts[text, values[member]] > 1 else ""
+            labels[member] = _joined(name, text, mark)
+            short[member] = _joined(_unshown_name(description_of[member], apart), text, mark)
         for member in set(members) - set(configured):
-            labels[member] = f"{name} {_mark(member)}" if configured else name
-    return labels
+            labels[member] = _joined(name, _mark(member) if configured else "")
+    return labels | _unique(short, values, description_of, apart)
+
+
+def _unshown_name(description: Description, apart: Collection[str]) -> str:
+    """Return the part of an encoder's label that neither its model nor its method shows."""
+    if "model" in apart:
+        return "" if "method" in apart else description.method
+    return description.model if "method" in apart else description.encoder_label
+
+
+def _unique(
+    short: Mapping[str, str],
+    values: Mapping[str, tuple[str | None, ...]],
+    description_of: Mapping[str, Description],
+    apart: Collection[str],
+) -> dict[str, str]:
+    """Return those short labels that are unique together with the values of ``apart``."""
+    places = {
+        member: (
+            text,
+            values[member],
+            description_of[member].model if "model" in apart else "",
+            description_of[member].method if "method" in apart else "",
+        )
+        for member, text in short.items()
+    }
+    counts = Counter(places.values())
+    return {member: short[member] for member, place in places.items() if counts[place] == 1}
+
+
+def _joined(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
 
 
 def _mark(identifier: str) -> str:
@@ -203,11 +245,14 @@ def _mark(identifier: str) -> str:
 
 
 def _label_variants(
-    descriptions: Sequence[Description], ids: Sequence[str], mean_over: Collection[str]
+    descriptions: Sequence[Description],
+    ids: Sequence[str],
+    mean_over: Collection[str],
+    apart: Collection[str],
 ) -> tuple[list[str], list[str]]:
     """Return labels of protocols and datasets such that runs in a cell differ only in the seed.
 
-    Runs in a cell may also differ in the keys ``mean_over``.
+    Runs in a cell may also differ in the keys ``mean_over``, and those of a label in ``apart``.
 
     A protocol may have different configurations for different datasets or encoders without being a
     variant. But if runs of the same encoder, dataset and protocol have different configurations,
@@ -224,7 +269,7 @@ def _label_variants(
     differing = [axis.differing(list(cells.values())) for axis in axes]
     _check_mean_over(mean_over, descriptions, differing)
     for axis, keys in zip(axes, differing, strict=True):
-        axis.lengthen({name: key_set.difference(mean_over) for name, key_set in keys.items()})
+        axis.lengthen({name: some.difference(mean_over, apart) for name, some in keys.items()})
     return axes[0].labels, axes[1].labels
 
 

@@ -2,11 +2,10 @@
 
 import ast
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 
-from results.errors import ResultsError
+from results.errors import ResultsError, nearest
 from results.records.frames import column_names, long_table
 from results.records.reading import Results
 
@@ -20,8 +19,6 @@ _OPERATIONS = (
 _CONSTANTS = (str, int, float, bool)
 _LONGEST = 2000
 """Largest number of characters."""
-_NEAREST = 5
-"""Number of known columns that the message for an unknown one lists."""
 _KEPT = ("missing", "required")
 """Kinds of gaps of which nothing is known but that they are absent; every selection shows them."""
 _EXAMPLE = '`protocol.epochs == 100 and dataset.name == "dtd"`'
@@ -145,13 +142,9 @@ def _path(node: ast.Name | ast.Attribute, expression: str, quoted: Mapping[str, 
 
 def _unknown_column(column: str, known: list[str]) -> ResultsError:
     """Return the error for an unknown column; its message lists the nearest known ones."""
-    ends = [name for name in known if name.split(".")[-1] == column.split(".")[-1]]
-    near = difflib.get_close_matches(column, known, n=_NEAREST, cutoff=0.5)
-    listed = list(dict.fromkeys([*ends, *near]))[:_NEAREST] or known[:_NEAREST]
-    names = ", ".join(f"`{name}`" for name in listed)
     return ResultsError(
         f"a name in `--where` must be a column of the long table, but is `{column}`; the nearest "
-        f"of the {len(known)} columns: {names}."
+        f"of the {len(known)} columns: {nearest(column, known)}."
     )
 
 

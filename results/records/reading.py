@@ -8,8 +8,8 @@ from typing import Any
 
 from results.errors import ResultsError, unknown
 from results.records.descriptions import Run, hyperparameter
+from results.records.differences import fits, natural
 from results.records.encoder_facts import EncoderFacts, facts_of
-from results.records.labels import natural
 from results.records.rows import MissingRun, Row
 from results.records.store import Documents, Folders, all_folders, load_document, merged, read_runs
 from results.records.sweeps import find_sweep
@@ -60,7 +60,8 @@ class Results:
     ) -> "Results":
         """Return only these protocols and datasets (empty: all), without some encoders.
 
-        A name is a label, or the part of labels before their first space.
+        A name is a label, or the part of labels before their first space with some or none of
+        their ``key=value`` pairs.
 
         Raises:
             ResultsError: if a name is unknown; the message lists the known ones.
@@ -85,6 +86,11 @@ class Results:
         labels = (getattr(entry, axis) for entry in (*self.rows, *self.gaps))
         return sorted({label for label in labels if label}, key=natural)
 
+    def matching(self, axis: str, name: str) -> list[str]:
+        """Return the labels on an axis that a name selects, in natural order."""
+        known = self.known(axis)
+        return [name] if name in known else [label for label in known if fits(label, name)]
+
     def facts(self, encoder: str) -> EncoderFacts:
         """Return what is known about an encoder, from one record per protocol.
 
@@ -107,14 +113,12 @@ class Results:
         return None if run is None else hyperparameter(run.description, key)
 
     def _named(self, axis: str, names: Iterable[str]) -> set[str]:
-        known, selected = self.known(axis), set()
+        selected: set[str] = set()
         for name in names:
-            matches = {name} & set(known) or {
-                label for label in known if label.split(" ")[0] == name
-            }
+            matches = self.matching(axis, name)
             if not matches:
-                raise unknown(f"the {axis}", name, known)
-            selected |= matches
+                raise unknown(f"the {axis}", name, self.known(axis))
+            selected |= set(matches)
         return selected
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from results.records.descriptions import Run
@@ -33,7 +33,7 @@ def tabulate(runs: Sequence[Run], outputs: Path | None, mean_over: Sequence[str]
     Raises:
         ResultsError: if no dataset or protocol has a key of ``mean_over``.
     """
-    identities = _identities(runs, mean_over)
+    identities = identities_of(runs, mean_over)
     table = Tabulated()
     judged = [
         (identities[id(run.description)].encoder_id, run)
@@ -63,12 +63,18 @@ def tabulate(runs: Sequence[Run], outputs: Path | None, mean_over: Sequence[str]
     return table
 
 
-def _identities(runs: Sequence[Run], mean_over: Sequence[str]) -> dict[int, Identity]:
-    """Return the labels of runs by the ``id`` of their descriptions, which runs share."""
+def identities_of(
+    runs: Iterable[Run], mean_over: Sequence[str], apart: Sequence[str] = ()
+) -> dict[int, Identity]:
+    """Return the labels of runs by the ``id`` of their descriptions, which runs share.
+
+    The arguments are those of ``label``.
+    """
+    runs = list(runs)
     first = {id(run.description): run.description for run in runs}
     last = {id(run.description): run.description for run in reversed(runs)}
     # The labels depend on the orders of first and of last runs, not on the number of runs.
-    identities = label([*first.values(), *reversed(last.values())], mean_over)
+    identities = label([*first.values(), *reversed(last.values())], mean_over, apart)
     return {number: identities[description] for number, description in first.items()}
 
 

@@ -147,7 +147,7 @@ def _notes(
     for axis, values in ((layout.rows, grid.rows), (layout.columns, grid.columns)):
         for place, name in enumerate(axis):
             if is_key(name) and any(value[place] == ABSENT for value in values):
-                yield f"{ABSENT} as {name}: the runs do not have this hyper-parameter"
+                yield f"{ABSENT} as {name}: the runs have no such value, or do not state it"
     yield from _reasons(entries)
 
 

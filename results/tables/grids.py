@@ -4,12 +4,14 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from results.errors import unknown
+from results.errors import ResultsError, nearest, unknown
 from results.records.cells import Cell, concerns, gather
-from results.records.labels import natural
+from results.records.descriptions import values_of
+from results.records.differences import natural
 from results.records.reading import MissingRun, Results, Row
+from results.records.relabelling import relabelled
 from results.tables.entries import Entry, entry_of, goodness, mean_of
-from results.tables.layout import Coordinates, Layout, coordinates, heading, order
+from results.tables.layout import Coordinates, Layout, coordinates, heading, is_key, order
 
 MEAN: Coordinates = ("mean", "datasets")
 """The column with means over datasets; it differs from a dataset with the name ``mean``."""
@@ -55,7 +57,7 @@ def grids(results: Results, layout: Layout, *, intervals: bool = False) -> list[
     """Return the grid of every table, in the order of their axes.
 
     Args:
-        results: the results; their labels lack the values of ``layout.apart``.
+        results: the results.
         layout: the axes.
         intervals: whether the intervals of scores are computed, which takes time.
 
@@ -63,7 +65,8 @@ def grids(results: Results, layout: Layout, *, intervals: bool = False) -> list[
         ResultsError: if no run has a metric or a hyper-parameter; the message lists the known ones.
     """
     _check_metrics(results, layout)
-    _check_keys(results, layout)
+    _check_axes(results, layout)
+    results = relabelled(results, layout.apart)
     rows, gaps = _placed(results, layout)
     cells = gather(results, rows, gaps)
     by_table: dict[Coordinates, dict[_Place, Entry]] = defaultdict(dict)
@@ -166,8 +169,24 @@ def _check_metrics(results: Results, layout: Layout) -> None:
             raise unknown("the metric", metric, known)
 
 
-def _check_keys(results: Results, layout: Layout) -> None:
-    """Raise an error for a hyper-parameter that no run has."""
+def _check_axes(results: Results, layout: Layout) -> None:
+    """Raise an error for a hyper-parameter that no run has, or of published tables."""
+    if layout.apart and not results.runs:
+        raise ResultsError(
+            f"the axis `{layout.apart[0]}` needs own records, but published tables have only "
+            "encoder, protocol, dataset and metric; name these."
+        )
+    descriptions = {id(run.description): run.description for run in results.runs.values()}
+    parts = {part for one in descriptions.values() for part in one.parts or ()}
+    for axis in filter(is_key, layout.apart):
+        same = [values_of(*part) for part in parts if part[0] == axis.partition(".")[0]]
+        if all(values.get(axis) is None for values in same):
+            known = sorted({key for part in parts for key in values_of(*part)})
+            raise ResultsError(
+                "a key in `--rows`, `--columns` and `--mean-over` must be a hyper-parameter of a "
+                f"run, but no run has `{axis}`; the nearest of the {len(known)} hyper-parameters: "
+                f"{nearest(axis, known)}."
+            )
 
 
 def in_order(several: Sequence[Grid], by: str, layout: Layout) -> list[Grid]:

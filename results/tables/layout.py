@@ -31,7 +31,8 @@ class Layout:
             ``protocol.epochs``.
         columns: axes of the columns.
         metrics: the metrics (empty: each run's primary one, or all if ``metric`` is an axis).
-        mean_over: axes that are averaged; only ``dataset`` can be.
+        mean_over: axes that are averaged beside the seed of the evaluation: ``dataset``, or seeds
+            of encoders such as ``method.seed``.
 
     Raises:
         ResultsError: if an axis is unknown or occurs twice; the message lists the known ones.
@@ -54,10 +55,11 @@ class Layout:
                     known = [*AXES, "a hyper-parameter in full, such as protocol.epochs"]
                     raise unknown(f"an axis of `{option}`", axis, known)
         for axis in self.mean_over:
-            if axis != "dataset":
+            if axis != "dataset" and not is_seed_of_encoders(axis):
                 raise ResultsError(
-                    "`--mean-over` must be `dataset` or a key of datasets or protocols, such as "
-                    f"`dataset.split`, but is `{axis}`; seeds are always averaged."
+                    "`--mean-over` must be `dataset`, a key of datasets or protocols such as "
+                    f"`dataset.split`, or `method.seed`, but is `{axis}`; encoders that differ in "
+                    "more than a seed are never averaged."
                 )
         used = [*self.rows, *self.columns, *self.mean_over]
         if twice := [axis for axis in used if used.count(axis) > 1]:
@@ -75,8 +77,7 @@ class Layout:
     @property
     def apart(self) -> tuple[str, ...]:
         """Axes whose values labels must not repeat: hyper-parameters, the model, the method."""
-        axes = (*self.rows, *self.columns)
-        return tuple(axis for axis in axes if axis in PARTS_OF_ENCODERS or is_key(axis))
+        return tuple(axis for axis in self._used if axis in PARTS_OF_ENCODERS or is_key(axis))
 
     @property
     def has_metric(self) -> bool:
@@ -96,6 +97,12 @@ class Layout:
 def is_key(axis: str) -> bool:
     """Return whether an axis is the key of a hyper-parameter."""
     return "." in axis or axis == "precision"
+
+
+def is_seed_of_encoders(key: str) -> bool:
+    """Return whether a key is a seed of pre-training, of one encoder or of a member."""
+    first, *_, last = key.split(".") if "." in key else ("", "")
+    return first in PARTS_OF_ENCODERS and last == "seed"
 
 
 def coordinates(results: Results, axes: Sequence[str]) -> Callable[[Entry], Coordinates]:
@@ -121,13 +128,11 @@ def _reader(results: Results, axis: str) -> Callable[[Entry], str]:
 
 def _of_run(results: Results, run_id: str, axis: str) -> str:
     """Return a run's value of a hyper-parameter, or the name of its model or method, as text."""
-    document = results.documents.get(run_id, {})
     if axis in PARTS_OF_ENCODERS:
-        return str(document.get(axis, ABSENT))
-    node = document.get("config")
-    for part in axis.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return ABSENT if node is None else str(node)
+        run = results.runs.get(run_id)
+        return ABSENT if run is None else str(getattr(run.description, axis))
+    value = results.hyperparameter(run_id, axis)
+    return ABSENT if value is None else str(value)
 
 
 def order(values: Coordinates) -> list[tuple[int, float, list[tuple[int, float, str]]]]:

@@ -177,14 +177,6 @@ def test_several_metrics_have_tables_of_their_own(write, outputs: Path) -> None:
     ]
 
 
-def test_models_and_methods_are_axes(write, outputs: Path) -> None:
-    for number, (model, method) in enumerate([("a", "byol"), ("a", "swav"), ("b", "byol")]):
-        write(f"{number}" * 16, model=model, method=method, value=number / 10)
-    layout = Layout(("encoder", "model"), ("method",))
-    (table,) = tables(read(outputs), layout)
-    assert table.header[1:] == ["model", "byol", "swav"]
-
-
 def test_intervals_stand_beside_scores_of_several_seeds(results: Results) -> None:
     layout = Layout(columns=("protocol",))
     shown = tables_of(grids(results, layout, intervals=True), layout, show="interval")
@@ -284,7 +276,7 @@ def test_the_command_takes_axes_metrics_and_order(results, outputs: Path, capsys
         (["--rows", "dataset"], "`dataset` occurs twice"),
         (["--rows", ","], "must name an axis"),
         (["--mean-over", "dataset"], "`dataset` occurs twice"),
-        (["--mean-over", "protocol"], "must be `dataset` or a key of datasets or protocols"),
+        (["--mean-over", "protocol"], "must be `dataset`, a key of datasets or protocols"),
         (["--metric", "auc,top1"], "`top1`"),
         (["--sort", "cats"], "`label`, `mean`, `digits`, `textures`"),
     ],
