@@ -23,12 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from results.statistics import intervals
 from results.statistics.intervals import Coefficient, Kind, difference, inverted, population
+from results.statistics.simulated import TIE_BREAK
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, float, tuple[int, ...]], tuple[Floats, Floats]]
 Method = Callable[[Floats, Floats, Kind], tuple[Floats, Floats]]
 RHOS = (0.0, 0.5, 0.8, 0.9, 0.95)
 SIZES = (6, 13)
+KINDS: tuple[Kind, ...] = (
+    "pearson", "spearman", "kendall", "weighted_kendall", "weighted_kendall_by_target"
+)  # fmt: skip
 TRIPLES = (  # target with first proxy, target with second, first with second
     (0.0, 0.0, 0.0),
     (0.0, 0.0, 0.5),
@@ -69,6 +73,8 @@ def accuracies(
 
 def coefficients(x: Floats, y: Floats, kind: Kind) -> Floats:
     """Return the coefficients of many samples without ties, one per row."""
+    if kind.startswith("weighted"):
+        return weighted(x, y, kind)
     if kind == "kendall":
         pairs = np.triu_indices(x.shape[1], 1)
         signs = [np.sign(one[:, pairs[0]] - one[:, pairs[1]]) for one in (x, y)]
@@ -80,17 +86,30 @@ def coefficients(x: Floats, y: Floats, kind: Kind) -> Floats:
         return np.asarray((x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1)))
 
 
+def weighted(x: Floats, y: Floats, kind: Kind) -> Floats:
+    """Return the weighted coefficients of many samples without ties, one per row."""
+    n = x.shape[1]
+    same = (x[:, :, None] > x[:, None]) == (y[:, :, None] > y[:, None])
+    concordance = 2 * (same.sum(2) - 1) - (n - 1)  # without the encoder itself
+    by_rank = 1 / np.arange(1, n + 1)
+    by_rank /= by_rank.sum() * (n - 1)
+    by_x, by_y = ((concordance * by_rank[(-a).argsort(1).argsort(1)]).sum(1) for a in (x, y))
+    return np.asarray(by_y if kind == "weighted_kendall_by_target" else (by_x + by_y) / 2)
+
+
 def chosen(x: Floats, y: Floats, kind: Kind) -> tuple[Floats, Floats]:
     """Return the intervals of ``intervals.coefficient`` for many samples at once."""
     n = x.shape[1]
     if kind == "pearson":
         return fisher(x, y, kind, 1 / (n - 3))
-    rank = {one: coefficients(x, y, one) for one in ("spearman", "kendall")}
-    other = rank["kendall" if kind == "spearman" else "spearman"]
-    keys = np.round(rank[kind] + intervals.TIE_BREAK * other, 10)
+    keys = coefficients(x, y, kind)
+    if kind in ("spearman", "kendall"):
+        other = coefficients(x, y, "kendall" if kind == "spearman" else "spearman")
+        keys = keys + TIE_BREAK * other
+    keys = np.round(keys, 10)
     distinct, places = np.unique(keys, return_inverse=True)
     ends = inverted(kind, n, distinct)
-    low, high = (np.array([population(r, kind) for r in end])[places] for end in ends)
+    low, high = (np.array([population(r, kind, n) for r in end])[places] for end in ends)
     return low, high
 
 
@@ -151,8 +170,11 @@ METHODS: dict[str, Method] = {
 }
 
 
-def truth(kind: Kind, rho: float, draw: Draw) -> float:
-    """Return the population's coefficient, by a closed form or from four million draws."""
+def truth(kind: Kind, rho: float, draw: Draw, n: int) -> float:
+    """Return the population's coefficient, by a closed form or from draws."""
+    if kind.startswith("weighted"):
+        x, y = draw(np.random.default_rng(1), rho, (20_000, n))
+        return float(weighted(x, y, kind).mean())
     if draw is normal or kind == "kendall" or (draw is heavy_tails and kind == "pearson"):
         return population(rho, kind)
     if draw is accuracies and kind == "spearman":
@@ -171,7 +193,7 @@ def coverage(
 ) -> float:
     """Return how often a method's interval holds the population's coefficient."""
     low, high = interval(*draw(np.random.default_rng(2), rho, (samples, n)), kind)
-    true = truth(kind, rho, draw)
+    true = truth(kind, rho, draw, n)
     return float(np.mean((low <= true + 1e-9) & (true <= high + 1e-9)))
 
 
@@ -183,7 +205,7 @@ def difference_coverage(
     covariance = np.array([[1, first, second], [first, 1, between], [second, between, 1]])
     factor = np.linalg.cholesky(covariance)
     scores = factor @ np.random.default_rng(4).standard_normal((samples, 3, n))
-    true = population(first, kind) - population(second, kind)
+    true = population(first, kind, n) - population(second, kind, n)
     held = [d.low - 1e-9 <= true <= d.high + 1e-9 for d in _differences(scores, kind)]
     return float(np.mean(held))
 
@@ -201,32 +223,35 @@ def main() -> None:
     arguments = parser.parse_args()
     print("coverage of the coefficients' 95 % intervals, in percent")
     print(
-        f"{'n':>3} {'coefficient':11} {'population':12} {'method':24}", *(f"{r:>6}" for r in RHOS)
+        f"{'n':>3} {'coefficient':26} {'population':12} {'method':24}", *(f"{r:>6}" for r in RHOS)
     )
     for n in SIZES:
-        for kind in ("pearson", "spearman", "kendall"):
+        for kind in KINDS:
             for draw in (normal, accuracies, heavy_tails):
                 for name, method in METHODS.items():
                     if draw is not normal and method is not chosen:
                         continue
                     if kind == "pearson" and method in (fisher_fieller, fisher_bonett_wright):
                         continue  # both are what is used
+                    if kind.startswith("weighted") and method is not chosen:
+                        continue  # there are no formulas for it
                     cells = [
                         100 * coverage(method, kind, n, rho, draw, arguments.samples)
                         for rho in RHOS
                     ]
                     shown = " ".join(f"{cell:6.1f}" for cell in cells)
                     label = draw.__name__.replace("_", " ")
-                    print(f"{n:3} {kind:11} {label:12} {name:24} {shown}", flush=True)
+                    print(f"{n:3} {kind:26} {label:12} {name:24} {shown}", flush=True)
     print("\ncoverage of the difference of two proxies' coefficients, in percent")
-    print(f"{'n':>3} {'r1, r2, r12':16} {'pearson':>8} {'spearman':>8} {'kendall':>8}")
+    print(f"{'n':>3} {'r1, r2, r12':16}", *(f"{kind:>8}" for kind in KINDS))
     for n in SIZES:
         for triple in TRIPLES:
             cells = [
                 100 * difference_coverage(kind, n, triple, arguments.difference_samples)
-                for kind in ("pearson", "spearman", "kendall")
+                for kind in KINDS
             ]
-            print(f"{n:3} {triple!s:16}", *(f"{c:8.1f}" for c in cells), flush=True)
+            shown = (f"{c:>{max(8, len(k))}.1f}" for c, k in zip(cells, KINDS, strict=True))
+            print(f"{n:3} {triple!s:16}", *shown, flush=True)
 
 
 if __name__ == "__main__":

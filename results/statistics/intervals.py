@@ -4,38 +4,40 @@ The methods were chosen by their simulated coverage at 6 and 13 encoders. A perc
 covers only about 88 % at 6 encoders; ``benchmarks/correlation_coverage.py`` prints the comparison.
 
 * **Pearson** (also on logits): Fisher's z with standard error ``1 / sqrt(n - 3)``.
-* **Spearman, Kendall**, up to 20 encoders: both have few possible values at small n and are bounded
-  by 1. Normal approximations ignore this and cover only 77-87 % at n = 6 and rho = 0.9. Their
-  sampling distribution under a bivariate normal copula is therefore simulated, and the test of each
-  rho is inverted: values are rejected in the order of their smaller tail probability (Blaker 2000,
-  https://doi.org/10.2307/3315916) until the rejected probability is as close to 5 % as the discrete
-  steps allow. Ranks do not depend on the margins, so only the dependence is assumed normal.
+* **Spearman, Kendall**, up to 20 encoders, and the **weighted Kendalls**: they have few possible
+  values at small n and are bounded by 1. Normal approximations ignore this and cover only 77-87 %
+  at n = 6 and rho = 0.9. Their sampling distribution under a bivariate normal copula is therefore
+  simulated (``simulated.py``), and the test of each rho is inverted: values are rejected in the
+  order of their smaller tail probability (Blaker 2000, https://doi.org/10.2307/3315916) until the
+  rejected probability is as close to 5 % as the discrete steps allow.
 * **Spearman, Kendall**, over 20 encoders: Fisher's z with the standard errors of Bonett and Wright
   (2000, https://doi.org/10.1007/BF02294183) and of the normal population (Esscher 1924).
 
 The population values of a bivariate normal with correlation rho are rho itself for Pearson,
-``6 / pi * asin(rho / 2)`` for Spearman and ``2 / pi * asin(rho)`` for Kendall.
+``6 / pi * asin(rho / 2)`` for Spearman and ``2 / pi * asin(rho)`` for Kendall. The weights of the
+weighted coefficients depend on the number of encoders; what their intervals cover is the mean
+coefficient of as many encoders of the population.
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["pearson", "spearman", "kendall"]
+from results.statistics.simulated import TIE_BREAK, Z_GRID, RankKind, expected, simulated
+from results.statistics.weighted_kendall import weighted_kendall, weighted_kendall_by_target
+
+Kind = Literal["pearson", RankKind]
 Floats = NDArray[np.float64]
 
 FEWEST = 5
 """Minimal number of encoders for a coefficient."""
 SIMULATED_UP_TO = 20
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal
-_Z_GRID = np.linspace(0.0, 3.5, 51)  # Fisher's z of the simulated populations, up to rho = 0.998
-_SAMPLES = 10_000
-TIE_BREAK = 1e-5  # far below the step of either rank coefficient for n <= 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +66,14 @@ def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
     """Return the correlation of two scores over encoders with its 95 % interval.
 
     Simulated coverage for bivariate normal populations, at 6 as well as at 13 encoders: 95-96 %
-    for Pearson, 94-97 % for Spearman (average ranks) and Kendall (tau-b) at every rho from 0 to
-    0.99. Heavy tails (t with 3 degrees of freedom) reduce the coverage of Pearson strongly (88 % at
-    6 encoders, 82 % at 13) and that of the others slightly (92-96 and 91-93 %).
+    for Pearson, 94-97 % for Spearman (average ranks) and Kendall (tau-b), 94-96 % for the weighted
+    Kendalls at every rho from 0 to 0.99. Heavy tails (t with 3 degrees of freedom) reduce the
+    coverage of Pearson strongly (88 % at 6 encoders, 82 % at 13) and that of the others slightly
+    (92-96 and 91-93 %).
 
     Args:
         x: one finite score per encoder.
-        y: the other score of the same encoders.
+        y: the other score of the same encoders: the target, if the coefficient ranks by it.
         kind: the coefficient.
     """
     n = len(x)
@@ -78,16 +81,23 @@ def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
         return Coefficient.none(n, "too few")
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return Coefficient.none(n, "undefined: one of the two scores is the same for all encoders")
+    value = MEASURES[kind](x, y)
+    return Coefficient(value, *_interval(x, y, kind, value), n)
+
+
+def _interval(x: Floats, y: Floats, kind: Kind, value: float) -> tuple[float, float]:
+    n = len(x)
     if kind == "pearson":
-        value = pearson(x, y)
-        return Coefficient(value, *_fisher(value, 1 / math.sqrt(n - 3)), n)
-    rho_s, tau = spearman(x, y), kendall(x, y)
-    value = rho_s if kind == "spearman" else tau
-    if n > SIMULATED_UP_TO:
-        return Coefficient(value, *_fisher(value, _standard_error(value, n, kind)), n)
-    other = tau if kind == "spearman" else rho_s
-    low, high = _inverted(kind, n, round(value + TIE_BREAK * other, 10))
-    return Coefficient(value, population(low, kind), population(high, kind), n)
+        return _fisher(value, 1 / math.sqrt(n - 3))
+    if kind not in ("spearman", "kendall"):
+        ends = _inverted(kind, n, round(value, 10))
+    elif n > SIMULATED_UP_TO:
+        return _fisher(value, _standard_error(value, n, kind))
+    else:
+        other = kendall(x, y) if kind == "spearman" else spearman(x, y)
+        ends = _inverted(kind, n, round(value + TIE_BREAK * other, 10))
+    low, high = (population(rho, kind, n) for rho in ends)
+    return low, high
 
 
 def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Coefficient:
@@ -96,18 +106,19 @@ def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Coe
     The interval recovers the variance of the difference from the two coefficients' own
     intervals and from the correlation between the coefficients, which share the target (Zou
     2007, https://doi.org/10.1037/1082-989X.12.4.399, section "overlapping"). Simulated coverage
-    over nine trivariate normal populations: at 6 encoders 95-98 % for Pearson, 94-99 % for
-    Spearman and 93-99 % for Kendall; at 13 encoders 94-96, 93-96 and 92-95 %.
+    over nine trivariate normal populations: at 6 encoders 93-99 % (98-99 % where both coefficients
+    are near 1, else up to 97 %; Pearson 95-98 %), at 13 encoders 94-97 %.
     """
     coefficient_1, coefficient_2 = (
-        coefficient(target, first, kind),
-        coefficient(target, second, kind),
+        coefficient(first, target, kind),
+        coefficient(second, target, kind),
     )
     if not coefficient_1 or not coefficient_2:
         return Coefficient.none(len(target), coefficient_1.note or coefficient_2.note)
-    # Kendall's coefficients are correlated about as much as Spearman's.
     measure = pearson if kind == "pearson" else spearman
-    together = _overlap(measure(target, first), measure(target, second), measure(first, second))
+    together = _ATTENUATION[kind] * _overlap(
+        measure(target, first), measure(target, second), measure(first, second)
+    )
     delta = coefficient_1.value - coefficient_2.value
     low = _combined(
         coefficient_1.value - coefficient_1.low, coefficient_2.high - coefficient_2.value, together
@@ -152,11 +163,38 @@ def kendall(x: Floats, y: Floats) -> float:
     return float((sign_x * sign_y).sum()) / untied
 
 
-def population(rho: float, kind: Kind) -> float:
-    """Return the coefficient of a bivariate normal population with correlation ``rho``."""
+MEASURES: Mapping[Kind, Callable[[Floats, Floats], float]] = {
+    "pearson": pearson,
+    "spearman": spearman,
+    "kendall": kendall,
+    "weighted_kendall": weighted_kendall,
+    "weighted_kendall_by_target": weighted_kendall_by_target,
+}
+"""The coefficients, as functions of a proxy and its target."""
+
+_ATTENUATION: Mapping[Kind, float] = {
+    "pearson": 1.0,
+    "spearman": 0.95,
+    "kendall": 0.9,
+    "weighted_kendall": 0.9,
+    "weighted_kendall_by_target": 0.9,
+}
+"""Correlation between two coefficients in simulated samples, in units of the formula's."""
+
+
+def population(rho: float, kind: Kind, n: int = 0) -> float:
+    """Return the coefficient of a bivariate normal population with correlation ``rho``.
+
+    Args:
+        rho: the correlation.
+        kind: the coefficient.
+        n: number of encoders, which matters for weighted coefficients only.
+    """
     if kind == "spearman":
         return 6 / math.pi * math.asin(rho / 2)
-    return 2 / math.pi * math.asin(rho) if kind == "kendall" else rho
+    if kind == "kendall":
+        return 2 / math.pi * math.asin(rho)
+    return rho if kind == "pearson" else expected(kind, n, rho)
 
 
 def _ranks(x: Floats) -> Floats:
@@ -197,27 +235,27 @@ def _combined(a: float, b: float, together: float) -> float:
 
 
 @functools.lru_cache(maxsize=4096)
-def _inverted(kind: Kind, n: int, observed: float) -> tuple[float, float]:
+def _inverted(kind: RankKind, n: int, observed: float) -> tuple[float, float]:
     low, high = inverted(kind, n, np.array([observed]))
     return float(low[0]), float(high[0])
 
 
-def inverted(kind: Kind, n: int, observed: Floats) -> tuple[Floats, Floats]:
+def inverted(kind: RankKind, n: int, observed: Floats) -> tuple[Floats, Floats]:
     """Return the smallest and largest rho under which each observed value is not rejected.
 
     Args:
         kind: one of the rank coefficients.
         n: number of encoders.
-        observed: the coefficient with its ties broken, as in ``simulated``.
+        observed: the coefficients, those of Spearman and Kendall with ties broken as in
+            ``simulated``.
     """
-    samples = simulated(n)[kind]
-    # The population of -rho is the mirror image of that of rho.
-    mirrored = _acceptability(samples, -observed)[:0:-1]
-    accepted = np.concatenate([mirrored, _acceptability(samples, observed)]) > 0.05
+    values, mirrored = simulated(kind, n)
+    at_negative = _acceptability(mirrored, -observed)[:0:-1]
+    accepted = np.concatenate([at_negative, _acceptability(values, observed)]) > 0.05
     # Beyond the grid the order is nearly perfect, which is compatible with a perfect observed one.
     accepted[0] |= (observed <= -1) | (~accepted.any(0) & (observed < 0))
     accepted[-1] |= (observed >= 1) | (~accepted.any(0) & (observed >= 0))
-    z = np.concatenate([-_Z_GRID[:0:-1], _Z_GRID])
+    z = np.concatenate([-Z_GRID[:0:-1], Z_GRID])
     half_step = (z[1] - z[0]) / 2
     first, last = accepted.argmax(0), len(z) - 1 - accepted[::-1].argmax(0)
     low = np.where(first == 0, -1.0, np.tanh(z[first] - half_step))
@@ -256,27 +294,3 @@ def _tails(values: Floats, observed: Floats) -> tuple[NDArray[np.intp], NDArray[
     """Return how many sorted values are <= and how many are >= each observed value."""
     below = np.searchsorted(values, observed, "right")
     return below, len(values) - np.searchsorted(values, observed, "left")
-
-
-@functools.lru_cache(maxsize=32)
-def simulated(n: int) -> dict[Kind, Floats]:
-    """Return sorted rank coefficients of normal samples, one row per point of the grid.
-
-    Equal values of one coefficient are ordered by the other one, which makes the steps of the
-    distributions finer. The seed is fixed, so the same scores always give the same interval.
-    """
-    generator = np.random.default_rng(0)
-    x, noise = generator.standard_normal((2, _SAMPLES, n))
-    x.sort(axis=1)
-    identity = np.arange(n)
-    rows: dict[Kind, list[Floats]] = {"spearman": [], "kendall": []}
-    for rho in np.tanh(_Z_GRID):
-        y = rho * x + math.sqrt(1 - rho**2) * noise
-        # As x is sorted, the permutation that sorts y has the same sum of products as its ranks.
-        products = (np.argsort(y, axis=1) * identity).sum(1) - n * ((n - 1) / 2) ** 2
-        rho_s = products / (n * (n**2 - 1) / 12)
-        concordant = sum((y[:, i + 1 :] > y[:, i : i + 1]).sum(1) for i in range(n - 1))
-        tau = 4 * np.asarray(concordant) / (n * (n - 1)) - 1
-        rows["spearman"].append(np.sort(np.round(rho_s + TIE_BREAK * tau, 10)))
-        rows["kendall"].append(np.sort(np.round(tau + TIE_BREAK * rho_s, 10)))
-    return {kind: np.stack(sorted_rows) for kind, sorted_rows in rows.items()}
