@@ -78,7 +78,8 @@ def static_rank(target: Scores) -> Scores:
         dataset: _mean([beaten[other] for other in datasets if other != dataset])
         for dataset in datasets
     }
-    return Scores(STATIC_RANK, raw, raw)
+    reason = f"the mean of `{STATIC_RANK}` over all datasets would contain the target itself"
+    return Scores(STATIC_RANK, raw, raw, no_mean=reason)
 
 
 def fact_scores(results: Results, name: str, target: Scores) -> Scores:

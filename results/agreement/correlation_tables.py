@@ -2,17 +2,26 @@
 
 from collections.abc import Sequence
 
-from results.agreement.correlations import MEAN, NAMES, POOLED, Correlation, Name
+from results.agreement.correlations import MEAN, POOLED, Correlation, Name
+from results.agreement.headline import HEADLINE
 from results.agreement.scores import CLIP
 from results.statistics.intervals import FEWEST, Coefficient
 from results.tables import rendering
 from results.tables.rendering import Table, to_csv
 
+_EXPLAINED: dict[Name, str] = {
+    "weighted_kendall": "weighted_kendall: exchanges of the best encoders count most; the mean of "
+    "the rankings by proxy and by target (scipy's weightedtau)",
+    "weighted_kendall_by_target": "weighted_kendall_by_target: ranked by the target alone",
+}
+
 
 def show_correlations(coefficients: Sequence[Correlation]) -> None:
-    """Print one table per dataset, then the legend."""
+    """Print one table per dataset, the comparisons of proxies in sentences, and the legend."""
     for table in to_tables(coefficients):
         print(rendering.to_terminal(table), end="\n\n")
+    for sentence in verdicts(coefficients):
+        print(rendering.paragraph(sentence), end="\n\n")
     print(rendering.notes(legend(coefficients)))
 
 
@@ -21,7 +30,7 @@ def to_tables(correlations: Sequence[Correlation]) -> list[Table]:
     tables = []
     for dataset in dict.fromkeys(entry.dataset for entry in correlations):
         same = [entry for entry in correlations if entry.dataset == dataset]
-        names = [name for name in NAMES if name in same[0].coefficients]
+        names = list(same[0].coefficients)
         rows = [[entry.proxy, *_cells(entry, names)] for entry in same]
         title = f"{dataset}: correlation with {same[0].target}"
         tables.append(Table(title, ["proxy", "n", *names], rows, _undefined(same)))
@@ -30,9 +39,56 @@ def to_tables(correlations: Sequence[Correlation]) -> list[Table]:
 
 def to_one_table(correlations: Sequence[Correlation]) -> Table:
     """Return all correlations as one table, for Markdown."""
-    rows = [[entry.dataset, entry.proxy, *_cells(entry, NAMES)] for entry in correlations]
+    names = list(correlations[0].coefficients)
+    rows = [[entry.dataset, entry.proxy, *_cells(entry, names)] for entry in correlations]
     title = f"Correlation with {correlations[0].target}"
-    return Table(title, ["dataset", "proxy", "n", *NAMES], rows, legend(correlations), left=2)
+    notes = [*verdicts(correlations), *legend(correlations)]
+    return Table(title, ["dataset", "proxy", "n", *names], rows, notes, left=2)
+
+
+def verdicts(correlations: Sequence[Correlation]) -> list[str]:
+    """Return one sentence per pair of proxies: which one agrees better with the target.
+
+    It is about ``HEADLINE``, or about the first coefficient if that is missing, and takes the mean
+    over datasets where there are several. One proxy is called better only if the 95 % interval of
+    the paired difference excludes 0; the last sentence names the number of comparisons.
+    """
+    several = any(entry.dataset == MEAN for entry in correlations)
+    decisive = [
+        entry for entry in correlations
+        if entry.is_difference and (entry.dataset == MEAN or not several)
+    ]  # fmt: skip
+    sentences = [
+        _verdict(entry, [e for e in correlations if e.proxy == entry.proxy]) for entry in decisive
+    ]
+    sentences = [sentence for sentence in sentences if sentence]
+    if len(sentences) > 1:
+        sentences.append(
+            f"These are {len(sentences)} comparisons, each at 95 %: of 20 pairs that agree equally "
+            "well, one is called different by chance."
+        )
+    return sentences
+
+
+def _verdict(entry: Correlation, same: Sequence[Correlation]) -> str:
+    """Return the sentence about one pair; empty if the difference is not defined."""
+    name = HEADLINE if HEADLINE in entry.coefficients else next(iter(entry.coefficients))
+    c = entry.coefficients[name]
+    if not c:
+        return ""
+    proxy, base = entry.proxy.split(" − ")
+    if c.low > 0 or c.high < 0:
+        better, worse = (proxy, base) if c.low > 0 else (base, proxy)
+        start = f"`{better}` agrees better with `{entry.target}` than `{worse}`"
+    else:
+        start = f"Whether `{proxy}` or `{base}` agrees better with `{entry.target}` is open"
+    single = [e.coefficients[name].value for e in same if e.dataset not in (MEAN, POOLED)]
+    higher = sum(value > 0 for value in single)
+    where = f", mean of {len(single)} datasets; `{proxy}` is higher on {higher} of them"
+    return (
+        f"{start}: the difference `{proxy}` − `{base}` of {name} is {_shown(c, '+')} over {c.n} "
+        f"encoders{where if len(single) > 1 else ''}."
+    )
 
 
 def legend(correlations: Sequence[Correlation]) -> list[str]:
@@ -45,6 +101,8 @@ def legend(correlations: Sequence[Correlation]) -> list[str]:
     ]
     if any(entry.is_difference for entry in correlations):
         notes.append("a − b: how much better a correlates than b, on the encoders that have both")
+    shown = {name for entry in correlations for name in entry.coefficients}
+    notes += [text for name, text in _EXPLAINED.items() if name in shown]
     if any(entry.dataset == MEAN for entry in correlations):
         notes.append(
             f"{MEAN}: its interval is the mean of the datasets' intervals, which holds however "

@@ -9,21 +9,30 @@ unchanged scores is reported, too.
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from results.agreement.baselines import proxy_scores
 from results.agreement.scores import Scores, Values, scores
-from results.errors import ResultsError
+from results.errors import ResultsError, unknown
 from results.records.labels import natural
 from results.records.reading import Results
 from results.statistics.intervals import Coefficient, Kind, average, coefficient, difference
 
-Name = Literal["pearson", "pearson (logit)", "spearman", "kendall"]
-NAMES: tuple[Name, ...] = ("pearson", "pearson (logit)", "spearman", "kendall")
+Name = Literal[
+    "pearson",
+    "pearson (logit)",
+    "spearman",
+    "kendall",
+    "weighted_kendall",
+    "weighted_kendall_by_target",
+]
+NAMES: tuple[Name, ...] = get_args(Name)
+DEFAULT: tuple[Name, ...] = ("pearson (logit)", "spearman", "kendall", "weighted_kendall")
+"""The coefficients that are computed unless others are named."""
 MEAN, POOLED = "mean over datasets", "average log-odds"
-
 
 ALL_PAIRS = 4
 """Number of proxies up to which all differences between them are shown."""
@@ -40,23 +49,60 @@ class Correlation:
     is_difference: bool = False
 
 
-def correlate(results: Results, proxies: Sequence[str], target: str) -> list[Correlation]:
+def known_names(names: Sequence[str]) -> list[Name]:
+    """Return the coefficients of these names, in which an underscore may stand for a space.
+
+    Raises:
+        ResultsError: if a name is unknown; the message lists the known ones.
+    """
+    by_text: dict[str, Name] = {text: name for name in NAMES for text in (name, _spelled(name))}
+    for name in names:
+        if name not in by_text:
+            raise unknown("`--coefficient`", name, map(_spelled, NAMES))
+    return list(dict.fromkeys(by_text[name] for name in names))
+
+
+def _spelled(name: Name) -> str:
+    """Return a name without characters that a shell treats specially."""
+    return name.replace(" (", "_").replace(")", "")
+
+
+def correlate(
+    results: Results, proxies: Sequence[str], target: str, names: Sequence[Name] = DEFAULT
+) -> list[Correlation]:
     """Return each proxy's correlation with the target, and the differences between proxies.
 
     They are computed for each dataset with target scores; then as means over these datasets; then
     for logits averaged over datasets. Two proxies are compared on the encoders that both have; of
     more than ``ALL_PAIRS`` proxies, each is compared with the first one only.
 
+    Args:
+        results: the results of all protocols.
+        proxies: ``PROTOCOL[:METRIC]``, or baselines.
+        target: ``PROTOCOL[:METRIC]``.
+        names: the coefficients.
+
     Raises:
         ResultsError: for an unknown protocol or metric, or a proxy that is the target.
     """
-    if target in proxies:
-        raise ResultsError(f"a proxy must differ from the target, but both are `{target}`.")
     aim = scores(results, target)
-    return correlate_scores(aim, [proxy_scores(results, proxy, aim) for proxy in proxies])
+    return correlate_scores(aim, proxies_of(results, proxies, aim), names)
 
 
-def correlate_scores(target: Scores, proxies: Sequence[Scores]) -> list[Correlation]:
+def proxies_of(results: Results, proxies: Sequence[str], target: Scores) -> list[Scores]:
+    """Return the scores of proxies, each once.
+
+    Raises:
+        ResultsError: for an unknown protocol or metric, or a proxy that is the target.
+    """
+    if target.name in proxies:
+        raise ResultsError(f"a proxy must differ from the target, but both are `{target.name}`.")
+    return [proxy_scores(results, proxy, target) for proxy in dict.fromkeys(proxies)]
+
+
+def correlate_scores(
+    target: Scores, proxies: Sequence[Scores], names: Sequence[Name] = DEFAULT
+) -> list[Correlation]:
     """Return the result of ``correlate`` for given scores."""
     datasets = sorted((dataset for dataset in target.raw if dataset), key=natural)
     if not datasets:
@@ -65,87 +111,83 @@ def correlate_scores(target: Scores, proxies: Sequence[Scores]) -> list[Correlat
         )
     correlations = []
     for dataset in datasets:
-        pairs = {proxy.name: proxy.on(dataset) for proxy in proxies}
-        correlations += list(_compare(dataset, target.name, target.on(dataset), pairs))
+        columns = [_Column(p.name, *p.on(dataset), p.undefined) for p in proxies]
+        aim = _Column(target.name, *target.on(dataset))
+        correlations += list(_compare(dataset, aim, columns, names))
     if len(datasets) > 1:
         correlations += list(_means(correlations))
-        none: Values = {}
-        pooled = {proxy.name: (none, proxy.mean_logits(datasets)) for proxy in proxies}
-        goal = none, target.mean_logits(datasets)
-        correlations += list(_compare(POOLED, target.name, goal, pooled))
+        # Averaged logits are ranked, too: scores of several metrics have no raw mean.
+        pooled = [
+            _Column(p.name, logits, logits, p.undefined or p.no_mean)
+            for p, logits in ((p, p.mean_logits(datasets)) for p in (target, *proxies))
+        ]
+        without_raw = [name for name in names if name != "pearson"]
+        if without_raw:
+            correlations += list(_compare(POOLED, pooled[0], pooled[1:], without_raw))
     return correlations
 
 
+class _Column(NamedTuple):
+    """The scores of a target or proxy on one dataset, or why there are none."""
+
+    name: str
+    raw: Values
+    logits: Values
+    undefined: str = ""
+
+    def values(self, name: Name) -> Values:
+        """Return the scores that a coefficient takes."""
+        return self.logits if name == "pearson (logit)" else self.raw
+
+
 def _compare(
-    dataset: str,
-    target_name: str,
-    target: tuple[Values, Values],
-    proxies: Mapping[str, tuple[Values, Values]],
+    dataset: str, target: _Column, proxies: Sequence[_Column], names: Sequence[Name]
 ) -> Iterator[Correlation]:
     """Yield each proxy's correlations, then the differences between proxies.
 
     Of more than ``ALL_PAIRS`` proxies, each is compared with the first one only.
     """
-    for name, proxy in proxies.items():
-        yield Correlation(
-            dataset,
-            name,
-            target_name,
-            {
-                label: _coefficient(goal, source, kind)
-                for label, kind, goal, source in _inputs(dataset, target, proxy)
-            },
-        )
-    items = list(proxies.items())
-    pairs = list(itertools.combinations(items, 2))
-    if len(items) > ALL_PAIRS:
-        pairs = pairs[: len(items) - 1]  # those of the first proxy
-    for (base_name, base), (name, proxy) in pairs:
-        with_base = _inputs(dataset, target, base)
-        yield Correlation(
-            dataset,
-            f"{name} − {base_name}",
-            target_name,
-            {
-                label: _difference(goal, source, other, kind)
-                for (label, kind, goal, source), (_, _, _, other) in zip(
-                    _inputs(dataset, target, proxy), with_base, strict=True
-                )
-            },
-            is_difference=True,
-        )
+    for proxy in proxies:
+        coefficients = {name: _coefficient(target, proxy, name) for name in names}
+        yield Correlation(dataset, proxy.name, target.name, coefficients)
+    pairs = list(itertools.combinations(proxies, 2))
+    if len(proxies) > ALL_PAIRS:
+        pairs = pairs[: len(proxies) - 1]  # those of the first proxy
+    for base, proxy in pairs:
+        label = f"{proxy.name} − {base.name}"
+        coefficients = {name: _difference(target, proxy, base, name) for name in names}
+        yield Correlation(dataset, label, target.name, coefficients, is_difference=True)
 
 
-def _inputs(
-    dataset: str, target: tuple[Values, Values], proxy: tuple[Values, Values]
-) -> list[tuple[Name, Kind, Values, Values]]:
-    """Return the inputs of each coefficient: its name, kind, target and proxy."""
-    raw, logits = (target[0], proxy[0]), (target[1], proxy[1])
-    ranked = logits if dataset == POOLED else raw
-    inputs: list[tuple[Name, Kind, Values, Values]] = [
-        ("pearson (logit)", "pearson", *logits),
-        ("spearman", "spearman", *ranked),
-        ("kendall", "kendall", *ranked),
-    ]
-    return inputs if dataset == POOLED else [("pearson", "pearson", *raw), *inputs]
+def _coefficient(target: _Column, proxy: _Column, name: Name) -> Coefficient:
+    if proxy.undefined:
+        return Coefficient.none(0, f"undefined: {proxy.undefined}")
+    y, x = _shared(target.values(name), proxy.values(name))
+    return coefficient(x, y, _kind(name))
 
 
-def _coefficient(target: Values, proxy: Values, kind: Kind) -> Coefficient:
-    shared = sorted(target.keys() & proxy.keys())
-    x, y = (np.array([values[e] for e in shared], dtype=np.float64) for values in (proxy, target))
-    return coefficient(x, y, kind)
+def _difference(target: _Column, proxy: _Column, base: _Column, name: Name) -> Coefficient:
+    if reason := proxy.undefined or base.undefined:
+        return Coefficient.none(0, f"undefined: {reason}")
+    y, x, other = _shared(target.values(name), proxy.values(name), base.values(name))
+    return difference(y, x, other, _kind(name))
 
 
-def _difference(target: Values, proxy: Values, base: Values, kind: Kind) -> Coefficient:
-    shared = sorted(target.keys() & proxy.keys() & base.keys())
-    columns = [
-        np.array([values[e] for e in shared], dtype=np.float64) for values in (target, proxy, base)
-    ]
-    return difference(columns[0], columns[1], columns[2], kind)
+def _shared(*columns: Values) -> list[NDArray[np.float64]]:
+    """Return the scores of the encoders that all columns have, in one order."""
+    shared = sorted(set.intersection(*(set(column) for column in columns)))
+    return [np.array([column[e] for e in shared], dtype=np.float64) for column in columns]
+
+
+def _kind(name: Name) -> Kind:
+    return "pearson" if name == "pearson (logit)" else name
 
 
 def _means(correlations: Sequence[Correlation]) -> Iterator[Correlation]:
     for proxy in dict.fromkeys(entry.proxy for entry in correlations):
         same = [entry for entry in correlations if entry.proxy == proxy]
-        means = {name: average([entry.coefficients[name] for entry in same]) for name in NAMES}
+        means = {
+            name: average([entry.coefficients[name] for entry in same])
+            for name in same[0].coefficients
+        }
         yield dataclasses.replace(same[0], dataset=MEAN, coefficients=means)

@@ -31,6 +31,7 @@ class Scores:
         bounded: the datasets whose scores lie in [0, 1].
         negated: whether the scores are errors with their sign changed.
         undefined: why there are no scores, if they cannot exist.
+        no_mean: why scores must not be averaged over datasets, if they must not.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Scores:
     bounded: set[str] = dataclasses.field(default_factory=set)
     negated: bool = False
     undefined: str = ""
+    no_mean: str = ""
 
     def on(self, dataset: str) -> tuple[Values, Values]:
         """Return raw scores and logits on a dataset."""
@@ -51,6 +53,8 @@ class Scores:
 
     def mean_logits(self, datasets: Sequence[str]) -> Values:
         """Return logits averaged over datasets, for encoders with scores on all of them."""
+        if self.no_mean:
+            return {}
         columns = [self.on(dataset)[1] for dataset in datasets]
         complete = set.intersection(*(set(column) for column in columns))
         return {e: math.fsum(column[e] for column in columns) / len(columns) for e in complete}
@@ -79,7 +83,7 @@ def scores(results: Results, proxy: str, others: Iterable[str] = ()) -> Scores:
     protocol, metric = choose(results, proxy, others)
     result = Scores(proxy)
     for (encoder, dataset), cell in cells(results, protocol, metric).items():
-        if cell.values and cell.row is not None:
+        if cell.values and cell.row is not None and math.isfinite(cell.mean):
             sign = 1.0 if cell.row.higher_is_better else -1.0
             value, bounded = cell.mean, cell.row.unit == "fraction"
             result.negated |= sign < 0

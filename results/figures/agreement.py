@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from results.agreement.analysis import Analysis
-from results.agreement.correlations import Correlation
+from results.agreement.correlations import Correlation, Name
 from results.agreement.scores import Scores
 from results.figures.axes import (
     LEFT,
@@ -230,12 +230,15 @@ def _coefficients(correlation: Correlation | None) -> list[str]:
     if correlation is None:
         return []
     shown = []
-    for name, symbol in (("pearson (logit)", "r"), ("spearman", "ρ")):
-        c = correlation.coefficients[name]  # type: ignore[index]
+    symbols: dict[Name, str] = {"pearson (logit)": "r", "spearman": "ρ"}
+    for name, symbol in symbols.items():
+        c = correlation.coefficients.get(name)
+        if c is None:
+            continue
         if not c:
             return [f"n = {c.n}: {c.note.split(':')[0]}"]
         shown.append(f"{symbol} = {c.value:.2f} [{c.low:.2f}, {c.high:.2f}]")
-    return ["   ".join(shown)]
+    return ["   ".join(shown)] if shown else []
 
 
 def _disagreement(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 from results.agreement.analysis import Analysis
 from results.agreement.correlation_tables import to_one_table
-from results.agreement.correlations import NAMES
 from results.agreement.headline import Agreement
 from results.agreement.ranks import OVERALL
 from results.records.cells import Cell as ScoreCell
@@ -116,10 +115,11 @@ def _correlations(analysis: Analysis, request: Request) -> Section:
     if not analysis.correlations:
         return Section("correlations", "Correlations", "")
     texts = to_one_table(analysis.correlations)
+    names = list(analysis.correlations[0].coefficients)
     rows = []
     for row, entry in zip(texts.rows, analysis.correlations, strict=True):
-        first = len(row) - len(NAMES)
-        coefficients = [entry.coefficients.get(name) for name in NAMES]
+        first = len(row) - len(names)
+        coefficients = [entry.coefficients.get(name) for name in names]
         values = [c.value if c else None for c in coefficients]
         rows.append([*row[:first], *map(Number, row[first:], values)])
     content = dataclasses.replace(texts, rows=rows)

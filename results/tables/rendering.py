@@ -118,6 +118,11 @@ def to_terminal(table: Table, width: int | None = None, bold: bool | None = None
     return "\n".join([*parts, notes(remarks, width)] if remarks else parts)
 
 
+def paragraph(text: str, width: int | None = None) -> str:
+    """Return a sentence in lines that fit the terminal."""
+    return textwrap.fill(one_line(text), width or terminal_width())
+
+
 def notes(texts: Sequence[str], width: int | None = None) -> str:
     """Return remarks as bullets that fit the terminal."""
     width = width or terminal_width()

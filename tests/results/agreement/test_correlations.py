@@ -1,3 +1,4 @@
+import itertools
 import math
 from pathlib import Path
 
@@ -6,8 +7,8 @@ import pytest
 from scipy import stats
 
 from results import ResultsError, Row
-from results.agreement.correlation_tables import legend, to_csv_long, to_one_table
-from results.agreement.correlations import MEAN, POOLED, correlate
+from results.agreement.correlation_tables import legend, to_csv_long, to_one_table, verdicts
+from results.agreement.correlations import DEFAULT, MEAN, NAMES, POOLED, correlate, known_names
 from results.agreement.scores import scores
 from results.records.reading import Results, read
 
@@ -38,7 +39,7 @@ def column(results: Results, protocol: str, dataset: str) -> np.ndarray:
 
 def test_coefficients_are_those_of_scipy_raw_and_on_logits() -> None:
     results = random_results()
-    found = correlate(results, ["probe"], "finetune")[0]
+    found = correlate(results, ["probe"], "finetune", NAMES)[0]
     x, y = column(results, "probe", "d1"), column(results, "finetune", "d1")
     logit = [np.log(values / (1 - values)) for values in (x, y)]
     expected = {
@@ -46,6 +47,8 @@ def test_coefficients_are_those_of_scipy_raw_and_on_logits() -> None:
         "pearson (logit)": stats.pearsonr(*logit)[0],
         "spearman": stats.spearmanr(x, y)[0],
         "kendall": stats.kendalltau(x, y)[0],
+        "weighted_kendall": stats.weightedtau(x, y)[0],
+        "weighted_kendall_by_target": stats.weightedtau(y, x, rank=None)[0],
     }
     assert {n: c.value for n, c in found.coefficients.items()} == pytest.approx(expected)
     assert {c.n for c in found.coefficients.values()} == {7}
@@ -113,9 +116,9 @@ def test_errors_count_with_their_sign_changed_and_unbounded_ones_without_logits(
         else r
         for r in results.rows
     ]
-    plain = correlate(results, ["probe"], "finetune")[0].coefficients
-    turned = correlate(Results(loss), ["probe"], "finetune")[0].coefficients
-    for name in ("pearson", "spearman", "kendall"):
+    plain = correlate(results, ["probe"], "finetune", NAMES)[0].coefficients
+    turned = correlate(Results(loss), ["probe"], "finetune", NAMES)[0].coefficients
+    for name in set(NAMES) - {"pearson (logit)"}:
         assert turned[name].value == pytest.approx(plain[name].value)
     x, y = column(results, "probe", "d1"), column(results, "finetune", "d1")
     expected = stats.pearsonr(x, np.log(y / (1 - y)))[0]
@@ -172,6 +175,71 @@ def test_too_few_and_constant_scores_are_said_not_computed() -> None:
     assert list(to_one_table(found).rows[0][3:]) == ["undefined"] * 4
     assert any("the same for all encoders" in note for note in legend(found))
     assert "nan" not in to_csv_long(found)
+
+
+def test_nan_duplicates_and_order_do_not_change_the_answer() -> None:
+    results = random_results(8)
+    expected = correlate(results, ["probe", "other", "static_rank"], "finetune")
+    broken = [
+        row(8, "probe", "d1", math.nan),
+        row(8, "finetune", "d1", 0.5),
+        row(9, "probe", "d1", 0.5),
+        row(9, "finetune", "d1", math.nan),
+    ]
+    shuffled = [*broken, *reversed(results.rows), *results.rows]
+    repeated = correlate(Results(shuffled), ["probe", "other"], "finetune")
+    assert repeated == [entry for entry in expected if "static_rank" not in entry.proxy]
+
+
+def test_an_added_encoder_changes_no_scores_of_the_others() -> None:
+    results, fewer = random_results(8), random_results(8)
+    fewer.rows = [r for r in fewer.rows if r.encoder != "e7"]
+    for protocol in ("probe", "finetune"):
+        all_scores, some = scores(results, protocol).logits, scores(fewer, protocol).logits
+        for dataset, column_of in some.items():
+            assert column_of.items() <= all_scores[dataset].items()
+
+
+def test_the_coefficients_can_be_chosen() -> None:
+    entries = correlate(random_results(), ["probe"], "finetune", ["pearson", "kendall"])
+    assert list(entries[0].coefficients) == ["pearson", "kendall"]
+    assert list(entries[-1].coefficients) == ["kendall"]  # average log-odds have no raw scores
+    assert to_one_table(entries).header == ["dataset", "proxy", "n", "pearson", "kendall"]
+    assert list(correlate(random_results(), ["probe"], "finetune")[0].coefficients) == [*DEFAULT]
+    assert known_names(["kendall", "pearson_logit", "kendall"]) == ["kendall", "pearson (logit)"]
+    with pytest.raises(ResultsError, match=r"`--coefficient`.*`weighted_kendall`.*`tau`"):
+        known_names(["tau"])
+
+
+def test_the_static_rank_is_not_averaged_over_all_datasets() -> None:
+    entries = correlate(random_results(), ["static_rank"], "finetune")
+    assert [bool(entry.coefficients["spearman"]) for entry in entries] == [True, True, True, False]
+    assert "contain the target itself" in entries[-1].coefficients["spearman"].note
+    one = [r for r in random_results().rows if r.dataset == "d1"]
+    (entry,) = correlate(Results(one), ["static_rank"], "finetune")
+    assert "has scores on 1 only" in entry.coefficients["kendall"].note
+
+
+def test_a_sentence_says_which_proxy_is_better_only_if_the_interval_excludes_zero() -> None:
+    def with_probes(noise: float) -> list[Row]:
+        generator = np.random.default_rng(3)
+        rows = []
+        for encoder, dataset in itertools.product(range(12), ("d1", "d2")):
+            value = 0.3 + encoder / 24
+            rows.append(row(encoder, "finetune", dataset, value))
+            rows.append(row(encoder, "good", dataset, value + generator.uniform(0, 0.01)))
+            shift = noise * generator.uniform(-0.25, 0.25)
+            rows.append(row(encoder, "other", dataset, value + shift))
+        return rows
+
+    clear = verdicts(correlate(Results(with_probes(2.0)), ["other", "good"], "finetune"))
+    assert clear[0].startswith("`good` agrees better with `finetune` than `other`: the difference")
+    assert "over 12 encoders, mean of 2 datasets; `good` is higher on 2 of them" in clear[0]
+    assert len(clear) == 1
+    entries = correlate(Results(with_probes(0.1)), ["other", "good", "static_rank"], "finetune")
+    unclear = verdicts(entries)
+    assert unclear[0].startswith("Whether `good` or `other` agrees better with `finetune` is open")
+    assert unclear[-1].startswith("These are 3 comparisons, each at 95 %")
 
 
 def test_unknown_proxies_metrics_and_the_target_as_proxy_are_refused() -> None:

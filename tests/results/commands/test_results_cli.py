@@ -48,7 +48,7 @@ def test_correlate_prints_saves_and_draws(zoo, outputs: Path, tmp_path: Path, ca
     arguments += ["--target", "finetune", "--plot", str(picture), "--save", str(tmp_path)]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    assert "bn_tune:top1 − linear_probe" in shown
+    assert "`bn_tune:top1` − `linear_probe` of spearman" in " ".join(shown.split())
     assert "average log-odds" in shown
     assert max(map(len, shown.splitlines())) <= 100
     assert picture.exists()

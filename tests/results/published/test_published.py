@@ -1,7 +1,7 @@
 import pytest
 
 from results import ResultsError
-from results.agreement.correlations import MEAN, POOLED, correlate
+from results.agreement.correlations import MEAN, POOLED, Name, correlate
 from results.published.catalogue import names, read_published, source
 
 TABLE = ["transfer_2021_table1", "transfer_2021_imagenet"]
@@ -28,7 +28,7 @@ AVERAGE_LOG_ODDS = {
     ("imagenet", "logistic_regression"): (0.956, 0.926),
     ("imagenet", "finetune"): (0.847, 0.857),
 }
-NAMES = ("pearson", "pearson (logit)", "spearman")
+NAMES: tuple[Name, ...] = ("pearson", "pearson (logit)", "spearman")
 
 
 @pytest.mark.parametrize(("without", "part"), [(["supervised"], 0), ([], 1)])
@@ -36,7 +36,7 @@ def test_correlations_of_the_published_table_are_the_known_ones(
     without: list[str], part: int
 ) -> None:
     results = read_published(TABLE).keep(without=without)
-    correlations = correlate(results, ["logistic_regression"], "finetune")
+    correlations = correlate(results, ["logistic_regression"], "finetune", NAMES)
     found = {one.dataset: one.coefficients for one in correlations}
     assert set(found) == {*EXPECTED, POOLED}
     for dataset, expected in EXPECTED.items():
