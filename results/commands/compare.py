@@ -5,7 +5,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from results.commands.options import reading, results_of, writing
-from results.tables import comparison
+from results.tables.comparison import compare
+from results.tables.comparison_tables import to_csv_pairs, to_table, unmatched
 from results.tables.printing import save, show
 
 if TYPE_CHECKING:
@@ -18,6 +19,12 @@ def add(commands: "Commands") -> None:
     parser.add_argument(
         "--unmatched", action="store_true", help="also list scores without a counterpart"
     )
+    parser.add_argument(
+        "--show",
+        choices=("deviation", "interval"),
+        default="deviation",
+        help="what stands beside own means; intervals judge single runs, too",
+    )
     writing(parser)
 
 
@@ -25,11 +32,12 @@ def _compare(options: argparse.Namespace) -> int:
     from results.published.catalogue import names
 
     results = results_of(options)
-    result = comparison.compare(results, options.published or names())
-    shown = [comparison.to_table(result, options.mean_over)]
+    tables = options.published or names()
+    comparison = compare(results, tables, intervals=options.show == "interval")
+    shown = [to_table(comparison, options.mean_over)]
     if options.unmatched:
-        shown += comparison.unmatched(result)
-    numbers = comparison.to_csv_pairs(result)
+        shown += unmatched(comparison)
+    numbers = to_csv_pairs(comparison)
     show(shown, numbers, options.format)
     if options.save:
         print(

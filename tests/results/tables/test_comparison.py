@@ -10,7 +10,8 @@ from predicted import write_arrays
 
 from results import ResultsError, read
 from results.commands.main import main
-from results.tables.comparison import compare, to_csv_pairs, to_table, unmatched
+from results.tables.comparison import compare
+from results.tables.comparison_tables import to_csv_pairs, to_table, unmatched
 
 
 def write_metric(write, metric: str, value: float, **changes) -> Path:
@@ -162,6 +163,13 @@ def test_the_command_prints_and_saves_every_format(three: Path, tmp_path: Path, 
     assert "my_birds" in (tmp_path / "comparison.md").read_text()
 
 
+def test_intervals_are_shown_on_request(three: Path, capsys) -> None:
+    assert main(["compare", "--outputs", str(three), "--show", "interval", "--dataset", "dtd"]) == 0
+    shown = capsys.readouterr().out
+    assert "77.00 [" in shown
+    assert "95 % interval over seeds" in shown
+
+
 def test_splits_are_averaged_before_they_are_compared(write, outputs: Path) -> None:
     for split, value in ((1, 0.74), (2, 0.78)):
         as_2021(write, "swav", "dtd", "top1", value, config={"dataset": {"split": split}})
@@ -200,9 +208,19 @@ def test_a_single_run_is_judged_by_its_test_images(write, outputs: Path) -> None
     )
     path = next(outputs.rglob("record.json"))
     path.write_text(json.dumps({**json.loads(path.read_text()), **kept}))
-    (pair,) = compare(read(outputs), ["transfer_2021_table1"]).pairs
+    (plain,) = compare(read(outputs), ["transfer_2021_table1"]).pairs
+    assert plain.is_large is None
+    found = compare(read(outputs), ["transfer_2021_table1"], intervals=True)
+    (pair,) = found.pairs
     assert pair.error == pytest.approx(math.sqrt(2 * 0.76 * 0.24 / 50), rel=0.15)
     assert pair.is_large is False
+    # The interval of Wilson: (p + z²/2n ± z √(p (1 - p)/n + z²/4n²)) / (1 + z²/n).
+    table = to_table(found)
+    assert table.rows[0][5].startswith("76.00 [62.")
+    assert "[low, high]: 95 % interval over images" in table.notes[0]
+    (row,) = csv.DictReader(io.StringIO(to_csv_pairs(found)))
+    assert float(row["own low"]) == pytest.approx(62.6, abs=1.5)
+    assert float(row["own high"]) == pytest.approx(85.7, abs=1.5)
 
 
 def test_a_published_deviation_counts_instead_of_the_own_one(write, outputs: Path) -> None:
