@@ -1,9 +1,10 @@
 """Features of a frozen encoder: computed once, kept in a store that every run shares."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from ssl_transfer.features.inference import in_batches, map_samples
 from ssl_transfer.features.partial_array import Indices
 from ssl_transfer.features.store import FeatureStore
 from ssl_transfer.models import Encoder, fingerprint, sources
+from ssl_transfer.models.columns import COLUMNS
 from ssl_transfer.models.encoder import evaluating
 from ssl_transfer.models.fusion import FusedEncoder, Preparations, fused
+from ssl_transfer.models.tokens import EVERY, choice_of, columns_of_every, with_every_token
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import distributed
 from ssl_transfer.training.trainer import HALF, autocast
@@ -38,8 +41,47 @@ VERSION = 2
 of networks, but not the code of image reading, preprocessing and extraction."""
 
 
-FUSED_ROWS = 4096
-"""Rows that are fused at once."""
+DERIVED_ROWS = 4096
+"""Rows that are derived from other arrays at once."""
+
+
+class Derivation(NamedTuple):
+    """How the features of an encoder follow from those of others, without a forward pass."""
+
+    sources: Sequence[Encoder]
+    role: str
+    """What the sources are, in the identity of the array."""
+    identity: Mapping[str, Any]
+    combine: Callable[[Sequence[Float[np.ndarray, "samples _"]]], Float[np.ndarray, "samples dim"]]
+    """From the sources' rows of some images to the encoder's."""
+
+
+def derivation_of(
+    encoder: Encoder, representation: Representation = "features"
+) -> Derivation | None:
+    """Return how an encoder's features follow from arrays that other encoders share; None: not.
+
+    The features of several encoders as one follow from those of its members; chosen tokens of a
+    transformer follow from an array of every token, so that one extraction serves all choices.
+    """
+    if isinstance(encoder, FusedEncoder):
+        fuse = encoder.fuse
+        return Derivation(
+            encoder.encoders, "members", {"fuse": fuse}, functools.partial(fused, fuse=fuse)
+        )
+    choice = choice_of(encoder.backbone)
+    if choice in ("pooled", EVERY) or representation == "embeddings":
+        return None
+    if getattr(encoder.backbone, COLUMNS, None) is not None:
+        return None  # a range of the chosen features, which the array of every token lacks
+    columns = columns_of_every(encoder.backbone, encoder.feature_dim)
+
+    def choose(
+        rows: Sequence[Float[np.ndarray, "samples every"]],
+    ) -> Float[np.ndarray, "samples dim"]:
+        return np.concatenate([rows[0][:, part] for part in columns], axis=1)
+
+    return Derivation([with_every_token(encoder)], "tokens", {"features": choice}, choose)
 
 
 class FrozenFeatures:
@@ -79,25 +121,25 @@ class FrozenFeatures:
             device=context.device.type,
             note=context.note_features,
         )
-        self.members: list[FrozenFeatures] = []
-        if isinstance(encoder, FusedEncoder):
-            self.members = [
-                FrozenFeatures(
-                    member,
-                    dataset,
-                    context,
-                    image_size=image_size,
-                    preprocessing=preprocessing,
-                    representation=representation,
-                    precision=precision,
-                )
-                for member in encoder.encoders
-            ]
-            self.fuse = encoder.fuse
-            self.of_encoder = {"weights": fingerprint(encoder)}
-        else:
-            self.of_encoder = identity_of_encoder(encoder, representation)
         self.encoder = encoder.to(context.device, context.dtype)
+        self.derivation = derivation_of(encoder, representation)
+        self.sources = [
+            FrozenFeatures(
+                source,
+                dataset,
+                context,
+                image_size=image_size,
+                preprocessing=preprocessing,
+                representation=representation,
+                precision=precision,
+            )
+            for source in (self.derivation.sources if self.derivation else ())
+        ]
+        self.of_encoder = (
+            {"weights": fingerprint(encoder)}
+            if self.derivation
+            else identity_of_encoder(encoder, representation)
+        )
 
     def rows(self, split: str) -> Rows:
         """Return a split's features, with row i for sample i, memory-mapped and read-only."""
@@ -117,8 +159,8 @@ class FrozenFeatures:
         return self._rows(split, augmentation, view)
 
     def _rows(self, split: str, augmentation: Augmentation | None = None, view: int = 0) -> Rows:
-        if self.members:
-            return self._fused_rows(split, augmentation, view)
+        if self.derivation:
+            return self._derived_rows(self.derivation, split, augmentation, view)
         samples, seed = self.dataset[split], self.dataset.split_seed
         if len(samples) == 0:
             raise ValueError("features need at least one image, but the split is empty.")
@@ -150,15 +192,15 @@ class FrozenFeatures:
 
     def _identity(self, split: str, augmentation: Augmentation | None, view: int) -> dict[str, Any]:
         """Return the identity of an array in the store."""
-        if self.members:
-            members = [member._identity(split, augmentation, view) for member in self.members]
+        if self.derivation:
+            sources = [source._identity(split, augmentation, view) for source in self.sources]
             return {
                 **self.of_encoder,
                 "data": self.dataset.fingerprint,
                 "dataset": self.dataset.name,
                 "split": split,
-                "fuse": self.fuse,
-                "members": members,
+                **self.derivation.identity,
+                self.derivation.role: sources,
             }
         return identity_of(
             self.of_encoder,
@@ -171,17 +213,19 @@ class FrozenFeatures:
             stored=self.precision,
         )
 
-    def _fused_rows(self, split: str, augmentation: Augmentation | None, view: int) -> Rows:
-        """Return the members' features as one array, which is stored beside theirs.
+    def _derived_rows(
+        self, derivation: "Derivation", split: str, augmentation: Augmentation | None, view: int
+    ) -> Rows:
+        """Return an array that follows from stored ones, beside which it is stored.
 
         An array in the store may be larger than memory.
         """
-        parts = [member._rows(split, augmentation, view) for member in self.members]
+        parts = [source._rows(split, augmentation, view) for source in self.sources]
 
         def compute(indices: Indices) -> Iterator[tuple[Indices, Rows]]:
-            for start in range(0, len(indices), FUSED_ROWS):
-                picked = indices[start : start + FUSED_ROWS]
-                yield picked, fused([rows[picked] for rows in parts], self.fuse)
+            for start in range(0, len(indices), DERIVED_ROWS):
+                picked = indices[start : start + DERIVED_ROWS]
+                yield picked, derivation.combine([rows[picked] for rows in parts])
 
         identity = self._identity(split, augmentation, view)
         rows, _ = self.store.get(identity, len(parts[0]), compute)

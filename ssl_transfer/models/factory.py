@@ -10,9 +10,12 @@ from ssl_transfer.models.columns import keep_columns
 from ssl_transfer.models.encoder import Encoder, require_module, wrap
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.published_preprocessing import stated_preprocessing
+from ssl_transfer.models.tokens import choose_features
 from ssl_transfer.models.weights import find_weights, load_weights
 
-_LABELS = frozenset({"_target_", "name", "weights", "preprocessing", "columns", "facts"})
+_LABELS = frozenset(
+    {"_target_", "name", "weights", "preprocessing", "features", "columns", "facts"}
+)
 
 
 @randomness.preserved()
@@ -23,9 +26,9 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         config: the node ``model``, resolved: ``_target_`` (a callable that returns a module),
             ``name``, ``weights`` (arguments of ``load_weights``; nothing is loaded without a
             ``path``), ``preprocessing`` (replaces values of the module's own, and of a file beside
-            the weights; see ``published_preprocessing``), ``columns`` (the range of features to
-            keep; ``None``: all), ``facts`` (published information, not used), and the callable's
-            keyword arguments.
+            the weights; see ``published_preprocessing``), ``features`` (see ``tokens.Features``),
+            ``columns`` (the range of features to keep; ``None``: all), ``facts`` (published
+            information, not used), and the callable's keyword arguments.
         seed: seed of the initial weights, which depend on nothing else.
 
     Raises:
@@ -57,16 +60,26 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         else:
             encoder = wrap(module, prepared or None, name=config.get("name"))
             encoder.maker, encoder.config = maker, config
-    if (columns := config.get("columns")) is not None:
-        if isinstance(encoder, FusedEncoder):
-            raise ValueError(
-                f"`model.columns` must be null for several encoders as one, but is {columns}; give "
-                "it to the members."
-            )
-        keep_columns(encoder, columns)
+    features, columns = config.get("features") or "pooled", config.get("columns")
+    if isinstance(encoder, FusedEncoder):
+        _refuse_for_several(features=None if features == "pooled" else features, columns=columns)
+    else:
+        choose_features(encoder, features)
+        if columns is not None:
+            keep_columns(encoder, columns)
     if weights.get("path"):
         load_weights(encoder, **weights)
     return encoder
+
+
+def _refuse_for_several(**choices: Any) -> None:
+    """Raise ValueError if a choice of features is made for several encoders as one."""
+    for key, choice in choices.items():
+        if choice is not None:
+            raise ValueError(
+                f"`model.{key}` must not be set for several encoders as one, but is {choice}; give "
+                "it to the members."
+            )
 
 
 def _finding(weights: Mapping[str, Any]) -> dict[str, Any]:

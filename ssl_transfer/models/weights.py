@@ -20,6 +20,7 @@ from ssl_transfer.models.heads import Head, load_head, released_head
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.projectors import PROJECTOR_FILE, PROJECTORS, projector_state
 from ssl_transfer.models.reading import State, further_networks, read_state
+from ssl_transfer.models.tokens import choice_of
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import downloads
 from ssl_transfer.system.files import replace_atomically, write_atomically
@@ -149,8 +150,10 @@ def load_weights(
             matched = {n: fitted[n] for n in report.matched}
             require_finite(encoder.backbone, matched, f"`{file}`")
             _fill(encoder.backbone, matched)
-            # Without a layer of the file, the features are not those that its classifier takes.
+            # Without a layer of the file, or of other tokens, the features are not those that its
+            # classifier takes.
             is_whole = fitted.keys() >= converted.keys()
+            is_whole &= choice_of(encoder.backbone) == "pooled"
             encoder.head = (
                 _head(file, name, whole, converted, encoder.feature_dim) if is_whole else None
             )
@@ -410,9 +413,12 @@ def fingerprint(encoder: nn.Module) -> str:
 
     The hash covers names, shapes, types and bytes of the backbone's parameters and buffers, but not
     BatchNorm's counters of batches: many published files lack them and no output depends on them.
+    It covers the choice of ``model.features``, unless the network pools its tokens itself.
     """
     backbone = encoder.backbone if isinstance(encoder, Encoder) else encoder
     digest = hashlib.sha256()
+    if (choice := choice_of(backbone)) != "pooled":
+        digest.update(f"features {choice}\n".encode())
     for name, tensor in _sorted_tensors(backbone):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -57,9 +57,9 @@ def _dataset(path: str, node: Any) -> Iterator[ConfigPart]:
 def _model(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     from ssl_transfer.models.weights import load_weights
 
-    labels = ("name", "weights", "preprocessing", "columns", "facts")
+    labels = ("name", "weights", "preprocessing", "features", "columns", "facts")
     yield ConfigPart(path, _target(node), _without(node, *labels))
-    yield _labels(path, node, "columns")
+    yield _labels(path, node, "features", "columns")
     if node.get("weights"):
         yield ConfigPart(f"{path}.weights", load_weights, node["weights"], frozenset({"encoder"}))
     if node.get("preprocessing"):
@@ -122,17 +122,18 @@ def _method(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
 def _labels(path: str, node: Mapping[str, Any], *others: str) -> ConfigPart:
     """Return a part with a node's name and other keys that no callable receives."""
     keys = {key: node[key] for key in ("name", *others) if key in node}
-    return ConfigPart(path, _labelled, keys)
+    return ConfigPart(path, signature_of_labels, keys)
 
 
-def _labelled(
+def signature_of_labels(
     *,
     name: Text | int | float,
     seed: Seed = 0,
     resources: Mapping[str, Any] | None = None,
+    features: Literal["pooled", "cls", "mean", "cls_mean", "last4"] = "pooled",
     columns: Annotated[Sequence[Annotated[int, Range(0)]], Length(2)] | None = None,
 ) -> None:
-    """Signature of the keys that no callable receives: name, seed, resources, columns."""
+    """Signature of the keys that no callable receives: name, seed, resources, features, columns."""
 
 
 def _takes(target: Any, key: str) -> bool:
@@ -192,7 +193,7 @@ def _averaged(
 
 def _protocol(path: str, node: dict[str, Any]) -> Iterator[ConfigPart]:
     if node.get("name") == "pretrain" and node.get("_target_") is None:  # it has no callable
-        yield ConfigPart(path, _labelled, _without(node))
+        yield ConfigPart(path, signature_of_labels, _without(node))
         return
     yield _with_optimizer(path, _target(node), _without(node, *PROTOCOL_LABELS))
     yield _labels(path, node, "resources")

@@ -14,7 +14,7 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.features import FeatureStore, StoredPrecision
-from ssl_transfer.features.extraction import identity_of, identity_of_encoder
+from ssl_transfer.features.extraction import derivation_of, identity_of, identity_of_encoder
 from ssl_transfer.methods import pretraining
 from ssl_transfer.models.batch_norm import Scope, batch_norm_layers
 from ssl_transfer.models.heads import HeadKind, build_head
@@ -150,10 +150,11 @@ class _Store:
     ) -> tuple[Mapping[str, str], Preprocessing] | None:
         """Return what identifies a run's encoder in the store, and its preprocessing.
 
-        None if nothing is stored, if the encoder's pre-training is not finished, or if it has
-        several members.
+        None if nothing is stored, if the encoder's pre-training is not finished, or if its
+        features are derived from other arrays.
         """
-        if run.is_fused or not any(store.folder.glob("*.npy")):
+        derived = run.is_fused or _shape(_model_of(run)).derived_from
+        if derived or not any(store.folder.glob("*.npy")):
             return None
         if (key := _weights_key(run)) != self.encoder_key:
             self.encoder_key, self.of_encoder = key, None
@@ -170,9 +171,13 @@ def _reads_stored_features(protocol: EvaluationProtocol, dataset: Dataset) -> bo
 
 
 class _Shape(NamedTuple):
-    """The number of features of an architecture, and the bytes of its tensors."""
+    """The number of features of an architecture, and the bytes of its tensors.
+
+    ``derived_from`` is the number of features of the array that its features are derived from.
+    """
 
     dim: int
+    derived_from: int
     tensors: int
     batch_norm: int
 
@@ -187,9 +192,10 @@ def _factor(run: Run) -> int:
 
 
 def _dim(run: Run) -> int:
-    """Return the number of features of a run's encoder, and of its members if it has several."""
+    """Return the number of features of a run's encoder, and of those that they are derived from."""
     if not run.is_fused:
-        return _shape(_model_of(run)).dim
+        shape = _shape(_model_of(run))
+        return shape.dim + shape.derived_from
     dims = [_shape(_model_of(source)).dim for source in run.sources.values()]
     fused = run.resolved["method"]["fuse"]
     return sum(dims) + (sum(dims) if fused == "concatenate" else dims[0])
@@ -208,7 +214,10 @@ def _shape(model: str, scope: Scope | None = None) -> _Shape:
     with contextlib.suppress(NotApplicable):  # an encoder without these layers trains nothing
         layers = batch_norm_layers(encoder, scope).values() if scope else ()
         batch_norm = sum(_bytes(layer.state_dict().values()) for layer in layers)
-    return _Shape(encoder.feature_dim, _bytes(encoder.backbone.state_dict().values()), batch_norm)
+    derivation = derivation_of(encoder)
+    derived_from = sum(source.feature_dim for source in derivation.sources) if derivation else 0
+    tensors = _bytes(encoder.backbone.state_dict().values())
+    return _Shape(encoder.feature_dim, derived_from, tensors, batch_norm)
 
 
 def _of_pretraining(run: Run) -> tuple[int, int]:

@@ -38,7 +38,9 @@ _PROJECT = "ssl_transfer."
 
 # Keys that the project reads in every node of an axis.
 _READ_HERE: dict[str, frozenset[str]] = {
-    "model": frozenset({"_target_", "name", "weights", "preprocessing", "columns", "facts"}),
+    "model": frozenset(
+        {"_target_", "name", "weights", "preprocessing", "features", "columns", "facts"}
+    ),
     "method": frozenset(
         {
             *(
@@ -108,6 +110,7 @@ _SAME: dict[str, dict[str, Callable[[Any], Any]]] = {
 
 # Keys that were added after the first ids, with their default, which leaves an id unchanged.
 _NEUTRAL: dict[str, dict[str, Any]] = {
+    "model": {"features": "pooled"},
     "method": {"schedule_per": "step", "step_factor": 0.1, "final_factor": 0.0},
     "ssl_transfer.datasets.folder.image_folder": {"class_depth": 1, "on_duplicates": "error"},
     "ssl_transfer.datasets.lists.image_list": {"on_duplicates": "error"},

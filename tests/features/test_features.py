@@ -10,6 +10,7 @@ from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.transforms import Augmentation, Pipeline, ViewDataset
 from ssl_transfer.errors import NotApplicable
 from ssl_transfer.features import FrozenFeatures, extract, judge, summarise
+from ssl_transfer.features.inference import in_batches
 from ssl_transfer.preprocessing import Preprocessing
 
 EIGHT = Preprocessing(size=8, resize=None, mean=(0, 0, 0), std=(1, 1, 1))
@@ -258,3 +259,30 @@ def test_what_is_read_of_one_split_stays_on_disk_and_is_not_changed_by_writing(t
     before = np.array(found.rows("train"))
     features += 1
     assert np.array_equal(found.rows("train"), before)
+
+
+def test_one_extraction_serves_every_choice_of_tokens(tmp_path, monkeypatch):
+    node = {
+        "_target_": "ssl_transfer.models.backbones.timm_backbone",
+        "name": "vit",
+        "arch": "vit_tiny_patch16_224",
+        "options": {"img_size": 32, "embed_dim": 32, "num_heads": 2, "depth": 4},
+        "preprocessing": {"size": 32, "resize": None},
+    }
+    passes = []
+
+    def counted(*arguments, **options):
+        passes.append(options["label"])
+        return in_batches(*arguments, **options)
+
+    monkeypatch.setattr("ssl_transfer.features.extraction.in_batches", counted)
+    rows = {}
+    for choice in ("cls", "mean", "cls_mean", "last4"):
+        chosen = models.build({**node, "features": choice}).eval()
+        rows[choice] = FrozenFeatures(chosen, dataset(), context(tmp_path)).rows("test")
+        data = ViewDataset(dataset()["test"], [Pipeline(chosen.preprocessing)], 0)
+        images = data.__getitems__([(0, index) for index in range(7)]).views[0]
+        with torch.no_grad():
+            np.testing.assert_allclose(rows[choice], chosen(images).numpy(), rtol=0, atol=1e-5)
+    assert np.array_equal(rows["cls_mean"], np.concatenate([rows["cls"], rows["mean"]], axis=1))
+    assert passes == ["test features"]

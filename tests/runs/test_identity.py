@@ -20,6 +20,7 @@ from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models.weights import load_weights
 from ssl_transfer.protocols.frozen import FrozenProtocol
 from ssl_transfer.runs import Run, identity
+from ssl_transfer.runs.config_parts import signature_of_labels
 from ssl_transfer.training.options import TrainingOptions
 
 HOW = re.compile(
@@ -206,6 +207,7 @@ def test_a_key_with_its_neutral_value_is_as_good_as_none() -> None:
     nodes = {
         config[axis].get("_target_"): (config, axis) for config in every_option() for axis in AXES
     }
+    nodes["model"] = (with_options(model="dinov2_small"), "model")
     nodes["method"] = (with_options(method="byol"), "method")
     nodes["ssl_transfer.protocols"] = (with_options(protocol="knn"), "protocol")
     for owner, neutral in identity._NEUTRAL.items():
@@ -219,7 +221,11 @@ def test_a_key_with_its_neutral_value_is_as_good_as_none() -> None:
 
 def test_neutral_values_are_what_a_missing_key_means() -> None:
     for owner, neutral in identity._NEUTRAL.items():
-        shared = {"method": TrainingOptions, "ssl_transfer.protocols": FrozenProtocol}
+        shared = {
+            "model": signature_of_labels,
+            "method": TrainingOptions,
+            "ssl_transfer.protocols": FrozenProtocol,
+        }
         target = shared.get(owner) or locate(owner)
         defaults = inspect.signature(target).parameters
         for path, value in neutral.items():
