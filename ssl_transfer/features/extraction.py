@@ -182,8 +182,8 @@ class FrozenFeatures:
 
     def note_use(self, split: str) -> None:
         """Add to the record that the run uses what was computed from a split's features."""
-        for member in self.members:
-            member.note_use(split)
+        for source in self.sources:
+            source.note_use(split)
         self.store.note_use_of(self.identity(split), len(self.dataset[split]))
 
     def identity(self, split: str) -> dict[str, Any]:
