@@ -165,7 +165,7 @@ def test_the_command_prints_and_saves_every_format(three: Path, tmp_path: Path, 
 
 def test_intervals_are_shown_on_request(three: Path, capsys) -> None:
     assert main(["compare", "--outputs", str(three), "--show", "interval", "--dataset", "dtd"]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "77.00 [" in shown
     assert "95 % interval over seeds" in shown
 
