@@ -19,6 +19,11 @@ from results.statistics.bootstrap import RESAMPLES
 from results.statistics.rank_intervals import Floats, Sampled, letters, rank_bounds, told_apart
 from results.statistics.rank_intervals import ranks as rank_scores
 
+Table = Mapping[tuple[str, str], Cell]
+"""Cells by encoder and dataset."""
+Spreads = Mapping[tuple[str, str], Spread | None]
+"""Sampling errors by encoder and dataset; None where they are unknown."""
+
 OVERALL = "all datasets"
 """What stands for the dataset in the ranking by mean rank."""
 
@@ -51,12 +56,14 @@ class Ranking:
         ranks: one per encoder, the best first.
         left_out: encoders with scores elsewhere that have none here.
         note: what the intervals are over, or why there are none.
+        target: what the ranks are by, ``PROTOCOL[:METRIC]``.
     """
 
     dataset: str
     ranks: list[Rank]
     left_out: list[str] = dataclasses.field(default_factory=list)
     note: str = ""
+    target: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +74,7 @@ class _Column:
         scores: one per encoder, higher being better ``[E]``.
         common: deviations over resamples of the test images ``[E, RESAMPLES]``.
         own: deviations over seeds, which encoders do not share ``[E, RESAMPLES]``.
+        twice: part of the variance of ``common`` that ``own`` holds as well ``[E]``.
         added: variance that each encoder adds to its differences from others ``[E]``: that over
             seeds, and for the discreteness of scores half of ``1 / units ** 2``, as if a pair of
             encoders had one image more that only the one gets right, and one that only the other
@@ -76,16 +84,17 @@ class _Column:
     scores: Floats
     common: Floats
     own: Floats
+    twice: Floats
     added: Floats
 
     def sampled(self) -> Sampled:
         """Return the scores with deviations, and the standard errors of their differences."""
         covariances = np.atleast_2d(np.cov(self.common))
-        each = covariances.diagonal() + self.added
-        variances = each[:, None] + each[None, :] - 2 * covariances
-        np.fill_diagonal(variances, 0.0)
-        errors = np.sqrt(np.maximum(variances, 0.0))
-        return Sampled(self.scores, self.common + self.own, errors)
+        of_common = _sums(covariances.diagonal()) - 2 * covariances
+        images = np.maximum(of_common - _sums(self.twice), 0.0)
+        ratio = np.divide(images, of_common, out=np.zeros_like(images), where=of_common > 0)
+        errors = np.sqrt(images + _sums(self.added))
+        return Sampled(self.scores, self.common, self.own, np.sqrt(ratio), errors)
 
     def as_logits(self, sign: float) -> "_Column":
         """Return the column on the scale of logits, with deviations to first order."""
@@ -93,7 +102,12 @@ class _Column:
         slope = 1 / (scores * (1 - scores))
         logits = sign * np.log(scores / (1 - scores))
         common, own = slope[:, None] * self.common, slope[:, None] * self.own
-        return _Column(logits, common, own, slope**2 * self.added)
+        return _Column(logits, common, own, slope**2 * self.twice, slope**2 * self.added)
+
+
+def _sums(values: Floats) -> Floats:
+    """Return the sums of pairs ``[E, E]``."""
+    return values[:, None] + values[None, :]
 
 
 def ranks(results: Results, target: str) -> list[Ranking]:
@@ -107,28 +121,34 @@ def ranks(results: Results, target: str) -> list[Ranking]:
         ResultsError: if the protocol or the metric is unknown.
     """
     protocol, metric = choose(results, target)
-    table = {
-        key: cell for key, cell in cells(results, protocol, metric).items() if cell.row is not None
-    }
+    table = {key: cell for key, cell in cells(results, protocol, metric).items() if cell.values}
+    # Runs of one dataset follow each other, since they share the resamples of its test images.
+    by_dataset = sorted(table, key=lambda key: (key[1], key[0]))
+    spreads = {key: cell_spread(results, table[key]) for key in by_dataset}
+    return [dataclasses.replace(one, target=target) for one in rankings(table, spreads)]
+
+
+def rankings(table: Table, spreads: Spreads) -> list[Ranking]:
+    """Return the ranking on each dataset, and by mean rank over all datasets if there are several.
+
+    Args:
+        table: the cells with scores, by encoder and dataset.
+        spreads: the sampling error of each cell, as far as it is known.
+    """
     encoders = ordered(encoder for encoder, _ in table)
     datasets = ordered(dataset for _, dataset in table)
-    spreads = {key: cell_spread(results, cell) for key, cell in table.items()}
-    rankings = []
+    each = []
     for dataset in datasets:
         here = [encoder for encoder in encoders if (encoder, dataset) in table]
-        rankings.append(_on(dataset, here, encoders, table, spreads))
+        each.append(_on(dataset, here, encoders, table, spreads))
     if len(datasets) > 1:
         complete = [e for e in encoders if all((e, dataset) in table for dataset in datasets)]
-        rankings.append(_over_all(datasets, complete, encoders, table, spreads))
-    return rankings
-
-
-_Table = Mapping[tuple[str, str], Cell]
-_Spreads = Mapping[tuple[str, str], Spread | None]
+        each.append(_over_all(datasets, complete, encoders, table, spreads))
+    return each
 
 
 def _on(
-    dataset: str, here: Sequence[str], encoders: Sequence[str], table: _Table, spreads: _Spreads
+    dataset: str, here: Sequence[str], encoders: Sequence[str], table: Table, spreads: Spreads
 ) -> Ranking:
     """Return the ranking on one dataset."""
     keys = [(encoder, dataset) for encoder in here]
@@ -145,8 +165,8 @@ def _over_all(
     datasets: Sequence[str],
     complete: Sequence[str],
     encoders: Sequence[str],
-    table: _Table,
-    spreads: _Spreads,
+    table: Table,
+    spreads: Spreads,
 ) -> Ranking:
     """Return the ranking by mean rank over datasets.
 
@@ -172,28 +192,29 @@ def _over_all(
         np.mean([one.scores for one in scaled], axis=0),
         np.mean([one.common for one in scaled], axis=0),
         np.mean([one.own for one in scaled], axis=0),
+        np.sum([one.twice for one in scaled], axis=0) / len(scaled) ** 2,
         np.sum([one.added for one in scaled], axis=0) / len(scaled) ** 2,
     )
     return _ranking(OVERALL, complete, places, (low, high), mean.sampled(), left_out, note)
 
 
-def _column(keys: Sequence[tuple[str, str]], table: _Table, spreads: _Spreads) -> _Column:
+def _column(keys: Sequence[tuple[str, str]], table: Table, spreads: Spreads) -> _Column:
     """Return the scores of some cells of one dataset."""
     count = len(keys)
-    scores, added = np.zeros(count), np.zeros(count)
+    scores, twice, added = np.zeros((3, count))
     common, own = np.zeros((2, count, RESAMPLES))
     for place, key in enumerate(keys):
         row, spread = table[key].row, spreads[key]
         sign = 1.0 if row is None or row.higher_is_better else -1.0
         scores[place] = sign * table[key].mean
         if spread is not None:
-            added[place] = spread.seeds
+            twice[place], added[place] = spread.twice, spread.seeds
             if spread.deviations is not None:
-                common[place] = sign * np.nan_to_num(spread.deviations)
+                common[place] = sign * spread.deviations
                 added[place] += 0.5 / spread.units**2
             if spread.seeds > 0:
                 own[place] = math.sqrt(spread.seeds) * _seed_draws(key, spread.degrees)
-    return _Column(scores, common, own, added)
+    return _Column(scores, common, own, twice, added)
 
 
 def _seed_draws(key: tuple[str, str], degrees: int) -> Floats:
@@ -202,17 +223,18 @@ def _seed_draws(key: tuple[str, str], degrees: int) -> Floats:
     return generator.standard_t(degrees, RESAMPLES)
 
 
-def _known(keys: Sequence[tuple[str, str]], spreads: _Spreads) -> bool:
+def _known(keys: Sequence[tuple[str, str]], spreads: Spreads) -> bool:
     return all(spreads[key] is not None for key in keys)
 
 
-def _note(keys: Sequence[tuple[str, str]], spreads: _Spreads) -> str:
+def _note(keys: Sequence[tuple[str, str]], spreads: Spreads) -> str:
     """Return what the intervals are over, or which encoders prevent them."""
     unknown = ordered(encoder for encoder, _ in keys if spreads[encoder, _] is None)
     if unknown:
+        whose = "any encoder" if len(unknown) == len({e for e, _ in keys}) else ", ".join(unknown)
         return (
             "ranks have no interval: one seed without kept predictions says nothing about the "
-            f"uncertainty of {', '.join(unknown)}"
+            f"uncertainty of {whose}"
         )
     over = sorted({spread.over for spread in map(spreads.get, keys) if spread is not None})
     return f"intervals are over {'; '.join(over)}" if over else ""

@@ -15,6 +15,7 @@ from results.commands import (
     list_rows,
     plot,
     published,
+    ranks,
     report,
     run,
     summary,
@@ -25,14 +26,15 @@ from results.errors import ResultsError
 from results.plain_text import printable
 
 COMMANDS = (
-    table, correlate, choose, report, plot, compare, curve, list_rows, failures, summary, run,
-    episodes, published, wandb,
+    table, ranks, correlate, choose, report, plot, compare, curve, list_rows, failures, summary,
+    run, episodes, published, wandb,
 )  # fmt: skip
 """Modules with a function ``add``, in the order of the help text."""
 
 EXAMPLES = """examples:
   python -m results table
   python -m results table --protocol linear_probe,bn_tune --format markdown
+  python -m results ranks --protocol finetune
   python -m results correlate --proxy linear_probe,bn_tune --target finetune --plot scatter.png
   python -m results correlate --published transfer_2021_table1 --proxy logistic_regression \\
       --target finetune

@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -23,14 +25,18 @@ from results.errors import ResultsError
 from results.records import episodes, predictions
 from results.records.reading import Results
 from results.statistics import bootstrap
-from results.statistics.prediction_metrics import METRICS, SEVERAL_CLASSES
+from results.statistics.prediction_metrics import METRICS, SEVERAL_CLASSES, TWO_CLASSES
 
 Unit = Literal["images", "groups", "episodes"]
 """What a resample draws."""
+_UNITS: Mapping[str, Unit] = {"images": "images", "groups": "groups", "episodes": "episodes"}
+_EPISODE_METRICS = ("top1",)
 
-CACHE = ".score_replicates.npz"
+CACHE = ".score_replicates"
+"""The folder below the outputs with a file per predictions and metric; it may be deleted."""
 _VERSION = "1"
 """Changes when the same predictions give other replicates."""
+_SHA256 = re.compile("[0-9a-f]{64}")
 _EQUAL = 1e-5
 """Largest difference between a record's score and that of its predictions: rounding errors."""
 
@@ -41,7 +47,7 @@ class Replicates:
 
     Args:
         value: the score.
-        deviations: the score of each resample minus their mean ``[RESAMPLES]``; NaN if undefined.
+        deviations: the score of each resample minus their mean ``[RESAMPLES]``; 0 if undefined.
         unit: what a resample draws.
         units: how many of them there are.
         seed: equal for runs with the same test images, which share their resamples.
@@ -52,11 +58,6 @@ class Replicates:
     unit: Unit
     units: int
     seed: int
-
-    @property
-    def variance(self) -> float:
-        """Variance of the score over test sets of this size."""
-        return float(np.nanvar(self.deviations, ddof=1, dtype=np.float64))
 
 
 def replicates(results: Results, run_id: str, metric: str) -> Replicates | None:
@@ -78,115 +79,116 @@ def replicates(results: Results, run_id: str, metric: str) -> Replicates | None:
         for score in document.get("scores") or ()
         if score["metric"] == metric and score.get("split") in (None, "test")
     ]
-    stated = document.get("files")
-    files = stated if isinstance(stated, dict) else {}
-    name = next((one for one in (predictions.FILE, episodes.FILE) if one in files), None)
+    name = next((one for one in (predictions.FILE, episodes.FILE) if _stated(document, one)), None)
     if name is None or not recorded:
         return None
-    every = _of_run(folder, name, str(files[name]))
-    one = every.get(metric)
-    return one if one is not None and abs(one.value - float(recorded[0])) <= _EQUAL else None
+    kept = _of_run(folder, name, _stated(document, name), metric)
+    same = kept is not None and abs(kept.value - float(recorded[0])) <= _EQUAL
+    return kept if same else None
+
+
+def _stated(document: Mapping[str, Any], name: str) -> str:
+    """Return the sha256 of a file that a record names; empty if it names none."""
+    files = document.get("files")
+    text = str(files.get(name) or "") if isinstance(files, dict) else ""
+    return text if _SHA256.fullmatch(text) else ""
 
 
 @functools.lru_cache(maxsize=16_384)
-def _of_run(folder: Path, name: str, sha256: str) -> Mapping[str, Replicates]:
-    """Return the replicates of all metrics of a run, from the cache if it is up to date."""
-    path, key = folder / CACHE, f"{_VERSION} {name} {sha256}"
-    kept = _load(path, key)
-    if kept is not None:
-        return kept
+def _of_run(folder: Path, name: str, sha256: str, metric: str) -> Replicates | None:
+    """Return the replicates of a run's score: those that were kept, or computed and kept."""
     read = _from_predictions if name == predictions.FILE else _from_episodes
+    if metric not in (METRICS if name == predictions.FILE else _EPISODE_METRICS):
+        return None
+    path = folder.parent.parent / CACHE / f"{sha256}_{metric}.npz"
+    key = f"{_VERSION} {name} {sha256} {metric}"
+    if (kept := _load(path, key)) is not None:
+        return kept
     try:
-        every = read(folder, {"files": {name: sha256}})
+        computed = read(folder, {"files": {name: sha256}}, metric)
     except ResultsError:  # missing or damaged: the score has no interval
-        return {}
-    with contextlib.suppress(OSError):  # the folder may be read-only
-        _keep(path, key, every)
-    return every
+        return None
+    if computed is not None:
+        with contextlib.suppress(OSError):  # the outputs may be read-only
+            _keep(path, key, computed)
+    return computed
 
 
-def _from_predictions(folder: Path, document: Mapping[str, Any]) -> dict[str, Replicates]:
+def _from_predictions(folder: Path, document: Mapping[str, Any], metric: str) -> Replicates | None:
     left = predictions.read_predictions(folder, document)
-    if left is None:
-        return {}
-    groups = None if left.groups is None else np.unique(left.groups, return_inverse=True)[1]
-    images, classes = left.scores.shape
-    units, arrays = images, [left.files, left.targets]
-    if groups is not None:
-        units, arrays = int(groups.max()) + 1, [*arrays, groups]
-    every, seed = {}, bootstrap.seed_of(*arrays)
-    for name in _fitting(left.several_classes, classes):
-        statistic = METRICS[name](left.scores, left.targets)
-        value = float(statistic(np.ones((1, images)))[0])
-        if np.isfinite(value):
-            values = bootstrap.replicates(statistic, images, seed, groups)
-            unit: Unit = "images" if groups is None else "groups"
-            every[name] = _centred(value, values, unit, units, seed)
-    return every
+    if left is None or not _fits(metric, left):
+        return None
+    images, arrays, groups = len(left.files), [left.files, left.targets], None
+    if left.groups is not None:
+        groups = np.unique(left.groups, return_inverse=True)[1]
+        arrays.append(groups)
+    statistic, seed = METRICS[metric](left.scores, left.targets), bootstrap.seed_of(*arrays)
+    units = images if groups is None else int(groups.max()) + 1
+    value = float(statistic(np.ones((images, 1)))[0])
+    if units < 2 or not math.isfinite(value):
+        return None
+    values = bootstrap.replicates(statistic, images, seed, groups)
+    return _centred(value, values, "images" if groups is None else "groups", units, seed)
 
 
-def _fitting(several: bool, classes: int) -> list[str]:
-    """Return the metrics that are defined for these targets."""
-    needed = {"auc": classes == 2, "f1": classes == 2, "top5": classes > 5}
-    return [
-        name for name in METRICS if (name in SEVERAL_CLASSES) == several and needed.get(name, True)
-    ]
+def _fits(metric: str, left: predictions.Predictions) -> bool:
+    """Return whether a metric is defined for the targets of predictions."""
+    if (metric in SEVERAL_CLASSES) != left.several_classes:
+        return False
+    return len(left.classes) == 2 if metric in TWO_CLASSES else True
 
 
-def _from_episodes(folder: Path, document: Mapping[str, Any]) -> dict[str, Replicates]:
+def _from_episodes(folder: Path, document: Mapping[str, Any], metric: str) -> Replicates:
+    assert metric in _EPISODE_METRICS, metric
     left = episodes.read_episodes(folder, document)
     units, accuracies = len(left.accuracies), left.accuracies
     seed = bootstrap.seed_of(np.array([left.drawn]))
-    values = bootstrap.replicates(lambda weights: weights @ accuracies / units, units, seed)
-    return {"top1": _centred(float(accuracies.mean()), values, "episodes", units, seed)}
+    values = bootstrap.replicates(lambda weights: accuracies @ weights / units, units, seed)
+    return _centred(float(accuracies.mean()), values, "episodes", units, seed)
 
 
 def _centred(
     value: float, values: NDArray[np.float64], unit: Unit, units: int, seed: int
 ) -> Replicates:
-    mean = np.nanmean(values) if np.isfinite(values).any() else 0.0
-    return Replicates(value, (values - mean).astype(np.float32), unit, units, seed)
+    """Return replicates with deviations from their mean; undefined ones count as this mean.
+
+    The variance of a resample of groups is too small by a factor of ``1 - 1 / groups``.
+    """
+    defined = np.isfinite(values)
+    deviations = np.where(defined, values - values[defined].mean() if defined.any() else 0.0, 0.0)
+    scale = math.sqrt(units / (units - 1)) if unit == "groups" else 1.0
+    return Replicates(value, (scale * deviations).astype(np.float32), unit, units, seed)
 
 
-def _load(path: Path, key: str) -> dict[str, Replicates] | None:
+def _load(path: Path, key: str) -> Replicates | None:
     """Return what was kept for the same predictions; None if there is nothing, or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             if str(archive["key"]) != key:
                 return None
-            names, values, deviations = (archive[n] for n in ("names", "values", "deviations"))
+            value, deviations = float(archive["value"]), archive["deviations"]
             unit, units, seed = str(archive["unit"]), int(archive["units"]), int(archive["seed"])
     except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
         return None
-    expected = (len(names), bootstrap.RESAMPLES)
-    if deviations.shape != expected or values.shape != names.shape or unit not in _UNITS:
+    if deviations.shape != (bootstrap.RESAMPLES,) or unit not in _UNITS or units < 1:
         return None
-    return {
-        str(name): Replicates(float(value), row, _UNITS[unit], units, seed)
-        for name, value, row in zip(names, values, deviations, strict=True)
-    }
+    return Replicates(value, deviations, _UNITS[unit], units, seed)
 
 
-_UNITS: Mapping[str, Unit] = {"images": "images", "groups": "groups", "episodes": "episodes"}
-
-
-def _keep(path: Path, key: str, every: Mapping[str, Replicates]) -> None:
+def _keep(path: Path, key: str, computed: Replicates) -> None:
     """Write replicates through a temporary file, so that a reader never sees half of them."""
-    if not every:
-        return
-    first = next(iter(every.values()))
+    path.parent.mkdir(exist_ok=True)
     number, name = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(number, "wb") as file:
             np.savez(
                 file,
                 key=np.array(key),
-                names=np.array(list(every)),
-                values=np.array([one.value for one in every.values()]),
-                deviations=np.stack([one.deviations for one in every.values()]),
-                unit=np.array(first.unit),
-                units=np.array(first.units),
-                seed=np.array(first.seed, dtype=np.uint64),
+                value=np.array(computed.value),
+                deviations=computed.deviations,
+                unit=np.array(computed.unit),
+                units=np.array(computed.units),
+                seed=np.array(computed.seed, dtype=np.uint64),
             )
         Path(name).replace(path)
     except OSError:

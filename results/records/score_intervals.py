@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from results.records.cells import Cell
 from results.records.reading import Results
-from results.records.replicates import replicates
+from results.records.replicates import Replicates, replicates
 from results.statistics.bootstrap import Z95, wilson
 
 
@@ -41,20 +42,24 @@ def score_interval(results: Results, run_id: str, metric: str) -> Interval | Non
     kept = replicates(results, run_id, metric)
     if kept is None:
         return None
-    return Interval(*wilson(kept.value, kept.variance, kept.units), kept.unit)
+    spread = spread_of([kept.value], [kept])
+    return None if spread is None else spread_interval(kept.value, spread, "fraction")
 
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
     """What is known of the sampling error of a cell's mean.
 
+    Seeds differ in the images that they get right. The variance over seeds holds this part of the
+    error, and the variance over resamples of the images holds it as well: it is counted once.
+
     Args:
         deviations: deviations of the mean over resamples of the test images; None where the runs
             left no predictions.
-        units: number of images, groups or episodes.
-        seeds: variance of the mean over seeds, without what the images explain; 0 for one seed.
-        degrees: degrees of freedom of ``seeds``; 0 for one seed.
-        share: part of the total variance that was estimated from seeds, in ``[0, 1]``.
+        units: number of images, groups or episodes; 0 without predictions.
+        seeds: variance over seeds divided by their number; 0 for one seed.
+        degrees: number of seeds minus 1.
+        twice: part of the variance of ``deviations`` that ``seeds`` holds as well.
         over: what varies, see ``Interval``.
     """
 
@@ -62,53 +67,54 @@ class Spread:
     units: int
     seeds: float
     degrees: int
-    share: float
+    twice: float
     over: str
 
     @property
     def images(self) -> float:
-        """Variance of the mean over test sets."""
-        return 0.0 if self.deviations is None else _variance(self.deviations)
+        """Variance of the mean over test sets, without what ``seeds`` holds."""
+        if self.deviations is None:
+            return 0.0
+        return max(0.0, float(np.var(self.deviations, ddof=1)) - self.twice)
 
 
 def cell_spread(results: Results, cell: Cell) -> Spread | None:
     """Return the sampling error of a cell's mean; None if neither seeds nor images tell it.
 
-    The variance over seeds is divided by their number. It holds part of what the images explain:
-    seeds differ in the images that they get right, which a resample of the images shows as well.
-    This part, estimated from the differences between the seeds' replicates, is counted once.
-
     Args:
         results: the results that hold the cell's runs.
-        cell: a cell with at least one value.
+        cell: a cell of ``results.records.cells``.
     """
     if cell.row is None or not cell.values:
         return None
-    runs = [replicates(results, run_id, cell.row.metric) for _, run_id in sorted(cell.values)]
-    kept = [one for one in runs if one is not None]
-    count = len(runs)
-    across = float(np.var(list(cell.values.values()), ddof=1)) if count > 1 else 0.0
+    drawn = [replicates(results, run_id, cell.row.metric) for _, run_id in sorted(cell.values)]
+    return spread_of([cell.values[run] for run in sorted(cell.values)], drawn)
+
+
+def spread_of(scores: Sequence[float], drawn: Sequence[Replicates | None]) -> Spread | None:
+    """Return the sampling error of the mean of scores of several seeds; see ``cell_spread``.
+
+    Args:
+        scores: one per seed.
+        drawn: their replicates; None where there are none.
+    """
+    count, kept = len(scores), [one for one in drawn if one is not None]
+    across = float(np.var(scores, ddof=1)) if count > 1 else 0.0
     if len(kept) < count:
-        if count == 1:
-            return None
-        return Spread(None, 0, across / count, count - 1, 1.0, "seeds")
-    drawn = np.stack([one.deviations for one in kept]).astype(np.float64)
-    mean = drawn.mean(axis=0)
-    units, unit = min(one.units for one in kept), kept[0].unit
+        return Spread(None, 0, across / count, count - 1, 0.0, "seeds") if count > 1 else None
+    deviations = np.stack([one.deviations for one in kept]).astype(np.float64)
+    mean, units, unit = deviations.mean(axis=0), min(one.units for one in kept), kept[0].unit
     if count == 1:
         return Spread(mean, units, 0.0, 0, 0.0, unit)
-    both = float(np.nanmean(np.var(drawn, axis=0, ddof=1)))
-    seeds = max(0.0, across - both) / count
-    share = min(1.0, across / count / (_variance(mean) + seeds)) if across > 0 else 0.0
-    return Spread(mean, units, seeds, count - 1, share, f"seeds and {unit}")
+    twice = float(np.var(deviations, axis=0, ddof=1).mean()) / count
+    return Spread(mean, units, across / count, count - 1, twice, f"seeds and {unit}")
 
 
 def cell_interval(results: Results, cell: Cell) -> Interval | None:
     """Return the interval of a cell's mean over seeds and test images.
 
-    The two variances are added. With few seeds the quantile is that of Student's t with the
-    degrees of freedom of Satterthwaite (1946). With one seed the interval is over images alone,
-    and without predictions over seeds alone; ``over`` says so.
+    With one seed the interval is over images alone, and without predictions over seeds alone;
+    ``over`` says so.
 
     Args:
         results: the results that hold the cell's runs.
@@ -120,20 +126,28 @@ def cell_interval(results: Results, cell: Cell) -> Interval | None:
     spread = cell_spread(results, cell)
     if spread is None or cell.row is None:
         return None
-    variance = spread.images + spread.seeds
-    quantile = Z95 if spread.share == 0 else _student(spread.degrees / spread.share**2)
-    if cell.row.unit == "fraction":
-        units = spread.units or len(cell.values)
-        return Interval(*wilson(cell.mean, variance, units, quantile), spread.over)
-    half = quantile * math.sqrt(variance)
-    return Interval(cell.mean - half, cell.mean + half, spread.over)
+    return spread_interval(cell.mean, spread, cell.row.unit)
 
 
-def _student(degrees: float) -> float:
-    from scipy.special import stdtrit  # slow to import, so only where there are several seeds
+def spread_interval(mean: float, spread: Spread, unit: str) -> Interval:
+    """Return the interval of a mean with a known sampling error, in the unit of its score.
 
-    return float(stdtrit(degrees, 0.975))
+    The squared half widths for seeds and images are added (Zou and Donner 2008,
+    https://doi.org/10.1002/sim.3095). That of few seeds or groups of images is Student's.
+    """
+    images = spread.images * _widened(spread.units - 1 if "groups" in spread.over else math.inf)
+    variance = images + (spread.seeds * _widened(spread.degrees) if spread.degrees else 0.0)
+    if unit == "fraction":
+        units = spread.units or spread.degrees + 1
+        return Interval(*wilson(mean, variance, units), spread.over)
+    half = Z95 * math.sqrt(variance)
+    return Interval(mean - half, mean + half, spread.over)
 
 
-def _variance(values: NDArray[np.float64]) -> float:
-    return float(np.nanvar(values, ddof=1))
+def _widened(degrees: float) -> float:
+    """Return the square of Student's 97.5 % point over that of the standard normal."""
+    if math.isinf(degrees):
+        return 1.0
+    from scipy.special import stdtrit  # slow to import, so only where it is needed
+
+    return float(stdtrit(degrees, 0.975) / Z95) ** 2

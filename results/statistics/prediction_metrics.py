@@ -41,7 +41,7 @@ def top5(scores: Floats, targets: Ints) -> Statistic:
 
 def _share(right: NDArray[np.bool_]) -> Statistic:
     def statistic(weights: Weights) -> Floats:
-        return np.asarray(weights @ right.astype(weights.dtype) / weights.sum(axis=1))
+        return np.asarray(right.astype(weights.dtype) @ weights / weights.sum(axis=0))
 
     return statistic
 
@@ -58,12 +58,12 @@ def mean_per_class(scores: Floats, targets: Ints) -> Statistic:
     right = (scores.argmax(axis=1) == targets)[order]
 
     def statistic(weights: Weights) -> Floats:
-        ordered = weights[:, order]
-        totals = np.add.reduceat(ordered, starts, axis=1)
-        hits = np.add.reduceat(ordered * right, starts, axis=1)
+        ordered = weights[order]
+        totals = np.add.reduceat(ordered, starts)
+        hits = np.add.reduceat(ordered * right[:, None], starts)
         present = totals > 0
         recalls = np.divide(hits, totals, out=np.zeros_like(totals), where=present)
-        return np.asarray(recalls.sum(axis=1) / present.sum(axis=1))
+        return np.asarray(recalls.sum(axis=0, dtype=np.float64) / present.sum(axis=0))
 
     return statistic
 
@@ -81,13 +81,13 @@ def auc(scores: Floats, targets: Ints) -> Statistic:
     starts = np.unique(margins[order], return_index=True)[1]
 
     def statistic(weights: Weights) -> Floats:
-        ordered = weights[:, order].astype(np.float64)
-        positives = np.add.reduceat(ordered * positive, starts, axis=1)
-        negatives = np.add.reduceat(ordered * ~positive, starts, axis=1)
-        below = negatives.cumsum(axis=1) - negatives / 2
+        ordered = weights[order].astype(np.float64)
+        positives = np.add.reduceat(ordered * positive[:, None], starts)
+        negatives = np.add.reduceat(ordered * ~positive[:, None], starts)
+        below = negatives.cumsum(axis=0) - negatives / 2
         with np.errstate(invalid="ignore"):  # a resample may hold images of one class only
             return np.asarray(
-                (positives * below).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
+                (positives * below).sum(axis=0) / (positives.sum(axis=0) * negatives.sum(axis=0))
             )
 
     return statistic
@@ -106,7 +106,7 @@ def f1(scores: Floats, targets: Ints) -> Statistic:
     hits, chosen = predicted & targets, predicted + targets
 
     def statistic(weights: Weights) -> Floats:
-        twice, total = 2 * (weights @ hits), weights @ chosen
+        twice, total = 2 * (hits @ weights), chosen @ weights
         return np.asarray(np.divide(twice, total, out=np.zeros_like(twice), where=total > 0))
 
     return statistic
@@ -122,11 +122,11 @@ def ece(scores: Floats, targets: Ints) -> Statistic:
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     confidence = 1 / powers.sum(axis=1)  # the largest probability
     bins = np.searchsorted(np.arange(1, _ECE_BINS) / _ECE_BINS, confidence)
-    gaps = np.zeros((len(targets), _ECE_BINS))
-    gaps[np.arange(len(targets)), bins] = confidence - (scores.argmax(axis=1) == targets)
+    gaps = np.zeros((_ECE_BINS, len(targets)))
+    gaps[bins, np.arange(len(targets))] = confidence - (scores.argmax(axis=1) == targets)
 
     def statistic(weights: Weights) -> Floats:
-        return np.asarray(np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1))
+        return np.asarray(np.abs(gaps @ weights).sum(axis=0) / weights.sum(axis=0))
 
     return statistic
 
@@ -177,27 +177,33 @@ def _average_precision(
     scored = np.flatnonzero(shown >= 0)
     order = scored[np.argsort(-scores[scored], kind="stable")]
     positive, ordered = shown[order] == 1, scores[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    # The best precision at a level of recall lies at a score that an image of the class has.
-    holds = np.add.reduceat(positive, np.append(0, last[:-1] + 1)) > 0
-    points = last[holds]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    # The best precision at a level of recall lies at a score that an image of the class has: sums
+    # over the images from each such score to the next one, and over those of the class.
+    holds = np.add.reduceat(positive, starts, dtype=np.int64) > 0
+    ends = np.append(starts[1:], len(order))[holds]
+    segments = np.append(0, ends[:-1])
+    own = order[: ends[-1]]
+    own_shown = order[positive]
+    shown_segments = np.searchsorted(np.flatnonzero(positive), segments)
 
     def statistic(weights: Weights) -> Floats:
-        own = weights[:, order].astype(np.float64)
-        retrieved = own.cumsum(axis=1)[:, points]
-        hits = (own * positive).cumsum(axis=1)[:, points]
-        with np.errstate(invalid="ignore"):  # a resample may lack the class
-            recall = hits / hits[:, -1:]
+        retrieved = np.add.reduceat(weights[own], segments).cumsum(axis=0)
+        hits = np.add.reduceat(weights[own_shown], shown_segments).cumsum(axis=0)
         precision = np.divide(hits, retrieved, out=np.zeros_like(hits), where=retrieved > 0)
-        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        total = np.zeros(len(weights))
+        best = np.maximum.accumulate(precision[::-1])[::-1]
+        total = np.zeros(weights.shape[1])
+        recall = hits.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a resample may lack the class
+            recall /= recall[-1]
+        every = np.arange(weights.shape[1])
         for level in levels:
-            reached = recall >= level
-            first = reached.argmax(axis=1)
-            total += best[np.arange(len(best)), first] * reached.any(axis=1)
+            reached = (recall < level).sum(axis=0)
+            inside = reached < len(best)
+            total += np.where(inside, best[np.minimum(reached, len(best) - 1), every], 0.0)
         if precision_at_0:  # the curve's first point has recall 0 and precision 1
-            total += 1 - best[:, 0]
-        return np.where(hits[:, -1] > 0, total / len(levels), np.nan)
+            total += 1 - best[0]
+        return np.where(hits[-1] > 0, total / len(levels), np.nan)
 
     return statistic
 
@@ -215,3 +221,5 @@ METRICS: Mapping[str, Callable[[Floats, Ints], Statistic]] = {
 """Metrics by the name that records use."""
 SEVERAL_CLASSES = frozenset({"map_11_point", "map_11_point_sklearn"})
 """Metrics of images that may show several classes."""
+TWO_CLASSES = frozenset({"auc", "f1"})
+"""Metrics of data sets with two classes."""

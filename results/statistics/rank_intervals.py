@@ -25,13 +25,17 @@ class Sampled:
 
     Args:
         scores: one per item ``[items]``.
-        deviations: simulated deviations of the scores from their true values ``[items, draws]``.
-            A draw may be common to all items, e.g. a resample of their common test images.
+        common: simulated deviations of the scores from their true values ``[items, draws]``, of
+            which a draw is common to all items, e.g. a resample of their common test images.
+        own: further deviations, of which each item has its own ``[items, draws]``.
+        shrinkage: factor of the differences between common deviations ``[items, items]``.
         errors: standard errors of the differences between scores ``[items, items]``.
     """
 
     scores: Floats
-    deviations: Floats
+    common: Floats
+    own: Floats
+    shrinkage: Floats
     errors: Floats
 
 
@@ -95,7 +99,10 @@ def _decided(
     errors = sampled.errors[first, second]
     errors = np.where(errors > 0, errors, np.inf)  # without an error nothing is decided
     observed = (sampled.scores[first] - sampled.scores[second]) / errors
-    drawn = (sampled.deviations[first] - sampled.deviations[second]) / errors[:, None]
+    drawn = sampled.shrinkage[first, second][:, None] * (
+        sampled.common[first] - sampled.common[second]
+    )
+    drawn = (drawn + sampled.own[first] - sampled.own[second]) / errors[:, None]
     higher, lower = np.zeros((2, len(observed)), dtype=np.bool_)
     while not (higher & lower).all():
         # The critical value is that of the hypotheses that are not rejected yet.

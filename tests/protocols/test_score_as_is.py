@@ -1,5 +1,6 @@
 """``score_as_is``: the scores of published classifiers, by the names of their classes."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def test_classes_are_matched_by_name_and_other_outputs_do_not_count(tmp_path: Pa
     head = Head(outputs(5, red=3, green=0, blue=1), classes=("g", "b", "other", "r", "none"))
     assert top1(head, colours("r", "g", "b"), tmp_path) == 1.0
     assert top1(head, colours("g", "r", "b"), tmp_path) == pytest.approx(1 / 3)
+
+
+def test_groups_of_test_images_are_kept_with_the_predictions(tmp_path: Path) -> None:
+    head = Head(outputs(3, red=0, green=1, blue=2), classes=("r", "g", "b"))
+    dataset = colours("r", "g", "b")
+    top1(head, dataset, tmp_path)
+    assert "groups" not in np.load(tmp_path / "test_predictions.npz").files
+    groups = np.array([4, 4, 7, 7, 9, 9])
+    test = dataclasses.replace(dataset["test"], groups=groups)
+    splits = {**dataset.splits, "test": test}
+    top1(head, dataclasses.replace(dataset, splits=splits), tmp_path)
+    assert np.load(tmp_path / "test_predictions.npz")["groups"].tolist() == groups.tolist()
 
 
 def test_a_thousand_outputs_are_imagenets(tmp_path: Path) -> None:

@@ -135,3 +135,11 @@ def test_a_file_of_an_older_version_or_of_another_run_is_refused(tmp_path: Path)
     (tmp_path / FILE).unlink()
     with pytest.raises(ResultsError, match="does not exist"):
         read_predictions(tmp_path, record)
+
+
+def test_groups_are_read_where_a_file_names_them(tmp_path: Path) -> None:
+    assert read_predictions(tmp_path, write_arrays(tmp_path)).groups is None
+    record = write_arrays(tmp_path, groups=np.array([3, 3, 5], dtype=np.int32))
+    assert read_predictions(tmp_path, record).groups.tolist() == [3, 3, 5]
+    with pytest.raises(ResultsError, match="`groups` must be a number per image"):
+        read_predictions(tmp_path, write_arrays(tmp_path, groups=np.array([3, 5])))
