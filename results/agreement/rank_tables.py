@@ -60,6 +60,36 @@ def rank_columns(rankings: Sequence[Ranking]) -> dict[Coordinates, dict[str, obj
     return columns
 
 
+def with_rank_lines(
+    columns: Mapping[str, Sequence[object]],
+    grids: Sequence[Grid],
+    layout: Layout,
+    rankings: Sequence[Sequence[Ranking]],
+) -> dict[str, list[object]]:
+    """Return a long table with further lines for ranks, and a column ``group`` for their letters.
+
+    Args:
+        columns: the long table of the scores.
+        grids: its grids.
+        layout: their axes.
+        rankings: the rankings of each grid.
+    """
+    extended = {name: list(values) for name, values in columns.items()}
+    extended["group"] = [""] * len(extended["value"])
+    for grid, some in zip(grids, rankings, strict=True):
+        about = dict(zip(layout.tables, grid.about, strict=True))
+        for ranking in some:
+            metric = MEAN_RANK if ranking.dataset == OVERALL else "rank"
+            for rank in ranking.ranks:
+                line = about | {"encoder": rank.encoder, "dataset": ranking.dataset}
+                line |= {"metric": metric, "unit": "", "status": "", "group": rank.group}
+                numbers = {"value": rank.rank, "low": rank.low, "high": rank.high}
+                facts: dict[str, object] = {**line, **numbers, "higher_is_better": False}
+                for name, values in extended.items():
+                    values.append(facts.get(name))
+    return extended
+
+
 def _name(ranking: Ranking) -> str:
     return MEAN_RANK if ranking.dataset == OVERALL else ranking.dataset
 

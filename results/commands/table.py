@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from results.commands.options import names, reading, results_of, writing
 from results.errors import ResultsError
@@ -11,15 +11,17 @@ from results.plain_text import printable
 from results.records.reading import Results
 from results.records.relabelling import relabelled
 from results.tables.entries import SHOWN
-from results.tables.grid_numbers import csv_of
+from results.tables.grid_numbers import csv_of, long_of
 from results.tables.grid_tables import tables_of, title_of
 from results.tables.grids import Grid, grids, in_order
-from results.tables.layout import AXES, PARTS_OF_ENCODERS, Coordinates, Layout, is_key
-from results.tables.printing import save, show
+from results.tables.layout import AXES, PARTS_OF_ENCODERS, Layout, is_key
+from results.tables.parquet import print_bytes, to_parquet
+from results.tables.printing import FORMATS, save, show
 from results.tables.rendering import Table
 from results.tables.wide import without_refused
 
 if TYPE_CHECKING:
+    from results.agreement.ranks import Ranking
     from results.commands.options import Commands
 
 
@@ -51,7 +53,7 @@ def add(commands: "Commands") -> None:
         action="store_true",
         help="also the encoders' ranks with intervals, and which cannot be told apart",
     )
-    writing(parser)
+    writing(parser, (*FORMATS, "parquet"))
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -68,18 +70,10 @@ def _table(options: argparse.Namespace) -> int:
         raise ResultsError(
             left_out or "a table needs a run that evaluates an encoder, but there is none yet."
         )
-    averaged = [*options.mean_over, *filter(is_key, layout.mean_over)]
-    tables = tables_of(shown, layout, averaged, options.show)
-    columns: list[dict[Coordinates, dict[str, object]]] = []
-    if options.ranks:
-        tables, columns = _with_ranks(results, shown, layout, tables)
-    numbers = csv_of(shown, layout, averaged, options.show, columns)
-    show(tables, numbers, options.format)
+    rankings = _rankings(results, shown, layout) if options.ranks else []
+    _write(options, _Content(shown, layout, rankings))
     if left_out:
         print(printable(left_out), file=sys.stderr)
-    if options.save:
-        saved = save(options.save, "table", tables, numbers, options.format)
-        print(f"saved: {saved}", file=sys.stderr)
     return 0
 
 
@@ -92,18 +86,66 @@ def _layout(options: argparse.Namespace) -> tuple[Layout, list[str]]:
     return layout, [key for key in options.mean_over if key not in averaged]
 
 
-def _with_ranks(
-    results: Results, shown: Sequence[Grid], layout: Layout, tables: Sequence[Table]
-) -> tuple[list[Table], list[dict[Coordinates, dict[str, object]]]]:
-    """Return each table followed by that of its ranks, and the columns of ranks for CSV."""
-    from results.agreement.rank_tables import rank_columns, rank_table, rankings_of
+def _rankings(results: Results, shown: Sequence[Grid], layout: Layout) -> "list[list[Ranking]]":
+    from results.agreement.rank_tables import rankings_of
 
-    both, columns = [], []
-    for grid, table in zip(shown, tables, strict=True):
-        rankings = rankings_of(results, grid, layout)
-        both += [table, *([rank_table(grid, rankings, title_of(grid, layout))] if rankings else [])]
-        columns.append(rank_columns(rankings))
-    return both, columns
+    return [rankings_of(results, grid, layout) for grid in shown]
+
+
+class _Content(NamedTuple):
+    """What all formats show: grids, their axes, and the rankings of each grid if they are shown."""
+
+    grids: Sequence[Grid]
+    layout: Layout
+    rankings: "Sequence[Sequence[Ranking]]"
+
+    def tables(self, averaged: Sequence[str], show: str) -> list[Table]:
+        """Return the tables of scores, each followed by that of its ranks."""
+        tables = tables_of(self.grids, self.layout, averaged, show)
+        if not self.rankings:
+            return tables
+        from results.agreement.rank_tables import rank_table
+
+        both = []
+        for grid, table, some in zip(self.grids, tables, self.rankings, strict=True):
+            ranks = [rank_table(grid, some, title_of(grid, self.layout))] if some else []
+            both += [table, *ranks]
+        return both
+
+    def csv(self, averaged: Sequence[str], show: str) -> str:
+        """Return the numbers, with columns for ranks."""
+        columns = []
+        if self.rankings:
+            from results.agreement.rank_tables import rank_columns
+
+            columns = [rank_columns(some) for some in self.rankings]
+        return csv_of(self.grids, self.layout, averaged, show, columns)
+
+    def parquet(self) -> bytes:
+        """Return the long table, with lines for ranks."""
+        columns = long_of(self.grids, self.layout)
+        if self.rankings:
+            from results.agreement.rank_tables import with_rank_lines
+
+            columns = with_rank_lines(columns, self.grids, self.layout, self.rankings)
+        return to_parquet(columns)
+
+
+def _write(options: argparse.Namespace, content: _Content) -> None:
+    """Print the tables in the chosen format, and save them."""
+    averaged = [*options.mean_over, *filter(is_key, content.layout.mean_over)]
+    tables = content.tables(averaged, options.show)
+    numbers = content.csv(averaged, options.show)
+    if options.format != "parquet":
+        show(tables, numbers, options.format)
+    elif not options.save:
+        print_bytes(content.parquet())
+    if options.save:
+        saved = save(options.save, "table", tables, numbers, options.format)
+        if options.format == "parquet":
+            (options.save / "table.parquet").write_bytes(content.parquet())
+            saved += f", {options.save / 'table.parquet'}"
+        print(f"saved: {saved}", file=sys.stderr)
 
 
 def _tell_variants(results: Results, names: Sequence[str], layout: Layout) -> None:

@@ -93,8 +93,7 @@ def long_of(grids: Sequence[Grid], layout: Layout) -> dict[str, list[object]]:
     }
     facts = [_facts(entry) for _, entry in lines]
     return table | {
-        name if name not in axes else f"{name} of score": [fact[place] for fact in facts]
-        for place, name in enumerate(LONG)
+        name: [fact[place] for fact in facts] for place, name in enumerate(LONG) if name not in axes
     }
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import random
 import statistics
+import sys
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,55 @@ def test_the_long_table_holds_every_cell(results: Results) -> None:
         "knn", "small_resnet-one", "digits", "top1", "percent", True, pytest.approx(55.0),
         pytest.approx(spread), None, None, 2, "",
     )  # fmt: skip
+
+
+def test_parquet_holds_the_long_table_and_ranks_with_types(
+    results, outputs: Path, tmp_path: Path, capfdbinary
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arguments = ["table", "--outputs", str(outputs), "--protocol", "knn", "--ranks"]
+    assert main([*arguments, "--format", "parquet", "--save", str(tmp_path)]) == 0
+    assert capfdbinary.readouterr().out == b""
+    lines = parquet.read_table(tmp_path / "table.parquet").to_pylist()
+    assert {path.name for path in tmp_path.glob("table.*")} == {
+        "table.csv", "table.md", "table.parquet"
+    }  # fmt: skip
+    assert len(lines) == 4 + 2 * 2 + 2
+    assert lines[0]["value"] == pytest.approx(55.0)
+    assert (lines[0]["higher_is_better"], lines[0]["count"], lines[0]["group"]) == (True, 2, "")
+    ranks = {(one["encoder"], one["dataset"]): one["value"] for one in lines if not one["unit"]}
+    assert ranks["small_resnet-one", "digits"] == 2.0
+    assert ranks["small_resnet-two", "all datasets"] == 1.5
+    assert main([*arguments, "--format", "parquet"]) == 0
+    (tmp_path / "printed").write_bytes(capfdbinary.readouterr().out)
+    assert parquet.read_table(tmp_path / "printed").num_rows == len(lines)
+
+
+def test_parquet_is_refused_without_pyarrow_and_for_terminals(
+    results, outputs: Path, capsys, monkeypatch
+) -> None:
+    arguments = ["table", "--outputs", str(outputs), "--format", "parquet"]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        assert main(arguments) == 2
+        assert "run `pip install pyarrow`" in capsys.readouterr().err
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(arguments) == 2
+    assert "add `--save FOLDER`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["latex", "html"])
+def test_every_format_is_printed_and_saved(
+    results, outputs: Path, tmp_path: Path, capsys, form: str
+) -> None:
+    arguments = ["table", "--outputs", str(outputs), "--format", form, "--save", str(tmp_path)]
+    assert main(arguments) == 0
+    ending = {"latex": "tex", "html": "html"}[form]
+    assert (tmp_path / f"table.{ending}").read_text() == capsys.readouterr().out
+    assert {path.name for path in tmp_path.glob("table.*")} == {
+        "table.csv", "table.md", f"table.{ending}"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
