@@ -22,7 +22,7 @@ def add(commands: "Commands") -> None:
     parser.add_argument("--metric", help="show this metric instead of each run's primary one")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE",
-        help="draw the picture (PNG, PDF); a CSV file of the same name holds its points",
+        help="draw the picture (SVG, PDF, PNG); a CSV file of the same name holds its points",
     )  # fmt: skip
     writing(parser)
 
@@ -55,9 +55,11 @@ def _curve(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if options.plot:
-        from results.figures.size_curves import draw
+        from results.figures.export import save as save_figure
+        from results.figures.size import draw
+        from results.figures.theme import PAPER
 
-        draw(options.plot, points, options.x)
+        save_figure(draw(points, PAPER, options.x), options.plot)
         beside = options.plot.with_suffix(".csv")
         beside.write_text(numbers, encoding="utf-8")
         print(f"drawn: {options.plot}, {beside}", file=sys.stderr)

@@ -9,8 +9,12 @@ from results.figures import (
     agreement,
     correlation_map,
     cost_and_agreement,
+    invariances,
+    maps,
     rank_chart,
+    size,
     target_scores,
+    training_curves,
 )
 from results.figures.drawing import Drawing
 from results.figures.theme import PAPER, Theme
@@ -54,6 +58,23 @@ FIGURES = {
     "scores": Figure(
         "Scores of the target per dataset", "a score of the target", target_scores.chart
     ),
+    "size": Figure(
+        "Scores against the size of the encoder",
+        "a score of the target, and the number of parameters",
+        size.chart,
+    ),
+    "training_curves": Figure("Training curves", "runs that logged a loss", training_curves.chart),
+    "invariances": Figure(
+        "Invariances to spatial changes and to changes of appearance",
+        "runs of `synthetic_invariance` or `real_world_invariance`",
+        invariances.chart,
+    ),
+    "invariance_and_score": Figure(
+        "Invariance against the score of the target",
+        "invariances, and scores of the target",
+        invariances.chart_with_scores,
+    ),
+    "maps": Figure("t-SNE maps of frozen features", "runs of `tsne`", maps.chart),
 }
 """The figures in the order of the report."""
 

@@ -104,7 +104,7 @@ def _frame(
     whole.draw(
         drawing,
         x_title="device seconds per encoder and dataset",
-        y_title=f"{HEADLINE} with {target}, mean over datasets",
+        y_title=f"{HEADLINE.capitalize()} with {target}, mean over datasets",
         x_text=plain,
     )
     drawing.line((left, box.top), (left, box.bottom), theme.grid, 1.5)

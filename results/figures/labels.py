@@ -7,6 +7,7 @@ place is left out, the least important ones first. The arithmetic of all places 
 vectorised, because a report holds thousands of labels.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -84,6 +85,17 @@ def around(start: Point, end: Point) -> Box:
     """Return the box of a horizontal or vertical line, for ``avoid``."""
     (a, b), (c, d) = start, end
     return Box(min(a, c) - 1, min(b, d) - 1, max(a, c) + 1, max(b, d) + 1)
+
+
+def along(path: Sequence[Point]) -> list[Box]:
+    """Return small boxes on the lines through points, for ``avoid``."""
+    boxes = []
+    for (a, b), (c, d) in itertools.pairwise(path):
+        parts = max(1, round(math.dist((a, b), (c, d)) / 6))
+        for part in range(parts + 1):
+            at = a + (c - a) * part / parts, b + (d - b) * part / parts
+            boxes.append(around(at, at))
+    return boxes
 
 
 def _nearest(points: Sequence[Point], index: int) -> float:

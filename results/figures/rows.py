@@ -30,6 +30,7 @@ class RowPanel:
         intervals: 95 % intervals, as far as they are known.
         bars: whether numbers are bars from 0 rather than dots.
         color: number of the categorical colour; None for the accent.
+        span: numbers that the axis must hold, too, so that panels can share a range.
     """
 
     title: str
@@ -38,11 +39,12 @@ class RowPanel:
     intervals: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
     bars: bool = False
     color: int | None = None
+    span: Sequence[float] = ()
 
     def scale(self, start: float, end: float) -> Scale:
         """Return the horizontal scale; that of bars holds 0."""
         ends = [v for interval in self.intervals.values() for v in interval]
-        numbers = [*self.values.values(), *ends, *([0.0] if self.bars else [])]
+        numbers = [*self.values.values(), *ends, *self.span, *([0.0] if self.bars else [])]
         return spanning(numbers, start, end)
 
 
