@@ -54,10 +54,11 @@ def _report(options: argparse.Namespace) -> int:
 def _sources(options: argparse.Namespace) -> Iterator[str]:
     """Yield one sentence per place that the numbers are read from."""
     if options.published:
-        from results.published.catalogue import source
+        from results.published.catalogue import head
 
         for name in options.published:
-            yield f"Published table `{name}`: {source(name)}"
+            of = head(name)
+            yield f"Published table `{name}`: {of.content} Source: {of.source}"
     else:
         sweep = f", sweep `{options.sweep}`" if options.sweep else ""
         where = f", where `{options.where}`" if options.where else ""

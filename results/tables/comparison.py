@@ -141,10 +141,13 @@ def compare(results: Results, tables: Sequence[str], *, intervals: bool = False)
     matched = {pair.key for pair in pairs}
     only_own = sorted((key for key in own if key not in matched), key=_order)
     if not pairs:
+        where = ", ".join(f"`{name}`" for name in tables)
+        if len(tables) > 3:
+            where = f"the {len(tables)} tables that `python -m results published` lists"
         raise ResultsError(
             "own and published scores must share an encoder, protocol, dataset and metric, but "
-            f"none of {_some(only_own)} is in {', '.join(f'`{name}`' for name in tables)}, which "
-            f"begins with {_some([key for _, key in only_published][:1])}."
+            f"none of {_some(only_own)} is in {where}, the first of which begins with "
+            f"{_some([key for _, key in only_published][:1])}."
         )
     return Comparison(pairs, only_own, only_published)
 
