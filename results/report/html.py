@@ -64,6 +64,22 @@ def section(name: str, title: str, body: str) -> str:
     )
 
 
+def figure(svg: str, name: str, title: str, caption: str = "") -> str:
+    """Return a figure in a box of its own, which scrolls if the figure is wider than the page.
+
+    Args:
+        svg: the drawing as an SVG element.
+        name: its identifier, unique within the page.
+        title: what it shows, for readers who do not see it.
+        caption: sentences that explain how to read it.
+    """
+    shown = f"\n<figcaption>{sentence(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure id="{name}">\n<div class="box" role="region" aria-label="{plain(title)}" '
+        f'tabindex="0">\n{svg}</div>{shown}</figure>'
+    )
+
+
 def table(content: Table, name: str, *, of_encoders: bool = False) -> str:
     """Return a table in a box of its own, which scrolls if the table is wider than the page.
 
