@@ -46,6 +46,11 @@ class Analysis:
         """The encoders with a score of the target on any dataset, in natural order."""
         return ordered(encoder for column in self.target.raw.values() for encoder in column)
 
+    @functools.cached_property
+    def protocol(self) -> str:
+        """The label of the target's protocol."""
+        return choose(self.results, self.target.name)[0]
+
     @property
     def too_few(self) -> bool:
         """Whether the encoders are too few for any coefficient."""

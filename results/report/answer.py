@@ -24,13 +24,14 @@ def question(target: str) -> str:
     return f"Which cheap score predicts {name(target)}?"
 
 
-def basis(target: str, encoders: int, datasets: Sequence[str], proxies: int) -> str:
-    """Return how many encoders, datasets and proxies the answer rests on."""
+def basis(target: str, encoders: int, datasets: Sequence[str], proxies: int, baselines: int) -> str:
+    """Return how many encoders, datasets, proxies and baselines the answer rests on."""
     where = f"on {name(datasets[0])}" if len(datasets) == 1 else f"on {len(datasets)} datasets"
+    compared = [count(proxies, "proxy"), *([count(baselines, "baseline")] if baselines else [])]
     return (
         f"{count(encoders, 'encoder')} {'has' if encoders == 1 else 'have'} scores of "
-        f"{name(target)} {where}; {count(proxies, 'proxy', 'proxies')} "
-        f"{'is' if proxies == 1 else 'are'} compared with it."
+        f"{name(target)} {where}; {listed(compared)} "
+        f"{'is' if proxies + baselines == 1 else 'are'} compared with it."
     )
 
 
@@ -226,14 +227,14 @@ def listed(parts: Sequence[str], last: str = "and") -> str:
     return f" {last} ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def count(size: int, noun: str, several: str = "") -> str:
+def count(size: int, noun: str) -> str:
     """Return a number with its noun.
 
     Example:
-        >>> count(1, "encoder"), count(2, "proxy", "proxies")
+        >>> count(1, "encoder"), count(2, "proxy")
         ('1 encoder', '2 proxies')
     """
-    return f"{size} {noun if size == 1 else several or plural(noun)}"
+    return f"{size} {noun if size == 1 else plural(noun)}"
 
 
 def plural(noun: str) -> str:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Self
 
+from results.figures.drawing import Drawing
 from results.plain_text import html_text, one_line
 from results.tables.rendering import CellText, Table, group_of, is_best
 
@@ -64,20 +65,16 @@ def section(name: str, title: str, body: str) -> str:
     )
 
 
-def figure(svg: str, name: str, title: str, caption: str = "") -> str:
+def figure(drawing: Drawing, name: str) -> str:
     """Return a figure in a box of its own, which scrolls if the figure is wider than the page.
 
     Args:
-        svg: the drawing as an SVG element.
+        drawing: the figure.
         name: its identifier, unique within the page.
-        title: what it shows, for readers who do not see it.
-        caption: sentences that explain how to read it.
     """
-    shown = f"\n<figcaption>{sentence(caption)}</figcaption>" if caption else ""
-    return (
-        f'<figure id="{name}">\n<div class="box" role="region" aria-label="{plain(title)}" '
-        f'tabindex="0">\n{svg}</div>{shown}</figure>'
-    )
+    caption = drawing.caption and f"\n<figcaption>{plain(drawing.caption)}</figcaption>"
+    region = f'<div class="box" role="region" aria-label="{plain(drawing.title)}" tabindex="0">'
+    return f'<figure id="{name}">\n{region}\n{drawing.svg()}</div>{caption}</figure>'
 
 
 def table(content: Table, name: str, *, of_encoders: bool = False) -> str:

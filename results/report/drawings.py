@@ -1,0 +1,63 @@
+"""The figures of a report; large ones are drawn in parts, so that each fits on a sheet of paper."""
+
+import dataclasses
+from collections.abc import Iterator
+
+from results.agreement.analysis import Analysis
+from results.agreement.scores import Scores
+from results.figures import agreement
+from results.figures.catalogue import FIGURES
+from results.figures.drawing import Drawing
+from results.figures.theme import PAGE
+
+MOST_PANELS = 12
+"""Number of panels in a part of the figure of agreement: four rows of three."""
+
+MOST_RUNS = 1000
+"""Number of runs up to which the intervals of proxies are drawn."""
+
+
+def drawn(name: str, analysis: Analysis) -> Iterator[Drawing]:
+    """Yield the parts of a figure of the catalogue.
+
+    Raises:
+        NotDrawn: if the results do not allow the figure; the message says what is missing.
+    """
+    if name == "agreement":
+        yield from _agreement(analysis)
+    else:
+        yield FIGURES[name].chart(analysis, PAGE)
+
+
+def _agreement(analysis: Analysis) -> Iterator[Drawing]:
+    """Yield the figure of agreement for a few datasets after the other."""
+    proxies = [proxy for proxy in analysis.proxies if proxy.raw]
+    ends = _intervals(analysis)
+    size = max(1, MOST_PANELS // max(1, len(proxies)))
+    for start in range(0, len(analysis.datasets), size):
+        target = _restricted(analysis.target, analysis.datasets[start : start + size])
+        yield agreement.draw(target, proxies, analysis.correlations, PAGE, ends)
+
+
+def _intervals(analysis: Analysis) -> agreement.Intervals:
+    """Return the intervals of scores; of large sweeps those of the target alone.
+
+    The interval of a run whose predictions are read for the first time takes a tenth of a second.
+    """
+    runs = {row.run_id for row in analysis.results.rows}
+
+    def ends(scores: Scores, dataset: str, encoder: str) -> agreement.Interval | None:
+        if scores.name != analysis.target.name and len(runs) > MOST_RUNS:
+            return None
+        interval = analysis.interval(scores, dataset, encoder)
+        return None if interval is None else (interval.low, interval.high)
+
+    return ends
+
+
+def _restricted(scores: Scores, datasets: list[str]) -> Scores:
+    """Return the scores on some datasets."""
+    raw, logits = (
+        {dataset: column[dataset] for dataset in datasets} for column in (scores.raw, scores.logits)
+    )
+    return dataclasses.replace(scores, raw=raw, logits=logits)
