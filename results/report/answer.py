@@ -12,6 +12,8 @@ from results.statistics.intervals import Coefficient
 
 LONGEST = 8
 """Number of names that a sentence lists."""
+MOST_ENCODERS = 4
+"""Number of encoders that it lists, whose labels may be long."""
 
 
 def question(target: str) -> str:
@@ -67,14 +69,14 @@ def best_encoder(ranking: Ranking, target: str) -> str | None:
     start = f"{name(first.encoder)} ranks first by {name(target)} {where}{_rank(first)}"
     equals = [rank.encoder for rank in ranking.ranks[1:] if rank.rank == first.rank]
     if ties is None:
-        also = f", like {listed(list(map(name, equals)))}" if equals else ""
+        also = f", like {_encoders(equals)}" if equals else ""
         return (
             f"{start}{also}; the uncertainty of ranks is unknown, because it needs several seeds "
             "or kept predictions of every encoder."
         )
     if not ties:
         return f"{start}, and is told apart from all others."
-    return f"{start}, but cannot be told apart from {listed(list(map(name, ties)))}."
+    return f"{start}, but cannot be told apart from {_encoders(ties)}."
 
 
 def tied_with_best(ranking: Ranking) -> list[str] | None:
@@ -215,15 +217,19 @@ def name(label: str) -> str:
     return f"`{label.replace('`', chr(39))}`"
 
 
-def listed(parts: Sequence[str], last: str = "and") -> str:
-    """Return an enumeration of at most ``LONGEST`` parts.
+def _encoders(labels: Sequence[str]) -> str:
+    return listed([name(label) for label in labels], most=MOST_ENCODERS)
+
+
+def listed(parts: Sequence[str], last: str = "and", most: int = LONGEST) -> str:
+    """Return an enumeration of at most ``most`` parts and the number of the others.
 
     Example:
         >>> listed(["a", "b", "c"])
         'a, b and c'
     """
-    if len(parts) > LONGEST:
-        return f"{', '.join(parts[:LONGEST])} {last} {len(parts) - LONGEST} more"
+    if len(parts) > most:
+        return f"{', '.join(parts[:most])} {last} {len(parts) - most} more"
     return f" {last} ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 

@@ -9,6 +9,7 @@ from results.figures import agreement
 from results.figures.catalogue import FIGURES
 from results.figures.drawing import Drawing
 from results.figures.theme import PAGE
+from results.records.score_intervals import Interval
 
 MOST_PANELS = 12
 """Number of panels in a part of the figure of agreement: four rows of three."""
@@ -32,11 +33,11 @@ def drawn(name: str, analysis: Analysis) -> Iterator[Drawing]:
 def _agreement(analysis: Analysis) -> Iterator[Drawing]:
     """Yield the figure of agreement for a few datasets after the other."""
     proxies = [proxy for proxy in analysis.proxies if proxy.raw]
-    ends = _intervals(analysis)
+    intervals = _intervals(analysis)
     size = max(1, MOST_PANELS // max(1, len(proxies)))
     for start in range(0, len(analysis.datasets), size):
         target = _restricted(analysis.target, analysis.datasets[start : start + size])
-        yield agreement.draw(target, proxies, analysis.correlations, PAGE, ends)
+        yield agreement.draw(target, proxies, analysis.correlations, PAGE, intervals)
 
 
 def _intervals(analysis: Analysis) -> agreement.Intervals:
@@ -46,13 +47,12 @@ def _intervals(analysis: Analysis) -> agreement.Intervals:
     """
     runs = {row.run_id for row in analysis.results.rows}
 
-    def ends(scores: Scores, dataset: str, encoder: str) -> agreement.Interval | None:
+    def interval(scores: Scores, dataset: str, encoder: str) -> Interval | None:
         if scores.name != analysis.target.name and len(runs) > MOST_RUNS:
             return None
-        interval = analysis.interval(scores, dataset, encoder)
-        return None if interval is None else (interval.low, interval.high)
+        return analysis.interval(scores, dataset, encoder)
 
-    return ends
+    return interval
 
 
 def _restricted(scores: Scores, datasets: list[str]) -> Scores:

@@ -43,7 +43,10 @@ class Section:
 
 def sections(analysis: Analysis, request: Request) -> list[Section]:
     """Return the sections of a report that have content."""
-    made = (Section(name, title, list(make(analysis, request))) for name, title, make in ORDER)
+    made = [
+        Section(name, title, [part for make in makers for part in make(analysis, request)])
+        for name, title, makers in ORDER
+    ]
     return [section for section in made if section.body]
 
 
@@ -63,14 +66,19 @@ def _answer(analysis: Analysis, request: Request) -> Parts:
             yield html.bullets(texts)
 
 
-def figure(name: str) -> "Make":
-    """Return what yields a figure of the catalogue, or the reason why it is not drawn."""
+def figure(name: str, *, silent: bool = False) -> "Make":
+    """Return what yields a figure of the catalogue, or the reason why it is not drawn.
+
+    Args:
+        name: the figure's name.
+        silent: whether the reason is left out, because a table follows or the section goes.
+    """
 
     def make(analysis: Analysis, request: Request) -> Parts:
         try:
             parts = list(drawn(name, analysis))
         except NotDrawn as reason:
-            yield html.paragraphs([str(reason)])
+            yield "" if silent else html.paragraphs([f"No figure: {reason}"])
             return
         for place, drawing in enumerate(parts):
             yield html.figure(drawing, f"figure-{name}-{place}")
@@ -123,14 +131,14 @@ def _provenance(analysis: Analysis, request: Request) -> Parts:
 
 
 Make = Callable[[Analysis, Request], Parts]
-ORDER: Sequence[tuple[str, str, Make]] = (
-    ("answer", "Answer", _answer),
-    ("agreement", "Proxy against target", figure("agreement")),
-    ("correlations", "Correlations", _correlations),
-    ("ranks", "Ranks", _ranks),
-    ("choices", "Choosing", _choices),
-    ("scores", "Scores", _scores),
-    ("missing", "Failed, missing and outdated cells", _missing),
-    ("provenance", "Provenance", _provenance),
+ORDER: Sequence[tuple[str, str, Sequence[Make]]] = (
+    ("answer", "Answer", [_answer]),
+    ("agreement", "Proxy against target", [figure("agreement")]),
+    ("correlations", "Correlations", [figure("correlations"), _correlations]),
+    ("ranks", "Ranks", [figure("ranks"), _ranks]),
+    ("choices", "Choosing and cost", [figure("cost"), _choices]),
+    ("scores", "Scores", [figure("scores"), _scores]),
+    ("missing", "Failed, missing and outdated cells", [_missing]),
+    ("provenance", "Provenance", [_provenance]),
 )
 """Anchor, heading and content of each section."""
