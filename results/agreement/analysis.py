@@ -4,11 +4,11 @@ import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 
-from results.agreement.baselines import BASELINES, known_baselines, proxy_scores
+from results.agreement.baselines import BASELINES, known_baselines
 from results.agreement.choosing import Choice, choices_by_scores, random_choice
-from results.agreement.correlations import Correlation, correlate_scores
+from results.agreement.correlations import Correlation, correlate_scores, proxies_of
 from results.agreement.cost import Cost, costs
-from results.agreement.headline import Agreement, agreements, mean_agreement
+from results.agreement.headline import HEADLINE, Agreement, agreements, mean_agreement
 from results.agreement.ranks import Ranking, ranks
 from results.agreement.scores import Scores, scores
 from results.errors import ResultsError
@@ -91,7 +91,9 @@ class Analysis:
         differences = {}
         for agreement in self.agreements:
             if agreement.proxy != best.name:
-                entries = correlate_scores(self.target, [by_name[agreement.proxy], best])
+                entries = correlate_scores(
+                    self.target, [by_name[agreement.proxy], best], [HEADLINE]
+                )
                 label = f"{best.name} − {agreement.proxy}"
                 differences[agreement.proxy] = mean_agreement(
                     entries, label, self.datasets
@@ -157,10 +159,7 @@ def analyse(
         raise ResultsError(f"the target must have scores on a dataset, but `{target}` has none.")
     if proxies is None:
         proxies = [*_other_protocols(results, aim), *known_baselines(results, aim)]
-    elif target in proxies:
-        raise ResultsError(f"a proxy must differ from the target, but both are `{target}`.")
-    unique = dict.fromkeys(proxies)
-    return Analysis(results, aim, tuple(proxy_scores(results, proxy, aim) for proxy in unique))
+    return Analysis(results, aim, tuple(proxies_of(results, proxies, aim)))
 
 
 def _other_protocols(results: Results, target: Scores) -> list[str]:
