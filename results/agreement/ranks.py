@@ -16,6 +16,7 @@ from results.records.reading import Results
 from results.records.replicates import independent_seed
 from results.records.score_intervals import Spread, cell_spread
 from results.statistics.bootstrap import RESAMPLES
+from results.statistics.moderated import moderated
 from results.statistics.rank_intervals import Floats, Sampled, letters, rank_bounds, told_apart
 from results.statistics.rank_intervals import ranks as rank_scores
 
@@ -199,7 +200,11 @@ def _over_all(
 
 
 def _column(keys: Sequence[tuple[str, str]], table: Table, spreads: Spreads) -> _Column:
-    """Return the scores of some cells of one dataset."""
+    """Return the scores of some cells of one dataset.
+
+    Few seeds tell little about an encoder's variance over seeds, so that the variances of all
+    encoders are moderated by each other.
+    """
     count = len(keys)
     scores, twice, added = np.zeros((3, count))
     common, own = np.zeros((2, count, RESAMPLES))
@@ -207,18 +212,22 @@ def _column(keys: Sequence[tuple[str, str]], table: Table, spreads: Spreads) -> 
         row, spread = table[key].row, spreads[key]
         sign = 1.0 if row is None or row.higher_is_better else -1.0
         scores[place] = sign * table[key].mean
-        if spread is not None:
-            twice[place], added[place] = spread.twice, spread.seeds
-            if spread.deviations is not None:
-                common[place] = sign * spread.deviations
-                added[place] += 0.5 / spread.units**2
-            if spread.seeds > 0:
-                own[place] = math.sqrt(spread.seeds) * _seed_draws(key, spread.degrees)
+        if spread is not None and spread.deviations is not None:
+            common[place] = sign * spread.deviations
+            twice[place], added[place] = spread.twice, 0.5 / spread.units**2
+    seeds = np.array([len(table[key].values) for key in keys])
+    of_means = np.array([0.0 if (one := spreads[key]) is None else one.seeds for key in keys])
+    variances, degrees = moderated(of_means * seeds, seeds - 1)
+    for place, key in enumerate(keys):
+        if variances[place] > 0:
+            added[place] += variances[place] / seeds[place]
+            draws = _seed_draws(key, float(degrees[place]))
+            own[place] = math.sqrt(variances[place] / seeds[place]) * draws
     return _Column(scores, common, own, twice, added)
 
 
-def _seed_draws(key: tuple[str, str], degrees: int) -> Floats:
-    """Return draws of Student's t that are a function of the cell's labels alone."""
+def _seed_draws(key: tuple[str, str], degrees: float) -> Floats:
+    """Return draws of Student's t from a seed that is a function of the cell's labels alone."""
     generator = np.random.default_rng(independent_seed(*key))
     return generator.standard_t(degrees, RESAMPLES)
 

@@ -9,11 +9,12 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 import math
 import os
 import re
 import tempfile
-import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +101,7 @@ def _of_run(folder: Path, name: str, sha256: str, metric: str) -> Replicates | N
     read = _from_predictions if name == predictions.FILE else _from_episodes
     if metric not in (METRICS if name == predictions.FILE else _EPISODE_METRICS):
         return None
-    path = folder.parent.parent / CACHE / f"{sha256}_{metric}.npz"
+    path = folder.parent.parent / CACHE / f"{sha256}_{metric}"
     key = f"{_VERSION} {name} {sha256} {metric}"
     if (kept := _load(path, key)) is not None:
         return kept
@@ -163,33 +164,32 @@ def _centred(
 def _load(path: Path, key: str) -> Replicates | None:
     """Return what was kept for the same predictions; None if there is nothing, or it is damaged."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if str(archive["key"]) != key:
-                return None
-            value, deviations = float(archive["value"]), archive["deviations"]
-            unit, units, seed = str(archive["unit"]), int(archive["units"]), int(archive["seed"])
-    except (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        header, _, content = path.read_bytes().partition(b"\n")
+        facts = json.loads(header)
+        if facts["key"] != key or facts["checksum"] != zlib.crc32(content):
+            return None
+        deviations = np.frombuffer(content, dtype="<f4").astype(np.float32)
+        if len(deviations) != bootstrap.RESAMPLES:
+            return None
+        unit, units, seed = _UNITS[facts["unit"]], int(facts["units"]), int(facts["seed"])
+        return Replicates(float(facts["value"]), deviations, unit, units, seed)
+    except (OSError, KeyError, ValueError, TypeError, RecursionError):
         return None
-    if deviations.shape != (bootstrap.RESAMPLES,) or unit not in _UNITS or units < 1:
-        return None
-    return Replicates(value, deviations, _UNITS[unit], units, seed)
 
 
 def _keep(path: Path, key: str, computed: Replicates) -> None:
-    """Write replicates through a temporary file, so that a reader never sees half of them."""
+    """Write replicates: a line of JSON, then the deviations as little-endian float32.
+
+    They go through a temporary file, so that a reader never sees half of them.
+    """
+    content = computed.deviations.astype("<f4").tobytes()
+    facts = {"key": key, "checksum": zlib.crc32(content), "value": computed.value}
+    facts |= {"unit": computed.unit, "units": computed.units, "seed": computed.seed}
     path.parent.mkdir(exist_ok=True)
     number, name = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(number, "wb") as file:
-            np.savez(
-                file,
-                key=np.array(key),
-                value=np.array(computed.value),
-                deviations=computed.deviations,
-                unit=np.array(computed.unit),
-                units=np.array(computed.units),
-                seed=np.array(computed.seed, dtype=np.uint64),
-            )
+            file.write(json.dumps(facts).encode() + b"\n" + content)
         Path(name).replace(path)
     except OSError:
         Path(name).unlink(missing_ok=True)
