@@ -99,11 +99,10 @@ def sentences(
 
 def miss_sentence(entry: Choice, miss: Miss) -> str:
     """Return one sentence about an encoder that a proxy misses."""
-    score = 100 * miss.target_score if entry.unit == "points" else miss.target_score
     return (
-        f"missed by {entry.proxy} on {miss.dataset}: {miss.encoder} is {_place(miss.target_rank)} "
-        f"of {miss.encoders} by {entry.target} ({score:.2f}) and {_place(miss.proxy_rank)} by "
-        f"{entry.proxy} ({miss.proxy_score:.4g})"
+        f"missed by {entry.proxy} on {miss.dataset}: {miss.encoder} is rank {miss.target_rank:g} "
+        f"of {miss.encoders} by {entry.target} ({miss.target_score:.4g}) and rank "
+        f"{miss.proxy_rank:g} by {entry.proxy} ({miss.proxy_score:.4g})"
     )
 
 
@@ -209,10 +208,6 @@ def _names(entry: Choice) -> str:
     if len(entry.chosen) > 2:
         return f"one of {len(entry.chosen)}"
     return " or ".join(entry.chosen) or "–"
-
-
-def _place(rank: float) -> str:
-    return f"rank {rank:g}"
 
 
 def _left_out(choices: Sequence[Choice]) -> list[str]:

@@ -39,7 +39,8 @@ class Miss:
         dataset: the dataset.
         target_rank: its rank by the target, 1 for the best; equal scores have their average rank.
         proxy_rank: its rank by the proxy.
-        target_score: its score of the target (errors with their sign changed).
+        target_score: its score of the target, in percent if it is a fraction (errors with their
+            sign changed).
         proxy_score: its score of the proxy, likewise.
         encoders: number of encoders that are ranked.
     """
@@ -178,7 +179,7 @@ def choice(target: Scores, proxy: Scores, dataset: str, *, far: float = FAR) -> 
     x, y = _column(source, shared), _column(goal, shared)
     best, expected = float(y.max()), expected_best(x, y, 1)
     scale = target.percent(dataset)
-    found = misses_of(shared, x, y, dataset, far=far)
+    found = misses_of(shared, proxy.percent(dataset) * x, scale * y, dataset, far=far)
     constant = proxy.name == RANDOM
     return dataclasses.replace(
         head,
@@ -325,8 +326,8 @@ def _mean(per_dataset: Sequence[Choice]) -> Choice:
     return dataclasses.replace(
         head,
         encoders=min(entry.encoders for entry in known),
-        regret=mean([entry.regret.value for entry in known]),
-        regret_at_3=mean([entry.regret_at_3.value for entry in known]),
+        regret=mean([entry.regret.value for entry in known], lowest=0.0),
+        regret_at_3=mean([entry.regret_at_3.value for entry in known], lowest=0.0),
         relative_top1=_average(entry.relative_top1 for entry in known),
         hit_at_1=_average(entry.hit_at_1 for entry in known),
         hit_at_3=_average(entry.hit_at_3 for entry in known),

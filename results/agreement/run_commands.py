@@ -5,9 +5,11 @@ differ from it. It composes the same encoder, and therefore the same id.
 """
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from results.records.reading import Results
@@ -96,10 +98,20 @@ def _parts(results: Results, document: Mapping[str, Any]) -> dict[str, list[str]
         if not lines:
             return None
         parts[axis] = lines
-    parts["paths"] = stated_overrides(document, "paths") or []
+    parts["paths"] = _paths(stated_overrides(document, "paths") or [])
     precision = str(document.get("precision") or "fp32")
     parts["precision"] = [] if precision == "fp32" else [f"precision={precision}"]
     return parts
+
+
+def _paths(lines: Sequence[str]) -> list[str]:
+    """Return the overrides of paths that differ from what the current folder gives."""
+    stated = dict(line.removeprefix("paths.").partition("=")[::2] for line in lines)
+    defaults = {"features": f"{stated.get('outputs', 'outputs')}/features"}
+    for name in ("outputs", "data", "weights"):
+        if f"SSL_TRANSFER_{name.upper()}" not in os.environ:
+            defaults[name] = str(Path.cwd() / name)
+    return [f"paths.{key}={value}" for key, value in stated.items() if defaults.get(key) != value]
 
 
 def stated_overrides(document: Mapping[str, Any] | None, axis: str) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""The mean over few values with a 95 % interval: a bootstrap of the studentised mean."""
+"""The mean over few values with a 95 % interval that suits skewed values."""
 
 import dataclasses
 import functools
@@ -43,19 +43,21 @@ class Mean:
         return not math.isnan(self.value)
 
 
-def mean(values: Sequence[float]) -> Mean:
-    """Return the mean with the interval of a bootstrap of the studentised mean.
+def mean(values: Sequence[float], *, lowest: float = -math.inf) -> Mean:
+    """Return the mean with the wider one of two intervals at each end.
 
-    Efron and Tibshirani 1993, section 12.5: ``mean - t * s / sqrt(n)``, where t runs over the
-    2.5 % and 97.5 % points of ``(resampled mean - mean) / standard error of the resample``. Values
-    such as regrets are skewed and often 0, for which a percentile bootstrap covers only 78-91 % at
-    8 to 11 values. Simulated coverage of this interval (``benchmarks/choosing_coverage.py``): 91-95
-    % at 8 values and 92-95 % at 11 for normal, exponential, log-normal and zero-inflated values and
-    for differences of zero-inflated ones. Fewer than 8 values are too few. The seed of the
+    One is a bootstrap of the studentised mean (Efron and Tibshirani 1993, section 12.5): ``mean - t
+    * s / sqrt(n)``, where t runs over the 2.5 % and 97.5 % points of ``(resampled mean - mean) /
+    standard error of the resample``. It suits values such as regrets, which are skewed and often 0.
+    The other one is Student's, which suits differences of them. Simulated coverage of the wider one
+    (``benchmarks/choosing_coverage.py``): 94-97 % at 8, 11 and 13 values for normal, exponential
+    and zero-inflated values and for differences of zero-inflated ones, and 90-92 % for log-normal
+    values. A percentile bootstrap covers 77-91 %. Fewer than 8 values are too few. The seed of the
     resamples is fixed, so the same values always give the same interval, in any order.
 
     Args:
         values: finite numbers.
+        lowest: the lowest possible value, below which no interval extends.
     """
     column = np.sort(np.asarray(values, dtype=np.float64))
     n = len(column)
@@ -68,9 +70,14 @@ def mean(values: Sequence[float]) -> Mean:
     if np.ptp(column) == 0:
         note = "all values are equal, which gives no interval"
         return Mean(value, math.nan, math.nan, n, note)
-    low, high = np.quantile(_studentised(column), [0.025, 0.975])
+    from scipy.special import stdtrit  # slow to import, so only where it is needed
+
+    student = float(stdtrit(n - 1, 0.975))
+    first, last = np.quantile(_studentised(column), [0.025, 0.975])
+    above, below = max(-float(first), student), max(float(last), student)
     standard_error = float(column.std(ddof=1)) / math.sqrt(n)
-    return Mean(value, value - float(high) * standard_error, value - float(low) * standard_error, n)
+    low = max(value - below * standard_error, lowest)
+    return Mean(value, low, value + above * standard_error, n)
 
 
 def _studentised(column: Floats) -> Floats:

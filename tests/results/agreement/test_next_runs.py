@@ -140,6 +140,24 @@ def test_records_of_earlier_code_give_commands_with_what_distinguishes_them(
     assert [encoder_of(run) for run in runs] == [encoder_of(run) for run in proxies[:2]]
 
 
+def test_paths_that_the_current_folder_gives_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    run = composed(outputs, "protocol=knn")
+    features = f"paths.features={outputs}/features"
+    paths = [f"paths.outputs={outputs}", f"paths.data={tmp_path}/elsewhere", features]
+    leave(run, 0.5, overrides={**overrides_of(run.config), "paths": paths})
+    monkeypatch.delenv("SSL_TRANSFER_OUTPUTS", raising=False)
+    (step,) = next_runs(read(outputs), ["knn"], "finetune", 1)
+    assert f" {paths[0]} {paths[1]}" in step.commands[0]
+    assert features not in step.commands[0]
+    monkeypatch.chdir(tmp_path)
+    (step,) = next_runs(read(outputs), ["knn"], "finetune", 1)
+    assert step.commands[0].endswith(f"protocol=finetune {paths[1]}")
+
+
 def test_what_a_record_sets_beside_its_axes_is_not_taken_over(tmp_path: Path) -> None:
     outputs = tmp_path / "o"
     run = composed(outputs, "protocol=knn")

@@ -2,11 +2,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from results.statistics.means import FEWEST_FOR_INTERVAL, mean
 
 
-def test_the_interval_is_a_bootstrap_of_the_studentised_mean() -> None:
+def test_the_interval_is_the_wider_one_of_a_studentised_bootstrap_and_of_student() -> None:
     """The formula restated with explicit resamples, with random numbers of its own."""
     values = np.random.default_rng(3).exponential(1.0, 12)
     generator = np.random.default_rng(4)
@@ -14,6 +15,8 @@ def test_the_interval_is_a_bootstrap_of_the_studentised_mean() -> None:
     t = (samples.mean(1) - values.mean()) / (samples.std(1, ddof=1) / math.sqrt(12))
     s = values.std(ddof=1) / math.sqrt(12)
     low, high = values.mean() - np.quantile(t, [0.975, 0.025]) * s
+    student = stats.t.interval(0.95, 11, values.mean(), s)
+    low, high = min(low, student[0]), max(high, student[1])
     found = mean(values.tolist())
     assert found.value == pytest.approx(values.mean())
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.1 * (high - low))
@@ -44,3 +47,10 @@ def test_normal_values_are_covered() -> None:
         found = mean(generator.normal(1.0, 1.0, 11).tolist())
         covered += found.low <= 1.0 <= found.high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_no_interval_extends_below_the_lowest_possible_value() -> None:
+    regrets = [0.0] * 7 + [3.0]
+    assert mean(regrets).low < 0
+    assert mean(regrets, lowest=0.0).low == 0
+    assert mean(regrets, lowest=0.0).high == mean(regrets).high
