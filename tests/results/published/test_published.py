@@ -59,7 +59,7 @@ PRINTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("part", "protocol"), enumerate(["logistic_regression", "finetune"]))
+@pytest.mark.parametrize(("part", "protocol"), [(0, "logistic_regression"), (1, "finetune")])
 def test_row_means_equal_the_printed_averages(part: int, protocol: str) -> None:
     rows = [row for row in read_published(TABLE[:1]).rows if row.protocol == protocol]
     assert {row.encoder for row in rows} == set(PRINTED)
