@@ -118,4 +118,5 @@ def _mean(columns: Sequence[Values]) -> dict[str, float]:
     for column in columns:
         for encoder, value in column.items():
             gathered[encoder].append(value)
-    return {encoder: math.fsum(values) / len(values) for encoder, values in gathered.items()}
+    # Equal means must stay ties, although their sums are rounded differently.
+    return {e: round(math.fsum(values) / len(values), 12) for e, values in gathered.items()}

@@ -19,7 +19,7 @@ from results.agreement.scores import Scores, Values, scores
 from results.errors import ResultsError, unknown
 from results.records.labels import natural
 from results.records.reading import Results
-from results.statistics.intervals import Coefficient, Kind, average, coefficient, difference
+from results.statistics.intervals import Coefficient, Kind, average, coefficient, difference, point
 
 Name = Literal[
     "pearson",
@@ -115,7 +115,7 @@ def correlate_scores(
         aim = _Column(target.name, *target.on(dataset))
         correlations += list(_compare(dataset, aim, columns, names))
     if len(datasets) > 1:
-        correlations += list(_means(correlations))
+        correlations += list(means(correlations))
         # Averaged logits are ranked, too: scores of several metrics have no raw mean.
         pooled = [
             _Column(p.name, logits, logits, p.undefined or p.no_mean)
@@ -162,15 +162,27 @@ def _compare(
 def _coefficient(target: _Column, proxy: _Column, name: Name) -> Coefficient:
     if proxy.undefined:
         return Coefficient.none(0, f"undefined: {proxy.undefined}")
-    y, x = _shared(target.values(name), proxy.values(name))
-    return coefficient(x, y, _kind(name))
+    return coefficient_of(target.values(name), proxy.values(name), name)
+
+
+def coefficient_of(target: Values, proxy: Values, name: Name) -> Coefficient:
+    """Return a coefficient over the encoders that both have, of scores on its scale."""
+    y, x = _shared(target, proxy)
+    return coefficient(x, y, kind_of(name))
+
+
+def value_of(target: Scores, proxy: Scores, dataset: str, name: Name) -> float:
+    """Return a coefficient on one dataset without its interval; NaN if there is none."""
+    columns = (_Column(one.name, *one.on(dataset)).values(name) for one in (target, proxy))
+    y, x = _shared(*columns)
+    return point(x, y, kind_of(name))
 
 
 def _difference(target: _Column, proxy: _Column, base: _Column, name: Name) -> Coefficient:
     if reason := proxy.undefined or base.undefined:
         return Coefficient.none(0, f"undefined: {reason}")
     y, x, other = _shared(target.values(name), proxy.values(name), base.values(name))
-    return difference(y, x, other, _kind(name))
+    return difference(y, x, other, kind_of(name))
 
 
 def _shared(*columns: Values) -> list[NDArray[np.float64]]:
@@ -179,11 +191,13 @@ def _shared(*columns: Values) -> list[NDArray[np.float64]]:
     return [np.array([column[e] for e in shared], dtype=np.float64) for column in columns]
 
 
-def _kind(name: Name) -> Kind:
+def kind_of(name: Name) -> Kind:
+    """Return the coefficient without the scale of its scores."""
     return "pearson" if name == "pearson (logit)" else name
 
 
-def _means(correlations: Sequence[Correlation]) -> Iterator[Correlation]:
+def means(correlations: Sequence[Correlation]) -> Iterator[Correlation]:
+    """Yield the mean over datasets of each proxy's coefficients."""
     for proxy in dict.fromkeys(entry.proxy for entry in correlations):
         same = [entry for entry in correlations if entry.proxy == proxy]
         means = {

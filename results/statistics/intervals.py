@@ -76,13 +76,24 @@ def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
         y: the other score of the same encoders: the target, if the coefficient ranks by it.
         kind: the coefficient.
     """
-    n = len(x)
-    if n < FEWEST:
-        return Coefficient.none(n, "too few")
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Coefficient.none(n, "undefined: one of the two scores is the same for all encoders")
+    if note := _missing(x, y):
+        return Coefficient.none(len(x), note)
     value = MEASURES[kind](x, y)
-    return Coefficient(value, *_interval(x, y, kind, value), n)
+    return Coefficient(value, *_interval(x, y, kind, value), len(x))
+
+
+def point(x: Floats, y: Floats, kind: Kind) -> float:
+    """Return the value of ``coefficient`` without its interval; NaN if there is none."""
+    return math.nan if _missing(x, y) else MEASURES[kind](x, y)
+
+
+def _missing(x: Floats, y: Floats) -> str:
+    """Return why two scores have no coefficient; empty if they have one."""
+    if len(x) < FEWEST:
+        return "too few"
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return "undefined: one of the two scores is the same for all encoders"
+    return ""
 
 
 def _interval(x: Floats, y: Floats, kind: Kind, value: float) -> tuple[float, float]:

@@ -35,6 +35,7 @@ def write(outputs: Path) -> Write:
         config: dict[str, Any] | None = None,
         parameters: int | None = None,
         feature_dim: int | None = None,
+        encoder_label: str | None = None,
         **changes: Any,
     ) -> Path:
         nonlocal count
@@ -50,7 +51,7 @@ def write(outputs: Path) -> Write:
             "seed": seed,
             "encoder": {
                 "id": encoder,
-                "label": f"{model}-{method}",
+                "label": encoder_label or f"{model}-{method}",
                 "parameters": parameters,
                 "feature_dim": feature_dim,
             },
