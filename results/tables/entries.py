@@ -62,9 +62,10 @@ def entry_of(cell: Cell, interval: tuple[float, float, str] | None = None) -> En
     remarks += [f"{cell.invalid} invalid"] if cell.invalid else []
     remarks += [f"{cell.left_out} on other files"] if cell.left_out else []
     remarks += [OUTDATED] if cell.outdated else []
+    spread = cell.spread
     return Entry(
         value=cell.mean * scale,
-        spread=None if cell.spread is None else cell.spread * scale,
+        spread=None if spread is None else spread * scale,
         interval=None if interval is None else (interval[0] * scale, interval[1] * scale),
         over="" if interval is None else interval[2],
         count=len(cell.values),

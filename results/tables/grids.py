@@ -1,6 +1,7 @@
 """Grids of entries by row and column, from which tables are made."""
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -79,12 +80,20 @@ def _placed(
     results: Results, layout: Layout
 ) -> tuple[list[tuple[_Place, Row]], list[tuple[_Place, MissingRun]]]:
     """Return scores and runs without scores with their places."""
-    axes = [coordinates(results, some) for some in (layout.tables, layout.rows, layout.columns)]
-    averaged = "dataset" in layout.mean_over
+    averaged = ("protocol", "dataset") if "dataset" in layout.mean_over else ()
+    parts = (layout.tables, layout.rows, layout.columns, averaged)
+    read = coordinates(results, [axis for axes in parts for axis in axes])
+    ends = list(itertools.accumulate(map(len, parts)))
+    places: dict[Coordinates, _Place] = {}
 
     def place(entry: Row | MissingRun) -> _Place:
-        about, row, column = (read(entry) for read in axes)
-        return about, row, column, (entry.protocol, entry.dataset) if averaged else ()
+        values = read(entry)
+        if values not in places:
+            first, second, third, _ = ends
+            places[values] = (
+                values[:first], values[first:second], values[second:third], values[third:]
+            )  # fmt: skip
+        return places[values]
 
     rows = [row for row in results.rows if row.dataset and _is_shown(row, layout)]
     gaps = [gap for gap in results.gaps if gap.dataset and gap.encoder]

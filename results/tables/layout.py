@@ -1,7 +1,8 @@
 """Which axes are the rows and the columns of a table, and which make tables of their own."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Hashable, Sequence
 
 from results.errors import ResultsError, unknown
 from results.records.labels import natural
@@ -106,21 +107,31 @@ def is_seed_of_encoders(key: str) -> bool:
 
 
 def coordinates(results: Results, axes: Sequence[str]) -> Callable[[Entry], Coordinates]:
-    """Return a function that looks up an entry's values on some axes."""
+    """Return a function that looks up an entry's values on some axes.
+
+    Entries are many and their values are few, so equal values are looked up once.
+    """
     readers = [_reader(results, axis) for axis in axes]
-    return lambda entry: tuple(read(entry) for read in readers)
+    fields = [axis for axis in axes if axis in Row._fields]
+    shared = operator.attrgetter(*(fields or ["protocol"]))
+    described = len(fields) < len(axes)
+    known: dict[Hashable, Coordinates] = {}
+
+    def read(entry: Entry) -> Coordinates:
+        key: Hashable = shared(entry)
+        if described:
+            run = results.runs.get(entry.run_id)
+            key = key, None if run is None else id(run.description)
+        if key not in known:
+            known[key] = tuple(reader(entry) for reader in readers)
+        return known[key]
+
+    return read
 
 
 def _reader(results: Results, axis: str) -> Callable[[Entry], str]:
     if axis in PARTS_OF_ENCODERS or is_key(axis):
-        values: dict[str, str] = {}
-
-        def read(entry: Entry) -> str:
-            if entry.run_id not in values:
-                values[entry.run_id] = _of_run(results, entry.run_id, axis)
-            return values[entry.run_id]
-
-        return read
+        return lambda entry: _of_run(results, entry.run_id, axis)
     if axis == "seed":
         return lambda entry: ABSENT if entry.seed is None else str(entry.seed)
     return lambda entry: str(getattr(entry, axis))
