@@ -8,7 +8,7 @@ from PIL import Image
 from predicted import write_arrays
 
 from results.commands.main import main
-from results.figures import scatter as plots
+from results.figures import canvas
 from results.runs.pictures import draw_confusion
 
 
@@ -92,7 +92,7 @@ def test_a_report_is_saved_as_markdown_numbers_and_pictures(
 def test_without_matplotlib_the_numbers_are_saved_and_one_sentence_says_what_is_missing(
     judged: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(plots.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(canvas.importlib.util, "find_spec", lambda name: None)
     assert main(["run", str(judged), "--to", str(tmp_path / "report")]) == 0
     assert "warning: pictures need the package matplotlib" in capsys.readouterr().err
     assert (tmp_path / "report" / "confusion.csv").exists()
