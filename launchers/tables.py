@@ -1,4 +1,4 @@
-"""Hydra callback after every multirun: prints the sweep's tables and sets the exit code."""
+"""Hydra callback after every multirun: prints what the sweep answers and sets the exit code."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ class TablesAfterSweep(Callback):
     """Runs ``python -m results summary`` on the sweep; exits with 1 if a run has no record."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print and write the tables."""
+        """Print the answer and write the tables."""
         from launchers.base import ProjectLauncher
 
         outcome = ProjectLauncher.last_outcome

@@ -88,6 +88,11 @@ def sentences(
         for miss in entry.misses
     ]
     lines = missed[:_SHOWN_MISSES]
+    if not any(choices):
+        lines.append(
+            f"too few encoders have both scores to judge a choice; `--next 3` prints the commands "
+            f"that run {target.name} for each proxy's three best"
+        )
     if len(missed) > _SHOWN_MISSES:
         lines.append(f"… and {len(missed) - _SHOWN_MISSES} more misses; `--format csv` has all")
     for proxy in proxies:
@@ -111,10 +116,12 @@ def cost_table(costs: Mapping[str, Cost], choices: Sequence[Choice], target: str
     ran = {name: cost for name, cost in costs.items() if cost.runs}
     if not ran:
         return None
-    rows = [[name, *_cost(cost)] for name, cost in costs.items()]
+    aim = costs.get(target)
+    rows = [[name, *_cost(cost), _share(cost, aim)] for name, cost in costs.items()]
     proxies = [cost for name, cost in ran.items() if name != target]
     if len(proxies) > 1:
-        rows.append(["all proxies together", *_cost(together(proxies))])
+        runs, *times, _, device = _cost(together(proxies))
+        rows.append(["all proxies together", runs, *times, "–", device, "–"])
     notes = [
         "seconds of wall time times processes; stored features are extracted once, whoever did it"
     ]
@@ -128,7 +135,9 @@ def cost_table(costs: Mapping[str, Cost], choices: Sequence[Choice], target: str
         notes.append(f"times on {' and '.join(sorted(devices))} are not comparable or added up")
     elif best := _front(costs, choices, target):
         notes.append(f"no proxy that is as cheap has as little regret: {', '.join(best)}")
-    header = ["proxy", "runs", "own time", "extraction", "per encoder and dataset", "device"]
+    header = ["proxy", "runs", "own time", "extraction", "total", "per score", "device"]
+    header.append(f"of {target}")
+    notes.append("per score: of an encoder on a dataset, all its seeds together")
     return Table("What the scores cost", header, rows, notes)
 
 
@@ -179,11 +188,20 @@ def _front(costs: Mapping[str, Cost], choices: Sequence[Choice], target: str) ->
 
 def _cost(cost: Cost) -> list[str]:
     if not cost.runs:
-        return ["0", "–", "–", "none", "–"]
+        return ["0", "–", "–", "–", "none", "–"]
     bound = "≥ " if cost.unknown else ""
-    times = [duration(cost.seconds), duration(cost.extraction_seconds), duration(cost.per_cell)]
+    seconds = (cost.seconds, cost.extraction_seconds, cost.total, cost.per_cell)
+    times = [duration(one) for one in seconds]
     shown = [time if time == "–" else f"{bound}{time}" for time in times]
     return [str(cost.runs), *shown, " and ".join(cost.devices)]
+
+
+def _share(cost: Cost, target: Cost | None) -> str:
+    """Return the cost of a score as a share of the target's, if both ran on the same device."""
+    if target is None or cost is target or not cost.runs or cost.devices != target.devices:
+        return "–"
+    share = cost.per_cell / target.per_cell if target.per_cell > 0 else math.nan
+    return f"{share:.1%}" if math.isfinite(share) else "–"
 
 
 def _numbers(entry: Choice) -> list[str]:
