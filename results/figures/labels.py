@@ -119,28 +119,34 @@ def _place_in_order(
 ) -> list[Placed | None]:
     """Place labels one after another, each at its nearest free place."""
     dots = np.array(points, dtype=np.float64).reshape(-1, 2)
-    kept_free = np.concatenate([dots - _POINT, dots + _POINT], axis=1)
-    labelled = np.empty((0, 4))  # boxes of placed labels and of points of their lines
+    taken = np.concatenate([dots - _POINT, dots + _POINT], axis=1)  # the points' squares first
+    joined = np.empty((0, 2, 2))  # the lines from labels to their points
     placed: list[Placed | None] = [None] * len(points)
     for index in order:
-        taken = np.concatenate([kept_free, labelled])
         best = None
         if len(avoid):
-            best = _free_place(index, dots, sizes[index], np.concatenate([taken, avoid]), frame)
-        best = best or _free_place(index, dots, sizes[index], taken, frame)
+            both = np.concatenate([taken, avoid])
+            best = _free_place(index, dots, sizes[index], both, joined, frame)
+        best = best or _free_place(index, dots, sizes[index], taken, joined, frame)
         if best is None:
             continue
         box, line = best
-        labelled = np.concatenate([labelled, box[None] + _MARGIN])
+        taken = np.concatenate([taken, box[None] + _MARGIN])
         if line is not None:
-            labelled = np.concatenate([labelled, np.tile(line[1:-1], 2) + _MARGIN / 3])
+            taken = np.concatenate([taken, np.tile(line[1:-1], 2) + _MARGIN / 3])
+            joined = np.concatenate([joined, line[None, [0, -1]]])
         end = None if line is None else (float(line[-1, 0]), float(line[-1, 1]))
         placed[index] = Placed(Box(*box.tolist()), end)
     return placed
 
 
 def _free_place(
-    index: int, dots: Floats, size: tuple[float, float], taken: Floats, frame: Box
+    index: int,
+    dots: Floats,
+    size: tuple[float, float],
+    taken: Floats,
+    joined: Floats,
+    frame: Box,
 ) -> tuple[Floats, Floats | None] | None:
     """Return the nearest free box of a label, and the line to its point if it is distant.
 
@@ -149,6 +155,7 @@ def _free_place(
         dots: all points ``[points, 2]``.
         size: width and height of the label.
         taken: boxes ``[boxes, 4]`` that the label must not cover; the first ones are the points'.
+        joined: ends ``[lines, 2, 2]`` of the lines of placed labels.
         frame: the inside of the panel.
     """
     boxes = _candidates(dots[index], *size)
@@ -157,7 +164,7 @@ def _free_place(
     others = np.delete(taken, index, axis=0)
     for box in free:  # in the order of their distance
         line = _line(dots[index], box)
-        if line is None or not _crosses(line, others):
+        if line is None or not (_covers(line, others) or _crosses(line[[0, -1]], joined)):
             return box, line
     return None
 
@@ -180,14 +187,29 @@ def _overlap(boxes: Floats, others: Floats) -> NDArray[np.bool_]:
 
 
 def _line(dot: Floats, box: Floats) -> Floats | None:
-    """Return points ``[10, 2]`` on the line from a point to its label; None for a near label."""
+    """Return points ``[16, 2]`` on the line from a point to its label; None for a near label."""
     end = np.clip(dot, box[:2], box[2:])
     if math.dist(dot, end) <= _LINE_FROM:
         return None
-    return np.asarray(dot + np.linspace(0.1, 1.0, 10)[:, None] * (end - dot))
+    return np.asarray(dot + np.linspace(0.1, 1.0, 16)[:, None] * (end - dot))
 
 
-def _crosses(line: Floats, boxes: Floats) -> bool:
+def _covers(line: Floats, boxes: Floats) -> bool:
     """Return whether a point of a line lies in a box."""
     inside = (line[:, None] >= boxes[None, :, :2]) & (line[:, None] <= boxes[None, :, 2:])
     return bool((inside[..., 0] & inside[..., 1]).any())
+
+
+def _crosses(line: Floats, others: Floats) -> bool:
+    """Return whether a line ``[2, 2]`` crosses one of others ``[lines, 2, 2]``.
+
+    It does if the ends of each lie on different sides of the other.
+    """
+    (a, b), c, d = line, others[:, 0], others[:, 1]
+
+    def side(start: Floats, end: Floats, point: Floats) -> Floats:
+        across, along = end - start, point - start
+        return np.asarray(across[..., 0] * along[..., 1] - across[..., 1] * along[..., 0])
+
+    apart = side(a, b, c) * side(a, b, d) < 0
+    return bool((apart & (side(c, d, a) * side(c, d, b) < 0)).any())

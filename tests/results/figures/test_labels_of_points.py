@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,24 @@ def test_no_two_labels_overlap_and_none_covers_a_point_or_leaves_the_panel(numbe
         assert box.right <= 240
         assert box.bottom <= 200
         assert not any(box.common(Box(x - 3, y - 3, x + 3, y + 3)) for x, y in points)
+
+
+@pytest.mark.parametrize("number", [30, 40, 50])
+def test_lines_to_labels_do_not_cross_each_other(number: int) -> None:
+    points = random_points(number)
+    placed = place(points, [[f"encoder_{n}"] for n in range(number)], [0.0] * number, FRAME)
+    lines = [
+        (complex(*point), complex(*one.line_end))
+        for point, one in zip(points, placed, strict=True)
+        if one is not None and one.line_end is not None
+    ]
+    assert len(lines) > 1
+
+    def side(start: complex, end: complex, point: complex) -> float:
+        return ((end - start).conjugate() * (point - start)).imag
+
+    for (a, b), (c, d) in itertools.combinations(lines, 2):
+        assert side(a, b, c) * side(a, b, d) >= 0 or side(c, d, a) * side(c, d, b) >= 0
 
 
 def test_few_labels_are_all_placed() -> None:
