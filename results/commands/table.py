@@ -152,9 +152,10 @@ def _tell_variants(results: Results, names: Sequence[str], layout: Layout) -> No
     """Say on standard error which variants of a protocol have tables, and how to select one."""
     if "protocol" not in layout.tables:
         return
-    results = relabelled(results, layout.apart)
+    shown = relabelled(results, layout.apart)
     for name in names:
-        if len(labels := results.matching("protocol", name)) > 1:
+        labels = results.matching("protocol", name)
+        if len(shown.matching("protocol", name.split(" ")[0])) > 1 < len(labels):
             some = ", ".join(f"`{label}`" for label in labels)
             print(
                 printable(

@@ -183,10 +183,13 @@ def _labels(
 
 
 def _narrow(column: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Return a column of values whose name is wrapped to the width of the values."""
-    name, *cells = column
-    words = max(len(word) for word in name[0].split(" "))
-    return [_wrapped(name, max(words, _width(cells or [[""]])))[0], *cells]
+    """Return a column of values whose name is wrapped between words to the width of the values."""
+    (name, *_), *cells = column
+    longest = max(map(len, name.split(" ")))
+    wrapper = textwrap.TextWrapper(
+        max(longest, _width(cells or [[""]]), 1), break_long_words=False, break_on_hyphens=False
+    )
+    return [wrapper.wrap(name) or [""], *cells]
 
 
 def _wrapped(column: Sequence[str], width: int) -> list[list[str]]:

@@ -144,3 +144,16 @@ def test_names_of_columns_are_wrapped_only_where_the_table_would_not_fit() -> No
     assert max(map(len, narrow.splitlines())) <= 80
     assert len(narrow.split("\n\n")) < len(to_terminal(table, 30).split("\n\n"))
     assert narrow.splitlines()[2].split() == [f"epochs={n}" for n in range(5)]
+
+
+def test_names_of_columns_are_not_broken_within_words() -> None:
+    header = [
+        "encoder",
+        *(f"probe penalty=vrex selection={name}" for name in ("id_val", "ood_val")),
+    ]
+    text = to_terminal(Table("t", header, [["a" * 30, "12.34", "1"]]), 70)
+    assert text.splitlines()[1:4] == [
+        "encoder                                    probe              probe",
+        "                                    penalty=vrex       penalty=vrex",
+        "                                selection=id_val  selection=ood_val",
+    ]
