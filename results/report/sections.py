@@ -66,24 +66,24 @@ def _answer(analysis: Analysis, request: Request) -> Parts:
             yield html.bullets(texts)
 
 
-def figure(name: str, *, silent: bool = False) -> "Make":
-    """Return what yields a figure of the catalogue, or the reason why it is not drawn.
-
-    Args:
-        name: the figure's name.
-        silent: whether the reason is left out, because a table follows or the section goes.
-    """
+def figure(name: str) -> "Make":
+    """Return what yields a figure of the catalogue, or the reason why it is not drawn."""
 
     def make(analysis: Analysis, request: Request) -> Parts:
         try:
             parts = list(drawn(name, analysis))
         except NotDrawn as reason:
-            yield "" if silent else html.paragraphs([f"No figure: {reason}"])
+            yield html.paragraphs([f"No figure: {reason}"])
             return
         for place, drawing in enumerate(parts):
             yield html.figure(drawing, f"figure-{name}-{place}")
 
     return make
+
+
+def _maps(analysis: Analysis, request: Request) -> Parts:
+    if request.maps:
+        yield from figure("maps")(analysis, request)
 
 
 def _correlations(analysis: Analysis, request: Request) -> Parts:
@@ -138,6 +138,10 @@ ORDER: Sequence[tuple[str, str, Sequence[Make]]] = (
     ("ranks", "Ranks", [figure("ranks"), _ranks]),
     ("choices", "Choosing and cost", [figure("cost"), _choices]),
     ("scores", "Scores", [figure("scores"), _scores]),
+    ("training", "Training curves", [figure("training_curves")]),
+    ("invariances", "Invariances", [figure("invariances"), figure("invariance_and_score")]),
+    ("size", "Size of the encoder", [figure("size")]),
+    ("maps", "t-SNE maps", [_maps]),
     ("missing", "Failed, missing and outdated cells", [_missing]),
     ("provenance", "Provenance", [_provenance]),
 )

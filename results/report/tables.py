@@ -17,6 +17,9 @@ from results.tables.grids import Grid, grids
 from results.tables.layout import Layout
 from results.tables.rendering import Table, is_best
 
+LISTS_ENCODERS = "without a score of"
+"""The start of notes that name all encoders, which may be hundreds; the page counts them."""
+
 
 def correlation_table(analysis: Analysis) -> Table:
     """Return all correlations as one table."""
@@ -64,6 +67,9 @@ def rank_table(rankings: Sequence[Ranking]) -> Table:
         ranking.dataset: {rank.encoder: rank for rank in ranking.ranks} for ranking in rankings
     }
     encoders = ordered(encoder for column in by_dataset.values() for encoder in column)
+    # The last ranking is the one over all datasets, if there are several.
+    places = {rank.encoder: rank.rank for rank in rankings[-1].ranks}
+    encoders.sort(key=lambda encoder: places.get(encoder, math.inf))
     rows: list[list[str]] = []
     for encoder in encoders:
         row: list[str] = [encoder]
@@ -99,9 +105,22 @@ def choice_tables(analysis: Analysis) -> list[Table]:
             [*row[:first], *map(Number, row[first:], _numbers(entry))]
             for row, entry in zip(texts.rows, entries, strict=True)
         ]
-        tables.append(dataclasses.replace(texts, rows=rows, left=1 if means else 2))
+        notes = [note for note in texts.notes if not note.startswith(LISTS_ENCODERS)]
+        notes += [] if means and len(analysis.datasets) > 1 else _incomplete(analysis)
+        tables.append(dataclasses.replace(texts, rows=rows, notes=notes))
     price = cost_table(analysis.costs, analysis.choices, analysis.target.name)
     return tables if price is None else [*tables, price]
+
+
+def _incomplete(analysis: Analysis) -> Iterator[str]:
+    """Yield how many encoders each proxy has no score of, on the dataset with the fewest."""
+    for proxy in analysis.proxies:
+        counts = [
+            len(set(analysis.target.raw[dataset]) - set(proxy.on(dataset)[0]))
+            for dataset in analysis.datasets
+        ]
+        if proxy.raw and max(counts, default=0):
+            yield f"`{proxy.name}` has no score of up to {max(counts)} encoders of a dataset"
 
 
 def _numbers(entry: Choice) -> list[float | None]:
