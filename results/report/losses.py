@@ -86,7 +86,8 @@ def cost(proxy: str, cheap: Cost | None, target: str, dear: Cost | None) -> str 
     target_took = f"those of {name(target)} {_bound(dear)}{duration(dear.per_cell)}"
     if cheap.unknown or dear.unknown:
         return f"{text}; {target_took}."
-    return f"{text}; {target_took}, so the proxy takes {cheap.per_cell / dear.per_cell:.2g} of it."
+    share = 100 * cheap.per_cell / dear.per_cell
+    return f"{text}; {target_took}, so the proxy takes {share:.3g} % of the time."
 
 
 def of_random(choices: Sequence[Choice], dataset: str) -> Choice | None:

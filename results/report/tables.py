@@ -119,8 +119,9 @@ def _incomplete(analysis: Analysis) -> Iterator[str]:
             len(set(analysis.target.raw[dataset]) - set(proxy.on(dataset)[0]))
             for dataset in analysis.datasets
         ]
-        if proxy.raw and max(counts, default=0):
-            yield f"`{proxy.name}` has no score of up to {max(counts)} encoders of a dataset"
+        most = max(counts, default=0)
+        if proxy.raw and most:
+            yield f"`{proxy.name}` has no score of up to {most} encoders of a dataset"
 
 
 def _numbers(entry: Choice) -> list[float | None]:

@@ -61,6 +61,18 @@ def test_the_page_never_scrolls_sideways(open_report: Open, width: int, scheme: 
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
+def test_every_figure_is_drawn(open_report: Open) -> None:
+    page = open_report()
+    figures = page.locator("figure").all()
+    assert {name for figure in figures if (name := figure.get_attribute("id"))} >= {
+        "figure-agreement-0", "figure-correlations-0", "figure-ranks-0", "figure-scores-0",
+    }  # fmt: skip
+    for figure in figures:
+        box = figure.locator("svg").bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) > 50
+
+
 def test_a_click_on_a_header_sorts_the_table(open_report: Open) -> None:
     page = open_report()
     header = page.locator("#scores-0 thead th", has_text="aircraft")
@@ -103,8 +115,19 @@ def test_one_encoder_is_highlighted_everywhere(open_report: Open) -> None:
     page.locator("#scores-0").get_by_role("button", name="byol", exact=True).click()
     assert chosen(page) == {"byol"}
     assert page.locator("#highlight").input_value() == "byol"
+    page.locator('#figure-agreement-0 [data-encoder="pirl"] circle').first.click()
+    assert chosen(page) == {"pirl"}
     page.locator("#clear").click()
     assert chosen(page) == set()
+
+
+def test_the_points_of_other_encoders_fade(open_report: Open) -> None:
+    page = open_report()
+    page.locator("#highlight").select_option("swav")
+    opacity = "e => Number(getComputedStyle(e).opacity)"
+    for figure in page.locator("figure", has=page.locator('[data-encoder="swav"]')).all():
+        assert figure.locator('[data-encoder="swav"]').first.evaluate(opacity) == 1
+        assert figure.locator('[data-encoder="byol"]').first.evaluate(opacity) < 0.5
 
 
 def test_everything_can_be_done_with_keys(open_report: Open) -> None:
@@ -126,10 +149,34 @@ def test_everything_can_be_done_with_keys(open_report: Open) -> None:
     assert chosen(page) == set()
 
 
-def test_each_table_is_one_stop_of_the_tab_key(open_report: Open) -> None:
+def test_points_of_figures_are_reached_by_keys_and_say_their_numbers(open_report: Open) -> None:
     page = open_report()
-    for table in page.locator(".table").all():
-        assert table.locator('button.encoder[tabindex="0"]').count() <= 1
+    figure = page.locator("#figure-agreement-0")
+    figure.locator('[data-encoder][tabindex="0"]').focus()
+    tip = page.locator("#tip")
+    assert "finetune" in tip.inner_text()
+    first = tip.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert tip.inner_text() != first
+    page.keyboard.press("Enter")
+    assert len(chosen(page)) == 1
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    page.keyboard.press("Escape")
+    assert chosen(page) == set()
+
+
+def test_a_pointer_shows_the_numbers_of_a_point(open_report: Open) -> None:
+    page = open_report()
+    page.locator('#figure-agreement-0 [data-encoder="pirl"] circle').first.hover()
+    assert page.locator("#tip").inner_text().startswith("pirl")
+
+
+def test_each_figure_and_table_is_one_stop_of_the_tab_key(open_report: Open) -> None:
+    page = open_report()
+    for container in page.locator(".table, figure").all():
+        stops = 'button.encoder[tabindex="0"], svg [tabindex="0"]'
+        assert container.locator(stops).count() <= 1
 
 
 def background(page: "Page") -> str:
