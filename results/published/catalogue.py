@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,12 +76,24 @@ def head(name: str) -> Head:
 def read_published(tables: Sequence[str]) -> Results:
     """Return published tables as results with one seed.
 
-    The first metric in a table for a protocol and a dataset is the primary one.
+    The first metric in a table for a protocol and a dataset is the primary one. Where two tables
+    state scores of one encoder, protocol and dataset, these are variants of the protocol, whose
+    labels name the table: ``finetune table=transfer_2021_table1``.
 
     Raises:
         ResultsError: if a name is unknown; the message lists the known ones.
     """
-    rows = [row for name in tables for row in _rows(name)]
+    rows_of = {name: _rows(name) for name in tables}
+    stating: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for name, some in rows_of.items():
+        for row in some:
+            stating[row.protocol, row.encoder, row.dataset].add(name)
+    repeated = {protocol for (protocol, *_), several in stating.items() if len(several) > 1}
+    rows = [
+        row._replace(protocol=f"{row.protocol} table={name}") if row.protocol in repeated else row
+        for name, some in rows_of.items()
+        for row in some
+    ]
     return Results(rows, finished=len(rows), stated_facts=_facts(tables))
 
 

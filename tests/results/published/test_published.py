@@ -181,3 +181,19 @@ def test_tables_of_small_models_agree_with_each_other() -> None:
     assert len(ranks) == 5
     assert ranks == sorted(ranks)
     assert {row.unit for row in rows} == {"fraction", "squared distance", "log"}
+
+
+def test_scores_of_two_tables_are_variants_of_a_protocol_and_never_mixed() -> None:
+    names = ["transfer_2021_table1", "sfda_2022_self_supervised"]
+    alone = {name: read_published([name]) for name in names}
+    for order in (names, names[::-1], [*names, names[0]]):
+        both = read_published(order)
+        assert both.known("protocol") == [
+            "finetune table=sfda_2022_self_supervised",
+            "finetune table=transfer_2021_table1",
+            "logistic_regression",
+        ]
+        for name in names:
+            own = [row for row in both.rows if row.protocol == f"finetune table={name}"]
+            stated = [row for row in alone[name].rows if row.protocol == "finetune"]
+            assert [row._replace(protocol="finetune") for row in own] == stated
