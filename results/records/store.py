@@ -1,15 +1,33 @@
-"""The records and failures in the folders of runs."""
+"""The records and failures in the folders of runs, of which unchanged ones are not read again."""
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from results.errors import ResultsError
+from results.records.columns import Entry, Stamp, Unusable, pack, unpack
 from results.records.descriptions import Metric, Run, run_of
+from results.records.pieces import PieceReader
 from results.records.validity import require_valid
+
+CACHE = ".runs.cache"
+"""File in an outputs folder with what was read of its runs."""
+_FILES = ("record.json", "failure.json")
+_WORTH_KEEPING = 200
+"""Number of files read anew from which the cache is written."""
+_WORTH_A_PROCESS = 5000
+"""Number of files to read from which a second process, which needs 0.1 s to start, saves time."""
+_SETTLED_NS = 2_000_000_000
+"""Age of a file from which a further change has another time in the coarsest file systems."""
 
 
 def read_runs(outputs: Path, places: Iterable[str] | None = None) -> tuple[list[Run], list[str]]:
@@ -19,17 +37,192 @@ def read_runs(outputs: Path, places: Iterable[str] | None = None) -> tuple[list[
         outputs: the folder that runs write to.
         places: folders of runs relative to ``outputs``; None reads all.
     """
-    runs, problems = [], []
-    folders = all_folders(outputs) if places is None else (outputs / place for place in places)
-    for folder in folders:
+    base = str(outputs)
+    known = {} if places is not None else _cached(outputs)
+    files = list(_stamped(base, _places(base) if places is None else places))
+    changed = [
+        (file, stamp)
+        for file, stamp in files
+        if (entry := known.get(file)) is None or entry.stamp != stamp
+    ]
+    fresh, faults = _read_all(base, changed)
+    problems = [faults[file] for file, _ in files if file in faults]
+    entries = [
+        entry
+        for file, stamp in files
+        if (entry := fresh.get(file) or known.get(file)) is not None and file not in faults
+    ]
+    if places is None and len(fresh) >= _WORTH_KEEPING:
+        _keep(outputs, entries)
+    return [entry.run for entry in entries], problems
+
+
+def _places(outputs: str) -> Iterator[str]:
+    """Yield the folder of every run, relative to the outputs folder, in alphabetical order."""
+    for protocol in sorted(os.scandir(outputs), key=lambda entry: entry.name):
+        if protocol.is_dir() and protocol.name != "sweeps":
+            with os.scandir(protocol) as runs:
+                names = sorted(run.name for run in runs if run.is_dir())
+            yield from (f"{protocol.name}/{name}" for name in names)
+
+
+def _stamped(outputs: str, places: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
+    """Yield the record, else the failure, of each folder that has one, with its stamp."""
+    for place in places:
+        for name in _FILES:
+            file = f"{place}/{name}"
+            try:
+                stat = os.stat(f"{outputs}/{file}")  # noqa: PTH116 - Path costs more than the call
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError:
+                yield file, (-1, 0, 0, 0)  # reading it names the reason
+                break
+            yield file, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+            break
+
+
+Files = Sequence[tuple[str, Stamp]]
+
+
+def _read_all(outputs: str, files: Files) -> tuple[dict[str, Entry], dict[str, str]]:
+    """Return the entries of files, and a sentence for each unusable one."""
+    if len(files) < _WORTH_A_PROCESS or (os.cpu_count() or 1) < 2:
+        return _read(outputs, files)
+    half = len(files) // 2
+    with _Helper(outputs, files[half:]) as helper:
+        entries, problems = _read(outputs, files[:half])
+        others, further = helper.result()
+    return {**entries, **others}, {**problems, **further}
+
+
+def _read(outputs: str, files: Files) -> tuple[dict[str, Entry], dict[str, str]]:
+    reader = PieceReader()
+    entries, problems = {}, {}
+    for file, stamp in files:
+        folder = f"{outputs}/{file.rpartition('/')[0]}"
+        run = None
+        if file.endswith(_FILES[0]) and stamp[0] > 0:
+            content = _content(f"{outputs}/{file}", stamp[0])
+            run = reader.read(content, folder)
+        if run is None:
+            try:
+                document = load_document(Path(folder))
+            except ResultsError as error:
+                problems[file] = str(error)
+                continue
+            if document is None:  # it was removed in the meantime
+                continue
+            run = run_of(document, folder)
+            run = run._replace(description=reader.share(run.description))
+        entries[file] = Entry(file, stamp, run)
+    return entries, problems
+
+
+def _content(path: str, size: int) -> bytes:
+    """Return the content of a file of known size; nothing if it cannot be read or is longer."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        content = os.read(descriptor, size + 1)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+    return content if len(content) == size else b""
+
+
+class _Helper:
+    """Another process that reads a part of the files.
+
+    It exchanges bytes by pipes. Unlike ``multiprocessing`` it neither copies this process nor
+    imports its main module, so a script needs no protection against that.
+    """
+
+    def __init__(self, outputs: str, files: Files) -> None:
+        self._outputs, self._files = outputs, files
+        root = str(Path(__file__).resolve().parents[2])
+        code = (
+            "import sys; sys.path.insert(0, sys.argv[1]); "
+            "from results.records.store import help_reading; help_reading(sys.argv[2])"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, root, outputs],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def __enter__(self) -> "_Helper":
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(json.dumps(self._files).encode())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def result(self) -> tuple[dict[str, Entry], dict[str, str]]:
+        """Return what the process has read; if it failed, read the files here."""
+        assert self._process.stdout is not None
+        with self._process.stdout as pipe:
+            answer = pipe.read()
+        length = int.from_bytes(answer[:8], "little")
         try:
-            document = load_document(folder)
-        except ResultsError as error:
-            problems.append(str(error))
+            entries = unpack(answer[8 + length :], self._outputs)
+            problems = json.loads(answer[8 : 8 + length])
+        except ValueError:
+            return _read(self._outputs, self._files)
+        return {entry.file: entry for entry in entries}, problems
+
+
+def help_reading(outputs: str) -> None:
+    """Read the files that the standard input names, and write them to the standard output."""
+    files = [(file, tuple(stamp)) for file, stamp in json.load(sys.stdin.buffer)]
+    entries, problems = _read(outputs, files)
+    text = json.dumps(problems).encode()
+    block = pack(list(entries.values()))
+    sys.stdout.buffer.write(b"".join([len(text).to_bytes(8, "little"), text, block]))
+
+
+def _caches(outputs: Path) -> list[Path]:
+    """Return the places of the cache: the outputs folder, else a folder of the user."""
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(str(outputs.resolve()).encode()).hexdigest()[:32]
+    return [outputs / CACHE, user / "ssl_transfer" / "runs" / f"{name}.cache"]
+
+
+def _cached(outputs: Path) -> dict[str, Entry]:
+    """Return the entries of the cache by file; nothing if there is none that can be used."""
+    for path in _caches(outputs):
+        try:
+            entries = unpack(path.read_bytes(), str(outputs))
+        except (OSError, Unusable):
             continue
-        if document is not None:
-            runs.append(run_of(document, str(folder)))
-    return runs, problems
+        return {entry.file: entry for entry in entries}
+    return {}
+
+
+def _keep(outputs: Path, entries: Sequence[Entry]) -> None:
+    """Write the cache atomically, where that is possible."""
+    # A file that was changed a moment ago may be changed again without getting another time.
+    latest = time.time_ns() - _SETTLED_NS
+    block = pack([entry for entry in entries if max(entry.stamp[1:3]) < latest])
+    for path in _caches(outputs):
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            if path.parent != outputs:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(block)
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            continue
+        return
 
 
 def merged(runs: Iterable[Run]) -> tuple[list[Run], list[str]]:

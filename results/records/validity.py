@@ -88,7 +88,7 @@ def require_valid(document: Any, path: Path) -> None:
     if not isinstance(document, dict):
         wrong = ["no valid 'JSON object'"]
     else:
-        wrong = list(_oddities(document)) or list(_wrong_parts(document, path.name))
+        wrong = list(oddities(document)) or list(_wrong_parts(document, path.name))
     if wrong:
         raise ResultsError(f"`{path}` was skipped: it is damaged ({'; '.join(wrong)}).")
     # The key `checksum` is a hash of the other keys; files of older code lack it.
@@ -97,6 +97,13 @@ def require_valid(document: Any, path: Path) -> None:
         raise ResultsError(
             f"`{path}` was skipped: it was damaged or changed (its checksum is wrong)."
         )
+
+
+def is_tabular(record: dict[str, Any]) -> bool:
+    """Return whether tables can show a record, whose checksum and nesting are not examined."""
+    schema = record.get("schema")
+    known = isinstance(schema, int) and _whole(schema) and schema <= KNOWN_SCHEMA
+    return known and not any(_wrong_parts(record, "record.json"))
 
 
 def _checksum(document: dict[str, Any]) -> str:
@@ -130,7 +137,7 @@ def _wrong_keys(node: Mapping[str, Any], rules: Rules) -> list[str]:
     return [key for key, valid in rules.items() if not valid(node.get(key))]
 
 
-def _oddities(document: dict[str, Any]) -> Iterator[str]:
+def oddities(document: dict[str, Any]) -> Iterator[str]:
     """Yield the faults that may occur in any part of a record, at most once."""
     level: list[dict[str, Any] | list[Any]] = [document]
     depth = 0
