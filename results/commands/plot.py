@@ -19,7 +19,10 @@ def add(commands: "Commands") -> None:
     """Add the command."""
     parser = reading(commands, "plot", _plot, "a figure of the report as SVG, PDF, PNG")
     spec = "PROTOCOL[:METRIC]"
-    parser.add_argument("figures", type=names, metavar="NAME,…", help="figures, or `all`")
+    parser.add_argument(
+        "figures", type=names, nargs="?", metavar="NAME,…",
+        help="figures, or `all`; without a name the figures are listed",
+    )  # fmt: skip
     parser.add_argument("--format", type=names, default=["svg"], metavar="svg,pdf,png")
     parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="default: here")
     parser.add_argument(
@@ -35,6 +38,10 @@ def _plot(options: argparse.Namespace) -> int:
     from results.figures.drawing import NotDrawn
     from results.figures.export import FORMATS, require_vl_convert, save
 
+    if not options.figures:
+        for name, figure in FIGURES.items():
+            print(f"{name:22}{figure.title}; needs {figure.needs}")
+        return 0
     for name in options.figures:
         if name not in FIGURES and name != _ALL:
             raise unknown("a figure", name, [*FIGURES, _ALL])
@@ -57,5 +64,5 @@ def _plot(options: argparse.Namespace) -> int:
             path = options.out / f"{name}.{one}"
             save(drawing, path)
             print(f"drawn: {path}", file=sys.stderr)
-        print(printable(f"{drawing.title}. {drawing.caption}".strip()))
+        print(printable(f"{drawing.title}. {drawing.caption}"))
     return 0

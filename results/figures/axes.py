@@ -10,6 +10,8 @@ from results.figures.theme import AXIS, TICK, TITLE
 
 _GAP = 8.0
 """Smallest distance between two numbers at an axis, in pixels."""
+_LARGEST = 1e150
+"""Numbers from this size on, whose differences could overflow, do not stretch an axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,19 +78,20 @@ def _log_ticks(scale: Scale, most: int) -> list[float]:
 def spanning(values: Iterable[float], start: float, end: float, margin: float = 0.08) -> Scale:
     """Return a linear scale over finite values with a margin on both sides.
 
-    Equal values, or none, get a range of one around them.
+    Equal values, or none, get a range around them: one, or a tenth of large values.
     """
-    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    finite = [value for value in values if abs(value) < _LARGEST] or [0.0]
     low, high = min(finite), max(finite)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        low, high = low - 0.5, high + 0.5
+        half = max(0.5, 0.05 * abs(high))
+        low, high = low - half, high + half
     room = margin * (high - low)
     return Scale(low - room, high + room, start, end)
 
 
 def spanning_log(values: Iterable[float], start: float, end: float, margin: float = 0.08) -> Scale:
     """Return a logarithmic scale over positive values with a margin on both sides."""
-    finite = [value for value in values if math.isfinite(value) and value > 0] or [1.0]
+    finite = [value for value in values if 0 < value < _LARGEST] or [1.0]
     low, high = min(finite), max(finite)
     if high / low < 1.2:
         low, high = low / 1.5, high * 1.5
@@ -217,18 +220,15 @@ ABOVE, BELOW, LEFT, RIGHT = 38.0, 40.0, 54.0, 18.0
 """Room around a panel for its titles and numbers."""
 
 
-def grid_of(
-    columns: int, number: int, size: Point, origin: Point = (0.0, 0.0)
-) -> tuple[Box, Point]:
+def grid_of(columns: int, number: int, size: Point) -> tuple[Box, Point]:
     """Return the inner box of a panel in a grid, and the size of a cell of this grid.
 
     Args:
         columns: number of panels side by side.
         number: the place of the panel, row by row.
         size: width and height of the inside of each panel.
-        origin: left and top edge of the grid.
     """
     cell = size[0] + LEFT + RIGHT, size[1] + ABOVE + BELOW
     row, column = divmod(number, columns)
-    left, top = origin[0] + column * cell[0] + LEFT, origin[1] + row * cell[1] + ABOVE
+    left, top = column * cell[0] + LEFT, row * cell[1] + ABOVE
     return Box(left, top, left + size[0], top + size[1]), cell

@@ -6,7 +6,7 @@ from results.agreement.analysis import Analysis
 from results.agreement.correlations import MEAN, POOLED, Correlation, Name
 from results.figures.drawing import Box, Drawing, NotDrawn
 from results.figures.text import shortened, width
-from results.figures.theme import LABEL, TICK, TITLE, Theme
+from results.figures.theme import LABEL, TICK, TITLE, WIDTH, Theme
 from results.statistics.intervals import Coefficient
 
 SHOWN: dict[Name, str] = {"spearman": "Spearman's ρ", "pearson (logit)": "Pearson's r, on logits"}
@@ -41,26 +41,27 @@ def draw(correlations: Sequence[Correlation], theme: Theme) -> Drawing:
     columns = list(dict.fromkeys(entry.dataset for entry in single))
     left = min(max(width(proxy, LABEL) for proxy in proxies), _LONGEST) + 14
     head = min(max(width(_short(column), LABEL) for column in columns), _LONGEST) + 34
-    height = head + len(proxies) * _CELL[1] + 14
+    size = left + len(columns) * _CELL[0] + 24, head + len(proxies) * _CELL[1] + 14
+    beside = len(SHOWN) * size[0] <= WIDTH
     drawing = Drawing(
-        left + len(columns) * _CELL[0] + 10,
-        len(SHOWN) * height,
+        size[0] * (len(SHOWN) if beside else 1),
+        size[1] * (1 if beside else len(SHOWN)),
         theme,
         f"Correlation of proxies with {single[0].target}",
         "A number in brackets has a 95 % interval that holds 0.",
     )
     cells = {(entry.proxy, entry.dataset): entry for entry in single}
     for number, (name, title) in enumerate(SHOWN.items()):
-        top = number * height
-        drawing.text((6, top + 16), title, TITLE, bold=True)
-        _draw_heads(drawing, columns, left, top + head)
+        x, y = (number * size[0], 0.0) if beside else (0.0, number * size[1])
+        drawing.text((x + 6, y + 16), title, TITLE, bold=True)
+        _draw_heads(drawing, columns, x + left, y + head)
         for row, proxy in enumerate(proxies):
-            y = top + head + row * _CELL[1]
+            top = y + head + row * _CELL[1]
             fitting = shortened(proxy, LABEL, _LONGEST)
-            drawing.text((left - 6, y + 14), fitting, LABEL, anchor="end")
+            drawing.text((x + left - 6, top + 14), fitting, LABEL, anchor="end")
             for column, dataset in enumerate(columns):
-                x = left + column * _CELL[0]
-                box = Box(x + 0.5, y + 0.5, x + _CELL[0] - 0.5, y + _CELL[1] - 0.5)
+                at = x + left + column * _CELL[0]
+                box = Box(at + 0.5, top + 0.5, at + _CELL[0] - 0.5, top + _CELL[1] - 0.5)
                 entry = cells.get((proxy, dataset))
                 _draw_cell(drawing, box, entry.coefficients.get(name) if entry else None)
     return drawing

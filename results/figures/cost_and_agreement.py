@@ -80,6 +80,8 @@ def draw(
     )  # fmt: skip
     for agreement, placed, label in zip(shown, places, labels, strict=True):
         x, y = points[agreement.proxy]
+        if placed is None:
+            drawing.caption += f" Without room for its name: {agreement.proxy}."
         if seconds[agreement.proxy] > 0:
             drawing.circle((x, y), 4, theme.accent)
         else:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from results.agreement.analysis import Analysis
@@ -27,7 +28,7 @@ from results.figures.text import common_start, split_label
 from results.figures.theme import WIDTH, Theme
 from results.records.cells import choose
 from results.records.reading import Results
-from results.tables.size_curves import AXES, CONSTRUCTIONS, Point, in_order, points
+from results.tables.size_curves import AXES, CONSTRUCTIONS, SEVERAL, Point, in_order, points
 
 _INSIDE, _COLUMNS = 320.0, 3
 _MOST_NAMED = 40
@@ -131,9 +132,12 @@ def draw(shown: Sequence[Point], theme: Theme, x: str = "parameters") -> Drawing
         "Numbers beside points count the networks; vertical lines are standard deviations over "
         "repeats. Hollow points are published ones.",
     )  # fmt: skip
+    left_out = 0
     for number, panel in enumerate(panels):
         points_inside = [point for point in shown if point.panel == panel]
-        _draw_panel(drawing, grid_of(columns, number, size)[0], points_inside, x)
+        left_out += _draw_panel(drawing, grid_of(columns, number, size)[0], points_inside, x)
+    if left_out:
+        drawing.caption += f" {left_out} labels are left out where they would overlap."
 
     def mark(number: int, start: Pixel, end: Pixel) -> None:
         _draw_line(drawing, [start, end], curves[number])
@@ -149,8 +153,8 @@ def _columns(panels: Sequence[tuple[str, str]]) -> int:
     return min(datasets if several and 1 < datasets <= _COLUMNS else _COLUMNS, len(panels))
 
 
-def _draw_panel(drawing: Drawing, box: Box, inside: Sequence[Point], x: str) -> None:
-    """Draw the curves of a panel, the deviations of their points, and labels beside them."""
+def _draw_panel(drawing: Drawing, box: Box, inside: Sequence[Point], x: str) -> int:
+    """Draw the curves of a panel with deviations and labels; return how many found no place."""
     factor = 100 if inside[0].unit == "fraction" else 1
     ends = [
         factor * (point.mean + sign * (point.deviation or 0))
@@ -184,10 +188,15 @@ def _draw_panel(drawing: Drawing, box: Box, inside: Sequence[Point], x: str) -> 
     pixels, labels = [pixel(point) for point in inside], _labels(inside)
     placed = place(pixels, labels, [-float(len(line[0])) for line in labels], box, avoid=lines)
     for point, at, where, label in zip(inside, pixels, placed, labels, strict=True):
-        with drawing.encoder(point.encoders, f"{point.panel[1]} {factor * point.mean:.4g}"):
+        several = SEVERAL in point.encoders
+        numbers = f"{point.panel[1]} {factor * point.mean:.4g}"
+        with nullcontext() if several else drawing.encoder(point.encoders, numbers):
             _draw_marker(drawing, at, point.curve)
             if label[0]:
                 draw_labels(drawing, at, where, label)
+    return sum(
+        where is None and bool(label[0]) for where, label in zip(placed, labels, strict=True)
+    )
 
 
 def _draw_deviations(

@@ -104,4 +104,3 @@ def _on_page(theme: Theme) -> Theme:
 
 
 PAGE = _on_page(PAPER)
-THEMES = {theme.name: theme for theme in (PAPER, PAGE)}

@@ -40,6 +40,9 @@ CONSTRUCTIONS = {
 AXES = {"parameters": "parameters of the encoder", "networks": "networks"}
 """Horizontal axes and their labels."""
 
+SEVERAL = " | "
+"""What stands between the labels of several encoders that are repeats of one point."""
+
 _TWO_STAGES = "two_stage_finetune"
 _BESIDE_FINE_TUNING = (_TWO_STAGES, "score_as_is")
 _TUNED_WHOLE = ("finetune", "bn_tune", "linear_probe_then_finetune")
@@ -348,7 +351,7 @@ def _point(key: tuple[str, str, str], group: _Group, construction: str, family: 
         mean=statistics.fmean(means),
         deviation=statistics.stdev(means) if len(means) > 1 else cell.spread,
         repeats=len(means) if len(means) > 1 else len(cell.values),
-        encoders=" | ".join(sorted((label for label, _, _ in group), key=natural)),
+        encoders=SEVERAL.join(sorted((label for label, _, _ in group), key=natural)),
         source="",
     )
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from results.commands.main import main
+from results.figures.catalogue import FIGURES
 
 TABLE = ["--published", "transfer_2021_table1", "--dataset", "dtd,pets"]
 
@@ -27,6 +28,15 @@ def test_all_figures_that_the_results_allow_are_drawn_and_the_others_are_named(
     assert {"agreement", "correlations", "ranks", "scores"} <= written
     assert "cost" not in written
     assert "not drawn: cost: the figure of cost needs" in capsys.readouterr().err
+
+
+def test_without_a_name_the_figures_are_listed_with_what_they_need(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["plot"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(FIGURES)
+    assert all("; needs " in line for line in lines)
 
 
 @pytest.mark.parametrize(
