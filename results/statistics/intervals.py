@@ -69,7 +69,7 @@ def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
     for Pearson, 94-97 % for Spearman (average ranks) and Kendall (tau-b), 94-96 % for the weighted
     Kendalls at every rho from 0 to 0.99. Heavy tails (t with 3 degrees of freedom) reduce the
     coverage of Pearson strongly (88 % at 6 encoders, 82 % at 13) and that of the others slightly
-    (92-96 and 91-93 %).
+    (92-96 and 90-93 %).
 
     Args:
         x: one finite score per encoder.

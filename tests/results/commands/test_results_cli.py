@@ -56,6 +56,45 @@ def test_correlate_prints_saves_and_draws(zoo, outputs: Path, tmp_path: Path, ca
     assert lines[0] == "dataset,proxy,target,coefficient,n,value,low,high,note"
 
 
+def test_correlate_answers_across_two_papers_with_baselines_and_a_ceiling(
+    tmp_path: Path, capsys
+) -> None:
+    arguments = ["correlate", "--published", "transfer_2021_table1", "--target", "finetune"]
+    arguments += ["--proxy", "logistic_regression,static_rank", "--dataset", "dtd,pets"]
+    arguments += ["--coefficient", "weighted_kendall"]
+    second = "sfda_2022_self_supervised"
+    assert main([*arguments, "--target-from", second]) == 0
+    shown = capsys.readouterr().out
+    assert f"dtd: correlation with finetune of {second}" in shown
+    assert "logistic_regression                12" in shown
+    assert main([*arguments, "--ceiling", second, "--save", str(tmp_path)]) == 0
+    assert "ceiling: finetune of" in capsys.readouterr().out
+    assert "ceiling: finetune" in (tmp_path / "correlations.csv").read_text()
+    assert main([*arguments, "--ceiling"]) == 0
+    assert "at least two seeds" in " ".join(capsys.readouterr().out.split())
+    assert main([*arguments, "--ceiling", "--target-from", second]) == 2
+    assert "must name a second source" in capsys.readouterr().err
+    assert main([*arguments, "--ceiling", "nothing"]) == 2
+    assert "`transfer_2021_table1`" in capsys.readouterr().err
+
+
+def test_correlate_leaves_each_encoder_or_family_out(tmp_path: Path, capsys) -> None:
+    arguments = ["correlate", "--published", "transfer_2021_table1", "--target", "finetune"]
+    arguments += ["--proxy", "logistic_regression,static_rank", "--dataset", "dtd,pets"]
+    assert main([*arguments, "--leave-one-out", "encoder", "--save", str(tmp_path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "spearman without each encoder in turn" in shown
+    assert "agrees best with the target (mean over datasets)" in shown
+    rows = (tmp_path / "without_each_encoder.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 3
+    families = tmp_path / "families.csv"
+    families.write_text("encoder,family\nswav,clusters\nsela_v2,clusters\n")
+    assert main([*arguments, "--leave-one-out", "family", "--families", str(families)]) == 0
+    assert "without each family" in capsys.readouterr().out
+    assert main([*arguments, "--coefficient", "tau"]) == 2
+    assert "`weighted_kendall`" in capsys.readouterr().err
+
+
 def test_list_and_failures(zoo, write, outputs: Path, capsys) -> None:
     zoo(1)
     assert main(["failures", "--outputs", str(outputs)]) == 0
