@@ -3,10 +3,11 @@
     python benchmarks/rank_coverage.py        # about six minutes on one core
 
 Encoders are judged on common test images; their true shares of right images lie at equal distances
-(``spread`` is the standard deviation in points), in pairs of equal encoders, or are all equal.
+(the number is their standard deviation in points), in pairs of equal encoders, or are all equal.
 Printed are the coverage of the rank in percent, averaged over encoders, its lowest value among
-them, and the mean width in ranks; the same for the plain percentile bootstrap of ranks; and the
-share of simulations in which letters tell no equal pair apart (FWER is 100 minus this).
+them, and the mean width in ranks; the same for the percentile bootstrap of ranks over images; and
+how often letters tell no equal pair apart (nominal: at least 95). Of several sets, the mean rank
+over them is judged.
 """
 
 import argparse

@@ -35,7 +35,7 @@ def notes(ranking: Ranking) -> list[str]:
     if any(rank.group for rank in ranking.ranks):
         texts.append(
             "encoders that share a letter cannot be told apart; all pairs are tested together, so "
-            "that the probability of a single wrong difference is at most 5 %"
+            "that a single wrong difference has a probability of about 5 % at most"
         )
     if ranking.left_out:
         texts.append(f"left out, since a score is missing: {', '.join(ranking.left_out)}")

@@ -1,7 +1,18 @@
 """Ranks of encoders by a target's scores, per dataset and over all, with their uncertainty.
 
 The best encoder has rank 1; equal scores share their mean rank. Ranks have intervals where the
-scores of all encoders have one: from kept predictions, from several seeds, or from both.
+scores of all encoders have one: from kept predictions, from several seeds, or from both. Encoders
+on the same test images share their resamples, so that their differences are paired.
+
+Simulated coverage (``benchmarks/rank_coverage.py``: 100 and 500 test images, 1 and 3 seeds, 50 to
+200 simulations each):
+
+* At 6 and 13 encoders the interval of a rank holds the true one in 98-100 %, that of the mean rank
+  over four datasets in 100 %. A bootstrap of ranks over images holds it in 84-100 %.
+* Mean width in ranks on 500 images: at 6 encoders 1.9 if their accuracies spread by 5 points, 3.1
+  if pairs of them are equal and spread by 3 points, 4.9 if all are equal; at 13 encoders 5.7, 8.5
+  and 11.9. Over three seeds 1.6, 2.9 and 4.9; 5.2, 8.2 and 11.9. Over four datasets they are as wide.
+* Letters tell no equal pair apart in 93-100 % (90 % for 13 equal encoders on 100 images).
 """
 
 import dataclasses
