@@ -11,7 +11,7 @@ Simulated coverage (``benchmarks/rank_coverage.py``: 100 and 500 test images, 1 
   over four datasets in 100 %. A bootstrap of ranks over images holds it in 84-100 %.
 * Mean width in ranks on 500 images: at 6 encoders 1.9 if their accuracies spread by 5 points, 3.1
   if pairs of them are equal and spread by 3 points, 4.9 if all are equal; at 13 encoders 5.7, 8.5
-  and 11.9. Over three seeds 1.6, 2.9 and 4.9; 5.2, 8.2 and 11.9. Over four datasets they are as wide.
+  and 11.9. Over three seeds 1.6, 2.9 and 4.9; 5.2, 8.2 and 11.9. Four datasets: as wide.
 * Letters tell no equal pair apart in 93-100 % (90 % for 13 equal encoders on 100 images).
 """
 
