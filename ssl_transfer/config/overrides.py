@@ -7,10 +7,11 @@ overrides found here need none of them: an option of the axis, and every key tha
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config.arguments import quoted
@@ -27,6 +28,8 @@ _MOUNTED = {
 """Nodes inside an axis that are options of another group."""
 
 _MISSING = object()
+_REFUSALS = (HydraException, OmegaConfBaseException, ValueError, KeyError)
+Node = dict[str, Any]
 
 
 def overrides_of(config: Mapping[str, Any]) -> dict[str, list[str] | None]:
@@ -42,14 +45,48 @@ def overrides_of(config: Mapping[str, Any]) -> dict[str, list[str] | None]:
         this project composes the node, such as one from a user's own code. Axes that the
         configuration lacks are left out.
     """
-    found = {
-        axis: _of_axis(axis, json.dumps(config[axis]))
+    nodes = {
+        axis: json.loads(json.dumps(config[axis]))
         for axis in AXES
         if isinstance(config.get(axis), Mapping) and not _is_pretraining(axis, config[axis])
     }
+    found = dict(_known_or_found(nodes))
     if isinstance(config.get("paths"), Mapping):
-        found["paths"] = list(_differences(_paths(), config["paths"], "paths"))
+        found["paths"] = list(_differences(_default_paths(), config["paths"], "paths"))
     return found
+
+
+_known: dict[str, list[str] | None] = {}
+"""Axis and node as JSON -> overrides. A composition by Hydra takes a quarter of a second."""
+_KNOWN_AT_MOST = 4096
+
+
+def _known_or_found(nodes: Mapping[str, Node]) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield each axis and its overrides; those that are unknown are found together."""
+    keys = {axis: json.dumps([axis, node], sort_keys=True) for axis, node in nodes.items()}
+    unknown = {axis: node for axis, node in nodes.items() if keys[axis] not in _known}
+    found = _of_named(unknown)
+    if len(_known) > _KNOWN_AT_MOST:
+        _known.clear()
+    for axis, node in nodes.items():
+        if axis in unknown:
+            _known[keys[axis]] = found[axis] if axis in found else _of_axis(axis, node)
+        yield axis, _known[keys[axis]]
+
+
+def _of_named(nodes: Mapping[str, Node]) -> dict[str, list[str]]:
+    """Return the overrides of axes whose nodes are named after their options.
+
+    All of them are composed at once. An axis for which this fails is left out.
+    """
+    named = {axis: node for axis, node in nodes.items() if node.get("name") in options(axis)}
+    if not named:
+        return {}
+    with contextlib.suppress(*_REFUSALS):
+        lines = _lines({axis: str(node["name"]) for axis, node in named.items()}, named)
+        composed = _composed(_joined(lines.values()))
+        return {axis: lines[axis] for axis in lines if _is_same(composed, named, axis)}
+    return {}
 
 
 def _is_pretraining(axis: str, node: Mapping[str, Any]) -> bool:
@@ -57,24 +94,36 @@ def _is_pretraining(axis: str, node: Mapping[str, Any]) -> bool:
     return axis == "protocol" and node.get("_target_") is None
 
 
-@functools.lru_cache(maxsize=256)
-def _of_axis(axis: str, text: str) -> list[str] | None:
-    """Return the fewest overrides that compose a node of an axis; None if there are none.
-
-    Args:
-        axis: the axis.
-        text: the node as JSON, which can be a key of the cache.
-    """
-    node = json.loads(text)
+def _of_axis(axis: str, node: Node) -> list[str] | None:
+    """Return the fewest overrides that compose a node of an axis; None if there are none."""
     candidates = []
     for option in _options_of(axis, node):
-        with contextlib.suppress(HydraException, OmegaConfBaseException, ValueError, KeyError):
-            chosen = [f"{axis}={option}"]
-            chosen += _mounts(axis, _composed(chosen)[axis], node)
-            lines = [*chosen, *_differences(_composed(chosen)[axis], node, axis)]
-            if not list(_differences(_composed(lines)[axis], node, axis)):
+        with contextlib.suppress(*_REFUSALS):
+            lines = _lines({axis: option}, {axis: node})[axis]
+            if _is_same(_composed(lines), {axis: node}, axis):
                 candidates.append(lines)
     return min(candidates, key=len, default=None)
+
+
+def _lines(chosen: Mapping[str, str], nodes: Mapping[str, Node]) -> dict[str, list[str]]:
+    """Return the overrides that turn chosen options into nodes, by axis."""
+    lines = {axis: [f"{axis}={option}"] for axis, option in chosen.items()}
+    base = _composed(_joined(lines.values()))
+    for axis, node in nodes.items():
+        lines[axis] += _mounts(axis, base[axis], node)
+    base = _composed(_joined(lines.values()))
+    return {
+        axis: [*lines[axis], *_differences(base[axis], node, axis)] for axis, node in nodes.items()
+    }
+
+
+def _joined(lines: Iterable[Sequence[str]]) -> list[str]:
+    """Return overrides of several axes as one list."""
+    return [line for one in lines for line in one]
+
+
+def _is_same(composed: Node, nodes: Mapping[str, Node], axis: str) -> bool:
+    return not any(_differences(composed[axis], nodes[axis], axis))
 
 
 def _options_of(axis: str, node: Mapping[str, Any]) -> Sequence[str]:
@@ -112,9 +161,11 @@ def _mounts(axis: str, base: Mapping[str, Any], node: Mapping[str, Any]) -> Iter
 
 
 @functools.cache
-def _paths() -> dict[str, Any]:
+def _default_paths() -> Node:
     """Return the paths that a configuration has without overrides."""
-    return dict(_composed([])["paths"])
+    paths = OmegaConf.to_container(OmegaConf.load(CONF / "paths" / "default.yaml"))
+    assert isinstance(paths, dict)
+    return {str(key): value for key, value in paths.items()}
 
 
 def _composed(lines: Sequence[str]) -> dict[str, Any]:
