@@ -5,6 +5,7 @@ of a panel names the dataset and gives the correlation of proxy and target with 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -36,6 +37,8 @@ _MANY, _FACTOR = 5000, 20
 _POINT = 3.0
 
 Bar = tuple[float, float]
+Bars = tuple[Bar | None, Bar | None]
+"""The intervals of an encoder's two scores: of the proxy, and of the target."""
 Intervals = Callable[[Scores, str, str], Interval | None]
 """The interval of a score: of scores, dataset and encoder, in the unit of ``Scores.raw``."""
 
@@ -147,7 +150,7 @@ class _Points:
     proxy: Scores
     intervals: Intervals
 
-    @property
+    @functools.cached_property
     def encoders(self) -> list[str]:
         """The encoders with both scores."""
         both = self.proxy.on(self.dataset)[0].keys() & self.target.on(self.dataset)[0].keys()
@@ -157,14 +160,35 @@ class _Points:
         """Draw the panel; return the number of labels that found no place."""
         encoders = self.encoders
         across, up = self._shown(self.proxy), self._shown(self.target)
-        bars = {e: (self._bar(self.proxy, e), self._bar(self.target, e)) for e in encoders}
-        ends = [
-            [v for bar in both if bar for v in bar] for both in zip(*bars.values(), strict=True)
+        bars = [(self._bar(self.proxy, e), self._bar(self.target, e)) for e in encoders]
+        panel = self._frame(drawing, box, correlation, bars)
+        points = [panel.at(across[e], up[e]) for e in encoders]
+        lines = [
+            line for p, both in zip(points, bars, strict=True) for line in _lines(panel, p, both)
         ]
+        for start, end in lines:
+            drawing.line(start, end, drawing.theme.muted, 0.7, opacity=0.45)
+        texts = [split_label(e.removeprefix(prefix) or e) for e in encoders]
+        importance = _disagreement(across, up, encoders)
+        placed = place(points, texts, importance, box, avoid=[around(*line) for line in lines])
+        for encoder, point, where, text in zip(encoders, points, placed, texts, strict=True):
+            scores = (
+                f"{self.proxy.name} {across[encoder]:.4g}, {self.target.name} {up[encoder]:.4g}"
+            )
+            with drawing.encoder(encoder, f"{self.dataset}, {scores}"):
+                drawing.circle(point, _POINT, drawing.theme.accent)
+                draw_labels(drawing, point, where, text)
+        return placed.count(None)
+
+    def _frame(
+        self, drawing: Drawing, box: Box, correlation: Correlation | None, bars: Sequence[Bars]
+    ) -> Panel:
+        """Draw and return the panel's frame, whose axes hold all scores and intervals."""
+        ends = [[v for bar in column if bar for v in bar] for column in zip(*bars, strict=True)]
         panel = Panel(
             box,
-            _scale([*across.values(), *ends[0]], box.left, box.right),
-            _scale([*up.values(), *ends[1]], box.bottom, box.top),
+            _scale([*self._shown(self.proxy).values(), *ends[0]], box.left, box.right),
+            _scale([*self._shown(self.target).values(), *ends[1]], box.bottom, box.top),
         )
         panel.draw(
             drawing,
@@ -174,33 +198,16 @@ class _Points:
             x_text=short if panel.x.high > _MANY else plain,
             y_text=short if panel.y.high > _MANY else plain,
         )
-        points = [panel.at(across[e], up[e]) for e in encoders]
-        lines = [
-            line for e, p in zip(encoders, points, strict=True) for line in _bars(panel, p, bars[e])
-        ]
-        for start, end in lines:
-            drawing.line(start, end, drawing.theme.muted, 0.7, opacity=0.45)
-        texts = [split_label(e.removeprefix(prefix) or e) for e in encoders]
-        importance = _disagreement(across, up, encoders)
-        placed = place(points, texts, importance, box, avoid=[around(*line) for line in lines])
-        for encoder, point, where, text in zip(encoders, points, placed, texts, strict=True):
-            numbers = (
-                f"{self.proxy.name} {across[encoder]:.4g}, {self.target.name} {up[encoder]:.4g}"
-            )
-            with drawing.encoder(encoder, f"{self.dataset}, {numbers}"):
-                drawing.circle(point, _POINT, drawing.theme.accent)
-                draw_labels(drawing, point, where, text)
-        return placed.count(None)
+        return panel
 
     def _shown(self, scores: Scores) -> Mapping[str, float]:
-        """Return the scores as shown, in percent if they are bounded."""
-        factor = scores.percent(self.dataset)
-        return {e: factor * value for e, value in scores.on(self.dataset)[0].items()}
+        """Return the scores of the panel's encoders as shown, in percent if they are bounded."""
+        factor, column = scores.percent(self.dataset), scores.on(self.dataset)[0]
+        return {encoder: factor * column[encoder] for encoder in self.encoders}
 
     def _bar(self, scores: Scores, encoder: str) -> Bar | None:
-        interval, factor = (
-            self.intervals(scores, self.dataset, encoder), scores.percent(self.dataset)
-        )  # fmt: skip
+        interval = self.intervals(scores, self.dataset, encoder)
+        factor = scores.percent(self.dataset)
         return None if interval is None else (factor * interval.low, factor * interval.high)
 
     def _name(self, scores: Scores) -> str:
@@ -215,9 +222,7 @@ def _scale(values: Sequence[float], start: float, end: float) -> Scale:
     return spanning(values, start, end, 0.13)
 
 
-def _bars(
-    panel: Panel, point: Point, bars: tuple[Bar | None, Bar | None]
-) -> Iterator[tuple[Point, Point]]:
+def _lines(panel: Panel, point: Point, bars: Bars) -> Iterator[tuple[Point, Point]]:
     """Yield the intervals of a point's two scores as lines, as far as they are known."""
     if bars[0]:
         yield (panel.x(bars[0][0]), point[1]), (panel.x(bars[0][1]), point[1])

@@ -72,22 +72,30 @@ def draw(
         x, c = points[agreement.proxy][0], agreement.coefficient
         drawing.line((x, panel.y(c.low)), (x, panel.y(c.high)), theme.muted, 0.7)
         lines.append(((x, panel.y(c.high)), (x, panel.y(c.low))))
-    labels = [split_label(a.proxy) for a in shown]
-    places = place(
-        [points[a.proxy] for a in shown], labels, [a.coefficient.value for a in shown],
-        Box(LEFT, ABOVE, LEFT + _FREE + _SIZE[0], ABOVE + _SIZE[1]),
-        avoid=[around(*line) for line in lines],
-    )  # fmt: skip
-    for agreement, placed, label in zip(shown, places, labels, strict=True):
-        x, y = points[agreement.proxy]
-        if placed is None:
-            drawing.caption += f" Without room for its name: {agreement.proxy}."
-        if seconds[agreement.proxy] > 0:
-            drawing.circle((x, y), 4, theme.accent)
-        else:
-            drawing.circle((x, y), 4, theme.paper, theme.accent)
-        draw_labels(drawing, (x, y), placed, label)
+    _draw_proxies(drawing, seconds, shown, points, [around(*line) for line in lines])
     return drawing
+
+
+def _draw_proxies(
+    drawing: Drawing,
+    seconds: Mapping[str, float],
+    shown: Sequence[Agreement],
+    points: Mapping[str, Point],
+    lines: Sequence[Box],
+) -> None:
+    """Draw the mark and the name of each proxy, hollow for those without any run."""
+    theme, frame = drawing.theme, Box(LEFT, ABOVE, LEFT + _FREE + _SIZE[0], ABOVE + _SIZE[1])
+    labels = [split_label(a.proxy) for a in shown]
+    importance = [a.coefficient.value for a in shown]
+    placed = place([points[a.proxy] for a in shown], labels, importance, frame, avoid=lines)
+    for agreement, where, label in zip(shown, placed, labels, strict=True):
+        if where is None:
+            drawing.caption += f" Without room for its name: {agreement.proxy}."
+        point, free = points[agreement.proxy], seconds[agreement.proxy] == 0
+        drawing.circle(
+            point, 4, theme.paper if free else theme.accent, theme.accent if free else ""
+        )
+        draw_labels(drawing, point, where, label)
 
 
 def _frame(

@@ -185,18 +185,29 @@ def _draw_panel(drawing: Drawing, box: Box, inside: Sequence[Point], x: str) -> 
         path = [pixel(point) for point in whole]
         _draw_line(drawing, path, curve)
         lines += along(path) if _STYLES[curve[0]].line else []
-    pixels, labels = [pixel(point) for point in inside], _labels(inside)
-    placed = place(pixels, labels, [-float(len(line[0])) for line in labels], box, avoid=lines)
-    for point, at, where, label in zip(inside, pixels, placed, labels, strict=True):
+    return _draw_points(drawing, inside, [pixel(point) for point in inside], lines, box)
+
+
+def _draw_points(
+    drawing: Drawing,
+    inside: Sequence[Point],
+    pixels: Sequence[Pixel],
+    lines: Sequence[Box],
+    box: Box,
+) -> int:
+    """Draw the mark and the label of each point; return how many labels found no place."""
+    labels = {at: label for at, label in enumerate(_labels(inside)) if label}
+    texts = [split_label(label) for label in labels.values()]
+    importance = [-float(len(label)) for label in labels.values()]
+    places = place([pixels[at] for at in labels], texts, importance, box, avoid=lines)
+    placed = dict(zip(labels, zip(places, texts, strict=True), strict=True))
+    for at, (point, pixel) in enumerate(zip(inside, pixels, strict=True)):
         several = SEVERAL in point.encoders
-        numbers = f"{point.panel[1]} {factor * point.mean:.4g}"
+        numbers = f"{point.panel[1]} {point.mean:.4g}"
         with nullcontext() if several else drawing.encoder(point.encoders, numbers):
-            _draw_marker(drawing, at, point.curve)
-            if label[0]:
-                draw_labels(drawing, at, where, label)
-    return sum(
-        where is None and bool(label[0]) for where, label in zip(placed, labels, strict=True)
-    )
+            _draw_marker(drawing, pixel, point.curve)
+            draw_labels(drawing, pixel, *placed.get(at, (None, ())))
+    return places.count(None)
 
 
 def _draw_deviations(
@@ -220,7 +231,7 @@ def _sizes(values: Sequence[float], box: Box, x: str) -> Scale:
     return Scale(scale.low, scale.high, scale.start, scale.end, whole=True)
 
 
-def _labels(inside: Sequence[Point]) -> list[list[str]]:
+def _labels(inside: Sequence[Point]) -> list[str]:
     """Return the text beside each point: its number of networks, or the name of a single one."""
     single = [point.encoders for point in inside if point.construction == "single"]
     named = 1 < len(single) <= _MOST_NAMED
@@ -228,11 +239,11 @@ def _labels(inside: Sequence[Point]) -> list[list[str]]:
     labels = []
     for point in inside:
         if _STYLES[point.construction].numbered:
-            labels.append([str(point.networks)])
-        elif named and point.construction == "single" and point.repeats == 1:
-            labels.append(split_label(point.encoders.removeprefix(prefix) or point.encoders))
+            labels.append(str(point.networks))
+        elif named and point.construction == "single" and SEVERAL not in point.encoders:
+            labels.append(point.encoders.removeprefix(prefix) or point.encoders)
         else:
-            labels.append([""])
+            labels.append("")
     return labels
 
 

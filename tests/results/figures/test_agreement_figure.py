@@ -121,3 +121,14 @@ def test_files_have_the_format_of_their_ending(tmp_path: Path, ending: str, star
     path = tmp_path / "new" / f"agreement.{ending}"
     save(draw(same(raw), [same(raw, "knn")], [], PAPER), path)
     assert path.read_bytes().startswith(start)
+
+
+def test_the_order_of_records_does_not_matter_and_an_axis_holds_only_what_is_shown() -> None:
+    results = read_published(["transfer_2021_table1"]).keep(datasets=["dtd"])
+    turned = Results(results.rows[::-1])
+    drawings = [chart(analyse(one, ["logistic_regression"]), PAPER) for one in (results, turned)]
+    assert drawings[0].svg() == drawings[1].svg()
+    raw = {"dtd": {"a": 0.5, "b": 0.7}}
+    more = {"dtd": {"a": 0.5, "b": 0.7, "without a target": 0.01}}
+    without = draw(same(raw), [same(raw, "knn")], [], PAPER).svg()
+    assert draw(same(raw), [same(more, "knn")], [], PAPER).svg() == without
