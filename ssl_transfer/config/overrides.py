@@ -64,10 +64,10 @@ _KNOWN_AT_MOST = 4096
 def _known_or_found(nodes: Mapping[str, Node]) -> Iterator[tuple[str, list[str] | None]]:
     """Yield each axis and its overrides; those that are unknown are found together."""
     keys = {axis: json.dumps([axis, node], sort_keys=True) for axis, node in nodes.items()}
-    unknown = {axis: node for axis, node in nodes.items() if keys[axis] not in _known}
-    found = _of_named(unknown)
     if len(_known) > _KNOWN_AT_MOST:
         _known.clear()
+    unknown = {axis: node for axis, node in nodes.items() if keys[axis] not in _known}
+    found = _of_named(unknown)
     for axis, node in nodes.items():
         if axis in unknown:
             _known[keys[axis]] = found[axis] if axis in found else _of_axis(axis, node)
