@@ -339,3 +339,24 @@ def test_wrong_names_of_axes_get_one_sentence(
     assert message.startswith("error: ")
     assert message.count("\n") == 1
     assert words in message
+
+
+def test_another_encoder_and_impossible_scores_change_no_other_score(
+    results: Results, write, outputs: Path
+) -> None:
+    before = {
+        (grid.about, row, column): entry
+        for grid in grids(results, Layout())
+        for (row, column), entry in grid.entries.items()
+    }
+    write("3" * 16, method="three", protocol="knn", value=0.99)
+    write("4" * 16, method="four", protocol="knn", value=float("nan"))
+    after = {
+        (grid.about, row, column): entry
+        for grid in grids(read(outputs), Layout())
+        for (row, column), entry in grid.entries.items()
+    }
+    assert {place: after[place] for place in before} == before
+    new = {place[1][0]: entry for place, entry in after.items() if place not in before}
+    assert new["small_resnet-three"].value == pytest.approx(99.0)
+    assert (new["small_resnet-four"].value, new["small_resnet-four"].status) == (None, "invalid")
