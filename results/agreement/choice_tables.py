@@ -62,7 +62,7 @@ def legend(choices: Sequence[Choice], far: float) -> list[str]:
         notes.append(f"fewer than {FEWEST} encoders with both scores are too few")
     for entry in choices:
         if entry.note and not entry.note.startswith("too few"):
-            notes.append(f"{entry.proxy} on {entry.dataset}: {entry.note}")
+            notes.append(f"{entry.proxy} {entry.note}")
     return [*dict.fromkeys(notes), *_left_out(choices)]
 
 

@@ -57,6 +57,14 @@ def test_costs_stand_below_the_choices(write, outputs: Path, capsys) -> None:
     assert "10 min" in " ".join(rows["finetune"])
 
 
+def test_an_undefined_baseline_is_explained_once(capsys) -> None:
+    arguments = ["choose", "--published", "sfda_2022_self_supervised", "--proxy", "parameters"]
+    assert main(arguments) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("parameters undefined: `parameters` must be stated") == 1
+    assert "missed by parameters" not in shown
+
+
 def test_few_encoders_are_pointed_to_the_next_runs(zoo, outputs: Path, capsys) -> None:
     zoo(2)
     assert main(["choose", "--outputs", str(outputs), "--proxy", "bn_tune"]) == 0
