@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from results.agreement.baselines import BASELINES, known_baselines
+from results.agreement.ceiling import between_seeds
 from results.agreement.choosing import Choice, choices_by_scores, random_choice
 from results.agreement.correlations import Correlation, correlate_scores, proxies_of
 from results.agreement.cost import Cost, costs
 from results.agreement.headline import HEADLINE, Agreement, agreements, mean_agreement
+from results.agreement.leave_one_out import By, Influence, families_of, leave_one_out
 from results.agreement.ranks import Ranking, ranks
 from results.agreement.scores import Scores, scores
 from results.errors import ResultsError
@@ -99,6 +101,28 @@ class Analysis:
                     entries, label, self.datasets
                 ).coefficient
         return differences
+
+    @functools.cached_property
+    def ceiling(self) -> Coefficient:
+        """How well the target agrees with itself between seeds, on average over datasets."""
+        return between_seeds(self.results, self.target.name, [HEADLINE])[-1].coefficients[HEADLINE]
+
+    @functools.cached_property
+    def influences(self) -> dict[By, list[Influence]]:
+        """How the mean agreement of each proxy depends on a single encoder, and on a family.
+
+        One encoder is left out at a time, then one family; families only if they are neither
+        unknown nor all the same.
+        """
+        families = families_of(self.results, self.encoders)
+        apart: dict[By, Mapping[str, str] | None] = {"encoder": None}
+        if 1 < len(set(families.values())) < len(families):
+            apart["family"] = families
+        whole = {
+            by: leave_one_out(self.target, self.proxies, HEADLINE, groups)
+            for by, groups in apart.items()
+        }
+        return {by: entries[-len(self.proxies) :] for by, entries in whole.items()}
 
     @functools.cached_property
     def ranks(self) -> list[Ranking]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from results.agreement.analysis import Analysis
 from results.agreement.choosing import front
-from results.agreement.cost import Cost, costs
+from results.agreement.cost import Cost
 from results.agreement.headline import HEADLINE, Agreement
 from results.figures.axes import ABOVE, BELOW, LEFT, Panel, plain, spanning, spanning_log
 from results.figures.drawing import Box, Drawing, NotDrawn, Point
@@ -25,11 +25,7 @@ def chart(analysis: Analysis, theme: Theme) -> Drawing:
     Raises:
         NotDrawn: if no proxy has both a cost and a coefficient.
     """
-    names = [proxy.name for proxy in analysis.proxies]
-    measured = [name for name in names if name not in analysis.baselines]
-    known = {name: Cost() for name in analysis.baselines}
-    known |= costs(analysis.results, [*measured, analysis.target.name])
-    return draw(known, analysis.agreements, analysis.target.name, theme)
+    return draw(analysis.costs, analysis.agreements, analysis.target.name, theme)
 
 
 def draw(

@@ -260,6 +260,10 @@ def _scores(run: Run) -> dict[Metric, str]:
     return {one: repr(value) for one, value in zip(run.metrics, run.values, strict=True)}
 
 
+KEPT = 8192
+"""Number of documents in memory: a report asks several times for those of all its runs."""
+
+
 class Documents(Mapping[str, Mapping[str, Any]]):
     """Run id -> its record or failure, which is read when it is asked for.
 
@@ -272,7 +276,7 @@ class Documents(Mapping[str, Mapping[str, Any]]):
 
     def __init__(self, runs: Mapping[str, Run]) -> None:
         self._runs = runs
-        self._read = functools.lru_cache(maxsize=256)(self._load)
+        self._read = functools.lru_cache(maxsize=KEPT)(self._load)
 
     def __getitem__(self, run_id: str) -> Mapping[str, Any]:
         return self._read(run_id)

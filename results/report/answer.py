@@ -4,9 +4,11 @@ No sentence claims more than its interval carries: a coefficient whose interval 
 nothing, and two proxies whose difference has such an interval cannot be told apart.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from results.agreement.headline import Agreement
+from results.agreement.leave_one_out import Influence
 from results.agreement.ranks import OVERALL, Rank, Ranking
 from results.statistics.intervals import Coefficient
 
@@ -186,6 +188,53 @@ def optimism(proxies: int) -> str | None:
         f"The best of {proxies} proxies is chosen by the same numbers, so its coefficient is "
         "somewhat too high, and the intervals do not correct for the number of comparisons."
     )
+
+
+def ceiling(agreement: Coefficient, target: str, coefficient: str) -> str:
+    """Return how well the target agrees with itself, which bounds what a proxy can reach.
+
+    Args:
+        agreement: the coefficient between seeds; NaN with a note if it is not known.
+        target: the target's name.
+        coefficient: the coefficient's name.
+    """
+    if not agreement:
+        reason = agreement.note.partition(": ")[2] or f"the encoders are {agreement.note}"
+        return f"How well {name(target)} agrees with itself is unknown: {reason}."
+    return (
+        f"{name(target)} itself, repeated with other seeds, would agree with {coefficient} "
+        f"{number(agreement)}; no proxy can be expected to agree better with it."
+    )
+
+
+def influence(best: str, influences: Sequence[Influence], by: str) -> str | None:
+    """Return whether the answer depends on one encoder or one family; None if it is not known.
+
+    Args:
+        best: the proxy that agrees best.
+        influences: those of all proxies that it is compared with, its own included.
+        by: ``encoder`` or ``family``.
+    """
+    own = next((one for one in influences if one.proxy == best and one.without), None)
+    if own is None:
+        return None
+    low, high = (end(own.without, key=own.without.__getitem__) for end in (min, max))
+    start = (
+        f"If one {by} is left out, the coefficient of {name(best)} lies between "
+        f"{own.without[low]:.2f} (without {name(low)}) and {own.without[high]:.2f} (without "
+        f"{name(high)})"
+    )
+    if len(influences) < 2:
+        return f"{start}."
+    first = {
+        group: max(influences, key=lambda one: one.without.get(group, -math.inf)).proxy
+        for group in own.without
+    }
+    changes = {group: proxy for group, proxy in first.items() if proxy != best}
+    if not changes:
+        return f"{start}, and it stays the best proxy whichever {by} is left out."
+    parts = [f"{name(proxy)} without {name(group)}" for group, proxy in changes.items()]
+    return f"{start}, but other proxies agree better: {listed(parts, most=MOST_ENCODERS)}."
 
 
 def _difference(other: str, difference: Coefficient, encoders: int) -> str:

@@ -50,6 +50,12 @@ def agreement(analysis: Analysis) -> Iterator[str]:
         yield from answer.comparison(best.proxy, differences, encoders, kind)
     if text := answer.optimism(len(proxies)):
         yield text
+    yield answer.ceiling(analysis.ceiling, analysis.target.name, COEFFICIENT)
+    compared = {one.proxy for one in proxies} | {best.proxy}
+    for by, influences in analysis.influences.items():
+        rivals = [one for one in influences if one.proxy in compared]
+        if text := answer.influence(best.proxy, rivals, by):
+            yield text
 
 
 def best_encoders(analysis: Analysis) -> Iterator[str]:

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from results.agreement.headline import Agreement
+from results.agreement.leave_one_out import Influence
 from results.agreement.ranks import OVERALL, Rank, Ranking
 from results.report import answer
 from results.statistics.intervals import Coefficient
@@ -109,3 +110,36 @@ def test_a_best_encoder_without_uncertainty_is_not_claimed_to_be_better() -> Non
 
 def test_a_single_encoder_ranks_nowhere() -> None:
     assert answer.best_encoder(ranking("a"), "finetune") is None
+
+
+def test_the_ceiling_is_named_or_said_to_be_unknown() -> None:
+    text = answer.ceiling(Coefficient(0.9, 0.8, 0.95, 8), "finetune", "Spearman")
+    assert text.startswith(
+        "`finetune` itself, repeated with other seeds, would agree with Spearman"
+    )
+    assert "0.90 [0.80, 0.95]" in text
+    unknown = Coefficient.none(8, "undefined: it needs two seeds")
+    assert answer.ceiling(unknown, "finetune", "Spearman") == (
+        "How well `finetune` agrees with itself is unknown: it needs two seeds."
+    )
+    few = Coefficient.none(3, "too few")
+    assert answer.ceiling(few, "finetune", "Spearman").endswith("the encoders are too few.")
+
+
+def influence(proxy: str, *values: float) -> Influence:
+    return Influence("digits", proxy, 0.7, dict(zip("xyz", values, strict=True)))
+
+
+def test_the_answer_may_depend_on_one_encoder() -> None:
+    own, other = influence("knn", 0.6, 0.8, 0.7), influence("ridge", 0.5, 0.9, 0.6)
+    assert answer.influence("knn", [own], "encoder") == (
+        "If one encoder is left out, the coefficient of `knn` lies between 0.60 (without `x`) and "
+        "0.80 (without `y`)."
+    )
+    text = answer.influence("knn", [own, other], "encoder")
+    assert text is not None
+    assert text.endswith("but other proxies agree better: `ridge` without `y`.")
+    text = answer.influence("knn", [own, influence("ridge", 0.5, 0.7, 0.6)], "family")
+    assert text is not None
+    assert text.endswith("and it stays the best proxy whichever family is left out.")
+    assert answer.influence("knn", [other], "encoder") is None
