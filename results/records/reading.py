@@ -1,8 +1,10 @@
 """Reading of records, and their long table with one row per run and metric."""
 
+import contextlib
 import dataclasses
+import gc
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +143,23 @@ def read(
     Raises:
         ResultsError: if there is no such folder, sweep or key.
     """
-    folders = _folders(outputs)
+    with _without_collection():
+        return _read(_folders(outputs), sweep, mean_over)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Pause the search for reference cycles, which takes long among many new tuples."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(folders: Sequence[Path], sweep: str | None, mean_over: Sequence[str]) -> Results:
     contents, where = None, None
     if sweep is not None:
         if len(folders) > 1:
