@@ -89,7 +89,7 @@ def fact_scores(results: Results, name: str, target: Scores) -> Scores:
     """
     fact, scale = _FACTS[name]
     encoders = ordered(encoder for column in target.raw.values() for encoder in column)
-    known = {encoder: fact(results.facts(encoder)) for encoder in encoders}
+    known = {encoder: fact(one) for encoder, one in results.facts_by_encoder(encoders).items()}
     raw = {encoder: float(value) for encoder, value in known.items() if value is not None}
     if not raw:
         reason = f"`{name}` must be stated for the encoders, but is unknown for all of them"

@@ -143,16 +143,17 @@ class _Column(NamedTuple):
 def _compare(
     dataset: str, target: _Column, proxies: Sequence[_Column], names: Sequence[Name]
 ) -> Iterator[Correlation]:
-    """Yield each proxy's correlations, then the differences between proxies.
+    """Yield each proxy's correlations, then the differences between those that are defined.
 
     Of more than ``ALL_PAIRS`` proxies, each is compared with the first one only.
     """
     for proxy in proxies:
         coefficients = {name: _coefficient(target, proxy, name) for name in names}
         yield Correlation(dataset, proxy.name, target.name, coefficients)
-    pairs = list(itertools.combinations(proxies, 2))
+    defined = [proxy for proxy in proxies if not proxy.undefined]
+    pairs = list(itertools.combinations(defined, 2))
     if len(proxies) > ALL_PAIRS:
-        pairs = pairs[: len(proxies) - 1]  # those of the first proxy
+        pairs = pairs[: max(len(defined) - 1, 0)]  # those of the first proxy
     for base, proxy in pairs:
         label = f"{proxy.name} − {base.name}"
         coefficients = {name: _difference(target, proxy, base, name) for name in names}
@@ -179,8 +180,6 @@ def value_of(target: Scores, proxy: Scores, dataset: str, name: Name) -> float:
 
 
 def _difference(target: _Column, proxy: _Column, base: _Column, name: Name) -> Coefficient:
-    if reason := proxy.undefined or base.undefined:
-        return Coefficient.none(0, f"undefined: {reason}")
     y, x, other = _shared(target.values(name), proxy.values(name), base.values(name))
     return difference(y, x, other, kind_of(name))
 

@@ -57,7 +57,8 @@ def families_of(
         ResultsError: if the file lacks a column.
     """
     stated = {} if path is None else _read(path)
-    return {e: stated.get(e) or results.facts(e).family or e for e in encoders}
+    facts = results.facts_by_encoder(encoders)
+    return {encoder: stated.get(encoder) or one.family or encoder for encoder, one in facts.items()}
 
 
 def _read(path: Path) -> dict[str, str]:

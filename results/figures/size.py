@@ -95,7 +95,8 @@ def chart(analysis: Analysis, theme: Theme) -> Drawing:
 
 def _stated(results: Results, target: Scores, protocol: str) -> list[Point]:
     """Return the points of published scores, whose encoders are single networks."""
-    sizes = {e: results.facts(e).parameters for column in target.raw.values() for e in column}
+    encoders = {encoder for column in target.raw.values() for encoder in column}
+    sizes = {e: facts.parameters for e, facts in results.facts_by_encoder(encoders).items()}
     return in_order(
         Point(
             protocol, dataset, "single", "", 1, parameters, target.name,

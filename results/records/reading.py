@@ -99,11 +99,20 @@ class Results:
         Args:
             encoder: its label.
         """
-        if encoder in self.stated_facts:
-            return self.stated_facts[encoder]
-        runs = {row.protocol: row.run_id for row in self.rows if row.encoder == encoder}
-        own = (self.documents[run] for run in runs.values() if run in self.documents)
-        return facts_of(own, self.documents)
+        return self.facts_by_encoder([encoder])[encoder]
+
+    def facts_by_encoder(self, encoders: Iterable[str]) -> dict[str, EncoderFacts]:
+        """Return label of an encoder -> ``facts``, in one pass over the rows."""
+        runs: dict[str, dict[str, str]] = {encoder: {} for encoder in encoders}
+        for row in self.rows:
+            if row.encoder in runs:
+                runs[row.encoder][row.protocol] = row.run_id
+        documents = self.documents
+        return {
+            encoder: self.stated_facts.get(encoder)
+            or facts_of((documents[run] for run in own.values() if run in documents), documents)
+            for encoder, own in runs.items()
+        }
 
     def hyperparameter(self, run_id: str, key: str) -> Any:
         """Return a run's hyper-parameter, such as ``protocol.epochs``.
