@@ -1,6 +1,6 @@
 """How often do 95 % intervals of a correlation over few encoders hold the true value?
 
-    python benchmarks/correlation_coverage.py        # about four minutes on one core
+    python benchmarks/correlation_coverage.py        # about fifteen minutes on one core
 
 Coverage in percent of the methods that ``results/statistics/intervals.py`` uses and of those that
 it does not, for 6 and 13 encoders drawn from populations with known coefficients. The nominal
