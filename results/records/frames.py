@@ -2,11 +2,13 @@
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from results.records import kept_table
 from results.records.descriptions import Description, Run, hyperparameter, values_of
-from results.records.reading import Results, read
+from results.records.reading import Results, folders_of, read
 from results.records.rows import MissingRun, Row
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ def load(
         >>> long = table[table["protocol.epochs"] == 100]  # doctest: +SKIP
         >>> long.groupby(["encoder", "dataset"], observed=True)["value"].mean()  # doctest: +SKIP
 
+    A large table is kept in the outputs folder and taken from there as long as no record changes.
+    Each unusable record is left out with a warning.
+
     Args:
         outputs: the folder that runs write to, or several of them.
         sweep: ``latest``, a path, or a name below ``outputs/sweeps``; None reads everything.
@@ -43,7 +48,17 @@ def load(
     Raises:
         ResultsError: if there is no such folder, sweep or key.
     """
-    return long_table(read(outputs, sweep, mean_over))
+    folders = folders_of(outputs)
+    key = kept_table.key_of(folders, mean_over) if sweep is None else None
+    if key is not None and (table := kept_table.kept(folders[0], key)) is not None:
+        return table
+    results = read(outputs, sweep, mean_over)
+    for problem in results.problems:
+        warnings.warn(problem, stacklevel=2)
+    table = long_table(results)
+    if key is not None and not results.problems:
+        kept_table.keep(folders[0], key, table)
+    return table
 
 
 def frame(results: Results) -> "pd.DataFrame":
@@ -57,7 +72,9 @@ def column_names(results: Results) -> list[str]:
     """Return the names of the columns of ``long_table``."""
     parts = {part for one in _distinct(results) for part in one.parts or ()}
     keys = {key for part in parts for key in values_of(*part)}
-    return [*Row._fields, *FACTS, *sorted(keys)]
+    own = [*Row._fields, *FACTS]
+    # Of a run without a data set, the whole part `dataset` is one empty value.
+    return [*own, *sorted(keys.difference(own))]
 
 
 def long_table(results: Results, columns: Sequence[str] | None = None) -> "pd.DataFrame":

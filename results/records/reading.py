@@ -153,7 +153,7 @@ def read(
         ResultsError: if there is no such folder, sweep or key.
     """
     with _without_collection():
-        return _read(_folders(outputs), sweep, mean_over)
+        return _read(folders_of(outputs), sweep, mean_over)
 
 
 @contextlib.contextmanager
@@ -207,7 +207,7 @@ def _read(folders: Sequence[Path], sweep: str | None, mean_over: Sequence[str]) 
     return results
 
 
-def _folders(
+def folders_of(
     outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
 ) -> list[Path]:
     """Return different outputs folders as paths.

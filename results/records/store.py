@@ -26,7 +26,7 @@ _WORTH_KEEPING = 200
 """Number of files read anew from which the cache is written."""
 _WORTH_A_PROCESS = 5000
 """Number of files to read from which a second process, which needs 0.1 s to start, saves time."""
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 """Age of a file from which a further change has another time in the coarsest file systems."""
 
 
@@ -80,6 +80,11 @@ def _stamped(outputs: str, places: Iterable[str]) -> Iterator[tuple[str, Stamp]]
                 break
             yield file, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
             break
+
+
+def stamps_of(outputs: Path) -> Iterator[tuple[str, Stamp]]:
+    """Yield the record, else the failure, of each run below an outputs folder, with its stamp."""
+    yield from _stamped(str(outputs), _places(str(outputs)))
 
 
 Files = Sequence[tuple[str, Stamp]]
@@ -188,16 +193,16 @@ def help_reading(outputs: str) -> None:
     sys.stdout.buffer.write(b"".join([len(text).to_bytes(8, "little"), text, block]))
 
 
-def _caches(outputs: Path) -> list[Path]:
-    """Return the places of the cache: the outputs folder, else a folder of the user."""
+def caches_of(outputs: Path, file: str) -> list[Path]:
+    """Return the places of a cache: the outputs folder, else a folder of the user."""
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(str(outputs.resolve()).encode()).hexdigest()[:32]
-    return [outputs / CACHE, user / "ssl_transfer" / "runs" / f"{name}.cache"]
+    return [outputs / file, user / "ssl_transfer" / "runs" / f"{name}{file}"]
 
 
 def _cached(outputs: Path) -> dict[str, Entry]:
     """Return the entries of the cache by file; nothing if there is none that can be used."""
-    for path in _caches(outputs):
+    for path in caches_of(outputs, CACHE):
         try:
             entries = unpack(path.read_bytes(), str(outputs))
         except (OSError, Unusable):
@@ -209,9 +214,9 @@ def _cached(outputs: Path) -> dict[str, Entry]:
 def _keep(outputs: Path, entries: Sequence[Entry]) -> None:
     """Write the cache atomically, where that is possible."""
     # A file that was changed a moment ago may be changed again without getting another time.
-    latest = time.time_ns() - _SETTLED_NS
+    latest = time.time_ns() - SETTLED_NS
     block = pack([entry for entry in entries if max(entry.stamp[1:3]) < latest])
-    for path in _caches(outputs):
+    for path in caches_of(outputs, CACHE):
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             if path.parent != outputs:

@@ -181,7 +181,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return original(outputs, files)
 
     monkeypatch.setattr(store, "_WORTH_KEEPING", 1)
-    monkeypatch.setattr(store, "_SETTLED_NS", 0)
+    monkeypatch.setattr(store, "SETTLED_NS", 0)
     monkeypatch.setattr(store, "_read", reading)
     return read_files
 
