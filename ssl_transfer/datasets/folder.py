@@ -17,7 +17,14 @@ from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
 from ssl_transfer.datasets.nearest import alike, contents, existing_folder
-from ssl_transfer.datasets.reader import Options, assemble, exclude, reader, some
+from ssl_transfer.datasets.reader import (
+    Options,
+    assemble,
+    exclude,
+    reader,
+    refuse_label_limits,
+    some,
+)
 from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out
 from ssl_transfer.datasets.walk import EXTENSIONS, LeftOut, has_images, images_below, subfolders
@@ -128,19 +135,14 @@ def unlabelled_folder(
     splits are empty; no protocol accepts such a set as its task.
 
     Args:
-        options: shared options; those that count labels must be left out.
+        options: shared options; those that limit labels must be left out.
         root: the folder.
         value_range: see ``decoding.Decoding``.
 
     Raises:
         ValueError: if there is no image, or an image does not decode.
     """
-    for key in ("labels_per_class", "test_per_class"):
-        if getattr(options, key) is not None:
-            raise ValueError(
-                f"`dataset.{key}` must be null for `{options.name}`, which has no labels, but is "
-                f"{getattr(options, key)}; leave it out."
-            )
+    refuse_label_limits(options, "which has no labels")
     folder = existing_folder("dataset.root", root, "a folder of images")
     left_out = LeftOut(folder)
     paths = images_below(folder, left_out, links_once=True)

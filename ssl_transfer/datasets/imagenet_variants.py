@@ -15,7 +15,7 @@ from ssl_transfer.datasets.base import Dataset, Split, fingerprint
 from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.folder import class_listing
 from ssl_transfer.datasets.layout import read_images, require
-from ssl_transfer.datasets.reader import Options, check_sizes, reader, some
+from ssl_transfer.datasets.reader import Options, check_sizes, reader, refuse_label_limits, some
 from ssl_transfer.datasets.splitting import per_class
 from ssl_transfer.datasets.walk import subfolders
 
@@ -145,6 +145,7 @@ def _tested(
     facts: dict[str, object],
 ) -> Dataset:
     """Return a dataset whose only images are those of the test split."""
+    refuse_label_limits(options, "which has test images only", with_test=False)
     check_sizes(options, {"test": len(listing.paths)}, {"test": images})
     files = read_images(options, {"test": listing}, upright=False)
     test = files.splits["test"]

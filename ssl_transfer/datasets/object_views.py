@@ -12,7 +12,7 @@ import numpy as np
 from ssl_transfer.datasets.base import Dataset, Split, fingerprint
 from ssl_transfer.datasets.files import Listing
 from ssl_transfer.datasets.layout import read_images
-from ssl_transfer.datasets.reader import Options, check_sizes, some
+from ssl_transfer.datasets.reader import Options, check_sizes, refuse_label_limits, some
 from ssl_transfer.datasets.walk import LeftOut, images_below
 
 log = logging.getLogger(__name__)
@@ -104,17 +104,12 @@ def assemble_views(
 
 
 def refuse_options_of_labels(options: Options) -> None:
-    """Refuse options that count labels, which a set of views does not have.
+    """Refuse options that limit labels, which a set of views does not have.
 
     Raises:
         ValueError: naming the option.
     """
-    for key in ("labels_per_class", "test_per_class"):
-        if getattr(options, key) is not None:
-            raise ValueError(
-                f"`dataset.{key}` must be null for `{options.name}`, whose images are views of "
-                f"objects, but is {getattr(options, key)}; leave it out."
-            )
+    refuse_label_limits(options, "whose images are views of objects")
 
 
 def views_below(

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from ssl_transfer.config.arguments import argument
 from ssl_transfer.config.ranges import Count, Range, Seed, Text, checked, hints
 from ssl_transfer.datasets.base import Dataset, Split, Target, Targets, fingerprint
+from ssl_transfer.datasets.label_fraction import fraction_of
 from ssl_transfer.datasets.splitting import (
     held_out,
     hold_out,
@@ -39,12 +40,15 @@ class Options:
             the dataset has no validation split of its own. 0 is for pre-training only
             (``method.pretrain_on``): all samples train, as in published pre-trainings.
         split_seed: seed of every choice of samples: validation, few labels, capped test.
+        label_fraction: share of the training and of the validation samples that is used, the rest
+            of which takes no part in anything (1: all); by ``fraction_of``, at least one sample
+            per class of each of the two splits. Subsets are nested.
         labels_per_class: labelled samples per class, **training and validation together**
             (``null``: all); a validation split of another domain is cut to the size of the first
             one. A separate, larger validation split would choose hyper-parameters and
             refit the final model with more labels than the task has. Of ``k`` labels,
             ``held_out(k, val_fraction)`` validate, at least one. Subsets are nested: the labels
-            of a smaller ``k`` are among those of a larger one (unless ``val`` is official).
+            of a smaller ``k`` are among those of a larger one.
         test_per_class: maximum number of test samples per class, to limit the cost (``null``: all).
         flip: whether a mirrored image still shows its class.
         on_corrupt: ``error`` refuses a dataset with images that do not decode, ``skip`` leaves
@@ -56,6 +60,7 @@ class Options:
     name: Text
     val_fraction: Annotated[float, Range(0, 1, open_high=True)] = 0.2
     split_seed: Seed = 0
+    label_fraction: Annotated[float, Range(0, 1, open_low=True)] = 1.0
     # One to train and one to validate.
     labels_per_class: Annotated[int, Range(2, cap=10**9)] | None = None
     test_per_class: Count | None = None
@@ -69,6 +74,12 @@ class Options:
                 raise ValueError(
                     f"`dataset.{key}` must be one of {list(known)}, but is {getattr(self, key)!r}."
                 )
+        if self.label_fraction != 1 and self.labels_per_class is not None:
+            raise ValueError(
+                "`dataset.label_fraction` must be 1 where `dataset.labels_per_class` is set, but "
+                f"they are {self.label_fraction} and {self.labels_per_class}; leave one of them "
+                "out."
+            )
 
 
 def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
@@ -180,6 +191,7 @@ def assemble(
             picked = per_class(ood_val.targets, share, options.split_seed, "validation labels")
             ood_val = ood_val.subset(picked)
         splits = {"train": train, "id_val": val, "ood_val": ood_val, "test": test}
+    splits |= _fraction_of_labels(options, splits)
     return Dataset(
         name=options.name,
         classes=tuple(classes),
@@ -194,6 +206,7 @@ def assemble(
             "num_classes": len(classes),
             "validation": validation,
             "corrupt": 0,
+            **_label_facts(options, original_splits, splits),
             **(facts or {}),
         },
         split_seed=options.split_seed,
@@ -225,6 +238,40 @@ def _labelled(
         train = train.subset(per_class(train.targets, labels - share, seed, "labels"))
         val = val.subset(per_class(val.targets, share, seed, "validation labels"))
     return train, val
+
+
+def _fraction_of_labels(options: Options, splits: Mapping[str, Split]) -> dict[str, Split]:
+    """Return the fraction of each split but ``test``; nothing if all labels are used."""
+    fraction = options.label_fraction
+    if fraction == 1:
+        return {}
+    fractions = {
+        key: fraction_of(split, fraction, options.split_seed)
+        for key, split in splits.items()
+        if key != "test"
+    }
+    used = sum(map(len, fractions.values()))
+    everything = sum(len(splits[key]) for key in fractions)
+    if used > 1.5 * fraction * everything:
+        log.warning(
+            "`%s`: `dataset.label_fraction=%s` keeps at least one label of each class to train and "
+            "one to validate, which are %d of %d labels (%.2g)",
+            options.name, fraction, used, everything, used / everything,
+        )  # fmt: skip
+    return fractions
+
+
+def _label_facts(
+    options: Options, before: Mapping[str, Split], after: Mapping[str, Split]
+) -> dict[str, object]:
+    """Return how many labels are used, and of how many, if an option limits them."""
+    if options.label_fraction == 1 and options.labels_per_class is None:
+        return {}
+    used, available = (
+        sum(len(split) for key, split in splits.items() if key != "test")
+        for splits in (after, before)
+    )
+    return {"labels": {"used": used, "available": available}}
 
 
 def _validated(options: Options, train: Split, val_rule: str | None) -> tuple[Split, Split]:
@@ -269,6 +316,27 @@ def _class_counts(targets: Targets, classes: Sequence[str]) -> Int64[np.ndarray,
     if targets.ndim == 2:
         return np.asarray((targets == 1).sum(axis=0), dtype=np.int64)
     return np.bincount(targets, minlength=len(classes))
+
+
+def refuse_label_limits(options: Options, reason: str, *, with_test: bool = True) -> None:
+    """Refuse options that limit labels, for a dataset without labels to limit.
+
+    Args:
+        options: the user's options.
+        reason: what the dataset is, as a relative clause.
+        with_test: whether ``test_per_class`` is refused, too.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    neutral = {"label_fraction": 1, "labels_per_class": None, "test_per_class": None}
+    for key in list(neutral)[: 3 if with_test else 2]:
+        if (value := getattr(options, key)) != neutral[key]:
+            must = "null" if neutral[key] is None else neutral[key]
+            raise ValueError(
+                f"`dataset.{key}` must be {must} for `{options.name}`, {reason}, but is {value}; "
+                "leave it out."
+            )
 
 
 def _check_reducible(options: Options) -> None:

@@ -112,6 +112,7 @@ _SAME: dict[str, dict[str, Callable[[Any], Any]]] = {
 _NEUTRAL: dict[str, dict[str, Any]] = {
     "model": {"features": "pooled"},
     "method": {"schedule_per": "step", "step_factor": 0.1, "final_factor": 0.0},
+    "ssl_transfer.datasets": {"label_fraction": 1.0},
     "ssl_transfer.datasets.folder.image_folder": {"class_depth": 1, "on_duplicates": "error"},
     "ssl_transfer.datasets.lists.image_list": {"on_duplicates": "error"},
     "ssl_transfer.datasets.photographs.aircraft": {"bounding_box": False},

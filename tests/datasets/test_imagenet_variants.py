@@ -40,6 +40,8 @@ def test_folders_of_wordnet_ids_are_a_test_set(
         read(name="set", root=str(tmp_path))
     with pytest.raises(ValueError, match="with training images, but `set` has none"):
         require(KNN(), dataset)
+    with pytest.raises(ValueError, match=r"must be 1 for `set`, which has test images only"):
+        read(name="set", root=str(tmp_path), sizes="warn", label_fraction=0.1)
     draw(tmp_path / folder, "n00000000/d.jpg")
     with pytest.raises(ValueError, match="named like n01440764, but has `n00000000`"):
         read(name="set", root=str(tmp_path), sizes="warn")

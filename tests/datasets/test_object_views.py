@@ -35,10 +35,14 @@ def test_the_fingerprint_changes_with_the_grouping_and_the_content() -> None:
     assert len(prints) == 3
 
 
-@pytest.mark.parametrize("key", ["labels_per_class", "test_per_class"])
-def test_options_that_count_labels_are_refused(key: str) -> None:
-    options = dataclasses.replace(Options(name="mine"), **{key: 4})
-    with pytest.raises(ValueError, match=f"`dataset.{key}` must be null for `mine`.* but is 4"):
+@pytest.mark.parametrize(
+    ("key", "value", "neutral"),
+    [("labels_per_class", 4, "null"), ("test_per_class", 4, "null"), ("label_fraction", 0.5, "1")],
+)
+def test_options_that_limit_labels_are_refused(key: str, value: float, neutral: str) -> None:
+    options = dataclasses.replace(Options(name="mine"), **{key: value})
+    told = f"`dataset.{key}` must be {neutral} for `mine`.* but is {value}"
+    with pytest.raises(ValueError, match=told):
         assemble_views(options, views=views(0, 0), content="c")
 
 

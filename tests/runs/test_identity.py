@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from ssl_transfer.config import AXES, CONF, compose, locate, options, plain
+from ssl_transfer.datasets import Options
 from ssl_transfer.datasets.transforms import View
 from ssl_transfer.methods.projector import Projector
 from ssl_transfer.models.weights import load_weights
@@ -210,6 +211,7 @@ def test_a_key_with_its_neutral_value_is_as_good_as_none() -> None:
     nodes["model"] = (with_options(model="dinov2_small"), "model")
     nodes["method"] = (with_options(method="byol"), "method")
     nodes["ssl_transfer.protocols"] = (with_options(protocol="knn"), "protocol")
+    nodes["ssl_transfer.datasets"] = (with_options(dataset="digits"), "dataset")
     for owner, neutral in identity._NEUTRAL.items():
         config, axis = copy.deepcopy(nodes[owner])
         for path, value in neutral.items():
@@ -225,6 +227,7 @@ def test_neutral_values_are_what_a_missing_key_means() -> None:
             "model": signature_of_labels,
             "method": TrainingOptions,
             "ssl_transfer.protocols": FrozenProtocol,
+            "ssl_transfer.datasets": Options,
         }
         target = shared.get(owner) or locate(owner)
         defaults = inspect.signature(target).parameters
