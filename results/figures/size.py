@@ -81,7 +81,7 @@ def chart(analysis: Analysis, theme: Theme) -> Drawing:
     results, target = analysis.results, analysis.target
     protocol, metric = choose(results, target.name)
     if any(row.run_id in results.documents for row in results.rows):
-        own, _ = points(results, metric)
+        own, _ = points(results.keep(protocols=[protocol]), metric)
         shown = [point for point in own if point.protocol == protocol]
     else:
         shown = list(_stated(results, target, protocol))

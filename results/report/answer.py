@@ -227,7 +227,9 @@ def influence(best: str, influences: Sequence[Influence], by: str) -> str | None
     if len(influences) < 2:
         return f"{start}."
     first = {
-        group: max(influences, key=lambda one: one.without.get(group, -math.inf)).proxy
+        group: max(
+            influences, key=lambda one: (one.without.get(group, -math.inf), one.proxy == best)
+        ).proxy
         for group in own.without
     }
     changes = {group: proxy for group, proxy in first.items() if proxy != best}

@@ -37,8 +37,8 @@ class Section:
 
     @property
     def body(self) -> str:
-        """The parts together."""
-        return "\n".join(filter(None, self.parts))
+        """The parts together; a reason that two figures share is said once."""
+        return "\n".join(filter(None, dict.fromkeys(self.parts)))
 
 
 def sections(analysis: Analysis, request: Request) -> list[Section]:
