@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import Overrides, _create_defaults_list
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, Node, OmegaConf, flag_override
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -25,7 +27,8 @@ class Composer:
 
     Hydra takes 0.1 s for a composition: it first merges the files that group overrides choose, then
     applies the other overrides one after another. This class caches the merged files, so the next
-    configuration with the same options takes 3 ms.
+    configuration with the same options takes 3 ms. It merges them without Hydra's own files, which
+    takes half as long.
 
     Args:
         loader: Hydra's configuration loader.
@@ -45,7 +48,7 @@ class Composer:
         assert isinstance(loader, ConfigLoaderImpl)  # Hydra has no other
         if not isinstance(loader.repository, ParsedOnce):
             loader.repository = ParsedOnce(loader.repository.get_sources())
-        self.loader, self.whole = loader, whole
+        self.loader, self.whole, self._primary = loader, whole, config_name
         _, self._files = loader._parse_overrides_and_create_caching_repo(
             config_name, list(hydra_overrides)
         )
@@ -153,7 +156,9 @@ class Composer:
     def _choose(self, options: tuple[str, ...]) -> bytes | None:
         """Return these options' merged configuration, pickled; None if it cannot be cached."""
         if options not in self._chosen:
-            config = self.whole(options)
+            config = self._merged(options)
+            if config is None:
+                config = self.whole(options)
             with flag_override(config, ["struct", "readonly"], False):
                 config.pop("hydra", None)
             self._chosen[options] = (
@@ -162,6 +167,32 @@ class Composer:
                 else pickle.dumps(config)
             )
         return self._chosen[options]
+
+    def _merged(self, options: tuple[str, ...]) -> DictConfig | None:
+        """Return the merged files of these options without those of Hydra itself.
+
+        Returns:
+            None if the files change Hydra's own node, or if Hydra must say what is wrong.
+        """
+        files = CachingConfigRepository(self._files.delegate)
+        try:
+            overrides = Overrides(files, self._parse(options))
+            defaults, _ = _create_defaults_list(
+                files, self._primary, overrides, prepend_hydra=False, skip_missing=False
+            )
+            for name, choice in list(overrides.override_metadata.items()):
+                if name.startswith("hydra/") and choice.containing_config_path == self._primary:
+                    del overrides.override_metadata[name]  # its list is not here
+            overrides.ensure_overrides_used()
+            overrides.ensure_deletions_used()
+            chosen = [files.load_config(d.config_path or "") for d in defaults if not d.primary]
+            if any(file is not None and "hydra" in file.config for file in chosen):
+                return None
+            config = self.loader._compose_config_from_defaults_list(defaults, files)
+        except HydraException:
+            return None
+        OmegaConf.set_struct(config, True)
+        return config
 
 
 def _has(config: DictConfig, key: str) -> bool:

@@ -154,14 +154,35 @@ def test_runs_that_choose_the_same_options_share_hydras_work_and_nothing_else(
     options = ["model=resnet18", "protocol=knn"]
     untouched = by_hydra(options)
     asked = []
-    whole = composer.whole
-    monkeypatch.setattr(composer, "whole", lambda o: asked.append(o) or whole(o))
+    merged = composer._merged
+    monkeypatch.setattr(composer, "_merged", lambda o: asked.append(o) or merged(o))
     for seed in range(5):
         own = [f"seed={seed}", "~retry", "+dataset.note={a: 1}", f"model.name=m{seed}"]
         composed = plain(composer.compose(options + own))
         assert (composed["seed"], composed["model"]["name"]) == (seed, f"m{seed}")
     assert plain(composer.compose(options)) == untouched
     assert asked == [tuple(options)]
+
+
+@pytest.mark.parametrize(
+    ("options", "by_whom"),
+    [
+        (["model=resnet18", "method=simclr", "protocol=bn_tune", "recipe=bn_tuning/paper"], "own"),
+        (["method=byol", "dataset@method.pretrain_on=textures", "~experiment"], "own"),
+        (["experiment=demo"], "hydra"),  # has keys of Hydra itself, which Hydra must check
+    ],
+)
+def test_files_are_merged_without_hydras_own_unless_they_change_those(
+    composed_by_hydra, monkeypatch, options, by_whom
+):
+    by_hydra, composer = composed_by_hydra
+    composer = Composer(composer.loader, composer.whole)
+    expected = by_hydra(options)
+    asked = []
+    whole = composer.whole
+    monkeypatch.setattr(composer, "whole", lambda o: asked.append(o) or whole(o))
+    assert plain(composer.compose(options)) == expected
+    assert asked == ([tuple(options)] if by_whom == "hydra" else [])
 
 
 def test_another_option_file_or_order_of_overrides_is_another_composition(tmp_path):
