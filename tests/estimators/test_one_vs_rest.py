@@ -22,7 +22,7 @@ def problem(samples=90, dim=10, classes=4, *, unknown=0.1, seed=0, dtype=torch.f
 def judge(features, targets, C):
     """scikit-learn's binary problem of one class, without what does not count."""
     kept = targets >= 0
-    model = LogisticRegression(C=C, tol=1e-10, max_iter=20_000)
+    model = LogisticRegression(C=C, tol=1e-10, max_iter=1000, solver="newton-cg")
     return model.fit(features[kept].double().numpy(), targets[kept].numpy())
 
 
