@@ -13,8 +13,9 @@ from results.agreement.headline import HEADLINE, Agreement, agreements, mean_agr
 from results.agreement.leave_one_out import By, Influence, families_of, leave_one_out
 from results.agreement.ranks import Ranking, ranks
 from results.agreement.scores import Scores, scores
+from results.agreement.specs import chosen, target_spec
 from results.errors import ResultsError
-from results.records.cells import Cells, cells, choose, ordered
+from results.records.cells import Cells, cells, ordered
 from results.records.reading import Results
 from results.records.score_intervals import Interval, cell_interval
 from results.statistics.intervals import FEWEST, Coefficient
@@ -51,7 +52,7 @@ class Analysis:
     @functools.cached_property
     def protocol(self) -> str:
         """The label of the target's protocol."""
-        return choose(self.results, self.target.name)[0]
+        return chosen(self.results, self.target.name).protocol
 
     @property
     def too_few(self) -> bool:
@@ -172,13 +173,13 @@ def analyse(
         results: the results of all protocols.
         proxies: specs of proxies (None: every other protocol with a score that the target's
             encoders and datasets share, and the known baselines).
-        target: ``PROTOCOL[:METRIC]``.
+        target: ``PROTOCOL[:METRIC]``; see ``specs.target_spec``.
 
     Raises:
         ResultsError: if a protocol or metric is unknown (the message lists the known ones), if a
             proxy is the target, or if the target has no score on any dataset.
     """
-    aim = scores(results, target)
+    aim = scores(results, target_spec(target, proxies or ()))
     if not any(aim.raw):
         raise ResultsError(f"the target must have scores on a dataset, but `{target}` has none.")
     if proxies is None:
@@ -188,7 +189,7 @@ def analyse(
 
 def _other_protocols(results: Results, target: Scores) -> list[str]:
     """Return the label of every other protocol with a score that the target can be compared to."""
-    protocol, _ = choose(results, target.name)
+    protocol = chosen(results, target.name).protocol
     known = {(dataset, encoder) for dataset, column in target.raw.items() for encoder in column}
     # A score of the encoder itself, whose dataset is empty, holds for every dataset.
     known |= {("", encoder) for _, encoder in known}
@@ -200,7 +201,8 @@ def _cell_intervals(results: Results, scores: Scores) -> Iterator[tuple[tuple[st
     """Yield encoder, dataset and interval of each cell behind scores; nothing for a baseline."""
     if is_baseline(results, scores.name):
         return
-    for key, cell in cells(results, *choose(results, scores.name)).items():
+    results, protocol, metric = chosen(results, scores.name)
+    for key, cell in cells(results, protocol, metric).items():
         interval = cell_interval(results, cell) if cell.values else None
         if interval is not None and cell.row is not None:
             low, high, over = interval

@@ -32,7 +32,7 @@ def proxy_scores(results: Results, spec: str, target: Scores) -> Scores:
 
     Args:
         results: the results of all protocols.
-        spec: ``PROTOCOL[:METRIC]``, or one of ``BASELINES``.
+        spec: ``PROTOCOL[:METRIC][@KEY=VALUE]``, or one of ``BASELINES``.
         target: the scores that the static rank is computed from.
 
     Raises:

@@ -22,8 +22,9 @@ from results.agreement.correlations import (
     means,
 )
 from results.agreement.scores import Scores, Values, logit
+from results.agreement.specs import chosen
 from results.agreement.two_sources import target_from
-from results.records.cells import cells, choose, ordered
+from results.records.cells import cells, ordered
 from results.records.reading import Results
 from results.statistics.intervals import Coefficient, Kind, average, population
 
@@ -110,7 +111,7 @@ Seeds = Mapping[str, Mapping[int, tuple[float, float]]]
 
 def _by_seed(results: Results, target: str) -> dict[str, Seeds]:
     """Return the scores of each dataset by encoder and seed."""
-    protocol, metric = choose(results, target)
+    results, protocol, metric = chosen(results, target)
     by_dataset: dict[str, dict[str, dict[int, tuple[float, float]]]] = defaultdict(dict)
     for (encoder, dataset), cell in cells(results, protocol, metric).items():
         if not dataset or cell.row is None or not math.isfinite(cell.mean):

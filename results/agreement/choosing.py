@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from results.agreement.baselines import proxy_scores
 from results.agreement.scores import Scores, Values, scores
+from results.agreement.specs import target_spec
 from results.errors import ResultsError
 from results.records.labels import natural
 from results.records.reading import Results
@@ -120,9 +121,7 @@ def choices(
     Raises:
         ResultsError: for an unknown protocol or metric, or a proxy that is the target.
     """
-    if target in proxies:
-        raise ResultsError(f"a proxy must differ from the target, but both are `{target}`.")
-    aim = scores(results, target)
+    aim = scores(results, target_spec(target, proxies))
     sources = [
         random_choice(aim) if proxy == RANDOM else proxy_scores(results, proxy, aim)
         for proxy in proxies

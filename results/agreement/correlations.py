@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from results.agreement.baselines import proxy_scores
 from results.agreement.scores import Scores, Values, scores
+from results.agreement.specs import target_spec
 from results.errors import ResultsError, unknown
 from results.records.labels import natural
 from results.records.reading import Results
@@ -78,14 +79,14 @@ def correlate(
 
     Args:
         results: the results of all protocols.
-        proxies: ``PROTOCOL[:METRIC]``, or baselines.
-        target: ``PROTOCOL[:METRIC]``.
+        proxies: ``PROTOCOL[:METRIC][@KEY=VALUE]``, or baselines.
+        target: the same; see ``specs.target_spec``.
         names: the coefficients.
 
     Raises:
         ResultsError: for an unknown protocol or metric, or a proxy that is the target.
     """
-    aim = scores(results, target)
+    aim = scores(results, target_spec(target, proxies))
     return correlate_scores(aim, proxies_of(results, proxies, aim), names)
 
 

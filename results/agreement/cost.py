@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from results.agreement.baselines import BASELINES
-from results.records.cells import cells, choose
+from results.agreement.specs import chosen
+from results.records.cells import cells
 from results.records.reading import Results
 
 Uses = Mapping[str, tuple[float, str]]
@@ -117,7 +118,7 @@ def together(found: Iterable[Cost]) -> Cost:
 
 def _of(results: Results, spec: str) -> Cost | None:
     """Return the cost of the runs behind a protocol's scores; None if there is no record."""
-    protocol, metric = choose(results, spec)
+    results, protocol, metric = chosen(results, spec)
     scored = [cell for cell in cells(results, protocol, metric).values() if cell.values]
     run_ids = sorted({run_id for cell in scored for _, run_id in cell.values})
     records = [results.documents[run_id] for run_id in run_ids if run_id in results.documents]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from results.agreement.baselines import STATIC_RANK, proxy_scores
 from results.agreement.run_commands import PLAIN, commands_for, stated_overrides
 from results.agreement.scores import Scores, scores
+from results.agreement.specs import NoVariant, chosen, keys_of, target_spec
 from results.errors import ResultsError
 from results.records.cells import Cell, Cells, cells, choose
 from results.records.labels import natural
@@ -67,8 +68,7 @@ def next_runs(results: Results, proxies: Sequence[str], target: str, k: int) -> 
     Raises:
         ResultsError: for an unknown proxy, and for results without records.
     """
-    if target in proxies:
-        raise ResultsError(f"a proxy must differ from the target, but both are `{target}`.")
+    target = target_spec(target, proxies)
     if not results.documents:
         raise ResultsError("`--next` needs the records of runs, but published tables have none.")
     aim = _Target.of(results, target)
@@ -79,10 +79,11 @@ def next_runs(results: Results, proxies: Sequence[str], target: str, k: int) -> 
             raise ResultsError(f"`{name}` needs scores of `{target}` on other datasets.")
         if proxy.undefined:
             raise ResultsError(f"{proxy.undefined}; choose another proxy.")
+        known = chosen(results, name).results if keys_of(name) else results
         own = [dataset for dataset in proxy.raw if dataset]
         datasets = own or [dataset for dataset in results.known("dataset") if dataset]
         for dataset in sorted(datasets, key=natural):
-            found.append(_next(results, proxy, aim, dataset, k))
+            found.append(_next(known, proxy, aim, dataset, k, keys_of(name)))
     return found
 
 
@@ -106,10 +107,10 @@ class _Target:
 
     @classmethod
     def of(cls, results: Results, spec: str) -> "_Target":
-        name, _, metric = spec.partition(":")
+        name = spec.partition("@")[0].partition(":")[0]
         if not any(row.protocol.split(" ")[0] == name.split(" ")[0] for row in results.rows):
-            return cls._never_run(results, spec, name, metric)
-        protocol, _ = choose(results, spec)
+            return cls._never_run(results, spec, name)
+        protocol, metric = choose(results, spec.partition("@")[0])
         overrides: dict[str, Sequence[str]] = {}
         rows = [row for row in results.rows if row.protocol == protocol]
         for row in rows:
@@ -118,24 +119,38 @@ class _Target:
                 overrides.setdefault("", stated)
         overrides.setdefault("", [f"protocol={name.split(' ')[0]}"])
         seeds = sorted({row.seed for row in rows})
-        own = cells(results, protocol, metric or None)
+        try:
+            own = cells(chosen(results, spec).results, protocol, metric)
+        except NoVariant:  # it was run on other variants of the datasets only
+            return cls(spec, {}, _equal(results, spec), overrides, seeds)
         return cls(spec, own, scores(results, spec), overrides, seeds)
 
     @classmethod
-    def _never_run(cls, results: Results, spec: str, name: str, metric: str) -> "_Target":
+    def _never_run(cls, results: Results, spec: str, name: str) -> "_Target":
         if not PLAIN.fullmatch(name):
             raise ResultsError(
                 f"`--target` must be the name of a protocol, but is `{spec}`, which was never run."
             )
-        equal: dict[str, dict[str, float]] = {}
-        for row in results.rows:
-            equal.setdefault(row.dataset, {})[row.encoder] = 0.0
-        unknown = Scores(spec, equal, equal)
-        return cls(spec, {}, unknown, {"": [f"protocol={name}"]}, [])
+        return cls(spec, {}, _equal(results, spec), {"": [f"protocol={name}"]}, [])
 
 
-def _next(results: Results, proxy: Scores, target: _Target, dataset: str, k: int) -> Next:
-    """Return what to run next on one dataset."""
+def _equal(results: Results, spec: str) -> Scores:
+    """Return equal scores of all encoders on all datasets, for a target that was never run."""
+    equal: dict[str, dict[str, float]] = {}
+    for row in results.rows:
+        equal.setdefault(row.dataset, {})[row.encoder] = 0.0
+    return Scores(spec, equal, equal)
+
+
+def _next(
+    results: Results,
+    proxy: Scores,
+    target: _Target,
+    dataset: str,
+    k: int,
+    left_out: Sequence[str],
+) -> Next:
+    """Return what to run next on one dataset, without the keys of datasets that the proxy names."""
     values = proxy.on(dataset)[0]
     ordered = sorted(values, key=lambda encoder: (-values[encoder], natural(encoder)))
     cell_of = {encoder: target.cells.get((encoder, dataset), Cell()) for encoder in ordered}
@@ -157,6 +172,7 @@ def _next(results: Results, proxy: Scores, target: _Target, dataset: str, k: int
         protocol=protocol,
         seeds=target.seeds,
         failed=failed,
+        without=left_out,
     )
     return Next(
         dataset,

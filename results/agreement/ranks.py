@@ -22,7 +22,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from results.agreement.scores import CLIP
-from results.records.cells import Cell, cells, choose, ordered
+from results.agreement.specs import chosen
+from results.records.cells import Cell, cells, ordered
 from results.records.reading import Results
 from results.records.replicates import independent_seed
 from results.records.score_intervals import Spread, cell_spread
@@ -132,7 +133,7 @@ def ranks(results: Results, target: str) -> list[Ranking]:
     Raises:
         ResultsError: if the protocol or the metric is unknown.
     """
-    protocol, metric = choose(results, target)
+    results, protocol, metric = chosen(results, target)
     table = {key: cell for key, cell in cells(results, protocol, metric).items() if cell.values}
     # Runs of one dataset follow each other, since they share the resamples of its test images.
     by_dataset = sorted(table, key=lambda key: (key[1], key[0]))

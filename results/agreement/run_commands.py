@@ -33,6 +33,7 @@ def commands_for(
     protocol: Sequence[str],
     seeds: Sequence[int],
     failed: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
     """Return commands that run a protocol for some encoders, and remarks about them.
 
@@ -46,7 +47,9 @@ def commands_for(
         protocol: the overrides of the protocol to run.
         seeds: the seeds to run; none means the default.
         failed: encoders whose run failed before.
+        without: keys of the records' datasets whose overrides are left out.
     """
+    dropped = tuple(f"dataset.{key}=" for key in without)
     groups: dict[tuple[str, ...], list[str]] = {}
     remarks = []
     for encoder in encoders:
@@ -58,7 +61,8 @@ def commands_for(
         if document is not None and not isinstance(document.get("overrides"), Mapping):
             remarks.append(_ASSUMED)
         model, *rest = parts["model"]
-        key = [*rest, *parts["method"], *parts["dataset"]]
+        key = [*rest, *parts["method"]]
+        key += [line for line in parts["dataset"] if not line.startswith(dropped)]
         key += protocol
         key += [line for axis in ("precision", "paths") for line in parts[axis]]
         key += ["retry=true"] if encoder in failed else []
@@ -78,7 +82,7 @@ def _command(models: Sequence[str], lines: Sequence[str], seeds: Sequence[int]) 
 
 def _document(results: Results, encoder: str, dataset: str, proxy: str) -> Mapping[str, Any] | None:
     """Return a record of an encoder on a dataset, that of the proxy if there is one."""
-    protocol = proxy.partition(":")[0]
+    protocol = proxy.partition("@")[0].partition(":")[0]
     rows = [row for row in results.rows if (row.encoder, row.dataset) == (encoder, dataset)]
     rows.sort(key=lambda row: (row.protocol != protocol, row.protocol, row.seed, row.run_id))
     for row in rows:

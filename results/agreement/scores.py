@@ -9,7 +9,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from results.records.cells import cells, choose
+from results.agreement.specs import chosen
+from results.records.cells import cells
 from results.records.reading import Results
 
 Values = Mapping[str, float]
@@ -70,17 +71,18 @@ def logit(score: float) -> float:
 
 
 def scores(results: Results, proxy: str, others: Iterable[str] = ()) -> Scores:
-    """Return the scores that ``protocol[:metric]`` names, seeds averaged.
+    """Return the scores that a spec names, seeds averaged.
 
     Args:
         results: the results of all protocols.
-        proxy: the protocol and the metric (by default each run's primary one).
+        proxy: the protocol, the metric (by default each run's primary one) and the variants of
+            datasets, see ``specs.chosen``.
         others: further names that the message for an unknown protocol lists.
 
     Raises:
-        ResultsError: if the protocol or the metric is unknown.
+        ResultsError: if the protocol, the metric or a variant is unknown.
     """
-    protocol, metric = choose(results, proxy, others)
+    results, protocol, metric = chosen(results, proxy, others)
     result = Scores(proxy)
     for (encoder, dataset), cell in cells(results, protocol, metric).items():
         if cell.values and cell.row is not None and math.isfinite(cell.mean):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add(commands: "Commands") -> None:
     """Add the command."""
     parser = reading(commands, "choose", _choose, "what choosing an encoder by a cheap score costs")
-    spec = "PROTOCOL[:METRIC]"
+    spec = "PROTOCOL[:METRIC][@KEY=VALUE]"
     parser.add_argument("--proxy", type=names, required=True, metavar=f"{spec},…")
     parser.add_argument("--target", default="finetune", metavar=spec, help="default: finetune")
     parser.add_argument(
@@ -52,9 +52,9 @@ def _choose(options: argparse.Namespace) -> int:
     target, proxies, references = _scores(results, options.proxy, options.target)
     found = choices_by_scores(target, [*proxies, *references], far=options.far)
     known = [one.name for one in (*proxies, *references) if one.name != references[0].name]
-    spent = costs(results, [*known, options.target])
+    spent = costs(results, [*known, target.name])
     tables, numbers = to_tables(found, options.far), to_csv_long(found, spent)
-    price = cost_table(spent, found, options.target)
+    price = cost_table(spent, found, target.name)
     tables += [] if price is None else [price]
     show(tables, numbers, options.format)
     if options.format == "terminal":
@@ -78,10 +78,10 @@ def _scores(
     from results.agreement.baselines import STATIC_RANK, known_baselines, proxy_scores
     from results.agreement.choosing import random_choice
     from results.agreement.scores import scores
+    from results.agreement.specs import target_spec
 
-    if target in names:
-        raise ResultsError(f"a proxy must differ from the target, but both are `{target}`.")
-    aim, unique = scores(results, target), list(dict.fromkeys(names))
+    aim = scores(results, target_spec(target, names))
+    unique = list(dict.fromkeys(names))
     proxies = [proxy_scores(results, name, aim) for name in unique]
     known = [name for name in known_baselines(results, aim) if name in (STATIC_RANK, "parameters")]
     references = [proxy_scores(results, name, aim) for name in known if name not in unique]

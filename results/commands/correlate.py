@@ -26,7 +26,7 @@ def add(commands: "Commands") -> None:
     parser = reading(
         commands, "correlate", _correlate, "correlate cheap scores with a target score"
     )
-    spec = "PROTOCOL[:METRIC]"
+    spec = "PROTOCOL[:METRIC][@KEY=VALUE]"
     parser.add_argument(
         "--proxy", type=names, required=True, metavar=f"{spec},…",
         help="also baselines: static_rank, parameters, imagenet_top1, feature_dim",
@@ -99,13 +99,16 @@ def _correlate(options: argparse.Namespace) -> int:
 
 def _target(results: Results, options: argparse.Namespace) -> "tuple[Scores, list[str]]":
     """Return the target's scores, and a sentence about encoders of another source left out."""
+    from results.agreement.specs import target_spec
+
+    spec = target_spec(options.target, options.proxy)
     if options.target_from:
         from results.agreement.two_sources import target_from
 
-        return target_from(options.target_from, options.target, results, options.published or ())
+        return target_from(options.target_from, spec, results, options.published or ())
     from results.agreement.scores import scores
 
-    return scores(results, options.target), []
+    return scores(results, spec), []
 
 
 def _ceiling(
@@ -119,7 +122,7 @@ def _ceiling(
                 "`--ceiling` with `--target-from` must name a second source of the target; write "
                 "`--ceiling SOURCE`."
             )
-        return between_seeds(results, options.target, chosen)
+        return between_seeds(results, target.name, chosen)
     return between_sources(
         results, target, options.target, options.ceiling, chosen, options.published or ()
     )

@@ -18,7 +18,7 @@ _ALL = "all"
 def add(commands: "Commands") -> None:
     """Add the command."""
     parser = reading(commands, "plot", _plot, "a figure of the report as SVG, PDF, PNG")
-    spec = "PROTOCOL[:METRIC]"
+    spec = "PROTOCOL[:METRIC][@KEY=VALUE]"
     parser.add_argument(
         "figures", type=names, nargs="?", metavar="NAME,…",
         help="figures, or `all`; without a name the figures are listed",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add(commands: "Commands") -> None:
     """Add the command."""
     parser = reading(commands, "report", _report, "one HTML page: the answer, figures and tables")
-    spec = "PROTOCOL[:METRIC]"
+    spec = "PROTOCOL[:METRIC][@KEY=VALUE]"
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the page's file")
     parser.add_argument(
         "--proxy", type=names, metavar=f"{spec},…",

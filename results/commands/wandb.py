@@ -20,7 +20,7 @@ _REPORT = "report.html"
 def add(commands: "Commands") -> None:
     """Add the command."""
     parser = reading(commands, "wandb", _wandb, "one run of Weights & Biases with all tables")
-    spec = "PROTOCOL[:METRIC]"
+    spec = "PROTOCOL[:METRIC][@KEY=VALUE]"
     parser.add_argument("--project", default="ssl_transfer")
     parser.add_argument("--entity", help="account or team (default: the account's own)")
     parser.add_argument("--mode", choices=("online", "offline"), help="default: $WANDB_MODE")

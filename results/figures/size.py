@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from results.agreement.analysis import Analysis
 from results.agreement.scores import Scores
+from results.agreement.specs import chosen
 from results.figures.axes import (
     ABOVE,
     BELOW,
@@ -26,7 +27,6 @@ from results.figures.labels import along, around, draw_labels, place
 from results.figures.legend import Legend
 from results.figures.text import common_start, split_label
 from results.figures.theme import WIDTH, Theme
-from results.records.cells import choose
 from results.records.reading import Results
 from results.tables.size_curves import AXES, CONSTRUCTIONS, SEVERAL, Point, in_order, points
 
@@ -78,8 +78,8 @@ def chart(analysis: Analysis, theme: Theme) -> Drawing:
     Raises:
         NotDrawn: if no encoder with a score states its number of parameters.
     """
-    results, target = analysis.results, analysis.target
-    protocol, metric = choose(results, target.name)
+    target = analysis.target
+    results, protocol, metric = chosen(analysis.results, target.name)
     if any(row.run_id in results.documents for row in results.rows):
         own, _ = points(results.keep(protocols=[protocol]), metric)
         shown = [point for point in own if point.protocol == protocol]

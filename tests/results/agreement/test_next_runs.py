@@ -94,6 +94,22 @@ def test_commands_mean_the_best_encoders_when_the_target_was_never_run(tmp_path:
     assert "model=moco_v2,swav" in step.commands[2]
 
 
+def test_the_best_by_fine_tuning_on_few_labels_are_fine_tuned_on_all(tmp_path: Path) -> None:
+    outputs = tmp_path / "o"
+    outputs.mkdir()
+    few, own = "dataset.label_fraction=0.1", ["protocol=finetune", "protocol.epochs=3"]
+    for number, encoder in enumerate(ENCODERS):
+        leave(composed(outputs, *own, few, *encoder), 0.3 + 0.1 * number)
+    proxy = "finetune@label_fraction=0.1"
+    (step,) = next_runs(read(outputs), [proxy], "finetune", 2)
+    expected = [composed(outputs, *own, *encoder) for encoder in ENCODERS[:-3:-1]]
+    assert {run.id for run in started(tmp_path, step)} == {run.id for run in expected}
+    leave(expected[0], 0.7)  # the dataset's label of 10 % is now a longer one
+    (step,) = next_runs(read(outputs), [proxy], "finetune", 2)
+    assert [run.id for run in started(tmp_path, step)] == [expected[1].id]
+    assert list(step.scores.values()) == ["70.00"]
+
+
 def test_commands_repeat_the_protocol_of_the_target_and_leave_out_what_is_finished(
     tmp_path: Path,
 ) -> None:
