@@ -1,6 +1,7 @@
 """The figures of a report; large ones are drawn in parts, so that each fits on a sheet of paper."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from results.agreement.analysis import Analysis
@@ -10,9 +11,6 @@ from results.figures.catalogue import FIGURES
 from results.figures.drawing import Drawing
 from results.figures.theme import PAGE
 from results.records.score_intervals import Interval
-
-MOST_PANELS = 12
-"""Number of panels in a part of the figure of agreement: four rows of three."""
 
 MOST_RUNS = 1000
 """Number of runs up to which the intervals of proxies are drawn."""
@@ -34,10 +32,22 @@ def _agreement(analysis: Analysis) -> Iterator[Drawing]:
     """Yield the figure of agreement for a few datasets after the other."""
     proxies = [proxy for proxy in analysis.proxies if proxy.raw]
     intervals = _intervals(analysis)
-    size = max(1, MOST_PANELS // max(1, len(proxies)))
+    size = _datasets_of_a_part(len(proxies))
     for start in range(0, len(analysis.datasets), size):
         target = _restricted(analysis.target, analysis.datasets[start : start + size])
         yield agreement.draw(target, proxies, analysis.correlations, PAGE, intervals)
+
+
+def _datasets_of_a_part(proxies: int) -> int:
+    """Return how many datasets fit on a sheet, which holds one row of panels more than columns.
+
+    A single proxy has three datasets side by side; several ones begin a row with each dataset.
+    """
+    if proxies < 2:
+        return 12
+    rows = math.ceil(proxies / agreement.MOST_COLUMNS)
+    columns = math.ceil(proxies / rows)
+    return max(1, (columns + 1) // rows)
 
 
 def _intervals(analysis: Analysis) -> agreement.Intervals:
