@@ -12,6 +12,7 @@ match is decoded from its file.
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import mmap
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import PIL
@@ -31,7 +32,7 @@ from PIL import Image, features
 from tqdm import tqdm
 
 from ssl_transfer.datasets.base import Dataset
-from ssl_transfer.datasets.decoding import VERSION, Decoding
+from ssl_transfer.datasets.decoding import VERSION, Decoding, Span, read_bytes
 from ssl_transfer.datasets.images import (
     CroppedImages,
     FileImages,
@@ -63,8 +64,19 @@ _ROW = np.dtype([("start", "<i8"), ("width", "<i4"), ("height", "<i4"), ("crc", 
 DATASET = "dataset-"
 """Beginning of the names of empty files beside a store: the fingerprints of its data sets."""
 
-Source = tuple[str, Decoding]
-"""A file, and how its image is decoded."""
+
+class Source(NamedTuple):
+    """Where an image lies, and how it is decoded.
+
+    Args:
+        path: the file.
+        decoding: how it becomes RGB.
+        span: the part of the file that is the image (``None``: the whole file).
+    """
+
+    path: str
+    decoding: Decoding
+    span: Span | None = None
 
 
 def decode_once(
@@ -84,15 +96,16 @@ def decode_once(
         progress_bar: whether to draw a progress bar when decoding takes longer than two seconds.
     """
     files = [images for split in dataset.splits.values() for images in in_files(split.images)]
-    pairs = {(path, images.decoding) for images in files for path in images.paths}
-    sources = sorted(pairs, key=lambda source: (source[0], repr(source[1])))
+    of_images = {id(images): list(_sources(images)) for images in files}
+    every = {source for sources in of_images.values() for source in sources}
+    sources = sorted(every, key=lambda source: (source.path, repr(source.decoding), source.span))
     if choice == "never" or not sources:
         return dataset
     size = _estimate(sources)
     if choice == "auto" and (size > AUTO_BYTES or size > 3 * AUTO_PIXELS * len(sources)):
         return dataset
     try:
-        key = _key(sources, _contents(dataset, [path for path, _ in sources]))
+        key = _key(sources, _contents(dataset, [source.path for source in sources]))
         place = folder / key / "pixels"
         store = _store(dataset.name, sources, place, size, progress_bar=progress_bar)
         # `python -m launchers clean` compares the names of these files with the runs' records.
@@ -103,7 +116,7 @@ def decode_once(
     row = {source: number for number, source in enumerate(sources)}
     read = {
         id(images): DecodedImages(
-            images, np.array([row[path, images.decoding] for path in images.paths]), store
+            images, np.array([row[source] for source in of_images[id(images)]]), store
         )
         for images in files
     }
@@ -112,6 +125,11 @@ def decode_once(
         for key, split in dataset.splits.items()
     }
     return dataclasses.replace(dataset, splits=splits)
+
+
+def _sources(images: FileImages) -> Iterator[Source]:
+    for index, path in enumerate(images.paths):
+        yield Source(path, images.decoding, images.span_of(index))
 
 
 class DecodedImages(Images):
@@ -207,10 +225,11 @@ def _estimate(sources: Sequence[Source]) -> int:
     areas = []
     for number in np.linspace(0, len(sources) - 1, min(_SAMPLE, len(sources))).astype(int):
         try:
-            with Image.open(sources[number][0]) as image:
+            path, _, span = sources[number]
+            with Image.open(path if span is None else io.BytesIO(read_bytes(path, span))) as image:
                 areas.append(image.width * image.height)
         except (OSError, ValueError, SyntaxError) as error:
-            log.debug("no size of `%s` (%s)", sources[number][0], error)
+            log.debug("no size of an image in `%s` (%s)", path, error)
     return round(3 * float(np.mean(areas)) * len(sources)) if areas else 0
 
 
@@ -222,7 +241,7 @@ def _store(
     Raises:
         OSError: if the store cannot be created; no partial file is left.
     """
-    paths = [path for path, _ in sources]
+    paths = list(dict.fromkeys(source.path for source in sources))
     stamps_before = [inputs.stamp_of(path) for path in paths]
 
     def unchanged() -> bool:
@@ -274,8 +293,9 @@ def _key(sources: Sequence[Source], digests: Sequence[bytes]) -> str:
     # Versions of libjpeg may round differently.
     decoder = [PIL.__version__, *(features.version(name) for name in ("jpg", "webp"))]
     digest = hashlib.sha256(json.dumps([VERSION, *decoder]).encode())
-    for (_, decoding), content in zip(sources, digests, strict=True):
+    for (_, decoding, span), content in zip(sources, digests, strict=True):
         digest.update(content + json.dumps([decoding.upright, decoding.value_range]).encode())
+        digest.update(b"" if span is None else json.dumps(span).encode())
     return digest.hexdigest()[:32]
 
 
@@ -333,9 +353,9 @@ def _cut(sources: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
 def _decoded(sources: Sequence[Source]) -> list[tuple[bytes, int, int, int]]:
     """Return every image's pixels, width, height and checksum; zeros if it does not decode."""
     decoded = []
-    for path, decoding in sources:
+    for path, decoding, span in sources:
         try:
-            image = FileImages([path], decoding)[0]
+            image = FileImages([path], decoding, None if span is None else np.array([span]))[0]
         except ValueError as error:
             log.debug("%s", error)  # reading this image raises the error
             decoded.append((b"", 0, 0, 0))

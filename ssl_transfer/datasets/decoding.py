@@ -118,18 +118,42 @@ class Facts:
     reduced: tuple[int, int] | None = None
 
 
-def read_rgb(path: str | os.PathLike[str], decoding: Decoding | None = None) -> Image.Image:
+Span = tuple[int, int]
+"""Where an image lies in a file that holds many: its first byte, and its number of bytes."""
+
+
+def read_rgb(
+    path: str | os.PathLike[str], decoding: Decoding | None = None, span: Span | None = None
+) -> Image.Image:
     """Return the image in a file as 8-bit RGB.
 
     Args:
         path: path of the file.
         decoding: how to decode it (``None``: the defaults of ``Decoding``).
+        span: the part of the file that is the image (``None``: the whole file).
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if its content cannot be decoded.
     """
-    return decode(Path(path).read_bytes(), decoding or Decoding())[0]
+    return decode(read_bytes(path, span), decoding or Decoding())[0]
+
+
+def read_bytes(path: str | os.PathLike[str], span: Span | None = None) -> bytes:
+    """Return the bytes of a file, or of a part of it.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if the file ends before the part does.
+    """
+    if span is None:
+        return Path(path).read_bytes()
+    start, size = span
+    with Path(path).open("rb", buffering=0) as file:
+        data = os.pread(file.fileno(), size, start)
+    if len(data) < size:
+        raise ValueError(f"the file ends {size - len(data)} bytes before this image does")
+    return data
 
 
 def decode(data: bytes, decoding: Decoding, *, checking: bool = False) -> tuple[Image.Image, Facts]:

@@ -62,7 +62,8 @@ def group(
         groups = _numbers(labels)
         _log_groups(name, groups)
         _warn_of_shared(name, splits, labels)
-        if "test" not in splits or "val" not in splits:
+        one_each = splits["train"].targets.ndim == 1
+        if one_each and ("test" not in splits or "val" not in splits):
             _warn_of_single(name, splits["train"], groups, classes)
     joined = _joined(groups, contents)
     if rule is not None:

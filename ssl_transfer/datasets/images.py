@@ -8,7 +8,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from ssl_transfer.datasets.decoding import Decoding, read_rgb
+from ssl_transfer.datasets.decoding import Decoding, Span, read_rgb
+
+Spans = Int64[np.ndarray, "images 2"]
+"""First byte and number of bytes of each image in its file."""
 
 
 class Images(Sequence[Image.Image]):
@@ -50,16 +53,28 @@ class FileImages(Images):
     """Images in files.
 
     Args:
-        paths: one file per image.
+        paths: the file of each image.
         decoding: how they become RGB (``None``: the defaults of ``Decoding``).
+        spans: first byte and number of bytes of each image in its file, where a file holds many
+            images (``None``: each file is one image).
     """
 
-    def __init__(self, paths: Sequence[str], decoding: Decoding | None = None) -> None:
+    def __init__(
+        self, paths: Sequence[str], decoding: Decoding | None = None, spans: Spans | None = None
+    ) -> None:
         self.paths = tuple(paths)
         self.decoding = decoding or Decoding()
+        self.spans = spans
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def span_of(self, index: int) -> Span | None:
+        """Return the part of its file that one image is (``None``: the whole file)."""
+        if self.spans is None:
+            return None
+        start, size = self.spans[index].tolist()
+        return start, size
 
     def load(self, index: int) -> Image.Image:
         """Return one image.
@@ -67,13 +82,14 @@ class FileImages(Images):
         Raises:
             ValueError: naming the file, if it cannot be decoded.
         """
-        path = self.paths[index]
+        path, span = self.paths[index], self.span_of(index)
         try:
-            return read_rgb(path, self.decoding)
+            return read_rgb(path, self.decoding, span)
         except (OSError, ValueError) as error:
+            part = "" if span is None else f" from byte {span[0]} to {sum(span)}"
             raise ValueError(
-                f"`{path}` must be an image that decodes, but does not ({error}); repair it, or "
-                "remove it and start again."
+                f"`{path}`{part} must be an image that decodes, but does not ({error}); repair it, "
+                "or remove it and start again."
             ) from error
         except MemoryError as error:
             raise ValueError(

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import NamedTuple
 
 from ssl_transfer.datasets.reader import some
 from ssl_transfer.datasets.split_folders import meaning
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".tsv")
 IMAGE_COLUMNS = ("path", "file", "filename", "file_name", "image", "image_path", "filepath", "name")
@@ -87,15 +90,16 @@ def read_table(path: Path, text: str, split: str, named: Columns, problems: list
     """
     entries: list[Entry] = []
     passed: Counter[str] = Counter()
-    rows = _rows(path, text, problems)
-    _, header = next(rows, ("", []))
+    rows = csv_rows(path, io.StringIO(text, newline=""), problems)
+    _, header = next(rows, (0, []))
     places = _places(path, header, named, problems)
     if places is None:
         return Table(path, entries, passed)
     known = len(problems)
-    for place, row in rows:
+    for line, row in rows:
+        place = f"{path.name}:{line}"
         fields = {role: row[column].strip() for role, column in places.items()}
-        row_split = _split_of(fields["split"]) if "split" in fields else split
+        row_split = split_of(fields["split"]) if "split" in fields else split
         if row_split not in (None, split):
             passed[str(row_split)] += 1
         elif problem := _problem(fields):
@@ -112,21 +116,30 @@ def read_table(path: Path, text: str, split: str, named: Columns, problems: list
     return Table(path, entries, passed)
 
 
-def _rows(path: Path, text: str, problems: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the fields of each row that is not empty, the header first."""
-    first = next((line for line in text.split("\n") if line.strip()), "")
+def csv_rows(
+    path: Path, file: io.TextIOBase, problems: list[str]
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line and the fields of each row that is not empty, the header first.
+
+    Args:
+        path: for messages.
+        file: the content, opened with ``newline=""``; it is read from its current position.
+        problems: messages about the files so far.
+    """
+    start = file.tell()
+    first = next((line for line in iter(file.readline, "") if line.strip()), "")
+    file.seek(start)
     separator = max(_SEPARATORS, key=first.count)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
-    )
+    reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
     width, start = 0, 1
     while True:
-        place = f"{path.name}:{start}"
+        line = start
         try:
             row = next(reader, None)
         except csv.Error as error:
             problems.append(
-                f"{place}: no CSV from here on ({error}; perhaps a quotation mark is left open)"
+                f"{path.name}:{line}: no CSV from here on ({error}; perhaps a quotation mark is "
+                "left open)"
             )
             return
         if row is None:
@@ -136,9 +149,9 @@ def _rows(path: Path, text: str, problems: list[str]) -> Iterator[tuple[str, lis
             continue
         width = width or len(row)
         if len(row) == width:
-            yield place, row
+            yield line, row
         else:
-            problems.append(f"{place}: {len(row)} fields instead of {width}")
+            problems.append(f"{path.name}:{line}: {len(row)} fields instead of {width}")
 
 
 def _places(
@@ -154,22 +167,32 @@ def _places(
         if optional and name == UNUSED:
             continue
         wanted = getattr(usual, role) if name is None else (name,)
-        place = _column(path, header, wanted, role, problems, optional=optional and name is None)
+        key = f"dataset.{role}_column"
+        place = column(path, header, wanted, key, problems, optional=optional and name is None)
         if place is not None:
             places[role] = place
     return places if len(problems) == known else None
 
 
-def _column(
+def column(
     path: Path,
     header: Sequence[str],
     wanted: Sequence[str],
-    role: str,
+    key: str,
     problems: list[str],
     *,
     optional: bool,
 ) -> int | None:
-    """Return the place of a column; None, with a message, if it is missing or ambiguous."""
+    """Return the place of a column; None, with a message, if it is missing or ambiguous.
+
+    Args:
+        path: the table, for messages.
+        header: names of its columns.
+        wanted: names that the column may have, in any case.
+        key: the key that names it, for messages.
+        problems: messages about the files so far.
+        optional: whether it may be missing.
+    """
     folded = [name.casefold() for name in wanted]
     places = [place for place, name in enumerate(header) if name.casefold() in folded]
     if len(places) > 1 and len(exact := [p for p in places if header[p] in wanted]) == 1:
@@ -181,12 +204,12 @@ def _column(
         names = some([header[p] for p in places] or list(wanted), len(IMAGE_COLUMNS))
         problems.append(
             f"{path.name}: {what} {names}; its columns are {some(list(header), 10) or 'none'}: "
-            f"name one by dataset.{role}_column"
+            f"name one by {key}"
         )
     return None
 
 
-def _split_of(text: str) -> str | None:
+def split_of(text: str) -> str | None:
     """Return the split that a field names (``None``: none)."""
     split, further_words = meaning(text)
     return None if further_words else split
@@ -199,7 +222,7 @@ def _problem(fields: Mapping[str, str]) -> str | None:
             return f"no {role}"
         if not field.isprintable():
             return f"the {role} {field[:80]!r} has a character that is not printable"
-    if "split" in fields and _split_of(fields["split"]) is None:
+    if "split" in fields and split_of(fields["split"]) is None:
         return (
             f"the split `{fields['split'][:80]}` is none of train, val and test "
             f"(dataset.split_column={UNUSED} leaves this column out)"
@@ -219,13 +242,15 @@ def are_numbers(labels: Collection[str]) -> bool:
     return all(label.isdecimal() for label in labels)
 
 
-def alike(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return pairs of class names that differ only in case, blanks or zeros in front."""
+def warn_of_alike(name: str, classes: Sequence[str]) -> None:
+    """Warn of classes of a data set that differ only in case, blanks or zeros in front."""
     first: dict[str, str] = {}
-    pairs = []
-    for name in names:
-        plain = str(int(name)) if name.isdecimal() else " ".join(name.split())
-        other = first.setdefault(unicodedata.normalize("NFKC", plain).casefold(), name)
-        if other != name:
-            pairs.append((other, name))
-    return pairs
+    for label in classes:
+        plain = str(int(label)) if label.isdecimal() else " ".join(label.split())
+        other = first.setdefault(unicodedata.normalize("NFKC", plain).casefold(), label)
+        if other != label:
+            log.warning(
+                "`%s`: the classes `%s` and `%s` differ only in case, blanks or zeros in front; if "
+                "they are one class, write both alike",
+                name, other, label,
+            )  # fmt: skip

@@ -5,7 +5,6 @@ import itertools
 import logging
 import os
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,18 +13,18 @@ import numpy as np
 from ssl_transfer import metrics
 from ssl_transfer.config.arguments import argument
 from ssl_transfer.config.ranges import Finite
-from ssl_transfer.datasets import list_tables
+from ssl_transfer.datasets import list_tables, named_files
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.decoding import decoding_of
 from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
+from ssl_transfer.datasets.named_files import refuse
 from ssl_transfer.datasets.nearest import alike, existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
 
 log = logging.getLogger(__name__)
 
-PROBLEMS_SHOWN = 5
 _DIGITS = 9  # of a class number, at most
 
 
@@ -121,7 +120,7 @@ def image_list(
         names = _class_names(lines, of_classes, problems)
     _find_repeated(lines, problems)
     paths = {key: [_find(folder, line, problems) for line in part] for key, part in lines.items()}
-    _refuse(options, problems)
+    refuse(f"the annotation files of `{options.name}`", problems)
     _warn_of_outside(options, folder, lines)
     listings = {
         key: Listing(
@@ -229,12 +228,7 @@ def _labels(
             )  # fmt: skip
     else:
         names, known = _names_in(of_classes, problems), f"the lines of {of_classes.name}"
-    for one, other in list_tables.alike(names):
-        log.warning(
-            "`%s`: the classes `%s` and `%s` differ only in case, blanks or zeros in front; if "
-            "they are one class, write both alike",
-            options.name, one, other,
-        )  # fmt: skip
+    list_tables.warn_of_alike(options.name, names)
     written = {entry.label for part in entries.values() for entry in part}
     if of_classes is not None and list_tables.are_numbers(written) and not written & set(names):
         log.info(
@@ -310,33 +304,22 @@ def _hint(fields: Sequence[str]) -> str:
 
 def _find(folder: Path, line: Line, problems: list[str]) -> str:
     """Return the file of a line; add a missing file to ``problems``."""
-    path = folder / line.name
-    composed, decomposed = (folder / unicodedata.normalize(f, line.name) for f in ("NFC", "NFD"))
-    for candidate in (path, composed, decomposed):  # macOS decomposes letters in file names
-        if candidate.is_file():
-            return str(candidate)
-    if "\\" in line.name and (folder / line.name.replace("\\", "/")).is_file():
-        problems.append(f"{line.place}: `{line.name}` must have / between folders, not \\")
-    elif path.is_dir():
-        problems.append(f"{line.place}: `{path}` is a folder")
-    else:
-        problems.append(f"{line.place}: there is no file `{path}`")
-    return str(path)
+    path, problem = named_files.find(str(folder), line.name)
+    if problem is not None:
+        problems.append(f"{line.place}: {problem}")
+    return path
 
 
 def _warn_of_outside(options: Options, folder: Path, lines: dict[str, list[Line]]) -> None:
     """Warn of names that lead out of the folder of images."""
-    outside = [
-        line
-        for part in lines.values()
-        for line in part
-        if os.path.isabs(line.name) or os.path.normpath(line.name).startswith("..")  # noqa: PTH117
-    ]
+    every = [line for part in lines.values() for line in part]
+    outside = named_files.outside([line.name for line in every])
     if outside:
+        first = every[outside[0]]
         log.warning(
             "`%s`: %d names lead out of `%s` (%s: `%s`), so that a copy of this folder lacks these "
             "images; set dataset.images to a folder that holds all",
-            options.name, len(outside), folder, outside[0].place, outside[0].name,
+            options.name, len(outside), folder, first.place, first.name,
         )  # fmt: skip
 
 
@@ -399,15 +382,3 @@ def _find_repeated(lines: dict[str, list[Line]], problems: list[str]) -> None:
         first = seen.setdefault(os.path.normpath(line.name), line)
         if first is not line:
             problems.append(f"{line.place}: `{line.name}` is named in {first.place} already")
-
-
-def _refuse(options: Options, problems: Sequence[str]) -> None:
-    problems = list(dict.fromkeys(problems))  # several keys may name one table
-    if not problems:
-        return
-    more = len(problems) - PROBLEMS_SHOWN
-    shown = "; ".join(problems[:PROBLEMS_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-    raise ValueError(
-        f"the annotation files of `{options.name}` must name each image once, with its class, "
-        f"but they do not: {shown}."
-    )

@@ -248,10 +248,15 @@ class Remembered:
         kind: name of the facts.
         paths: the files; for a copy, its original counts.
         file_stamps: their stamps; if one is None nothing is stored.
+        digests: number of hashes among the facts (``None``: one per file).
     """
 
     def __init__(
-        self, kind: str, paths: Sequence[str], file_stamps: Sequence[Stamp | None]
+        self,
+        kind: str,
+        paths: Sequence[str],
+        file_stamps: Sequence[Stamp | None],
+        digests: int | None = None,
     ) -> None:
         digest = hashlib.sha256(kind.encode())
         for path, stamp in zip(paths, file_stamps, strict=True):
@@ -260,7 +265,7 @@ class Remembered:
         folder = own_folder("XDG_CACHE_HOME", ".cache") / "ssl_transfer"
         self.path = folder / "verified" / f"{digest.hexdigest()[:32]}.json"
         self.sure = None not in file_stamps
-        self.files = len(paths)
+        self.digests = len(paths) if digests is None else digests
 
     def get(self) -> dict[str, Any] | None:
         """Return the cached facts; None if there are none, or inside ``doubting``."""
@@ -269,7 +274,7 @@ class Remembered:
         try:
             known = dict(json.loads(self.path.read_text()))
             whole = bytes.fromhex(known["digests"])
-            if len(whole) != DIGEST_BYTES * self.files:
+            if len(whole) != DIGEST_BYTES * self.digests:
                 raise ValueError("it belongs to other files")
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.debug("no cached facts, or a damaged cache file (%s)", error)
@@ -287,7 +292,7 @@ class Remembered:
         try:
             write_atomically(self.path, text.encode())
         except OSError as error:
-            log.info("the hashes of %d files cannot be cached (%s)", self.files, error)
+            log.info("%d hashes of files cannot be cached (%s)", self.digests, error)
 
 
 def _stamp(path: str) -> Stamp | None:

@@ -26,6 +26,7 @@ REQUIRED = {
     "torchvision": ["model.arch=resnet18"],
     "image_folder": ["dataset.root=photos"],
     "image_list": ["dataset.root=photos"],
+    "image_table": ["dataset.path=cells.csv"],
     "static_views": ["dataset.root=static"],
     "unlabelled_folder": ["dataset.root=photos"],
     "seed": ["method.teacher=swav"],

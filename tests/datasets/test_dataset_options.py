@@ -61,7 +61,7 @@ def node(option: str) -> dict:
 
 
 def test_the_options_are_those_of_the_readme() -> None:
-    own = {"image_folder", "image_list", "static_views", "unlabelled_folder"}
+    own = {"image_folder", "image_list", "image_table", "static_views", "unlabelled_folder"}
     published = {*PUBLISHED.split(), *PUBLISHED_LANDMARKS.split(), *PUBLISHED_VIEWS.split()}
     published |= {*PUBLISHED_FACTORS.split()}
     assert {*EMBEDDED, *VIEWS, *published, *own} == set(OPTIONS)

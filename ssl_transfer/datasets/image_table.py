@@ -1,0 +1,335 @@
+"""A table of image files: CSV, TSV, JSON lines or Parquet, with an image per row."""
+
+import logging
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from ssl_transfer import metrics
+from ssl_transfer.config.ranges import Finite, ProperFraction, Text
+from ssl_transfer.datasets import list_tables, named_files
+from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.columns import Table, read_table
+from ssl_transfer.datasets.duplicates import OnDuplicates
+from ssl_transfer.datasets.nearest import existing_folder
+from ssl_transfer.datasets.reader import Options, reader, some
+from ssl_transfer.datasets.rows import Choices, Labels, Rows, TargetKind, dataset_of
+from ssl_transfer.datasets.split_folders import SPLITS
+from ssl_transfer.system import inputs
+
+log = logging.getLogger(__name__)
+
+ColumnNames = Mapping[str, str | list[str] | None]
+USUAL = {
+    "path": list_tables.IMAGE_COLUMNS,
+    "label": list_tables.LABEL_COLUMNS,
+    "labels": ("labels", "classes", "tags"),
+    "split": ("split",),
+    "group": ("group",),
+    "domain": ("domain",),
+}
+"""Names that the column of each role usually has, in any case."""
+FURTHER = ("split", "group", "domain")
+"""Roles of columns that a table may lack."""
+
+
+@reader
+def image_table(
+    options: Options,
+    path: Text,
+    root: str | None = None,
+    columns: ColumnNames | None = None,
+    target: TargetKind | None = None,
+    label_separator: Text = ";",
+    groups: str | None = None,
+    on_duplicates: OnDuplicates = "error",
+    test_fraction: ProperFraction = 0.2,
+    value_range: Sequence[Finite] | None = None,
+    metric: metrics.Name | None = None,
+    extra_metrics: Sequence[metrics.Name] | None = None,
+) -> Dataset:
+    """Return the images that the rows of a table name.
+
+    The order of the rows has no effect: samples are ordered by class and then by path, so that a
+    table of the files of class folders gives the scores of ``image_folder``.
+
+    Args:
+        options: shared options.
+        path: the table: ``.csv`` or ``.tsv`` with a header, ``.jsonl`` or ``.ndjson`` with an
+            object per line, or ``.parquet``.
+        root: folder that the paths in the table are relative to (``None``: the table's folder).
+        columns: column of each role, where it does not have one of the usual names:
+
+            * ``path``: the image.
+            * ``label``: its class; or a list of columns with a number each: marks 1, 0 and -1 (not
+              known) of classes, or values to regress.
+            * ``labels``: its classes, a list or a text (see ``label_separator``); without
+              ``label``.
+            * ``split``: ``train``, ``val`` or ``test``, or a usual word for one of these
+              (``none``: the column does not count). Without it, splits are made as by
+              ``image_folder``.
+            * ``group``: what it shows (see ``groups.group``) (``none``: does not count).
+            * ``domain``: where it comes from, such as the hospital (``none``: does not count).
+        target: ``class``, one class per image; ``classes``, any number of them; ``values``, numbers
+            to regress (``None``: ``classes`` if there is a column ``labels``, else ``class``).
+        label_separator: separates the classes of an image in a text.
+        groups: which images show one object (see ``groups.group``) (``None``: as the column of
+            groups says; without one, only copies stay together).
+        on_duplicates: how to treat images whose bytes are in two of the given splits (see
+            ``duplicates.settle_duplicates``).
+        test_fraction: share of every class that is tested, where no row is of the test split.
+        value_range: see ``decoding.Decoding``.
+        metric: primary score, which also selects classifiers (``None``: ``top1``, or of several
+            classes per image ``map_11_point``).
+        extra_metrics: further scores of the test split.
+
+    Raises:
+        ValueError: listing the first problems of the table, each with its line or row; or if an
+            image does not decode.
+    """
+    file = Path(path).expanduser()
+    folder = existing_folder("dataset.root", root or file.parent, "a folder of images")
+    inputs.note_file(file)
+    problems: list[str] = []
+    rows = rows_of(file, folder, _checked(columns), target, label_separator, problems)
+    named_files.refuse(f"the rows of `{options.name}`", problems)
+    _warn_of_outside(options, folder, rows)
+    return dataset_of(
+        options,
+        rows,
+        Choices(
+            root=folder,
+            groups=groups,
+            on_duplicates=on_duplicates,
+            test_fraction=test_fraction,
+            value_range=value_range,
+            metric=metric,
+            extra_metrics=extra_metrics,
+        ),
+    )
+
+
+def _checked(columns: ColumnNames | None) -> dict[str, str | list[str]]:
+    """Return the columns that the user named, by role."""
+    named = {role: value for role, value in (columns or {}).items() if value is not None}
+    if unknown := [role for role in named if role not in USUAL]:
+        raise ValueError(
+            f"`dataset.columns` must map some of {list(USUAL)} to columns, but maps "
+            f"{some(unknown)}; correct it."
+        )
+    for role, value in named.items():
+        if isinstance(value, list) and (role != "label" or not value):
+            raise ValueError(
+                f"`dataset.columns.{role}` must be the name of one column, but is {value}."
+            )
+    if "label" in named and "labels" in named:
+        raise ValueError(
+            "`dataset.columns` must name one of `label` and `labels`, but names both; remove one."
+        )
+    return named
+
+
+def rows_of(
+    path: Path,
+    folder: Path,
+    named: Mapping[str, str | list[str]],
+    target: TargetKind | None,
+    separator: str,
+    problems: list[str],
+) -> Rows:
+    """Return the rows of a table whose files exist; add what is wrong to ``problems``.
+
+    Args:
+        path: the table.
+        folder: folder that the paths in it are relative to.
+        named: columns that the user named, by role.
+        target: kind of target, if the user named it.
+        separator: between the labels of an image in a text.
+        problems: messages about the table so far.
+    """
+    roles: dict[str, list[str]] = {}
+
+    def choose(header: list[str]) -> list[str]:
+        roles.update(_roles(path, header, named, problems))
+        return list(dict.fromkeys(name for names in roles.values() for name in names))
+
+    table = read_table("dataset.path", path, choose, problems)
+    if problems:
+        return Rows((), (), (), "class", table.place)
+    if not len(table):
+        problems.append(f"{path.name}: no rows")
+    texts = {
+        role: _texts(table, role, roles[role][0], problems)
+        for role in ("path", *FURTHER)
+        if role in roles
+    }
+    labels, classes = _labels(table, roles, target, separator, problems)
+    places = []
+    for row, name in enumerate(texts["path"]):
+        place, problem = named_files.find(str(folder), name) if name else ("", None)
+        places.append(place)
+        if problem is not None:
+            problems.append(f"{table.place(row)}: {problem}")
+    return Rows(
+        names=texts["path"],
+        paths=places,
+        labels=labels,
+        target=target or ("classes" if "labels" in roles else "class"),
+        place=table.place,
+        classes=classes,
+        splits=_splits(table, texts["split"], problems) if "split" in texts else None,
+        groups=texts.get("group"),
+        domains=texts.get("domain"),
+    )
+
+
+def _roles(
+    path: Path, header: Sequence[str], named: Mapping[str, str | list[str]], problems: list[str]
+) -> dict[str, list[str]]:
+    """Return the columns of each role that the table has; add what is missing to ``problems``."""
+    roles = {}
+    has_labels = "label" not in named and (
+        "labels" in named
+        or (
+            not {name.casefold() for name in header} & set(USUAL["label"])
+            and bool({name.casefold() for name in header} & set(USUAL["labels"]))
+        )
+    )
+    for role in ("path", "labels" if has_labels else "label", *FURTHER):
+        value = named.get(role)
+        if role in FURTHER and value == list_tables.UNUSED:
+            continue
+        groups = (
+            [USUAL[role]]
+            if value is None
+            else [(n,) for n in (value if isinstance(value, list) else [value])]
+        )
+        key = f"dataset.columns.{role}"
+        optional = role in FURTHER and value is None
+        places = [
+            list_tables.column(path, header, names, key, problems, optional=optional)
+            for names in groups
+        ]
+        if found := [header[place] for place in places if place is not None]:
+            roles[role] = found
+    return roles
+
+
+def _texts(table: Table, role: str, column: str, problems: list[str]) -> list[str]:
+    """Return the texts of a column; empty, with a message, where there is none."""
+    values = table.values[column]
+    # Where values repeat, as labels do, each is looked at once.
+    settled: dict[Any, tuple[str, str | None]] = {}
+    texts = []
+    for row, value in enumerate(values):
+        try:
+            known = settled.get(value)
+        except TypeError:  # a list
+            known = ("", f"the {role} {str(value)[:80]} must be a text or a whole number")
+        if known is None:
+            known = _text(role, value)
+            if role != "path":
+                settled[value] = known
+        text, problem = known
+        texts.append(text)
+        if problem is not None:
+            problems.append(f"{table.place(row)}: {problem}")
+    return texts
+
+
+def _text(role: str, value: Any) -> tuple[str, str | None]:
+    """Return a value as text, and what is wrong with it (``None``: nothing)."""
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
+    if value is None or value == "" or value != value:
+        return "", f"no {role}"
+    if not isinstance(value, str | int):
+        return "", f"the {role} {str(value)[:80]} must be a text or a whole number"
+    text = str(value)
+    if not text.isprintable():
+        return "", f"the {role} {text[:80]!r} has a character that is not printable"
+    return (text if role == "path" else unicodedata.normalize("NFC", text)), None
+
+
+def _splits(table: Table, texts: Sequence[str], problems: list[str]) -> Int64[np.ndarray, " rows"]:
+    """Return the position in ``SPLITS`` of each row's split."""
+    numbers = {}
+    for text in set(texts) - {""}:
+        split = list_tables.split_of(text)
+        numbers[text] = -1 if split is None else SPLITS.index(split)
+    splits = np.array([numbers.get(text, 0) for text in texts], dtype=np.int64)
+    problems += [
+        f"{table.place(row)}: the split `{texts[row][:80]}` is none of train, val and test "
+        f"(dataset.columns.split={list_tables.UNUSED} leaves this column out)"
+        for row in np.flatnonzero(splits < 0).tolist()
+    ]
+    return splits
+
+
+def _labels(
+    table: Table,
+    roles: Mapping[str, Sequence[str]],
+    target: TargetKind | None,
+    separator: str,
+    problems: list[str],
+) -> tuple[Labels, tuple[str, ...] | None]:
+    """Return the labels of all rows, and the names of columns of numbers."""
+    if "labels" in roles:
+        if target not in (None, "classes"):
+            raise ValueError(
+                f"`dataset.target` must be null or classes for a column of labels, but is {target}."
+            )
+        return _several(table, roles["labels"][0], separator, problems), None
+    names = roles["label"]
+    if target == "values" or (target == "classes" and len(names) > 1):
+        numbers = [_numbers(table, name, problems) for name in names]
+        return np.stack(numbers, axis=1).reshape(-1, len(names)), tuple(names)
+    if len(names) > 1:
+        raise ValueError(
+            "`dataset.target` must be values or classes for several columns of labels, but is "
+            f"{'null' if target is None else target}; set it."
+        )
+    if target == "classes":
+        return _several(table, names[0], separator, problems), None
+    labels = _texts(table, "label", names[0], problems)
+    shared = {label: (label,) for label in set(labels)}
+    return [shared[label] for label in labels], None
+
+
+def _several(
+    table: Table, column: str, separator: str, problems: list[str]
+) -> list[tuple[str, ...]]:
+    """Return the labels of each row of a column; none is a valid number of labels."""
+    rows = []
+    for row, value in enumerate(table.values[column]):
+        parts = value.split(separator) if isinstance(value, str) else value
+        parts = [] if parts is None else parts if isinstance(parts, list) else [parts]
+        settled = [_text("label", p.strip() if isinstance(p, str) else p) for p in parts if p != ""]
+        problems += [f"{table.place(row)}: {problem}" for _, problem in settled if problem]
+        rows.append(tuple(text for text, _ in settled))
+    return rows
+
+
+def _numbers(table: Table, column: str, problems: list[str]) -> np.ndarray:
+    numbers = np.full(len(table), np.nan)
+    for row, value in enumerate(table.values[column]):
+        try:
+            numbers[row] = float(value)
+        except (TypeError, ValueError):
+            problems.append(f"{table.place(row)}: the {column} {str(value)[:80]!r} is no number")
+    return numbers
+
+
+def _warn_of_outside(options: Options, folder: Path, rows: Rows) -> None:
+    """Warn of names that lead out of the folder of images."""
+    outside = named_files.outside(rows.names)
+    if outside:
+        log.warning(
+            "`%s`: %d paths lead out of `%s` (%s: `%s`), so that a copy of this folder lacks these "
+            "images; set dataset.root to a folder that holds all",
+            options.name, len(outside), folder, rows.place(outside[0]), rows.names[outside[0]],
+        )  # fmt: skip
