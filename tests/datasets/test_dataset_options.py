@@ -36,6 +36,8 @@ OWN |= {
     for name in ("aloi", "alot")
     for factor in ("illumination", "temperature")
 }
+# The file shows the roles of columns; null means a usual name.
+OWN["image_table"] = {"columns": dict.fromkeys(USUAL)}
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
 NO_FLIPS = {
