@@ -8,6 +8,7 @@ from ssl_transfer import datasets
 from ssl_transfer.config import CONF, compose, locate, options, plain
 from ssl_transfer.config.hydra_errors import sentence
 from ssl_transfer.datasets import Options
+from ssl_transfer.datasets.image_table import USUAL
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
 

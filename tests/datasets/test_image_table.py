@@ -214,7 +214,7 @@ def test_an_image_named_twice_is_told_with_both_rows(photos: Path) -> None:
             {"columns": {"label": "diagnosis"}},
             r"no column `diagnosis`; its columns are `path`, `la",
         ),
-        ({"columns": {"lable": "label"}}, r"`dataset\.columns` must map some of .* maps `lable`"),
+        ({"columns": {"tag": "label"}}, r"`dataset\.columns` must map some of .* maps `tag`"),
         ({"columns": {"path": ["a", "b"]}}, r"`dataset\.columns\.path` must be the name of one c"),
         ({"columns": {"label": "a", "labels": "b"}}, "must name one of `label` and `labels`"),
         ({"root": "nowhere"}, r"`dataset\.root` must be a folder of images"),
