@@ -4,12 +4,15 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
+from ssl_transfer.models.transformers_backbone import transformers_backbone
 from ssl_transfer.models.widened_resnet import widened_resnet
 from ssl_transfer.preprocessing import Interpolation, Preprocessing
+from ssl_transfer.system import hub
 
 Stem = Literal["imagenet", "cifar", "tiny", "cifar_pad2", "small"]
 StemInit = Literal["torch"]
@@ -218,7 +221,9 @@ def timm_backbone(
     The attribute ``preprocessing`` comes from timm's configuration of the weights.
 
     Args:
-        arch: e.g. ``vit_base_patch16_224.dino``, or ``hf-hub:…``.
+        arch: e.g. ``vit_base_patch16_224.dino``; or ``local-dir:FOLDER``, a folder of the Hugging
+            Face hub that timm or transformers wrote. ``models.build`` loads the weights in it, and
+            fetches the folder of ``hf-hub:OWNER/NAME``.
         pretrained: whether to download the weights.
         options: further keyword arguments of ``timm.create_model``, e.g. ``img_size``.
 
@@ -227,7 +232,13 @@ def timm_backbone(
     """
     import timm
 
-    if ":" not in arch and not timm.is_model(arch):
+    if arch.startswith(hub.LOCAL):
+        config = hub.config_in(Path(arch.removeprefix(hub.LOCAL)).expanduser())
+        if "architecture" not in config:
+            _refuse_options(arch, options)
+            return transformers_backbone(config)
+        arch = f"{hub.LOCAL}{Path(arch.removeprefix(hub.LOCAL)).expanduser()}"
+    elif not timm.is_model(arch):
         raise ValueError(_unknown_arch("timm", arch, timm.list_models()))
     with _explained(arch, pretrained):
         module: nn.Module = timm.create_model(
@@ -236,6 +247,14 @@ def timm_backbone(
     preprocessing = timm_preprocessing(module)
     _attach(module, preprocessing.at_size((options or {}).get("img_size")))
     return module
+
+
+def _refuse_options(arch: str, options: Mapping[str, Any] | None) -> None:
+    if options:
+        raise ValueError(
+            f"`model.options` must be null for `{arch}`, whose config.json describes the whole "
+            f"network, but is {dict(options)}; remove it."
+        )
 
 
 def timm_preprocessing(module: nn.Module) -> Preprocessing:
@@ -259,8 +278,8 @@ def timm_preprocessing(module: nn.Module) -> Preprocessing:
         )
     # timm's rule for the length of the shorter side.
     resize = math.floor(height / config["crop_pct"])
-    mean, std, interpolation = config["mean"], config["std"], config["interpolation"]
-    return Preprocessing(height, resize, interpolation, mean, std)
+    mean, std = tuple(config["mean"]), tuple(config["std"])  # lists from a file of the hub
+    return Preprocessing(height, resize, config["interpolation"], mean, std)
 
 
 def _torchvision_preprocessing(arch: str, weights: str) -> Preprocessing:

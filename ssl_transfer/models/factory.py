@@ -1,7 +1,6 @@
 """``build``, which makes an encoder from an option of ``conf/model``."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ssl_transfer import randomness
@@ -11,7 +10,8 @@ from ssl_transfer.models.encoder import Encoder, require_module, wrap
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.published_preprocessing import stated_preprocessing
 from ssl_transfer.models.tokens import choose_features
-from ssl_transfer.models.weights import find_weights, load_weights
+from ssl_transfer.models.weights import find_weights, load_weights, weights_file
+from ssl_transfer.system import hub
 
 _LABELS = frozenset(
     {"_target_", "name", "weights", "preprocessing", "features", "columns", "facts"}
@@ -40,15 +40,17 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
             "`model._target_` must name a callable that returns a torch.nn.Module as "
             "package.module.name, but is missing."
         )
+    config = hub.on_this_computer(config)
     target = str(config["_target_"])
     weights = {**(config.get("weights") or {})}
     if weights.get("path"):
         # Find the weights before building the network, so that missing weights fail at once.
-        weights["path"] = find_weights(**_finding(weights), name=config.get("name"))
+        place = find_weights(**_finding(weights), name=config.get("name"))
+        weights["path"] = weights_file(place)
     prepared = dict(config.get("preprocessing") or {})
-    if weights.get("path") and Path(weights["path"]).is_file():
+    if weights.get("path"):
         name = str(config.get("name") or target)
-        prepared |= stated_preprocessing(Path(weights["path"]), prepared, name)
+        prepared |= stated_preprocessing(weights["path"], prepared, name)
     keys = {str(key): value for key, value in config.items() if key not in _LABELS}
     with randomness.seeded(randomness.derive(seed, "init")):
         maker = locate(target)

@@ -42,7 +42,7 @@ class Tokens(NamedTuple):
 
 
 def has_tokens(network: nn.Module) -> bool:
-    """Return whether a network is a transformer of timm that gives its tokens."""
+    """Return whether a network is a transformer of timm or transformers that gives its tokens."""
     return (
         hasattr(network, "forward_intermediates")
         and isinstance(getattr(network, "num_prefix_tokens", None), int)

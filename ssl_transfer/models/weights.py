@@ -22,7 +22,7 @@ from ssl_transfer.models.projectors import PROJECTOR_FILE, PROJECTORS, projector
 from ssl_transfer.models.reading import State, further_networks, read_state
 from ssl_transfer.models.tokens import choice_of
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.system import downloads
+from ssl_transfer.system import downloads, hub
 from ssl_transfer.system.files import replace_atomically, write_atomically
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ def load_weights(
 
     Args:
         encoder: the encoder, changed in place.
-        path: a safetensors file, a PyTorch checkpoint, or a folder that ``save_encoder`` wrote.
+        path: a safetensors file, a PyTorch checkpoint, or a folder that ``save_encoder`` wrote or
+            that holds ``config.json`` beside the weights.
         layout: a name in ``LAYOUTS``; ``auto`` takes the first under which everything matches.
         sha256: expected checksum of the file.
         prefix: removed from the file's names before the layout; names without it are left out.
@@ -133,7 +134,7 @@ def load_weights(
         raise ValueError("`model.weights.path` must name a file or folder, but is null.")
     location = find_weights(path, url=url, download=download, obtain=obtain, sha256=sha256, md5=md5,
                          name=encoder.name)  # fmt: skip
-    file = _weights_file(location)
+    file = weights_file(location)
     whole = read_state(file, sha256, md5)
     state = _with_prefix(file, prefix, whole) if prefix else whole
     expected = encoder.backbone.state_dict()
@@ -264,14 +265,21 @@ def _check_stem(encoder: Encoder, layout: str) -> None:
         )
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """Return the file of weights at a path: the path itself, or a file in that folder.
+
+    Raises:
+        ValueError: if the path is a folder without such a file.
+    """
     if not path.is_dir():
         return path
     if (path / WEIGHTS_FILE).is_file():
         return path / WEIGHTS_FILE
+    if (file := hub.weights_in(path)) is not None:
+        return file
     raise ValueError(
-        f"`model.weights.path` must be a file, or a folder with {WEIGHTS_FILE}, but `{path}` is a "
-        "folder without it."
+        f"`model.weights.path` must be a file, or a folder with {WEIGHTS_FILE}, or with "
+        f"{hub.CONFIG_FILE} and {hub.WEIGHTS_FILES[0]}, but `{path}` is a folder without them."
     )
 
 

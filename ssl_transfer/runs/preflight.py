@@ -26,7 +26,7 @@ from ssl_transfer.protocols.base import require
 from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.runs.identity import identity_of
 from ssl_transfer.runs.run import Run
-from ssl_transfer.system import inputs
+from ssl_transfer.system import hub, inputs
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def check(run: Run) -> str | None:
         if "encoder" not in run.sources and not run.is_fused:
             as_they_are.append(model)
         for node in as_they_are:
-            if (node.get("weights") or {}).get("path"):
+            if (node.get("weights") or {}).get("path") or _is_remote(node):
                 _try_weights(json.dumps(node, sort_keys=True))
         if run.is_pretraining:
             _try_starts(run)
@@ -74,6 +74,11 @@ def check(run: Run) -> str | None:
         log.error("%s", traceback.format_exc())
         return last_line(error)
     return None
+
+
+def _is_remote(node: Mapping[str, Any]) -> bool:
+    """Return whether a model lies on the hub: it is fetched, or refused, before any work."""
+    return str(node.get("arch")).startswith(hub.REMOTE)
 
 
 def _refuse_nested(run: Run) -> None:

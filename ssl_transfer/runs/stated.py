@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssl_transfer.config import resolve
 from ssl_transfer.config.roles import REFERENCES
 from ssl_transfer.preprocessing import TIMM_FILE, TRANSFORMERS_FILE
+from ssl_transfer.system import hub
 
 
 def with_stated(config: dict[str, Any]) -> dict[str, Any]:
@@ -54,7 +55,9 @@ def _of_reference(value: Any, paths: Any) -> Any:
 
 
 def _completed(model: Any, paths: Any) -> Any:
-    """Return a model's node with what a file beside its weights states of images."""
+    """Return a model's node with its folder's weights, and what a file there states of images."""
+    if isinstance(model, Mapping):
+        model = hub.with_weights(model)
     weights = model.get("weights") if isinstance(model, Mapping) else None
     path = weights.get("path") if isinstance(weights, Mapping) else None
     if not isinstance(path, str) or not path:
@@ -63,6 +66,8 @@ def _completed(model: Any, paths: Any) -> Any:
         file = _file(path, json.dumps(paths))
         if file is None:  # the path contains other keys of the model
             file = Path(resolve({"paths": paths, "model": model})["model"]["weights"]["path"])
+        if os.path.isdir(file):  # noqa: PTH112
+            file = hub.weights_in(file) or file
         # Called for each run of a large sweep: building paths would cost more than the look-ups.
         folder = os.path.dirname(file)  # noqa: PTH120
         if not any(os.path.isfile(f"{folder}/{name}") for name in (TRANSFORMERS_FILE, TIMM_FILE)):  # noqa: PTH113
