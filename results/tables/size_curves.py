@@ -45,7 +45,10 @@ SEVERAL = " | "
 
 _TWO_STAGES = "two_stage_finetune"
 _BESIDE_FINE_TUNING = (_TWO_STAGES, "score_as_is")
-_TUNED_WHOLE = ("finetune", "bn_tune", "linear_probe_then_finetune")
+_TUNED_WHOLE = (
+    *("finetune", "bn_tune", "norm_tune", "bias_tune", "last_block"),
+    "linear_probe_then_finetune",
+)
 _NUMBERED = re.compile(r"(run|seed)_?\d+")
 _ENCODERS = ("members", "teachers", "teacher", "start_from")
 

@@ -46,7 +46,10 @@ def batch_norm_layers(encoder: nn.Module, scope: Scope = "all") -> dict[str, nn.
         path: layer for path, layer in backbone.named_modules() if isinstance(layer, _BatchNorm)
     }
     if not layers:
-        raise NotApplicable(f"BN-tuning needs BatchNorm layers, but `{name}` has none.")
+        raise NotApplicable(
+            f"BN-tuning is not applicable to `{name}`, which has no BatchNorm; norm_tune, which "
+            "trains layers of every kind of normalisation, is."
+        )
     if scope == "all":
         return layers
     prefix = _resnet_prefix(backbone, layers)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from ssl_transfer.models.heads import apply_heads
+from ssl_transfer.models.trainable import Trained
 from ssl_transfer.protocols.classification import classification_loss, image_losses
 from ssl_transfer.protocols.domain_risks import DomainObjective
 from ssl_transfer.system import distributed
@@ -29,10 +30,10 @@ class TunedClassifier(Learner):
     on.
 
     Args:
-        encoder: the encoder; all parameters outside of ``trained`` are frozen, in place. The
+        encoder: the encoder, all of whose parameters are frozen except those of ``trained``. The
             identity if views are features.
         heads: modules from features to logits.
-        trained: the encoder's layers that are in train mode and whose parameters are trained.
+        trained: the encoder's trained parameters, and its layers that are in train mode.
         class_weights: as in ``classification_loss``.
         encoder_mode: ``train`` puts the whole encoder in train mode while the heads train.
         objective: the loss on batches of several domains (``None``: the mean over images).
@@ -42,7 +43,7 @@ class TunedClassifier(Learner):
         self,
         encoder: nn.Module,
         heads: Sequence[nn.Module],
-        trained: Sequence[nn.Module],
+        trained: Trained = Trained(),  # noqa: B008 - immutable
         class_weights: Float[Tensor, " classes"] | None = None,
         *,
         encoder_mode: Literal["eval", "train"] = "eval",
@@ -52,8 +53,10 @@ class TunedClassifier(Learner):
         self.encoder = encoder
         self.encoder_mode = encoder_mode
         self.heads = nn.ModuleList(heads)
-        self.trained = [layer.requires_grad_() for layer in trained]
-        # Plain lists hide the layers from `modules()`, since they are already part of the encoder.
+        # A plain tuple hides the layers from `modules()`: they are already part of the encoder.
+        self.trained = trained
+        for parameter in trained.parameters:
+            parameter.requires_grad_()
         self.register_buffer("alive", torch.ones(len(heads), dtype=torch.bool))
         self.alive: Tensor
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -69,7 +72,7 @@ class TunedClassifier(Learner):
         """Put only the heads and the trained layers in train mode."""
         super().train(mode)
         self.encoder.train(mode and self.encoder_mode == "train")
-        for layer in self.trained:
+        for layer in self.trained.layers:
             layer.train(mode)
         return self
 
@@ -81,7 +84,7 @@ class TunedClassifier(Learner):
                 members of the encoder expect them (see ``places``).
         """
         inputs = [views[place] for place in self.places]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and bool(self.trained.parameters)):
             features = self.encoder(*inputs)
         return apply_heads(self.heads, features)
 
@@ -142,12 +145,8 @@ class TunedClassifier(Learner):
         return super().clip_groups()
 
     def constant(self) -> frozenset[str]:
-        """Return the names of the encoder's constant tensors: all except the trained layers'."""
-        changing = {
-            id(tensor)
-            for layer in self.trained
-            for tensor in itertools.chain(layer.parameters(), layer.buffers())
-        }
+        """Return the names of the encoder's tensors that training does not change."""
+        changing = {id(tensor) for tensor in self.trained.tensors()}
         if self.encoder_mode == "train":
             changing |= {id(buffer) for buffer in self.encoder.buffers()}
         tensors = itertools.chain(

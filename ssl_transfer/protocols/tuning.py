@@ -1,24 +1,22 @@
-"""The protocols ``linear_probe``, ``bn_tune`` and ``finetune``.
+"""The protocols ``linear_probe``, ``bn_tune``, ``finetune`` and their relatives.
 
 They share data pipeline, budget, head and grid. They only differ in the part of the encoder that is
-trained and in train mode: nothing, its BatchNorm layers, or the whole encoder.
+trained and in train mode, from nothing to the whole encoder (``models.trainable``).
 """
 
 import dataclasses
 import functools
-import itertools
 import logging
-import math
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ssl_transfer import metrics, randomness
-from ssl_transfer.config.ranges import PositiveRate, Side, checked
+from ssl_transfer import metrics
+from ssl_transfer.config.ranges import checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.loading import TrainingData
@@ -26,23 +24,15 @@ from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
 from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge, summarise
 from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
-from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.fusion import Preparations
-from ssl_transfer.models.heads import Head, HeadInit, HeadKind, build_head, save_head
-from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.models.heads import Head, save_head
 from ssl_transfer.protocols.base import SPLITS, ClassScores, Score
-from ssl_transfer.protocols.classification import require_metrics, scores_on_test
-from ssl_transfer.protocols.domain_keys import OF_DOMAINS, DomainKeys
-from ssl_transfer.protocols.grid import NO_OPTIMIZER_KEYS, check_grid
+from ssl_transfer.protocols.classification import scores_on_test
+from ssl_transfer.protocols.domain_keys import OF_DOMAINS
 from ssl_transfer.protocols.selection import best, selection_facts
-from ssl_transfer.protocols.tuned_classifier import (
-    BestEpoch,
-    ClassWeights,
-    TunedClassifier,
-    class_weights,
-)
+from ssl_transfer.protocols.tuned_classifier import BestEpoch, TunedClassifier
+from ssl_transfer.protocols.tuning_keys import Point, TuningKeys
 from ssl_transfer.system import distributed
-from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import NonFiniteLoss, autocast, fit
 
 log = logging.getLogger(__name__)
@@ -50,16 +40,12 @@ log = logging.getLogger(__name__)
 JUDGED_IMAGES = 8
 """Number of training images whose features are checked before an encoder is trained."""
 
-Trainable = Literal["head", "batch_norm", "all"]
-Point = dict[str, float]
-"""One point of the grid: values that replace those of the optimizer, and ``NO_OPTIMIZER_KEYS``."""
-
 REMEDY = "lower the learning rates, or set `protocol.clip_grad_norm`"
 
 
 @checked()
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tuning(DomainKeys):
+class Tuning(TuningKeys):
     """Train a classifier on an encoder and score it on the test split.
 
     A single grid point is trained on train + validation directly. Several points are trained on the
@@ -72,32 +58,7 @@ class Tuning(DomainKeys):
     too. After a grid, this repeats the best point's training: the grid only stores scores, from
     which an interrupted run continues.
 
-    ``DomainKeys`` describes the keys that are not listed; gradients are clipped per head.
-
-    Args:
-        trainable: trained part of the encoder: nothing (``head``), its BatchNorm layers, or all.
-        encoder_mode: mode of an encoder that is not trained (``head``): ``eval``, or ``train`` as
-            in some published code: BatchNorm layers use the batch's statistics, and the running
-            statistics, which the test uses, move to those of the training images.
-        bn_scope: the BatchNorm layers that ``batch_norm`` trains: ``all``, or ``published`` (the
-            stem's and every block's except ``bn1`` and the shortcuts').
-        head: kind of classifier.
-        head_init: initialisation of its linear layers: W ~ N(0, 0.01), b = 0, or ``torch``'s
-            default.
-        optimizer: see ``TrainingKeys``; null for the keys that the grid sets.
-        encoder_lr: learning rate of the encoder's parameters (null: that of the head).
-        grid: optimizer key, ``encoder_lr``, ``penalty_weight`` -> values to select from, or null.
-        divide_weight_decay: whether weight decays are nominal and divided by the learning rate.
-        class_weights: relative factors of the classes' losses: numbers, or 1 - n_c / n for the
-            counts of the training images (``train_frequency``) or of the test split
-            (``test_frequency``, as published). They are scaled to a mean of 1 over the training
-            images.
-        augmentation: augmentation of the training images: ``none``, ``crop_flip`` or a mapping.
-        image_size: in pixels (null: the size that the encoder's weights expect).
-        preprocessing: fields of ``Preprocessing`` that replace the encoder's own.
-        epoch_selection: keep the ``last`` epoch, or the ``best`` on the split ``selection``, which
-            is scored after every epoch.
-        keep_encoder: whether to save the final encoder and head in the run's folder.
+    ``TuningKeys`` describes the keys.
 
     Raises:
         ValueError: if options contradict each other or a value is out of its range.
@@ -106,153 +67,6 @@ class Tuning(DomainKeys):
     targets: ClassVar[frozenset[str]] = frozenset({"class", "classes"})
     splits: ClassVar[tuple[str, ...]] = tuple(SPLITS)
     class_scores: ClassVar[ClassScores] = "logits"
-
-    trainable: Trainable
-    optimizer: dict[str, Any]
-    grid: dict[str, list[float] | None] = dataclasses.field(default_factory=dict)
-    encoder_mode: Literal["eval", "train"] = "eval"
-    bn_scope: Literal["all", "published"] = "all"
-    head: HeadKind = "linear"
-    head_init: HeadInit | None = None
-    encoder_lr: PositiveRate | None = None
-    divide_weight_decay: bool = False
-    class_weights: ClassWeights | None = None
-    augmentation: str | dict[str, Any] = "crop_flip"
-    image_size: Side | None = None
-    preprocessing: dict[str, Any] | None = None
-    epoch_selection: Literal["last", "best"] = "last"
-    keep_encoder: bool = False
-
-    def __post_init__(self) -> None:
-        fixed = {key: getattr(self, key) for key in NO_OPTIMIZER_KEYS}
-        check_grid(self.grid, {**self.optimizer, **fixed})
-        self.options()
-        augmentation(self.augmentation, flip=True)
-        # The run checks later whether its sizes fit those of the encoder.
-        Preprocessing(size=1, resize=None).replaced(self.image_size, self.preprocessing)
-        if self.head in ("cosine", "weight_norm_cosine") and self.head_init is not None:
-            raise ValueError("`head_init` must be null for a cosine head, which has its own, but "
-                             f"is {self.head_init}.")  # fmt: skip
-        weights = () if isinstance(self.class_weights, str | None) else self.class_weights
-        if weights and not (all(0 <= weight < math.inf for weight in weights) and any(weights)):
-            raise ValueError(
-                "`class_weights` must not be negative, and one of them must be above 0, but they "
-                f"are {weights}."
-            )
-        if self.encoder_mode == "train" and self.trainable != "head":
-            raise ValueError(
-                "`encoder_mode` must be eval where layers of the encoder are trained, which says "
-                f"what is in train mode, but `trainable` is {self.trainable}."
-            )
-        self._check_rates()
-        self.check_domain_keys(self.grid.get("penalty_weight"))
-
-    @property
-    def encoder_is_constant(self) -> bool:
-        """Whether training changes nothing of the encoder, including its running statistics."""
-        return self.trainable == "head" and self.encoder_mode == "eval"
-
-    @property
-    def encoder_is_initial(self) -> bool:
-        """Whether the final encoder is the one that the run starts from, unchanged."""
-        return self.encoder_is_constant
-
-    def initial_head(self, encoder: Encoder, dataset: Dataset, context: Context) -> nn.Module:
-        """Return a new head with the weights that every training starts from."""
-        with randomness.seeded(randomness.derive(context.seed, "head")):
-            dim, classes = encoder.feature_dim, len(dataset.classes)
-            return build_head(self.head, dim, classes, self.head_init)
-
-    def reads_stored_features(self, dataset: Dataset) -> bool:
-        """Whether the features of an image never change, so that they are computed once."""
-        augment = augmentation(self.augmentation, flip=dataset.flip)
-        return self.encoder_is_constant and augment is None
-
-    def _check_rates(self) -> None:
-        rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))
-                 if rate is not None]  # fmt: skip
-        if rates and self.trainable == "head":
-            raise ValueError("`encoder_lr` must be null where nothing of the encoder is trained "
-                             f"(`trainable=head`), but is {rates}.")  # fmt: skip
-        if self.divide_weight_decay:
-            for point in self.points():
-                values = {**self.optimizer, **point}
-                if values.get("weight_decay") is None or (values.get("lr") or 0) <= 0:
-                    raise ValueError(
-                        "`divide_weight_decay` needs a `weight_decay` and learning rates above 0, "
-                        f"but there is {values}."
-                    )
-
-    def check(self, dataset: Dataset) -> None:
-        """Refuse a dataset that the options do not fit.
-
-        Raises:
-            ValueError: if the dataset does not fit the options.
-        """
-        self.check_domains(dataset)
-        chooses = len(self.points()) > 1 or self.epoch_selection == "best"
-        require_metrics(dataset, selects_on=self.selection if chooses else None)
-        self.options().check_samples(len(dataset["train"]))
-        if self.class_weights is None:
-            return
-        if dataset.target != "class":
-            raise ValueError(
-                "`class_weights` must be null for images of several classes, whose targets are "
-                f"`{dataset.target}` in `{dataset.name}`, but are {self.class_weights}."
-            )
-        count = len(dataset.classes if isinstance(self.class_weights, str) else self.class_weights)
-        if count != len(dataset.classes):
-            raise ValueError(
-                f"`class_weights` must be {len(dataset.classes)} numbers, one per class of "
-                f"`{dataset.name}`, but are {count}."
-            )
-        self.loss_weights(dataset, ["train"])
-
-    def loss_weights(
-        self, dataset: Dataset, splits: Sequence[str]
-    ) -> Float[Tensor, " classes"] | None:
-        """Return the factors of the classes' losses in a training on these splits.
-
-        Raises:
-            ValueError: if no image of these splits has a weight above 0.
-        """
-        if self.class_weights is None:
-            return None
-        taught, tested = (
-            np.bincount(
-                np.concatenate([dataset[split].targets for split in counted]),
-                minlength=len(dataset.classes),
-            )
-            for counted in (splits, ["test"])
-        )
-        return torch.from_numpy(class_weights(self.class_weights, taught, tested))
-
-    def options(self) -> TrainingOptions:
-        """Return the budget and the optimisation of every training.
-
-        Optimizer keys in the grid get the grid's first values; ``group`` returns each point's.
-        """
-        first = {k: v for k, v in self.points()[0].items() if k not in NO_OPTIMIZER_KEYS}
-        return TrainingOptions.of(vars(self), optimizer={**self.optimizer, **first})
-
-    def points(self) -> list[Point]:
-        """Return the grid's points, at least one."""
-        axes = {key: values for key, values in self.grid.items() if values}
-        return [
-            dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())
-        ]
-
-    def group(self, point: Point, *, of_encoder: bool = False) -> dict[str, float]:
-        """Return the optimizer settings of a parameter group at a point of the grid."""
-        values = dict(point)
-        encoder_lr = values.pop("encoder_lr", self.encoder_lr)
-        values.pop("penalty_weight", None)
-        if of_encoder and encoder_lr is not None:
-            values["lr"] = encoder_lr
-        if self.divide_weight_decay:
-            nominal = {**self.optimizer, **values}
-            values["weight_decay"] = nominal["weight_decay"] / nominal["lr"]
-        return values
 
     def run(self, encoder: Encoder, dataset: Dataset, context: Context) -> Iterator[Score]:
         """Yield the test scores of the selected classifier."""
@@ -314,7 +128,7 @@ class TuningRun:
         test_views = [Pipeline(one) for one in self.prepared.distinct]
         # The selection of epochs reads one split repeatedly, so keep it in memory.
         self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_views))
-        self.trained_layers()  # raises NotApplicable for an encoder without BatchNorm
+        protocol.trained_part(encoder)  # raises NotApplicable before any work
 
     def judge_features(self) -> None:
         """Refuse an encoder with NaN features, and warn of constant features, before training.
@@ -330,14 +144,6 @@ class TuningRun:
         )
         name = self.encoder.name
         judge(summarise(rows), f"`{name}` on {len(rows)} images of the train split", self.context)
-
-    def trained_layers(self) -> list[nn.Module]:
-        """Return the encoder's layers that the protocol trains."""
-        if self.protocol.trainable == "all":
-            return [self.encoder]
-        if self.protocol.trainable == "batch_norm":
-            return list(batch_norm_layers(self.encoder, self.protocol.bn_scope).values())
-        return []
 
     def start_again(self) -> None:
         """Reset the encoder after an earlier training, which may have ended in its middle.
@@ -363,7 +169,7 @@ class TuningRun:
         learner = TunedClassifier(
             body,
             built,
-            self.trained_layers(),
+            self.protocol.trained_part(self.encoder),
             weights,
             encoder_mode=self.protocol.encoder_mode,
             objective=self.protocol.objective(points),

@@ -12,12 +12,12 @@ from torch import Tensor
 from ssl_transfer import models, randomness
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import Augmentation
-from ssl_transfer.errors import NotApplicable
 from ssl_transfer.features import FeatureStore, StoredPrecision
 from ssl_transfer.features.extraction import derivation_of, identity_of, identity_of_encoder
 from ssl_transfer.methods import pretraining
-from ssl_transfer.models.batch_norm import Scope, batch_norm_layers
+from ssl_transfer.models.batch_norm import Scope
 from ssl_transfer.models.heads import HeadKind, build_head
+from ssl_transfer.models.trainable import Trainable, trained_part
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, EvaluationProtocol
 from ssl_transfer.protocols.frozen import FrozenProtocol
@@ -173,13 +173,14 @@ def _reads_stored_features(protocol: EvaluationProtocol, dataset: Dataset) -> bo
 class _Shape(NamedTuple):
     """The number of features of an architecture, and the bytes of its tensors.
 
-    ``derived_from`` is the number of features of the array that its features are derived from.
+    ``derived_from`` is the number of features of the array that its features are derived from;
+    ``trained`` counts the tensors that a protocol changes.
     """
 
     dim: int
     derived_from: int
     tensors: int
-    batch_norm: int
+    trained: int
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
@@ -207,17 +208,23 @@ def _model_of(run: Run) -> str:
 
 
 @functools.cache
-def _shape(model: str, scope: Scope | None = None) -> _Shape:
-    """Return the sizes of an architecture and of its BatchNorm layers of a scope."""
+def _shape(
+    model: str,
+    trainable: Trainable = "head",
+    scope: Scope = "all",
+    modules: tuple[str, ...] | None = None,
+) -> _Shape:
+    """Return the sizes of an architecture and of the part of it that a protocol trains."""
     encoder = models.build(json.loads(model))
-    batch_norm = 0
-    with contextlib.suppress(NotApplicable):  # an encoder without these layers trains nothing
-        layers = batch_norm_layers(encoder, scope).values() if scope else ()
-        batch_norm = sum(_bytes(layer.state_dict().values()) for layer in layers)
+    trained = 0
+    # An encoder without this part, or of an unknown architecture, is refused by its run.
+    with contextlib.suppress(ValueError):
+        part = trained_part(encoder, trainable, bn_scope=scope, modules=modules)
+        trained = _bytes(part.tensors())
     derivation = derivation_of(encoder)
     derived_from = sum(source.feature_dim for source in derivation.sources) if derivation else 0
     tensors = _bytes(encoder.backbone.state_dict().values())
-    return _Shape(encoder.feature_dim, derived_from, tensors, batch_norm)
+    return _Shape(encoder.feature_dim, derived_from, tensors, trained)
 
 
 def _of_pretraining(run: Run) -> tuple[int, int]:
@@ -256,14 +263,14 @@ def _of_evaluation(run: Run, protocol: EvaluationProtocol, classes: int) -> tupl
     """
     if not isinstance(protocol, Tuning):
         return 0, 0
-    scope = protocol.bn_scope if protocol.trainable == "batch_norm" else None
+    modules = protocol.trainable_modules
+    chosen = protocol.trainable, protocol.bn_scope, None if modules is None else tuple(modules)
     parts = run.sources.values() if run.is_fused else [run]
-    shapes = [_shape(_model_of(part), scope) for part in parts]
+    shapes = [_shape(_model_of(part), *chosen) for part in parts]
     shape = _Shape(*(sum(sizes) for sizes in zip(*shapes, strict=True)))
     head = _head_bytes(protocol.head, shape.dim, classes)
     constant = protocol.encoder_is_constant
-    trained = {"head": 0, "batch_norm": shape.batch_norm, "all": shape.tensors}[protocol.trainable]
-    trained += head * (len(protocol.points()) if constant else 1)
+    trained = shape.trained + head * (len(protocol.points()) if constant else 1)
     copies = 1 + MOMENTS[protocol.optimizer["name"]] + (protocol.epoch_selection == "best")
     left = shape.tensors * protocol.keep_encoder + head * (protocol.keep_encoder or constant)
     return _factor(run) * left, _factor(run) * copies * trained

@@ -17,12 +17,11 @@ PROTOCOLS = [name for name in options("protocol") if name not in OTHERS]
 SMALL = ["model.width=4", "model.preprocessing.size=16", "trainer.device=cpu"]
 FEW = ["dataset.labels_per_class=8", "dataset.test_per_class=20"]
 TUNING = ["protocol.epochs=1", "protocol.grid.lr=[0.1]", *FEW]
-TRAININGS = ("linear_probe", "bn_tune", "finetune", "linear_probe_then_finetune")
+TUNINGS = ("linear_probe", "bn_tune", "norm_tune", "bias_tune", "last_block", "finetune")
+TRAININGS = (*TUNINGS, "linear_probe_then_finetune")
 MEASURES = [name for name in PROTOCOLS if name not in TRAININGS]
 FEWER = {
-    "bn_tune": TUNING,
-    "finetune": TUNING,
-    "linear_probe": TUNING,
+    **dict.fromkeys(TUNINGS, TUNING),
     "linear_probe_then_finetune": [*TUNING, "protocol.head_from.epochs=1"],
     "few_shot": ["protocol.episodes=20"],
     "synthetic_invariance": ["protocol.images=50"],

@@ -204,7 +204,7 @@ def test_a_buffer_outside_of_the_state_starts_again_with_every_training(tmp_path
 
 def bank(size=2):
     learner = TunedClassifier(
-        nn.Identity(), [build_head("linear", 3, 4) for _ in range(size)], []
+        nn.Identity(), [build_head("linear", 3, 4) for _ in range(size)]
     ).train()
     return learner, torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
 

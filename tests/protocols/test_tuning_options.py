@@ -236,7 +236,8 @@ def test_class_weights_are_those_of_torchs_cross_entropy_over_all_images():
     for choice in ("train_frequency", "test_frequency", [3.0, 1.0, 0.5]):
         tested = np.array([1, 1, 2])
         ours = torch.from_numpy(class_weights(choice, counts, tested))
-        found = TunedClassifier(nn.Identity(), [head], [], ours)((logits,), labels)["loss"]
+        learner = TunedClassifier(nn.Identity(), [head], class_weights=ours)
+        found = learner((logits,), labels)["loss"]
         raw = {
             "train_frequency": 1 - counts / 10,
             "test_frequency": 1 - tested / 4,

@@ -45,6 +45,9 @@ def near(estimate: int, size: int, tensors: int = 200) -> bool:
     [
         ["protocol=finetune", "protocol.keep_encoder=true"],
         ["protocol=bn_tune"],
+        ["protocol=norm_tune"],
+        ["protocol=bias_tune"],
+        ["protocol=last_block"],
         ["protocol=linear_probe", "protocol.grid.lr=[0.1,1]", "protocol.epoch_selection=best"],
     ],
 )

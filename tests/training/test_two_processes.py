@@ -18,7 +18,7 @@ from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
 METHODS = [name for name in options("method") if name not in UNTRAINED]
-KINDS = ("head", "batch_norm", "all")
+KINDS = ("head", "batch_norm", "norm", "bias", "last_block", "all")
 LENGTHS = [
     ("fp64", 20, 1e-9),
     pytest.param("fp64", 200, 1e-9, marks=pytest.mark.slow),
@@ -139,6 +139,7 @@ def tune(folder, kind, precision, steps):
     dataset = datasets.build(node)
     protocol = Tuning(
         trainable=kind,
+        trainable_modules=["3", "4"] if kind == "last_block" else None,
         epochs=steps * BATCH / len(dataset["train"]),
         batch_size=BATCH,
         optimizer={**config["protocol"]["optimizer"], "lr": 0.1},

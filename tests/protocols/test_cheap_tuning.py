@@ -1,0 +1,192 @@
+"""The cheap relatives of fine-tuning: what each of them trains, and that the rest stays."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_tuning import SGD, changed, context
+from tiny_runs import DATA, TUNING, run_all, tiny
+
+from ssl_transfer import datasets, models
+from ssl_transfer.config import compose, plain, resolve
+from ssl_transfer.datasets import Dataset
+from ssl_transfer.models.backbones import timm_backbone
+from ssl_transfer.models.encoder import Encoder
+from ssl_transfer.models.small_resnet import small_resnet
+from ssl_transfer.preprocessing import Preprocessing
+from ssl_transfer.protocols.tuning import Tuning, TuningRun
+from ssl_transfer.runs import Run
+from ssl_transfer.system import distributed
+from ssl_transfer.training import trainer
+
+CHEAP = ("norm", "bias", "last_block")
+SMALL_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+
+
+def digits_of(per_class: int = 4) -> Dataset:
+    node = resolve(plain(compose(["dataset=digits"])))["dataset"]
+    return datasets.build({**node, "labels_per_class": per_class, "test_per_class": 3})
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return digits_of()
+
+
+def transformer() -> Encoder:
+    torch.manual_seed(0)
+    network = timm_backbone("vit_tiny_patch16_224", options=SMALL_VIT)
+    return models.wrap(network, Preprocessing(size=16, resize=None))
+
+
+def resnet() -> Encoder:
+    torch.manual_seed(0)
+    return models.wrap(small_resnet(4), Preprocessing(size=16, resize=None))
+
+
+def tuning(trainable: Any, **options: Any) -> Tuning:
+    values = {"epochs": 2, "batch_size": 20, "optimizer": SGD, **options}
+    return Tuning(trainable=trainable, **values)
+
+
+def learnt(judged: Encoder, dataset: Dataset, folder: Path, protocol: Tuning, **keys: Any) -> Any:
+    """Return the logits of the test images, and the names of the encoder's changed tensors."""
+    before = copy.deepcopy(judged.state_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    trial = TuningRun(protocol, judged, dataset, context(folder, precision="fp64", **keys))
+    (logits,) = trial.predict(trial.train([{}], ["train"], "x"), "test")
+    before = {name: tensor.to(judged.state_dict()[name].dtype) for name, tensor in before.items()}
+    return logits, {name.removeprefix("backbone.") for name in changed(before, judged.state_dict())}
+
+
+def test_norm_tuning_moves_the_norms_of_a_transformer_alone(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    judged = transformer()
+    _, names = learnt(judged, digits, tmp_path, tuning("norm"))
+    layers = {f"blocks.{i}.norm{n}" for i in (0, 1) for n in (1, 2)} | {"norm"}
+    assert names == {f"{layer}.{tensor}" for layer in layers for tensor in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("make", [transformer, resnet])
+def test_bias_tuning_moves_nothing_but_biases(make: Any, digits: Dataset, tmp_path: Path) -> None:
+    judged = make()
+    _, names = learnt(judged, digits, tmp_path, tuning("bias"))
+    # Softmax takes the keys' bias away again, but the three biases are one tensor.
+    assert names == {name for name, _ in judged.backbone.named_parameters() if "bias" in name}
+
+
+def test_the_last_block_moves_with_its_running_statistics_and_nothing_before_it(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    judged = resnet()
+    _, names = learnt(judged, digits, tmp_path / "resnet", tuning("last_block"))
+    assert names == {name for name in judged.backbone.state_dict() if name.startswith("layer3.")}
+    judged = transformer()
+    _, names = learnt(judged, digits, tmp_path / "transformer", tuning("last_block"))
+    expected = {name for name in judged.backbone.state_dict() if name.startswith("blocks.1.")}
+    assert names == expected | {"norm.weight", "norm.bias"}
+
+
+def test_stated_modules_replace_the_rule(digits: Dataset, tmp_path: Path) -> None:
+    judged = resnet()
+    protocol = tuning("last_block", trainable_modules=["layer2", "layer3.0.bn2"])
+    _, names = learnt(judged, digits, tmp_path, protocol)
+    assert {name.split(".")[0] for name in names} == {"layer2", "layer3"}
+    assert not any(name.startswith("layer3.0.conv") for name in names)
+
+
+def test_stated_modules_belong_to_the_last_block_alone() -> None:
+    with pytest.raises(ValueError, match=r"must be null unless the protocol is last_block, but is"):
+        tuning("norm", trainable_modules=["layer2"])
+
+
+def test_norm_tuning_is_bn_tuning_bit_for_bit_where_all_norms_are_batch_norm(
+    tmp_path: Path,
+) -> None:
+    kept = {}
+    for protocol in ("bn_tune", "norm_tune"):
+        keys = ("protocol.keep_encoder=true", "protocol.grid.lr=[0.1,0.01]", "protocol.epochs=2")
+        run = tiny(tmp_path, f"protocol={protocol}", *keys)
+        assert run_all(run).failures == {}
+        facts = [run.record()[key] for key in ("scores", "trainable", "selection")]
+        files = [(run.folder / f"{name}.safetensors").read_bytes() for name in ("encoder", "head")]
+        predictions = np.load(run.folder / "test_predictions.npz")["scores"].tolist()
+        kept[protocol] = facts, files, predictions
+    assert kept["bn_tune"] == kept["norm_tune"]
+
+
+def test_a_transformer_makes_the_cell_of_bn_tuning_not_applicable(tmp_path: Path) -> None:
+    options = ",".join(f"{key}:{value}" for key, value in SMALL_VIT.items())
+    model = ["model=timm", "model.arch=vit_tiny_patch16_224", f"model.options={{{options}}}"]
+    places = [f"paths.outputs={tmp_path}", "trainer.progress_bar=false", "trainer.device=cpu"]
+    run = Run(plain(compose([*model, "protocol=bn_tune", *places, *DATA, *TUNING])))
+    assert run_all(run).failures == {}
+    assert run.record()["status"] == "not_applicable"
+    assert run.record()["reason"].startswith("BN-tuning is not applicable to `timm_vit_tiny")
+    assert "norm_tune, which trains layers of every kind" in run.record()["reason"]
+
+
+@pytest.mark.parametrize("trainable", CHEAP)
+def test_the_trained_share_is_recorded(trainable: Any, digits: Dataset, tmp_path: Path) -> None:
+    judged, surroundings = transformer(), context(tmp_path)
+    list(tuning(trainable, epochs=1).run(judged, digits, surroundings))
+    facts = surroundings.facts["trainable"]
+    dim, hidden = 16, 64
+    norm, head = 2 * dim, (dim + 1) * 10
+    biases = (3 * dim + dim + hidden + dim + 2 * dim) * 2 + dim + dim
+    block = 12 * dim * dim + 3 * dim + dim + hidden + dim + 2 * norm
+    expected = {"norm": 5 * norm, "bias": biases, "last_block": block + norm}[trainable]
+    total = sum(parameter.numel() for parameter in judged.parameters())
+    assert facts == {
+        "parameters": expected + head, "encoder_trained": expected, "encoder_parameters": total,
+        "share": expected / total, "head_parameters": head,
+    }  # fmt: skip
+
+
+# ---- processes and interruptions ----------------------------------------------------------------
+
+
+def logits_of(folder: Path, trainable: Any, make: Any) -> Any:
+    place = folder / str(distributed.rank())
+    return learnt(make(), digits_of(), place, tuning(trainable))[0]
+
+
+@pytest.mark.parametrize("make", [transformer, resnet])
+@pytest.mark.parametrize("trainable", CHEAP)
+def test_two_processes_train_as_one(
+    gloo_pool: Any, tmp_path: Path, trainable: Any, make: Any
+) -> None:
+    alone = logits_of(tmp_path / "alone", trainable, make)
+    first, second = gloo_pool.run(logits_of, tmp_path, trainable, make)
+    np.testing.assert_allclose(first, alone, rtol=0, atol=1e-9)
+    np.testing.assert_array_equal(first, second)
+
+
+class Killed(BaseException):
+    """Ends a process where it stands; nothing may catch it."""
+
+
+@pytest.mark.parametrize("make", [transformer, resnet])
+@pytest.mark.parametrize("trainable", CHEAP)
+def test_killed_equals_undisturbed(
+    digits: Dataset, tmp_path: Path, monkeypatch: Any, trainable: Any, make: Any
+) -> None:
+    undisturbed, _ = learnt(make(), digits, tmp_path / "whole", tuning(trainable))
+    save = trainer.Checkpointer.save
+
+    def then_killed(checkpointer: Any, step: int) -> None:
+        save(checkpointer, step)
+        if step == 2:
+            raise Killed
+
+    keys = {"checkpoint_every_steps": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Checkpointer, "save", then_killed)
+        with pytest.raises(Killed):
+            learnt(make(), digits, tmp_path / "part", tuning(trainable), **keys)
+    resumed, _ = learnt(make(), digits, tmp_path / "part", tuning(trainable), **keys)
+    np.testing.assert_array_equal(resumed, undisturbed)
