@@ -51,8 +51,11 @@ def main() -> None:
     if with_measures:
         title = "Which measures predict fine-tuning?"
     step(title, "-m", "results", "correlate", *question, *saved, *plot)
+    report = ["--outputs", OUTPUTS, "--out", f"{OUTPUTS}/report.html"]
+    step("The answer on one page", "-m", "results", "report", *report)
     sys.stdout.write(
-        f"\ntables   {tables}\nscatter  {OUTPUTS}/scatter.png\nruns     {OUTPUTS}/*/*/record.json\n"
+        f"\ntables   {tables}\nscatter  {OUTPUTS}/scatter.png\nreport   {OUTPUTS}/report.html\n"
+        f"runs     {OUTPUTS}/*/*/record.json\n"
         f"done in {time.monotonic() - began:.0f} s\n"
     )
 
