@@ -312,12 +312,13 @@ def _content(path: str) -> bytes:
 @functools.cache
 def _watch() -> None:
     """Install the audit hook that sees every file that this process opens."""
-    sys.addaudithook(_opened)
+    # Python calls the hook thousands of times per second, for imports and attributes, too.
+    sys.addaudithook(
+        lambda event, arguments: _opened(arguments) if event == "open" and _active else None
+    )
 
 
-def _opened(event: str, arguments: tuple[Any, ...]) -> None:
-    if event != "open" or not _active:
-        return
+def _opened(arguments: tuple[Any, ...]) -> None:
     path, _, flags = arguments
     if isinstance(path, str | bytes | os.PathLike) and flags & os.O_ACCMODE != os.O_WRONLY:
         place = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
