@@ -208,16 +208,16 @@ def test_requirements_are_shown_before_what_was_asked_for(folders: Folders) -> N
 def test_ten_thousand_runs_take_one_question(folders: Folders, slurm: FakeSlurm) -> None:
     for number in range(10_000):
         folders.places[f"{number:016x}"] = f"knn/run_{number}"
-    for number in range(3000):
+    for number in range(1200):
         folder = folders.outputs / "knn" / f"run_{number}"
         folder.mkdir(parents=True)
-        if number < 2000:
+        if number < 200:
             (folder / "record.json").write_text(json.dumps(RECORD))
         else:
             (folder / "claim.json").write_text(json.dumps({"job": f"12_{number}"}))
-    slurm.queue(*(f"12_{number}|PENDING|Priority|" for number in range(2000, 3000)))
+    slurm.queue(*(f"12_{number}|PENDING|Priority|" for number in range(200, 1200)))
     found = status.survey(folders.sweep_folder())
-    assert status.counts(found) == "1000 waiting, 7000 new, 2000 done"
+    assert status.counts(found) == "1000 waiting, 8800 new, 200 done"
     assert [run.place for run in found[:2]] == ["knn/run_0", "knn/run_1"]
     assert len(slurm.calls("squeue")) == 1
 

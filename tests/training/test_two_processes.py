@@ -182,9 +182,17 @@ def test_four_processes_end_with_the_student_of_one(gloo_pool, tmp_path, train):
     assert all(difference(first, other) == 0 for other, _ in others)
 
 
+# Four processes of every method are slow: here two of each and four of some guard the gradients,
+# and test_momentum.py has four of each method with a momentum encoder.
+FOUR = [
+    pytest.param(4, *case, marks=[] if case[1] in ("simclr", "barlow_twins") else pytest.mark.slow)
+    for case in CASES
+]
+
+
 @pytest.mark.parametrize(
     ("processes", "train", "what"),
-    [*((n, *case) for n in (2, 4) for case in CASES), (4, pretrain_on_small_views, "seed")],
+    [*((2, *case) for case in CASES), *FOUR, (4, pretrain_on_small_views, "seed")],
 )
 def test_every_gradient_of_several_processes_is_that_of_one(
     gloo_pool, tmp_path, processes, train, what
