@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hydra._internal import defaults_list
+from hydra._internal import defaults_list as hydras_lists
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import Overrides, _create_defaults_list
@@ -23,23 +23,23 @@ from ssl_transfer.config.repository import ParsedOnce
 # An interpolation that contains `hydra`, within one JSON string.
 _INTO_HYDRA = re.compile(r'\$\{([^"\\]|\\.)*hydra')
 
-_choices_to_insert = defaults_list._create_interpolation_map
+_choices_to_insert = hydras_lists._create_interpolation_map
 
 
 def _choices_if_inserted(
-    overrides: Overrides, defaults: list[InputDefault], self_added: bool
+    overrides: Overrides, defaults_list: list[InputDefault], self_added: bool
 ) -> DictConfig:
     """Return the choices for the names in a defaults list; empty if no name contains one.
 
     Hydra collects the choices for every file, which takes a quarter of a composition, although
     only the primary configuration uses them.
     """
-    if any(not default.is_self() and default.is_interpolation() for default in defaults):
-        return _choices_to_insert(overrides, defaults, self_added)
+    if any(not default.is_self() and default.is_interpolation() for default in defaults_list):
+        return _choices_to_insert(overrides, defaults_list, self_added)
     return DictConfig({})
 
 
-defaults_list._create_interpolation_map = _choices_if_inserted
+hydras_lists._create_interpolation_map = _choices_if_inserted
 
 
 class Composer:
