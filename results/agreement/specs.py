@@ -92,12 +92,12 @@ def _with_value(results: Results, protocol: str, key: str, value: str) -> Result
     """
     of_run = {run: _value(results, run, key) for run in _runs(results)}
     rows = [
-        row._replace(dataset=_without(row.dataset, key))
+        row._replace(dataset=without_key(row.dataset, key))
         for row in results.rows
         if _is(of_run[row.run_id], value)
     ]
     gaps = [
-        gap._replace(dataset=_without(gap.dataset, key))
+        gap._replace(dataset=without_key(gap.dataset, key))
         for gap in results.gaps
         if _is(of_run[gap.run_id], value)
     ]
@@ -133,7 +133,7 @@ def _is(value: Any, text: str) -> bool:
     )
 
 
-def _without(label: str, key: str) -> str:
+def without_key(label: str, key: str) -> str:
     """Return a dataset's label without a key, which may be shown by its end only."""
     words = label.split(" ")
     shown = [f".{word.partition('=')[0]}" if "=" in word else "" for word in words]

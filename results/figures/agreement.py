@@ -163,19 +163,20 @@ class _Points:
         bars = [(self._bar(self.proxy, e), self._bar(self.target, e)) for e in encoders]
         panel = self._frame(drawing, box, correlation, bars)
         points = [panel.at(across[e], up[e]) for e in encoders]
-        lines = [
-            line for p, both in zip(points, bars, strict=True) for line in _lines(panel, p, both)
-        ]
-        for start, end in lines:
-            drawing.line(start, end, drawing.theme.muted, 0.7, opacity=0.45)
+        lines = [list(_lines(panel, p, both)) for p, both in zip(points, bars, strict=True)]
+        avoid = [around(*line) for own in lines for line in own]
         texts = [split_label(e.removeprefix(prefix) or e) for e in encoders]
         importance = _disagreement(across, up, encoders)
-        placed = place(points, texts, importance, box, avoid=[around(*line) for line in lines])
-        for encoder, point, where, text in zip(encoders, points, placed, texts, strict=True):
+        placed = place(points, texts, importance, box, avoid=avoid)
+        for encoder, point, own, where, text in zip(
+            encoders, points, lines, placed, texts, strict=True
+        ):
             scores = (
                 f"{self.proxy.name} {across[encoder]:.4g}, {self.target.name} {up[encoder]:.4g}"
             )
             with drawing.encoder(encoder, f"{self.dataset}, {scores}"):
+                for start, end in own:
+                    drawing.line(start, end, drawing.theme.muted, 0.7, opacity=0.45)
                 drawing.circle(point, _POINT, drawing.theme.accent)
                 draw_labels(drawing, point, where, text)
         return placed.count(None)

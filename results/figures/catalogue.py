@@ -10,6 +10,7 @@ from results.figures import (
     correlation_map,
     cost_and_agreement,
     invariances,
+    label_efficiency,
     maps,
     rank_chart,
     size,
@@ -62,6 +63,11 @@ FIGURES = {
         "Scores against the size of the encoder",
         "a score of the target, and the number of parameters",
         size.chart,
+    ),
+    "label_efficiency": Figure(
+        "Scores against the number of labels",
+        "an encoder with scores of one protocol for two numbers of labels",
+        label_efficiency.chart,
     ),
     "training_curves": Figure("Training curves", "runs that logged a loss", training_curves.chart),
     "invariances": Figure(

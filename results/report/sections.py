@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from results.agreement.analysis import Analysis
 from results.figures.drawing import NotDrawn
+from results.figures.label_efficiency import efficiencies
 from results.report import answer, answer_section, html, tables
 from results.report.drawings import drawn
 from results.report.provenance import provenance, sentences, to_table
@@ -81,6 +82,11 @@ def figure(name: str) -> "Make":
     return make
 
 
+def _label_efficiency(analysis: Analysis, request: Request) -> Parts:
+    if efficiencies(analysis.results):
+        yield from figure("label_efficiency")(analysis, request)
+
+
 def _maps(analysis: Analysis, request: Request) -> Parts:
     if request.maps:
         yield from figure("maps")(analysis, request)
@@ -141,6 +147,7 @@ ORDER: Sequence[tuple[str, str, Sequence[Make]]] = (
     ("training", "Training curves", [figure("training_curves")]),
     ("invariances", "Invariances", [figure("invariances"), figure("invariance_and_score")]),
     ("size", "Size of the encoder", [figure("size")]),
+    ("labels", "Number of labels", [_label_efficiency]),
     ("maps", "t-SNE maps", [_maps]),
     ("missing", "Failed, missing and outdated cells", [_missing]),
     ("provenance", "Provenance", [_provenance]),

@@ -34,6 +34,20 @@ def test_every_encoder_with_both_scores_is_one_mark_per_panel(analysis: Analysis
     assert all(str(g.get("aria-label")).startswith(str(g.get("data-encoder"))) for g in groups)
 
 
+def test_intervals_lie_in_the_group_of_their_encoder(analysis: Analysis) -> None:
+    def interval(scores: Scores, dataset: str, encoder: str) -> Interval:
+        value = scores.raw[dataset][encoder]
+        return Interval(value - 0.02, value + 0.01)
+
+    drawing = draw(analysis.target, analysis.proxies, [], PAPER, interval)
+    for group in encoder_groups(drawing):
+        circle, paths = group.find(f"{SVG}circle"), list(group.iter(f"{SVG}path"))
+        assert circle is not None
+        across, up = [str(path.get("d")) for path in paths[:2]]
+        assert across.count(f" {circle.get('cy')}") == 2
+        assert up.count(f"{circle.get('cx')} ") == 2
+
+
 def test_points_lie_in_the_order_of_their_scores(analysis: Analysis) -> None:
     across = {}
     for group in encoder_groups(chart(analysis, PAPER)):
