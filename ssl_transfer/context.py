@@ -142,7 +142,7 @@ class Context:
             self._bar = outer
 
     def log(self, **values: Any) -> None:
-        """Append a line to ``metrics.jsonl`` (and wandb, if chosen); the bar shows some values."""
+        """Append a line to ``metrics.jsonl`` and show some values beside the bar."""
         if self._bar is not None:
             self._shown |= {key: _short(values[key]) for key in SHOWN if key in values}
             shown = {name: self._shown[key] for key, name in SHOWN.items() if key in self._shown}

@@ -56,7 +56,7 @@ class PathOptions:
 class LoggerOptions:
     """Group ``logger``; all keys except ``name`` are options of wandb."""
 
-    name: Literal["none", "wandb"]
+    name: Literal["none", "wandb", "tensorboard"]
     project: Text = "ssl_transfer"
     entity: str | None = None
     group: str | None = None

@@ -39,7 +39,8 @@ from ssl_transfer.runs.builders import (
 from ssl_transfer.runs.finished import starting_encoder
 from ssl_transfer.runs.folder import begin, finish
 from ssl_transfer.runs.identity import digest
-from ssl_transfer.runs.logger import LoggerRefused, RunLogger
+from ssl_transfer.runs.logger import RunLogger
+from ssl_transfer.runs.logging_services import LoggerRefused
 from ssl_transfer.runs.required import required_evaluations
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import claims, distributed, inputs, manifests, provenance, signals, slurm

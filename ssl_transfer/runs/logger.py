@@ -1,4 +1,4 @@
-"""Logging of a run's numbers to ``metrics.jsonl``, and to wandb if chosen."""
+"""Logging of a run's numbers to ``metrics.jsonl``, and to a service if one is chosen."""
 
 import contextlib
 import io
@@ -13,6 +13,7 @@ from typing import Any
 
 from ssl_transfer.context import Context
 from ssl_transfer.protocols.base import Score
+from ssl_transfer.runs import logging_services as services
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import distributed
 from ssl_transfer.system.files import set_aside
@@ -20,24 +21,27 @@ from ssl_transfer.system.files import set_aside
 log = logging.getLogger(__name__)
 
 
-class LoggerRefused(ValueError):
-    """An option of the logger is wrong; the run itself may be correct."""
-
-
 class RunLogger:
-    """Appends one JSON object per line to the run's ``metrics.jsonl`` and mirrors it to wandb."""
+    """Appends one JSON object per line to the run's ``metrics.jsonl``, and mirrors it to a service.
+
+    The service is no part of the run: if it does not start or fails, the run goes on without it,
+    and says so once.
+    """
 
     def __init__(self, run: Run, context: Context) -> None:
         self.run, self.folder = run, context.folder
         self.file: io.TextIOWrapper | None = None
-        self.wandb: Any = None
+        self.service: services.Service | None = None
 
     def __enter__(self) -> "RunLogger":
         if distributed.is_main():
-            options = self.run.resolved["logger"]
-            if options["name"] == "wandb":
-                self.wandb = _start_wandb(self.run, options)
-            # Opened last, so that no file stays open if wandb does not start.
+            try:
+                self.service = services.start(self.run, self.folder)
+            except services.LoggerRefused:
+                raise
+            except Exception as error:  # not installed, no login, no server, the run was deleted
+                _say_switched_off(self.run, self.run.resolved["logger"]["name"], error)
+            # Opened last, so that no file stays open if the service does not start.
             self.file = _open_lines(self.folder / "metrics.jsonl")
         return self
 
@@ -49,10 +53,10 @@ class RunLogger:
     ) -> None:
         if self.file is not None:
             self.file.close()
-        self._mirror(lambda run: run.finish(exit_code=0 if kind is None else 1))
+        self._mirror(lambda service: service.close(failed=kind is not None))
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Append one line; wandb receives the numbers as ``training/name``."""
+        """Append one line; the service receives the numbers as ``training/name``."""
         if self.file is None:
             return
         try:
@@ -66,28 +70,25 @@ class RunLogger:
                 f"`{path}` must be writable with space left on its disk, but {error.strerror}; "
                 "free some space and start again: what was saved before is unharmed."
             ) from error
-        training = values.get("training", "run")
         numbers = {k: v for k, v in values.items() if isinstance(v, int | float)}
-        self._mirror(
-            lambda run: run.log({f"{training}/{key}": value for key, value in numbers.items()})
-        )
+        self._mirror(lambda service: service.log(values.get("training", "run"), numbers))
 
     def finish(self, scores: Sequence[Score]) -> None:
         """Write the run's scores."""
         for score in scores:
             self.log({"training": "score", score.metric: score.value, "split": score.split})
         summary = {f"{s.split}/{s.metric}": s.value for s in scores}
-        self._mirror(lambda run: run.summary.update(summary))
+        self._mirror(lambda service: service.summarise(summary))
 
-    def _mirror(self, call: Callable[[Any], object]) -> None:
-        """Call a function on the wandb run; if it fails, switch wandb off and go on without it."""
-        if self.wandb is None:
+    def _mirror(self, call: Callable[[services.Service], object]) -> None:
+        """Call a function on the service; if it fails, go on without the service."""
+        if self.service is None:
             return
         try:
-            call(self.wandb)
-        except Exception as error:  # wandb's errors have no common base class
-            self.wandb = None
-            _say_switched_off(self.run, error)
+            call(self.service)
+        except Exception as error:  # the errors of services have no common base class
+            self.service = None
+            _say_switched_off(self.run, self.run.resolved["logger"]["name"], error)
 
 
 def _open_lines(path: Path) -> io.TextIOWrapper:
@@ -107,56 +108,9 @@ def _open_lines(path: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, encoding="utf-8")
 
 
-def _start_wandb(run: Run, options: Mapping[str, Any]) -> Any:
-    """Return wandb's run; None if it cannot be started, which is logged in one sentence.
-
-    Raises:
-        LoggerRefused: if a template contains an unknown name.
-    """
-    names = {**run.names, "seed": run.seed, "label": run.label, "run_id": run.id}
-    labels = {key: _fill(options[key], names) for key in ("group", "run_name")}
-    try:
-        import wandb
-
-        return wandb.init(
-            id=run.id,
-            resume="allow",
-            project=options["project"],
-            entity=options["entity"],
-            group=labels["group"],
-            name=labels["run_name"],
-            tags=list(options["tags"]),
-            mode=options["mode"],
-            dir=str(run.folder),
-            config=run.resolved,
-            # No user may be present to answer a prompt, and a run must not wait long for a server.
-            settings=wandb.Settings(login_timeout=20, init_timeout=60),
-        )
-    except Exception as error:  # not installed, no login, no server, the run was deleted there
-        _say_switched_off(run, error)
-        return None
-
-
-def _say_switched_off(run: Run, error: Exception) -> None:
+def _say_switched_off(run: Run, name: str, error: Exception) -> None:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     log.warning(
-        "wandb is switched off for %s (%s); its numbers are in metrics.jsonl all the same. "
-        "`wandb login` logs in, `logger.mode=offline` needs no server.",
-        run.describe(), reason,
+        "%s is switched off for %s (%s); its numbers are in metrics.jsonl all the same. %s",
+        name, run.describe(), reason, services.REMEDIES[name],
     )  # fmt: skip
-
-
-def _fill(template: str | None, names: Mapping[str, Any]) -> str | None:
-    """Fill a name template.
-
-    Raises:
-        LoggerRefused: if it contains an unknown name; the message lists the known ones.
-    """
-    if template is None:
-        return None
-    try:
-        return template.format(**names)
-    except (KeyError, IndexError, AttributeError, ValueError) as error:
-        raise LoggerRefused(
-            f"`logger` templates must use names among {sorted(names)}, but ask for {error}."
-        ) from error

@@ -25,6 +25,7 @@ from ssl_transfer.models.heads import Head, load_head
 from ssl_transfer.protocols.base import require
 from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.runs.identity import identity_of
+from ssl_transfer.runs.logging_services import missing_package
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import hub, inputs
 
@@ -38,10 +39,12 @@ _AXIS_KEY = re.compile(r"(?<![\w./])dataset\.(?=[a-z_]+\b)")
 
 
 def check(run: Run) -> str | None:
-    """Return what is wrong with the run's data, weights or kind of target, or None.
+    """Return what is wrong with the run's logger, data, weights or kind of target, or None.
 
     These are all checks that need no training; they happen before any run of a sweep starts.
     """
+    if reason := missing_package(run.resolved["logger"]):
+        return reason
     # With wrong clocks or on some file systems, stamps miss changes: `force=true` reads all bytes.
     doubting = inputs.doubting() if run.config["force"] else contextlib.nullcontext()
     try:

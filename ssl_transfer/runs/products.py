@@ -29,6 +29,9 @@ _SNAPSHOTS = "snapshots"
 _ENCODERS = ("*.safetensors", "encoder.yaml")
 _PATTERNS = [*_ENCODERS, *(f"{_SNAPSHOTS}/*/{pattern}" for pattern in _ENCODERS)]
 _PATTERNS += ["*.npz", "tsne.png", "tsne.csv"]
+_EVENTS = "tensorboard/events.*"
+_LOGGED = ("metrics.jsonl", _EVENTS)
+"""What a run logs; a computation in progress logs apart from the valid set."""
 _NOT_OF_AN_ENCODER = (".npz", ".png", ".csv")
 
 
@@ -128,7 +131,11 @@ def replace(folder: Path, record: Mapping[str, Any]) -> None:
     for path in _products(folder):
         if _name(folder, path) not in record.get("files", {}):
             path.unlink()  # a file of the old set that the new one lacks
-    for path in (*_products(new), *new.glob("metrics.jsonl"), new / RECORD):  # the record last
+    logged = [path for pattern in _LOGGED for path in new.glob(pattern)]
+    if any(new.glob(_EVENTS)):  # of several event files in a folder, TensorBoard shows all
+        for path in folder.glob(_EVENTS):
+            path.unlink()
+    for path in (*_products(new), *logged, new / RECORD):  # the record last
         above = folder / path.relative_to(new)
         above.parent.mkdir(parents=True, exist_ok=True)
         if above.is_dir() and not above.is_symlink():

@@ -136,7 +136,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
          "weight_decay, encoder_lr, penalty_weight."),
         ("protocol=kn", f"`protocol` must be one of {', '.join(options('protocol'))}, but is `kn`; "
          "did you mean `knn`?"),
-        ("logger=x", "`logger` must be one of none, wandb, but is `x`."),
+        ("logger=x", "`logger` must be one of none, tensorboard, wandb, but is `x`."),
         ("protocol=knn,finetune", "`protocol=knn,finetune` names several values; add -m to run "
          "every combination, or write key=[a,b] for a list."),
         ("~protocol", "each of model, method, dataset, protocol and recipe must name one option, "

@@ -111,7 +111,7 @@ NAN, INF = math.nan, math.inf
         ("seeed", 4, "`seeed` is not a key of the configuration; did you mean `seed`?"),
         ("trainer.worker", 4, "`trainer.worker` is not a key of `trainer`; did you mean `workers`"),
         ("logger.mode", "sideways", "`logger.mode` must be one of ['online', 'offline', 'disab"),
-        ("logger.name", 5, "`logger.name` must be one of ['none', 'wandb'], but is 5"),
+        ("logger.name", 5, "must be one of ['none', 'wandb', 'tensorboard'], but is 5"),
         ("precision", "bf17", "`precision` must be one of ['fp32', 'bf16', 'fp16', 'fp64']"),
         ("paths.outputs", 3, "`paths.outputs` must be str, but is 3"),
         ("model.preprocessing.size", 10**5, "`model.preprocessing.size` must be at most 8192"),
