@@ -20,6 +20,7 @@ from ssl_transfer.datasets.transforms import centre_crop
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.heads import HEAD_FILE, Head, load_head
+from ssl_transfer.models.patch_tokens import network_below
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run, products
 from ssl_transfer.runs.finished import final_encoder, read_finished
@@ -70,7 +71,8 @@ class Classifier(nn.Module):
             )
         self.preprocessing = preprocessing or encoder.preprocessing
         self.decoding = decoding or Decoding()
-        self.encoder = encoder.backbone
+        below = network_below(encoder, head.kind)
+        self.encoder = below.backbone if isinstance(below, Encoder) else below
         dtype = next((p.dtype for p in encoder.parameters() if p.is_floating_point()), None)
         self.head = head.layers.to(dtype or torch.float32)
         for name, values in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):

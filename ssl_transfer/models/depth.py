@@ -8,8 +8,8 @@ from torch import nn
 from ssl_transfer.models.encoder import Encoder
 from ssl_transfer.models.fusion import FusedEncoder
 
-_CONTAINERS = ("blocks", "stages", "layers")
-"""Names of timm's sequences of transformer blocks or stages."""
+_CONTAINERS = ("blocks", "stages", "layers", "encoder.layers")
+"""Names of the sequences of transformer blocks or stages of timm, and of torchvision's ViT."""
 
 
 class Depth(NamedTuple):
@@ -35,8 +35,8 @@ def depth_of(network: nn.Module) -> Depth | None:
     """Return the depth of a backbone; None for an unknown architecture.
 
     * ResNets (torchvision, timm, ``small_resnet``): the stages ``layer1``, ``layer2``, …
-    * Vision transformers of timm (ViT, DeiT, BEiT, EVA, …): every transformer block in ``blocks``;
-      behind them the final norm.
+    * Vision transformers of timm (ViT, DeiT, BEiT, EVA, …) and of transformers: every transformer
+      block; behind them the final norm, and the pooling if it has weights.
     * ConvNeXt (``stages``), Swin (``layers``), EfficientNet and MobileNet (``blocks``) of timm:
       every stage; behind them the final norm, or the last convolution with its norm.
     * Vision transformers of torchvision: every block in ``encoder.layers``; behind them
@@ -53,23 +53,13 @@ def depth_of(network: nn.Module) -> Depth | None:
     children = dict(network.named_children())
     stages = tuple(name for name in children if name.startswith("layer") and name[5:].isdigit())
     if len(stages) > 1:
-        return Depth(tuple((name,) for name in stages), _after(children, stages[-1]))
-    for name in _CONTAINERS:
-        if _is_sequence(children.get(name)):
-            return Depth(_members(name, children[name]), _after(children, name))
-    encoder = children.get("encoder")
-    layers = getattr(encoder, "layers", None)
-    if isinstance(encoder, nn.Module) and isinstance(layers, nn.Module) and _is_sequence(layers):
-        inside = _after(dict(encoder.named_children()), "layers")
-        behind = (*(f"encoder.{name}" for name in inside), *_after(children, "encoder"))
-        return Depth(_members("encoder.layers", layers), behind)
-    features = children.get("features")
-    if features is not None and (blocks := _residual_parts(features)):
-        last = blocks[-1][-1].removeprefix("features.")
-        inside = _after(dict(features.named_children()), last)
-        behind = (*(f"features.{name}" for name in inside), *_after(children, "features"))
-        return Depth(blocks, behind)
-    return None
+        return Depth(tuple((name,) for name in stages), _behind(network, stages[-1]))
+    if "features" in children and (parts := _residual_parts(children["features"])):
+        return Depth(parts, _behind(network, parts[-1][-1]))
+    if (path := _sequence_of_blocks(network)) is None:
+        return None
+    names = (name for name, _ in network.get_submodule(path).named_children())
+    return Depth(tuple((f"{path}.{name}",) for name in names), _behind(network, path))
 
 
 def depths_of(encoder: Encoder) -> dict[str, Depth | None]:
@@ -86,19 +76,30 @@ def depths_of(encoder: Encoder) -> dict[str, Depth | None]:
     }
 
 
-def _is_sequence(module: nn.Module | None) -> bool:
-    return isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 0
+def _sequence_of_blocks(network: nn.Module) -> str | None:
+    """Return the name of the sequence of a network's transformer blocks or stages."""
+    own = getattr(network, "blocks", None)  # of a network inside a wrapper, under timm's name
+    for path, module in network.named_modules():
+        is_sequence = isinstance(module, nn.Sequential | nn.ModuleList) and len(module) > 0
+        if is_sequence and (path in _CONTAINERS or module is own):
+            return str(path)
+    return None
 
 
-def _members(name: str, sequence: nn.Module) -> tuple[tuple[str, ...], ...]:
-    return tuple((f"{name}.{child}",) for child, _ in sequence.named_children())
-
-
-def _after(children: dict[str, nn.Module], last: str) -> tuple[str, ...]:
-    """Return the children behind one of them that have tensors."""
-    names = list(children)
-    following = names[names.index(last) + 1 :]
-    return tuple(name for name in following if children[name].state_dict())
+def _behind(network: nn.Module, path: str) -> tuple[str, ...]:
+    """Return the modules with tensors that are registered behind one, from the inside out."""
+    behind: list[str] = []
+    while path:
+        parent, _, last = path.rpartition(".")
+        siblings = dict(network.get_submodule(parent).named_children())
+        names = list(siblings)
+        behind += [
+            f"{parent}.{name}".lstrip(".")
+            for name in names[names.index(last) + 1 :]
+            if siblings[name].state_dict()
+        ]
+        path = parent
+    return tuple(behind)
 
 
 def _residual_parts(features: nn.Module) -> tuple[tuple[str, ...], ...]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ssl_transfer import randomness
 from ssl_transfer.estimators.cosine_classifier import class_vectors, unit_features, usual_scale
+from ssl_transfer.models.attentive import AttentionBlock, AttentionPooling
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.system.files import replace_atomically
 
@@ -26,8 +27,13 @@ HeadKind = Literal[
     "weight_norm_cosine",
     "l2_linear",
     "mlp",
+    "attention",
+    "attention_block",
 ]
 HeadInit = Literal["torch"]
+
+TOKEN_KINDS: tuple[HeadKind, ...] = ("attention", "attention_block")
+"""Kinds of heads on an encoder's patch tokens ``[B, N, D]`` instead of its features."""
 
 HEAD_FILE = "head.safetensors"
 
@@ -99,11 +105,13 @@ def build_head(
             with scale and shift; ``mlp``: Linear 2048, BatchNorm, ReLU, Linear 128, BatchNorm,
             Linear (both of github.com/vpulab/bn_finetuning, cls_head_weighted_non_linear.py);
             ``l2_linear``: on features of length 1; ``cosine``: with one learnt scale;
-            ``weight_norm_cosine``: with a learnt length per class and a fixed scale.
+            ``weight_norm_cosine``: with a learnt length per class and a fixed scale; ``attention``
+            and ``attention_block``: after an ``AttentionPooling`` or ``AttentionBlock`` of tokens.
         dim: number of features.
         classes: number of logits.
         init: ``None``: linear layers start near zero, as linear probes do (W ~ N(0, 0.01), b = 0);
-            ``torch``: the framework's default. Cosine heads have a start of their own.
+            ``torch``: the framework's default. Cosine heads and the pooling of tokens have a start
+            of their own.
         scale: see ``WeightNormCosine``; of no other kind.
     """
     if kind == "cosine":
@@ -124,11 +132,13 @@ def build_head(
             "bn_linear": functools.partial(nn.BatchNorm1d, dim, affine=False),
             "bn_affine_linear": functools.partial(nn.BatchNorm1d, dim),
             "l2_linear": L2Normalise,
+            "attention": functools.partial(AttentionPooling, dim),
+            "attention_block": functools.partial(AttentionBlock, dim),
         }
         linear = nn.Linear(dim, classes)
         head = linear if kind == "linear" else nn.Sequential(before[kind](), linear)
     if init is None:
-        head.apply(_start_near_zero)
+        (linear if kind in TOKEN_KINDS else head).apply(_start_near_zero)
     return head
 
 
@@ -140,7 +150,7 @@ def _start_near_zero(layer: nn.Module) -> None:
 
 
 def apply_heads(
-    heads: Sequence[nn.Module] | nn.ModuleList, features: Float[Tensor, "batch dim"]
+    heads: Sequence[nn.Module] | nn.ModuleList, features: Float[Tensor, "batch *tokens dim"]
 ) -> list[Float[Tensor, "batch classes"]]:
     """Return each head's logits; linear heads share one product with the features."""
     linear = [head for head in heads if isinstance(head, nn.Linear)]
@@ -156,7 +166,8 @@ class Head:
     """A classifier on an encoder's features, with the names of its classes.
 
     Args:
-        layers: module from features ``[B, D]`` to class scores ``[B, C]``.
+        layers: module from features ``[B, D]``, or tokens ``[B, N, D]`` for one of the
+            ``TOKEN_KINDS``, to class scores ``[B, C]``.
         kind: kind of the layers.
         classes: names in the order of the class scores (``None``: the file does not name them).
         target: ``class``: one class per image (softmax); ``classes``: any number (sigmoid).
@@ -197,7 +208,8 @@ def load_head(folder: Path, feature_dim: int | None = None) -> Head | None:
 
     Args:
         folder: the folder of a run.
-        feature_dim: number of features of the encoder (``None``: what the file has).
+        feature_dim: number of features of the encoder (``None``: what the file has); a head on
+            tokens reads what the file has.
 
     Raises:
         ValueError: if the file is damaged or belongs to an encoder with other features.
@@ -207,6 +219,8 @@ def load_head(folder: Path, feature_dim: int | None = None) -> Head | None:
         return None
     state = read_state(path)
     kind, classes, target = _description(path)
+    if kind in TOKEN_KINDS:
+        feature_dim = None
     try:
         layers = build_head(kind, feature_dim or _inputs(state), _outputs(state))
         layers.to(state[_matrices(state)[0]].dtype).load_state_dict(state)

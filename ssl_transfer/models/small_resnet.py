@@ -45,13 +45,19 @@ class SmallResNet(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Return the last stage's channels, averaged over positions."""
+        features: Tensor = self.forward_features(images).mean((2, 3))
+        return features
+
+    def forward_features(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch dim rows columns"]:
+        """Return the last stage's feature map."""
         # Such narrow convolutions run up to 1.4 times faster on a CPU with the channels last.
         # Layers adopt the memory format of their input; the weights can keep theirs.
         x = images.contiguous(memory_format=torch.channels_last)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = self.layer3(self.layer2(self.layer1(x)))
-        features: Tensor = x.mean((2, 3))
-        return features
+        found: Tensor = self.layer3(self.layer2(self.layer1(x)))
+        return found
 
 
 @checked("model.")

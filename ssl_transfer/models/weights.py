@@ -16,7 +16,7 @@ from ssl_transfer.models.comparison import LoadReport, compare, is_counter, is_o
 from ssl_transfer.models.encoder import Encoder, require_finite
 from ssl_transfer.models.facts import read_preprocessing
 from ssl_transfer.models.fusion import FusedEncoder
-from ssl_transfer.models.heads import Head, load_head, released_head
+from ssl_transfer.models.heads import TOKEN_KINDS, Head, load_head, released_head
 from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.projectors import PROJECTOR_FILE, PROJECTORS, projector_state
 from ssl_transfer.models.reading import State, further_networks, read_state
@@ -185,7 +185,7 @@ def _adapted(backbone: nn.Module, state: State) -> State:
 
 
 def _head(file: Path, layout: str, state: State, converted: State, feature_dim: int) -> Head | None:
-    """Return the classifier beside an encoder's weights, or in the same file; None without one.
+    """Return the classifier of features beside an encoder's weights, or in the same file, or None.
 
     Args:
         file: the file.
@@ -195,7 +195,8 @@ def _head(file: Path, layout: str, state: State, converted: State, feature_dim: 
         feature_dim: number of features of the encoder.
     """
     if file.name == WEIGHTS_FILE:
-        return load_head(file.parent, feature_dim)
+        head = load_head(file.parent, feature_dim)
+        return None if head is None or head.kind in TOKEN_KINDS else head
     if layout in PROJECTORS:  # some layouts name the projector as others name a classifier
         return released_head(state, feature_dim, excluded=[PROJECTORS[layout], _KEY_ENCODER])
     return released_head(state, feature_dim) or released_head(converted, feature_dim)

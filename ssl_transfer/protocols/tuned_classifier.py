@@ -30,9 +30,9 @@ class TunedClassifier(Learner):
     on.
 
     Args:
-        encoder: the encoder, all of whose parameters are frozen except those of ``trained``. The
-            identity if views are features.
-        heads: modules from features to logits.
+        encoder: the network below the heads, all of whose parameters are frozen except those of
+            ``trained``. The identity if views are features.
+        heads: modules from its outputs to logits.
         trained: the encoder's trained parameters, and its layers that are in train mode.
         class_weights: as in ``classification_loss``.
         encoder_mode: ``train`` puts the whole encoder in train mode while the heads train.

@@ -26,6 +26,7 @@ from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.fusion import Preparations
 from ssl_transfer.models.heads import Head, save_head
+from ssl_transfer.models.patch_tokens import input_dim, network_below
 from ssl_transfer.protocols.base import SPLITS, ClassScores, Score
 from ssl_transfer.protocols.classification import scores_on_test
 from ssl_transfer.protocols.domain_keys import OF_DOMAINS
@@ -128,7 +129,9 @@ class TuningRun:
         test_views = [Pipeline(one) for one in self.prepared.distinct]
         # The selection of epochs reads one split repeatedly, so keep it in memory.
         self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_views))
-        protocol.trained_part(encoder)  # raises NotApplicable before any work
+        # Both raise NotApplicable before any work.
+        protocol.trained_part(encoder)
+        input_dim(encoder, protocol.head)
 
     def judge_features(self) -> None:
         """Refuse an encoder with NaN features, and warn of constant features, before training.
@@ -164,7 +167,9 @@ class TuningRun:
         built = [
             self.protocol.initial_head(self.encoder, self.dataset, self.context) for _ in points
         ]
-        body = self.encoder if self.features is None else nn.Identity()
+        body = network_below(self.encoder, self.protocol.head)
+        if self.features is not None:
+            body = nn.Identity()
         weights = self.protocol.loss_weights(self.dataset, splits)
         learner = TunedClassifier(
             body,

@@ -18,7 +18,8 @@ from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import augmentation
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import Scope
-from ssl_transfer.models.heads import HeadInit, HeadKind, build_head
+from ssl_transfer.models.heads import TOKEN_KINDS, HeadInit, HeadKind, build_head
+from ssl_transfer.models.patch_tokens import input_dim
 from ssl_transfer.models.trainable import Trainable, Trained, trained_part
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.classification import require_metrics
@@ -48,7 +49,7 @@ class TuningKeys(DomainKeys):
             statistics, which the test uses, move to those of the training images.
         bn_scope: the BatchNorm layers that ``batch_norm`` trains: ``all``, or ``published`` (the
             stem's and every block's except ``bn1`` and the shortcuts').
-        head: kind of classifier.
+        head: kind of classifier; ``attention`` and ``attention_block`` read patch tokens.
         head_init: initialisation of its linear layers: W ~ N(0, 0.01), b = 0, or ``torch``'s
             default.
         optimizer: see ``TrainingKeys``; null for the keys that the grid sets.
@@ -108,6 +109,12 @@ class TuningKeys(DomainKeys):
                 "`encoder_mode` must be eval where layers of the encoder are trained, which says "
                 f"what is in train mode, but `trainable` is {self.trainable}."
             )
+        if self.head in TOKEN_KINDS and self.trainable != "head":
+            raise ValueError(
+                "`head` must stand on features where layers of the encoder are trained, but is "
+                f"{self.head} for `trainable={self.trainable}`; use attentive_probe, or another "
+                "head."
+            )
         if self.trainable_modules is not None and self.trainable != "last_block":
             raise ValueError(
                 "`trainable_modules` must be null unless the protocol is last_block, but is "
@@ -140,13 +147,14 @@ class TuningKeys(DomainKeys):
     def initial_head(self, encoder: Encoder, dataset: Dataset, context: Context) -> nn.Module:
         """Return a new head with the weights that every training starts from."""
         with randomness.seeded(randomness.derive(context.seed, "head")):
-            dim, classes = encoder.feature_dim, len(dataset.classes)
+            dim, classes = input_dim(encoder, self.head), len(dataset.classes)
             return build_head(self.head, dim, classes, self.head_init)
 
     def reads_stored_features(self, dataset: Dataset) -> bool:
         """Whether the features of an image never change, so that they are computed once."""
         augment = augmentation(self.augmentation, flip=dataset.flip)
-        return self.encoder_is_constant and augment is None
+        on_features = self.head not in TOKEN_KINDS
+        return self.encoder_is_constant and augment is None and on_features
 
     def _check_rates(self) -> None:
         rates = [rate for rate in (self.encoder_lr, *(self.grid.get("encoder_lr") or ()))

@@ -16,7 +16,8 @@ from ssl_transfer.features import FeatureStore, StoredPrecision
 from ssl_transfer.features.extraction import derivation_of, identity_of, identity_of_encoder
 from ssl_transfer.methods import pretraining
 from ssl_transfer.models.batch_norm import Scope
-from ssl_transfer.models.heads import HeadKind, build_head
+from ssl_transfer.models.heads import TOKEN_KINDS, HeadKind, build_head
+from ssl_transfer.models.patch_tokens import input_dim
 from ssl_transfer.models.trainable import Trainable, trained_part
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.base import SPLITS, EvaluationProtocol
@@ -268,12 +269,21 @@ def _of_evaluation(run: Run, protocol: EvaluationProtocol, classes: int) -> tupl
     parts = run.sources.values() if run.is_fused else [run]
     shapes = [_shape(_model_of(part), *chosen) for part in parts]
     shape = _Shape(*(sum(sizes) for sizes in zip(*shapes, strict=True)))
-    head = _head_bytes(protocol.head, shape.dim, classes)
+    dim = shape.dim if protocol.head not in TOKEN_KINDS else _token_dim(_model_of(run))
+    head = _head_bytes(protocol.head, dim, classes)
     constant = protocol.encoder_is_constant
     trained = shape.trained + head * (len(protocol.points()) if constant else 1)
     copies = 1 + MOMENTS[protocol.optimizer["name"]] + (protocol.epoch_selection == "best")
     left = shape.tensors * protocol.keep_encoder + head * (protocol.keep_encoder or constant)
     return _factor(run) * left, _factor(run) * copies * trained
+
+
+@functools.cache
+def _token_dim(model: str) -> int:
+    """Return the number of features of an architecture's tokens; 0 if its run is not applicable."""
+    with contextlib.suppress(ValueError):
+        return input_dim(models.build(json.loads(model)), "attention")
+    return 0
 
 
 @functools.cache

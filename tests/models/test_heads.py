@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from ssl_transfer.models.heads import (
     HEAD_FILE,
+    TOKEN_KINDS,
     Head,
     HeadKind,
     averaged_head,
@@ -30,7 +31,7 @@ def test_a_head_is_read_as_it_was_written(tmp_path: Path, kind: HeadKind) -> Non
     assert (again.kind, again.classes, again.target, again.outputs) == (
         kind, ("a", "ä", "c"), "classes", 3
     )  # fmt: skip
-    features = torch.rand(4, 5)
+    features = torch.rand(4, 6, 5) if kind in TOKEN_KINDS else torch.rand(4, 5)
     assert torch.equal(again.layers(features), head.layers(features))
     first = (tmp_path / HEAD_FILE).read_bytes()
     for _ in range(5):  # no random order of the description

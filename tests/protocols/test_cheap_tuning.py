@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_tuning import SGD, changed, context
 from tiny_runs import DATA, TUNING, run_all, tiny
 
 from ssl_transfer import datasets, models
+from ssl_transfer.classifier import load_classifier
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.models.backbones import timm_backbone
@@ -147,21 +149,64 @@ def test_the_trained_share_is_recorded(trainable: Any, digits: Dataset, tmp_path
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("make", [transformer, resnet])
+@pytest.mark.parametrize("head", ["attention", "attention_block"])
+def test_an_attentive_probe_trains_its_whole_head_and_leaves_its_encoder_as_it_is(
+    make: Any, head: Any, digits: Dataset, tmp_path: Path
+) -> None:
+    judged = make()
+    before = copy.deepcopy(judged.state_dict())
+    trial = TuningRun(tuning("head", head=head), judged, digits, context(tmp_path))
+    initial = copy.deepcopy(trial.learner([{}]).heads[0].state_dict())
+    final = trial.train([{}], ["train"], "x").heads[0].state_dict()
+    assert changed(before, judged.state_dict()) == set()
+    # Softmax takes the bias of the keys away again.
+    assert set(final) - changed(initial, final) <= {"0.key.bias"}
+
+
+def test_an_attentive_head_is_refused_above_a_trained_encoder() -> None:
+    with pytest.raises(ValueError, match=r"`head` must stand on features .* but is attention for"):
+        tuning("all", head="attention")
+
+
+@pytest.mark.parametrize("head", ["attention", "attention_block"])
+def test_the_classifier_of_an_attentive_probe_gives_the_predictions_of_its_run(
+    head: str, tmp_path: Path
+) -> None:
+    keys = (f"protocol.head={head}", "protocol.grid.lr=[0.1,0.01]", "dataset.name=digits")
+    run = tiny(tmp_path, "protocol=attentive_probe", *keys[:2])
+    assert run_all(run).failures == {}
+    facts = run.record()["trainable"]
+    assert facts["encoder_trained"] == 0
+    dim = 16
+    pooling = {"attention": dim + 2 * dim**2, "attention_block": 12 * dim**2 + 14 * dim}[head]
+    assert facts["head_parameters"] == pooling + (dim + 1) * 10
+    dataset = datasets.build(run.resolved["dataset"])
+    classifier = load_classifier(run.folder)
+    images = [Image.fromarray(np.asarray(image)) for image in dataset["test"].images]
+    kept = np.load(run.folder / "test_predictions.npz")["scores"]
+    scores = torch.tensor(kept).softmax(1)
+    torch.testing.assert_close(classifier.predict(images), scores, rtol=1e-4, atol=1e-5)
+
+
 # ---- processes and interruptions ----------------------------------------------------------------
 
 
-def logits_of(folder: Path, trainable: Any, make: Any) -> Any:
+def of(kind: Any) -> Tuning:
+    """Return a protocol that trains a part of the encoder, or a kind of head."""
+    return tuning("head", head=kind) if kind.startswith("attention") else tuning(kind)
+
+
+def logits_of(folder: Path, kind: Any, make: Any) -> Any:
     place = folder / str(distributed.rank())
-    return learnt(make(), digits_of(), place, tuning(trainable))[0]
+    return learnt(make(), digits_of(), place, of(kind))[0]
 
 
 @pytest.mark.parametrize("make", [transformer, resnet])
-@pytest.mark.parametrize("trainable", CHEAP)
-def test_two_processes_train_as_one(
-    gloo_pool: Any, tmp_path: Path, trainable: Any, make: Any
-) -> None:
-    alone = logits_of(tmp_path / "alone", trainable, make)
-    first, second = gloo_pool.run(logits_of, tmp_path, trainable, make)
+@pytest.mark.parametrize("kind", [*CHEAP, "attention", "attention_block"])
+def test_two_processes_train_as_one(gloo_pool: Any, tmp_path: Path, kind: Any, make: Any) -> None:
+    alone = logits_of(tmp_path / "alone", kind, make)
+    first, second = gloo_pool.run(logits_of, tmp_path, kind, make)
     np.testing.assert_allclose(first, alone, rtol=0, atol=1e-9)
     np.testing.assert_array_equal(first, second)
 
@@ -171,11 +216,11 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("make", [transformer, resnet])
-@pytest.mark.parametrize("trainable", CHEAP)
+@pytest.mark.parametrize("kind", [*CHEAP, "attention", "attention_block"])
 def test_killed_equals_undisturbed(
-    digits: Dataset, tmp_path: Path, monkeypatch: Any, trainable: Any, make: Any
+    digits: Dataset, tmp_path: Path, monkeypatch: Any, kind: Any, make: Any
 ) -> None:
-    undisturbed, _ = learnt(make(), digits, tmp_path / "whole", tuning(trainable))
+    undisturbed, _ = learnt(make(), digits, tmp_path / "whole", of(kind))
     save = trainer.Checkpointer.save
 
     def then_killed(checkpointer: Any, step: int) -> None:
@@ -187,6 +232,6 @@ def test_killed_equals_undisturbed(
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Checkpointer, "save", then_killed)
         with pytest.raises(Killed):
-            learnt(make(), digits, tmp_path / "part", tuning(trainable), **keys)
-    resumed, _ = learnt(make(), digits, tmp_path / "part", tuning(trainable), **keys)
+            learnt(make(), digits, tmp_path / "part", of(kind), **keys)
+    resumed, _ = learnt(make(), digits, tmp_path / "part", of(kind), **keys)
     np.testing.assert_array_equal(resumed, undisturbed)

@@ -17,7 +17,10 @@ PROTOCOLS = [name for name in options("protocol") if name not in OTHERS]
 SMALL = ["model.width=4", "model.preprocessing.size=16", "trainer.device=cpu"]
 FEW = ["dataset.labels_per_class=8", "dataset.test_per_class=20"]
 TUNING = ["protocol.epochs=1", "protocol.grid.lr=[0.1]", *FEW]
-TUNINGS = ("linear_probe", "bn_tune", "norm_tune", "bias_tune", "last_block", "finetune")
+TUNINGS = (
+    *("linear_probe", "attentive_probe", "bn_tune", "norm_tune", "bias_tune", "last_block"),
+    "finetune",
+)
 TRAININGS = (*TUNINGS, "linear_probe_then_finetune")
 MEASURES = [name for name in PROTOCOLS if name not in TRAININGS]
 FEWER = {

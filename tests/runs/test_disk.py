@@ -45,6 +45,7 @@ def near(estimate: int, size: int, tensors: int = 200) -> bool:
     [
         ["protocol=finetune", "protocol.keep_encoder=true"],
         ["protocol=bn_tune"],
+        ["protocol=attentive_probe", "protocol.grid.lr=[0.1,1]"],
         ["protocol=norm_tune"],
         ["protocol=bias_tune"],
         ["protocol=last_block"],
