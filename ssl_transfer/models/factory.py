@@ -10,7 +10,7 @@ from ssl_transfer.models.encoder import Encoder, require_module, wrap
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.published_preprocessing import stated_preprocessing
 from ssl_transfer.models.tokens import choose_features
-from ssl_transfer.models.weights import find_weights, load_weights, weights_file
+from ssl_transfer.models.weights import find_weights, load_weights, say_terms, weights_file
 from ssl_transfer.system import hub
 
 _LABELS = frozenset(
@@ -47,6 +47,8 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
         # Find the weights before building the network, so that missing weights fail at once.
         place = find_weights(**_finding(weights), name=config.get("name"))
         weights["path"] = weights_file(place)
+    elif weights.get("terms") and config.get("pretrained"):
+        say_terms(str(config.get("name")), weights["terms"])
     prepared = dict(config.get("preprocessing") or {})
     if weights.get("path"):
         name = str(config.get("name") or target)
@@ -86,5 +88,5 @@ def _refuse_for_several(**choices: Any) -> None:
 
 def _finding(weights: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of ``weights`` that locate the file."""
-    keys = ("path", "url", "download", "obtain", "sha256", "md5")
+    keys = ("path", "url", "download", "obtain", "sha256", "md5", "terms")
     return {key: weights[key] for key in keys if key in weights}

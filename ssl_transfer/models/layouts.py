@@ -281,6 +281,70 @@ def seer(state: State) -> State:
     return converted
 
 
+def vissl(state: State) -> State:
+    """Return a ResNet that VISSL trained, or converted (``vissl/models/trunks/resnext.py``).
+
+    The names below ``_feature_blocks.`` are torchvision's; heads have names of their own.
+    """
+    trunk = below(f"{_VISSL}trunk.", state) or state
+    return below("_feature_blocks.", trunk)
+
+
+def moco_v3(state: State) -> State:
+    """Return the base encoder of MoCo v3, as ``main_lincls.py`` of its code does.
+
+    Its projector stands in the place of the network's classifier.
+    """
+    encoder = below("module.base_encoder.", state)
+    return {n: t for n, t in encoder.items() if not n.startswith(("fc.", "head."))}
+
+
+def ijepa(state: State) -> State:
+    """Return the target encoder of I-JEPA (``save_checkpoint`` in ``src/train.py``)."""
+    return below("target_encoder.module.", state)
+
+
+_MMPRETRAIN_NAMES = [
+    (r"^layers\.", "blocks."),
+    (r"^patch_embed\.projection\.", "patch_embed.proj."),
+    (r"^ln1\.", "norm."),
+    (r"\.ln([12])\.", r".norm\1."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+]
+
+
+def mmpretrain_vit(state: State) -> State:
+    """Return timm's tensors of a vision transformer that OpenMMLab trained.
+
+    Names as in ``mmpretrain/models/backbones/vision_transformer.py``; the token of masked patches
+    is left out.
+    """
+    converted: State = {}
+    for name, tensor in below("backbone.", state).items():
+        for pattern, replacement in _MMPRETRAIN_NAMES:
+            name = re.sub(pattern, replacement, name)
+        if name != "mask_token":
+            converted[name] = tensor
+    return converted
+
+
+def beit_v2(state: State) -> State:
+    """Return timm's tensors of BEiT v2 before any labels (``modeling_pretrain.py`` of beit2).
+
+    All blocks share one table of relative positions there; timm has one in each. The head of visual
+    tokens and the layers that only pre-training uses are left out.
+    """
+    table = state.get("rel_pos_bias.relative_position_bias_table")
+    if table is None:
+        return {}
+    left_out = ("rel_pos_bias.", "lm_head.", "cls_pt_layers.", "mask_token")
+    converted = {n: t for n, t in state.items() if not n.startswith(left_out)}
+    blocks = {match[1] for name in state if (match := re.match(r"blocks\.(\d+)\.", name))}
+    tables = {f"blocks.{number}.attn.relative_position_bias_table": table for number in blocks}
+    return converted | tables
+
+
 _RRL_MEMBER = re.compile(r"module\.model(\d+)\.(?:model(\d+)\.)?(.+)")
 
 
@@ -337,6 +401,11 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "byol": byol,
     "vit_jax": vit_jax,
     "seer": seer,
+    "vissl": vissl,
+    "moco_v3": moco_v3,
+    "ijepa": ijepa,
+    "mmpretrain_vit": mmpretrain_vit,
+    "beit_v2": beit_v2,
     "rrl": rrl,
     "wilds": wilds,
 }
@@ -374,11 +443,17 @@ _MARKS: list[tuple[tuple[str, ...], str, str]] = [
      "lightly"),
     ((r"(backbone|encoder)\.(conv1|layer1)\.", r"(classifier|projector)\."),
      "a checkpoint of solo-learn", "solo_learn"),
+    ((r"backbone\.layers\.\d+\.ffn\.",), "a vision transformer of OpenMMLab", "mmpretrain_vit"),
     ((r"(module\.)?backbone\.",), "an OpenMMLab (mmselfsup) checkpoint", "mmselfsup"),
     ((r"net\.\d\.blocks\.\d+\.",), "a SimCLR-v2 checkpoint of SimCLRv2-Pytorch", "simclr_v2"),
     ((r".*online_params\.",), "BYOL's Haiku checkpoint", "byol"),
     ((r"Transformer/encoderblock_\d+/",), "a vision transformer of google-research", "vit_jax"),
+    ((r"(classy_state_dict\.base_model\.model\.trunk\.)?_feature_blocks\.(conv1|layer1)\.",),
+     "a ResNet of VISSL", "vissl"),
     ((r"classy_state_dict\.base_model\.model\.trunk\.",), "a SEER checkpoint of VISSL", "seer"),
+    ((r"module\.base_encoder\.",), "a MoCo-v3 checkpoint", "moco_v3"),
+    ((r"target_encoder\.module\.",), "an I-JEPA checkpoint", "ijepa"),
+    ((r"rel_pos_bias\.relative_position_bias_table",), "a BEiT-v2 checkpoint", "beit_v2"),
     ((r"module\.model\d+\.",), "a checkpoint of RRL (TjuJianyu/RRL)", "rrl"),
     ((r"algorithm\.model\.",), "a WILDS checkpoint", "wilds"),
     ((r"module\.",), "a network saved from DataParallel, as SwAV's are", "swav"),

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ssl_transfer.models import checkpoints, haiku, numpy_arrays
 from ssl_transfer.models.checkpoints import Stored
-from ssl_transfer.models.unpickling import DEEPEST, Budget, Refused, TooMuch
+from ssl_transfer.models.unpickling import DEEPEST, Array, Budget, Refused, TooMuch
 from ssl_transfer.system import inputs
 from ssl_transfer.system.downloads import checksum
 from ssl_transfer.system.plain_text import printable
@@ -69,6 +70,7 @@ def read_state(
         if inside is not None and isinstance(content, Mapping):
             content = content.get(inside)
         state = _read(dict(_tensors(_unwrapped(content, budget), budget)), path)
+        state = state or dict(_named_arrays(content, budget))
     except TooMuch as error:
         raise ValueError(_too_much(path, error)) from error
     if not state:
@@ -245,6 +247,23 @@ def _tensors(
             yield name, value
         elif not (depth == 0 and _BESIDE.match(name)):
             yield from _tensors(value, budget, f"{name}.", depth + 1)
+
+
+def _named_arrays(content: Any, budget: Budget) -> Iterator[tuple[str, Tensor]]:
+    """Yield the arrays of numpy in a checkpoint without tensors, such as VISSL's conversions."""
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping):
+            return
+        wrapped = (content.get(key) for key in WRAPPERS)
+        inner = next((part for part in wrapped if isinstance(part, Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    for name, array in content.items():
+        if isinstance(array, Array) and array.value is not None and len(str(name)) <= _LONGEST_NAME:
+            budget.spend(array.value.nbytes)
+            native = array.value.dtype.newbyteorder("=")
+            yield str(name), torch.from_numpy(array.value.astype(native))
 
 
 def _read(tensors: Mapping[str, Tensor | Stored], path: Path) -> State:

@@ -1,6 +1,7 @@
 """Find weights, load them strictly in published layouts, and save encoders."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import re
@@ -48,6 +49,7 @@ def find_weights(
     obtain: str | None = None,
     sha256: str | None = None,
     md5: str | None = None,
+    terms: str | None = None,
     name: str | None = None,
 ) -> Path:
     """Return the path of the weights; download them first if ``download`` is set.
@@ -59,6 +61,7 @@ def find_weights(
         obtain: instructions for getting the file, if there is no file to download directly.
         sha256: expected checksum of the downloaded file, or its first digits.
         md5: likewise.
+        terms: the licence that must be accepted before the weights are used.
         name: name of the model, for messages.
 
     Raises:
@@ -66,6 +69,8 @@ def find_weights(
         OSError: if the download fails.
     """
     file = Path(path).expanduser()
+    if terms and (download or file.exists()):
+        say_terms(name or "the model", terms)
     if file.exists():
         return file
     if download and url:
@@ -81,9 +86,17 @@ def find_weights(
     else:
         how = "correct `model.weights.path`"
     where = "" if file.is_absolute() else f" (relative paths start at `{Path.cwd()}`)"
+    if terms:
+        how = f"accept {terms}; then {how}"
     raise ValueError(
         f"The weights of `{name or 'the model'}` must exist, but `{file}` does not{where}; {how}."
     )
+
+
+@functools.lru_cache(maxsize=256)
+def say_terms(name: str, terms: str) -> None:
+    """Warn once per process that using weights means accepting a licence."""
+    log.warning("whoever uses the weights of `%s` accepts %s", name, terms)
 
 
 # ---- loading ------------------------------------------------------------------------------------
@@ -101,6 +114,7 @@ def load_weights(
     download: bool = False,
     obtain: str | None = None,
     md5: str | None = None,
+    terms: str | None = None,
 ) -> LoadReport:
     """Load all of the encoder's tensors from a file, or none.
 
@@ -117,6 +131,7 @@ def load_weights(
         download: likewise.
         obtain: likewise.
         md5: expected checksum of the file, if no SHA-256 is published.
+        terms: as in ``find_weights``.
 
     Returns:
         The report of what was matched and dropped.
@@ -133,7 +148,7 @@ def load_weights(
     if path is None:
         raise ValueError("`model.weights.path` must name a file or folder, but is null.")
     location = find_weights(path, url=url, download=download, obtain=obtain, sha256=sha256, md5=md5,
-                         name=encoder.name)  # fmt: skip
+                         terms=terms, name=encoder.name)  # fmt: skip
     file = weights_file(location)
     whole = read_state(file, sha256, md5)
     state = _with_prefix(file, prefix, whole) if prefix else whole

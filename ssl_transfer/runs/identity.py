@@ -79,7 +79,9 @@ _AXES_INSIDE: dict[tuple[str, str], str] = {
 
 # Keys that do not change what is computed; they are not part of an id.
 _OUTSIDE: dict[str, frozenset[str]] = {
-    "model": frozenset({"facts", "weights.url", "weights.download", "weights.obtain"}),
+    "model": frozenset(
+        {"facts", "weights.url", "weights.download", "weights.obtain", "weights.terms"}
+    ),
     "method": frozenset({"resources", "snapshots"}),
     "protocol": frozenset({"resources"}),
     "ssl_transfer.datasets": frozenset({"download"}),
