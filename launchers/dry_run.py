@@ -177,8 +177,9 @@ def finished_runs(outputs: Path) -> Iterator[Finished]:
         try:
             record = json.loads(path.read_bytes())
             config, is_pretraining = record["config"], record["dataset"] is None
-            if record["status"] != "finished" or config.get("debug") or record.get("resumed_at"):
-                continue  # a resumed run has the seconds of its last part
+            partly = record.get("resumed_at") and "attempts" not in record
+            if record["status"] != "finished" or config.get("debug") or partly:
+                continue  # in records of earlier code, a resumed run has those of its last part
             kind = Kind(
                 str(record["protocol"]),
                 str(record["method"]) if is_pretraining else None,

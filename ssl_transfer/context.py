@@ -1,8 +1,10 @@
 """The context of a run's work: folders, device, settings, logging and progress."""
 
+import contextlib
 import dataclasses
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ Item = TypeVar("Item")
 
 log = logging.getLogger(__name__)
 
-_RUN, _INPUTS = "run_id", "inputs"
+_RUN, _INPUTS, _SECONDS, _ATTEMPTS = "run_id", "inputs", "duration_s", "attempts"
 """Keys of ``progress.json`` in addition to those of ``once``."""
 
 SHOWN = {
@@ -67,6 +69,8 @@ class Context:
             unchanged.
         required: what the evaluations that the run requires have left, by role (values:
             ``protocols.required.Evaluated``).
+        began: start of the work of this process, by ``time.monotonic``.
+        attempts: number of processes, one after another, that have worked on the run.
     """
 
     folder: Path
@@ -90,14 +94,20 @@ class Context:
     required: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     logger: Any = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    began: float = dataclasses.field(default_factory=lambda: time.monotonic())
+    attempts: int = 1
+    _seconds_before: float = 0.0
     _bar: "tqdm[Any] | None" = None
     _shown: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Restore the list of resumptions that an earlier process of the run stored."""
+        """Restore the resumptions and the time that earlier attempts of the run stored."""
         self.facts.setdefault("features", [])
-        if resumed := self._progress().get("resumed_at"):
+        progress = self._progress()
+        if resumed := progress.get("resumed_at"):
             self.note(resumed_at=resumed)
+        self.attempts = progress.get(_ATTEMPTS, 0) + 1
+        self._seconds_before = progress.get(_SECONDS, 0.0)
 
     def note(self, **facts: Any) -> None:
         """Add facts to the run's record."""
@@ -120,6 +130,28 @@ class Context:
         """Add a resumption to the record; the list survives further interruptions."""
         self.note(resumed_at=[*self.facts.get("resumed_at", []), [training, step]])
         self._keep_progress(resumed_at=self.facts["resumed_at"])
+
+    def seconds(self) -> float:
+        """Return the time of the run's work over all attempts.
+
+        A process that was killed adds the time until it last stored something.
+        """
+        return self._seconds_before + time.monotonic() - self.began
+
+    def keep_time(self) -> None:
+        """Store the time of the run's work, so that it survives an interruption."""
+        self._keep_progress()
+
+    @contextlib.contextmanager
+    def timed(self, began: float) -> Iterator[None]:
+        """Count the time since ``began`` (``time.monotonic``); an error or a signal stores it."""
+        self.began = began
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):  # the error itself is reported
+                self.keep_time()
+            raise
 
     def progress(self, iterable: Iterable[Item], *, total: int, label: str) -> Iterator[Item]:
         """Iterate with a progress bar that shows the remaining time (on the first process)."""
@@ -162,7 +194,7 @@ class Context:
         return done[key]
 
     def _progress(self) -> dict[str, Any]:
-        """Return the stored results of ``once`` and the resumptions; {} if there are none."""
+        """Return the stored results of ``once``, resumptions and time; {} if there are none."""
         path = self.folder / "progress.json"
         try:
             progress = read_json(path, sealed=True)
@@ -178,7 +210,8 @@ class Context:
     def _keep_progress(self, **values: Any) -> None:
         if distributed.is_main():
             own = {_RUN: self.run_id, _INPUTS: self.inputs}
-            progress = {**own, **self._progress(), **values}
+            time_spent = {_SECONDS: round(self.seconds(), 3), _ATTEMPTS: self.attempts}
+            progress = {**own, **self._progress(), **time_spent, **values}
             write_json(self.folder / "progress.json", progress)
 
     def save_arrays(self, name: str, **arrays: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from results.agreement.choosing import (
     front,
     verdict,
 )
-from results.agreement.cost import Cost, together
+from results.agreement.cost import Cost, comparable, together
 from results.agreement.scores import Scores
 from results.records.labels import natural
 from results.statistics.intervals import FEWEST
@@ -128,11 +128,11 @@ def cost_table(costs: Mapping[str, Cost], choices: Sequence[Choice], target: str
     if any(cost.unknown for cost in ran.values()):
         notes.append(
             "≥: a lower bound, because records of earlier code do not say what the extraction of "
-            "their features cost, and interrupted runs record their last part only"
+            "their features cost, nor the whole time of interrupted runs"
         )
-    devices = {device for cost in ran.values() for device in cost.devices}
+    devices = together(ran.values()).devices
     if len(devices) > 1:
-        notes.append(f"times on {' and '.join(sorted(devices))} are not comparable or added up")
+        notes.append(f"times on {' and '.join(devices)} are not comparable or added up")
     elif best := _front(costs, choices, target):
         notes.append(f"no proxy that is as cheap has as little regret: {', '.join(best)}")
     header = ["proxy", "runs", "own time", "extraction", "total", "per score", "device"]
@@ -198,7 +198,7 @@ def _cost(cost: Cost) -> list[str]:
 
 def _share(cost: Cost, target: Cost | None) -> str:
     """Return the cost of a score as a share of the target's, if both ran on the same device."""
-    if target is None or cost is target or not cost.runs or cost.devices != target.devices:
+    if target is None or cost is target or not cost.runs or not comparable(cost, target):
         return "–"
     share = cost.per_cell / target.per_cell if target.per_cell > 0 else math.nan
     return f"{share:.1%}" if math.isfinite(share) else "–"

@@ -17,24 +17,27 @@ from results.records.cells import cells
 from results.records.reading import Results
 
 Uses = Mapping[str, tuple[float, str]]
-"""Key of an array -> device seconds of its extraction (NaN if unknown) and the kind of device."""
+"""Key of an array -> device seconds of its extraction (NaN if unknown) and the device."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """The cost of a proxy's scores, in seconds of wall time times processes.
 
-    Seconds on different kinds of device are not comparable and never added up: ``seconds`` and
-    ``extraction_seconds`` are NaN if there is more than one kind.
+    Seconds on different devices, such as two kinds of card, are not comparable and never added up:
+    ``seconds`` and ``extraction_seconds`` are NaN if there is more than one. A device is its kind
+    with its name, ``cuda (NVIDIA H100 80GB HBM3)``; where records of earlier code lack the name, it
+    is taken for the named one of its kind.
 
     Args:
-        own: kind of device -> seconds of the runs without the extraction of stored features.
+        own: device -> seconds of the runs without the extraction of stored features.
         arrays: the stored features that the runs use; each is extracted once.
         runs: number of runs.
         cells: number of pairs of encoder and dataset that the runs have scores for.
         unknown: number of runs whose cost is known only in part, so that the cost is a lower bound:
             runs of earlier code, whose records do not name the features that they reused; runs that
-            use features of earlier code; and interrupted runs, which record their last part only.
+            use features of earlier code; and interrupted runs of earlier code, whose records have
+            the time of their last part only.
     """
 
     own: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -45,9 +48,11 @@ class Cost:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """The kinds of device, sorted."""
+        """The devices, sorted."""
         known = {device for seconds, device in self.arrays.values() if not math.isnan(seconds)}
-        return tuple(sorted(set(self.own) | known))
+        known |= set(self.own)
+        named = {device.partition(" (")[0] for device in known if " (" in device}
+        return tuple(sorted(known - named))
 
     @property
     def seconds(self) -> float:
@@ -143,14 +148,25 @@ def _cost_of(record: Mapping[str, Any]) -> Cost:
     spent = 0.0
     for use in stated:
         seconds = _seconds(use.get("seconds"))
-        place = str(use.get("device") or "unknown device")
-        array = (math.nan if seconds is None else seconds, place)
+        array = (math.nan if seconds is None else seconds, _device_of(use))
         arrays[str(use.get("key"))] = array
         spent += _seconds(use.get("spent")) or 0.0
     duration = (_seconds(record.get("duration_s")) or 0.0) * processes
-    partly = not isinstance(uses, list) or bool(record.get("resumed_at"))
-    own = {str(record.get("device") or "unknown device"): max(duration - spent, 0.0)}
+    last_part = bool(record.get("resumed_at")) and "attempts" not in record
+    partly = not isinstance(uses, list) or last_part
+    own = {_device_of(record): max(duration - spent, 0.0)}
     return Cost(own, arrays, 1, 1, int(partly))
+
+
+def comparable(*known: Cost) -> bool:
+    """Return whether the seconds of several costs are of one device."""
+    return len(together(known).devices) <= 1
+
+
+def _device_of(facts: Mapping[str, Any]) -> str:
+    """Return the device that facts name, with its name if that is known."""
+    kind, name = str(facts.get("device") or "unknown device"), facts.get("device_name")
+    return f"{kind} ({name})" if isinstance(name, str) and name else kind
 
 
 def _dearer(one: tuple[float, str] | None, other: tuple[float, str]) -> tuple[float, str]:

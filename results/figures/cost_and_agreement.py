@@ -47,7 +47,7 @@ def draw(
     if not any(seconds[a.proxy] > 0 for a in shown):
         raise NotDrawn(
             "the figure of cost needs a proxy with five encoders or more whose records state the "
-            "time on one kind of device."
+            "time on one device."
         )
     drawing = Drawing(
         LEFT + _FREE + _SIZE[0] + 20, ABOVE + _SIZE[1] + BELOW, theme,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from results.agreement.choosing import RANDOM, Choice, Miss
-from results.agreement.cost import Cost
+from results.agreement.cost import Cost, comparable
 from results.report.answer import count, listed, name
 from results.tables.units import duration
 
@@ -61,7 +61,7 @@ def misses(proxy: str, missed: Sequence[Miss], target: str) -> str:
 def cost(proxy: str, cheap: Cost | None, target: str, dear: Cost | None) -> str | None:
     """Return what the scores of a proxy cost beside those of the target; None if unknown.
 
-    Costs are compared per encoder and dataset, and only on one kind of device.
+    Costs are compared per encoder and dataset, and only on one device.
 
     Args:
         proxy: the proxy's name.
@@ -81,7 +81,7 @@ def cost(proxy: str, cheap: Cost | None, target: str, dear: Cost | None) -> str 
         f"and dataset, {_bound(cheap)}{duration(cheap.total)} for "
         f"{count(cheap.runs, 'run')} on {listed(cheap.devices)}"
     )
-    if dear is None or cheap.devices != dear.devices or not dear.per_cell > 0:
+    if dear is None or not comparable(cheap, dear) or not dear.per_cell > 0:
         return f"{text}."
     target_took = f"those of {name(target)} {_bound(dear)}{duration(dear.per_cell)}"
     if cheap.unknown or dear.unknown:

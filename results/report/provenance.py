@@ -75,7 +75,7 @@ def _facts(document: Mapping[str, Any]) -> Iterable[tuple[str, object]]:
         yield "code", f"{str(revision)[:DIGITS]}{' with changes' if code.get('dirty') else ''}"
     for name, version in _part(document, "versions").items():
         yield str(name), version
-    if device := document.get("device"):
+    if device := document.get("device_name") or document.get("device"):
         processes = document.get("processes")
         several = isinstance(processes, int) and processes > 1
         yield "device", f"{processes} × {device}" if several else device

@@ -183,7 +183,8 @@ def _circumstances(record: Mapping[str, Any]) -> Iterator[Fact]:
     if trainable:
         yield "trained", f"{trainable.get('parameters')} parameters"
     if is_finite(record.get("duration_s")):
-        where = f" on {record.get('processes', 1)} × {record.get('device', 'unknown')}"
+        device = record.get("device_name") or record.get("device", "unknown")
+        where = f" on {record.get('processes', 1)} × {device}"
         yield "duration", f"{duration(record['duration_s'])}{where}"
     if record.get("started"):
         yield "started", str(record["started"])

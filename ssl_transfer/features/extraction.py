@@ -27,6 +27,7 @@ from ssl_transfer.models.fusion import FusedEncoder, Preparations, fused
 from ssl_transfer.models.tokens import EVERY, choice_of, columns_of_every, with_every_token
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.system import distributed
+from ssl_transfer.system.devices import device_name
 from ssl_transfer.training.trainer import HALF, autocast
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class FrozenFeatures:
             context.features,
             doubt=context.doubt,
             device=context.device.type,
+            device_name=device_name(context.device),
             note=context.note_features,
         )
         self.encoder = encoder.to(context.device, context.dtype)

@@ -35,8 +35,9 @@ Use = dict[str, Any]
 """What a run's use of an array cost, in seconds of wall time times processes.
 
 ``key`` identifies the array and ``images`` is its number of rows. ``seconds`` is the cost of its
-extraction, by whichever run, on the kind of ``device``; None if unknown. ``spent`` is what the
-present run spent on getting the array: extraction, waiting for another run, and reading.
+extraction, by whichever run, on the kind of ``device`` that is called ``device_name``; None if
+unknown. ``spent`` is what the present run spent on getting the array: extraction, waiting for
+another run, and reading.
 ``reused`` says whether the array was there before.
 """
 
@@ -52,6 +53,7 @@ class FeatureStore:
         doubt: whether to verify the contents of every file once in this process, also if its stamp
             is unchanged.
         device: kind of device that computes the arrays.
+        device_name: name of that processor or card (``None``: unknown).
         note: called with the cost of each use of an array.
     """
 
@@ -61,9 +63,11 @@ class FeatureStore:
         *,
         doubt: bool = False,
         device: str = "cpu",
+        device_name: str | None = None,
         note: Callable[[Use], object] = lambda use: None,
     ) -> None:
-        self.folder, self.doubt, self.device, self.note = folder, doubt, device, note
+        self.folder, self.doubt, self.note = folder, doubt, note
+        self.device, self.device_name = device, device_name
 
     def path(self, identity: Mapping[str, Any]) -> Path:
         """Return the file of the array with this ``identity`` (plain JSON)."""
@@ -78,7 +82,7 @@ class FeatureStore:
         self, path: Path, samples: int, extraction: Mapping[str, Any], spent: float,
         *, reused: bool = True,
     ) -> None:  # fmt: skip
-        cost = {"seconds": extraction.get("seconds"), "device": extraction.get("device")}
+        cost = {key: extraction.get(key) for key in ("seconds", "device", "device_name")}
         spent = round(spent * distributed.world_size(), 3)
         self.note({"key": path.stem, "images": samples, **cost, "spent": spent, "reused": reused})
 
@@ -125,7 +129,7 @@ class FeatureStore:
     def _cost(self, seconds: float | None) -> dict[str, Any]:
         """Return the cost of an extraction that all processes worked on for so long."""
         total = None if seconds is None else round(seconds * distributed.world_size(), 3)
-        return {"seconds": total, "device": self.device}
+        return {"seconds": total, "device": self.device, "device_name": self.device_name}
 
     def _read_together(
         self, path: Path, identity: Mapping[str, Any], samples: int

@@ -44,6 +44,7 @@ from ssl_transfer.runs.logging_services import LoggerRefused
 from ssl_transfer.runs.required import required_evaluations
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import claims, distributed, inputs, manifests, provenance, signals, slurm
+from ssl_transfer.system.devices import device_name
 from ssl_transfer.system.files import write_json
 from ssl_transfer.system.inputs import Inputs
 
@@ -251,7 +252,7 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
     context = make_context(run, device, folder, _started_from(dataset, weights_files))
     context.required = evaluations
     more_data = None
-    with RunLogger(run, context) as context.logger:
+    with context.timed(clock), RunLogger(run, context) as context.logger:
         if run.is_pretraining:
             scores: list[Score] = []
             snapshots = _snapshots(run, encoder, folder)
@@ -285,8 +286,10 @@ def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
                 "classes": list(dataset.classes),
                 **dataset.facts,
             },
-            duration_s=round(time.monotonic() - clock, 3),
+            duration_s=round(context.seconds(), 3),
+            attempts=context.attempts,
             device=device.type,
+            device_name=device_name(device),
             job=slurm.current_job(),
             processes=distributed.world_size(),
         )

@@ -115,4 +115,5 @@ class Checkpointer:
             {"step": step, **self.state.state()},
             self.header,
         )
+        self.context.keep_time()
         self.saved_at = time.monotonic()

@@ -39,7 +39,7 @@ def clock(monkeypatch):
 
 
 def use(folder, compute, uses):
-    FeatureStore(folder, device="cuda", note=uses.append).get(KEY, 4, compute)
+    FeatureStore(folder, device="cuda", device_name="H100", note=uses.append).get(KEY, 4, compute)
 
 
 def test_every_use_states_the_seconds_of_the_one_extraction(tmp_path, clock):
@@ -47,7 +47,8 @@ def test_every_use_states_the_seconds_of_the_one_extraction(tmp_path, clock):
     use(tmp_path, clock.compute(7.5), uses)
     use(tmp_path, clock.compute(99.0), uses)
     path = FeatureStore(tmp_path).path(KEY)
-    fixed = {"key": path.stem, "images": 4, "seconds": 7.5, "device": "cuda"}
+    device = {"device": "cuda", "device_name": "H100"}
+    fixed = {"key": path.stem, "images": 4, "seconds": 7.5, **device}
     assert uses == [
         {**fixed, "spent": 7.5, "reused": False},
         {**fixed, "spent": 0.0, "reused": True},

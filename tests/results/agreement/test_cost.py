@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from results.agreement.cost import costs, together
+from results.agreement.cost import comparable, costs, together
 from results.records.reading import read
 
 A, B = "a" * 16, "b" * 16
@@ -48,12 +48,13 @@ def test_the_cost_of_earlier_and_of_interrupted_runs_is_a_lower_bound(write, out
     del old["features"]
     write(A, protocol="old", **old)
     write(A, protocol="resumed", **run(5.0, resumed_at=[["a", 1]]))
+    write(A, protocol="whole", **run(5.0, resumed_at=[["a", 1]], attempts=2))
     write(A, protocol="reuses", **run(5.0, use("x", None, 0.0)))
     write(A, protocol="known", **run(5.0, use("y", None, 0.0)))
     write(B, protocol="known", **run(5.0, use("y", 3.0, 0.0)))
-    found = costs(read(outputs), ["old", "resumed", "reuses", "known"])
-    assert [cost.unknown for cost in found.values()] == [1, 1, 1, 0]
-    assert [cost.total for cost in found.values()] == [5, 5, 5, 13]
+    found = costs(read(outputs), ["old", "resumed", "reuses", "known", "whole"])
+    assert [cost.unknown for cost in found.values()] == [1, 1, 1, 0, 0]
+    assert [cost.total for cost in found.values()] == [5, 5, 5, 13, 5]
 
 
 def test_seconds_of_different_devices_are_never_added_up(write, outputs: Path) -> None:
@@ -63,6 +64,25 @@ def test_seconds_of_different_devices_are_never_added_up(write, outputs: Path) -
     assert math.isnan(cost.seconds)
     assert math.isnan(cost.per_cell)
     assert dict(cost.own) == {"cpu": 5.0}
+
+
+def test_seconds_of_different_cards_are_never_added_up(write, outputs: Path) -> None:
+    card, other = ({"device": "cuda", "device_name": name} for name in ("A100", "H100"))
+    named = {**use("x", 3.0, 0.0), **card}
+    write(A, protocol="one", **run(5.0, named, **card))
+    write(A, protocol="two", **run(5.0, **card))
+    write(B, protocol="two", **run(5.0, **other))
+    write(A, protocol="reuses", **run(5.0, named, **other))
+    write(A, protocol="unnamed", **run(5.0, named, device="cuda"))
+    found = costs(read(outputs), ["one", "two", "reuses", "unnamed"])
+    assert (found["one"].total, found["one"].devices) == (8.0, ("cuda (A100)",))
+    for protocol in ("two", "reuses"):
+        assert found[protocol].devices == ("cuda (A100)", "cuda (H100)")
+        assert math.isnan(found[protocol].total)
+    # Records of earlier code do not name the card.
+    assert (found["unnamed"].total, found["unnamed"].devices) == (8.0, ("cuda (A100)",))
+    assert comparable(found["one"], found["unnamed"])
+    assert not comparable(found["one"], found["reuses"])
 
 
 def test_records_without_a_duration_have_no_cost(write, outputs: Path) -> None:
