@@ -1,10 +1,8 @@
 """A table of image files: CSV, TSV, JSON lines or Parquet, with an image per row."""
 
 import logging
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -13,11 +11,12 @@ from ssl_transfer import metrics
 from ssl_transfer.config.ranges import Finite, ProperFraction, Text
 from ssl_transfer.datasets import list_tables, named_files
 from ssl_transfer.datasets.base import Dataset
-from ssl_transfer.datasets.columns import Table, read_table
+from ssl_transfer.datasets.columns import read_table
 from ssl_transfer.datasets.duplicates import OnDuplicates
+from ssl_transfer.datasets.labels import Place, labels_of, texts
 from ssl_transfer.datasets.nearest import existing_folder
 from ssl_transfer.datasets.reader import Options, reader, some
-from ssl_transfer.datasets.rows import Choices, Labels, Rows, TargetKind, dataset_of
+from ssl_transfer.datasets.rows import Choices, Rows, TargetKind, dataset_of
 from ssl_transfer.datasets.split_folders import SPLITS
 from ssl_transfer.system import inputs
 
@@ -162,28 +161,38 @@ def rows_of(
         return Rows((), (), (), "class", table.place)
     if not len(table):
         problems.append(f"{path.name}: no rows")
-    texts = {
-        role: _texts(table, role, roles[role][0], problems)
+    text = {
+        role: texts(role, table.values[roles[role][0]], table.place, problems)
         for role in ("path", *FURTHER)
         if role in roles
     }
-    labels, classes = _labels(table, roles, target, separator, problems)
+    if "labels" in roles and target not in (None, "classes"):
+        raise ValueError(
+            f"`dataset.target` must be null or classes for a column of labels, but is {target}."
+        )
+    labels, kind, classes = labels_of(
+        {name: table.values[name] for name in roles.get("labels") or roles["label"]},
+        "classes" if "labels" in roles else target,
+        table.place,
+        problems,
+        separator,
+    )
     places = []
-    for row, name in enumerate(texts["path"]):
+    for row, name in enumerate(text["path"]):
         place, problem = named_files.find(str(folder), name) if name else ("", None)
         places.append(place)
         if problem is not None:
             problems.append(f"{table.place(row)}: {problem}")
     return Rows(
-        names=texts["path"],
+        names=text["path"],
         paths=places,
         labels=labels,
-        target=target or ("classes" if "labels" in roles else "class"),
+        target=kind,
         place=table.place,
         classes=classes,
-        splits=_splits(table, texts["split"], problems) if "split" in texts else None,
-        groups=texts.get("group"),
-        domains=texts.get("domain"),
+        splits=_splits(text["split"], table.place, problems) if "split" in text else None,
+        groups=text.get("group"),
+        domains=text.get("domain"),
     )
 
 
@@ -219,109 +228,19 @@ def _roles(
     return roles
 
 
-def _texts(table: Table, role: str, column: str, problems: list[str]) -> list[str]:
-    """Return the texts of a column; empty, with a message, where there is none."""
-    values = table.values[column]
-    # Where values repeat, as labels do, each is looked at once.
-    settled: dict[Any, tuple[str, str | None]] = {}
-    texts = []
-    for row, value in enumerate(values):
-        try:
-            known = settled.get(value)
-        except TypeError:  # a list
-            known = ("", f"the {role} {str(value)[:80]} must be a text or a whole number")
-        if known is None:
-            known = _text(role, value)
-            if role != "path":
-                settled[value] = known
-        text, problem = known
-        texts.append(text)
-        if problem is not None:
-            problems.append(f"{table.place(row)}: {problem}")
-    return texts
-
-
-def _text(role: str, value: Any) -> tuple[str, str | None]:
-    """Return a value as text, and what is wrong with it (``None``: nothing)."""
-    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
-        value = int(value)
-    if value is None or value == "" or value != value:
-        return "", f"no {role}"
-    if not isinstance(value, str | int):
-        return "", f"the {role} {str(value)[:80]} must be a text or a whole number"
-    text = str(value)
-    if not text.isprintable():
-        return "", f"the {role} {text[:80]!r} has a character that is not printable"
-    return (text if role == "path" else unicodedata.normalize("NFC", text)), None
-
-
-def _splits(table: Table, texts: Sequence[str], problems: list[str]) -> Int64[np.ndarray, " rows"]:
+def _splits(words: Sequence[str], place: Place, problems: list[str]) -> Int64[np.ndarray, " rows"]:
     """Return the position in ``SPLITS`` of each row's split."""
     numbers = {}
-    for text in set(texts) - {""}:
+    for text in set(words) - {""}:
         split = list_tables.split_of(text)
         numbers[text] = -1 if split is None else SPLITS.index(split)
-    splits = np.array([numbers.get(text, 0) for text in texts], dtype=np.int64)
+    splits = np.array([numbers.get(text, 0) for text in words], dtype=np.int64)
     problems += [
-        f"{table.place(row)}: the split `{texts[row][:80]}` is none of train, val and test "
+        f"{place(row)}: the split `{words[row][:80]}` is none of train, val and test "
         f"(dataset.columns.split={list_tables.UNUSED} leaves this column out)"
         for row in np.flatnonzero(splits < 0).tolist()
     ]
     return splits
-
-
-def _labels(
-    table: Table,
-    roles: Mapping[str, Sequence[str]],
-    target: TargetKind | None,
-    separator: str,
-    problems: list[str],
-) -> tuple[Labels, tuple[str, ...] | None]:
-    """Return the labels of all rows, and the names of columns of numbers."""
-    if "labels" in roles:
-        if target not in (None, "classes"):
-            raise ValueError(
-                f"`dataset.target` must be null or classes for a column of labels, but is {target}."
-            )
-        return _several(table, roles["labels"][0], separator, problems), None
-    names = roles["label"]
-    if target == "values" or (target == "classes" and len(names) > 1):
-        numbers = [_numbers(table, name, problems) for name in names]
-        return np.stack(numbers, axis=1).reshape(-1, len(names)), tuple(names)
-    if len(names) > 1:
-        raise ValueError(
-            "`dataset.target` must be values or classes for several columns of labels, but is "
-            f"{'null' if target is None else target}; set it."
-        )
-    if target == "classes":
-        return _several(table, names[0], separator, problems), None
-    labels = _texts(table, "label", names[0], problems)
-    shared = {label: (label,) for label in set(labels)}
-    return [shared[label] for label in labels], None
-
-
-def _several(
-    table: Table, column: str, separator: str, problems: list[str]
-) -> list[tuple[str, ...]]:
-    """Return the labels of each row of a column; none is a valid number of labels."""
-    rows = []
-    for row, value in enumerate(table.values[column]):
-        parts = value.split(separator) if isinstance(value, str) else value
-        parts = [] if parts is None else parts if isinstance(parts, list) else [parts]
-        settled = [_text("label", p.strip() if isinstance(p, str) else p) for p in parts if p != ""]
-        problems += [f"{table.place(row)}: {problem}" for _, problem in settled if problem]
-        rows.append(tuple(text for text, _ in settled))
-    return rows
-
-
-def _numbers(table: Table, column: str, problems: list[str]) -> np.ndarray:
-    numbers = np.full(len(table), np.nan)
-    for row, value in enumerate(table.values[column]):
-        try:
-            numbers[row] = float(value)
-        except (TypeError, ValueError):
-            problems.append(f"{table.place(row)}: the {column} {str(value)[:80]!r} is no number")
-    return numbers
 
 
 def _warn_of_outside(options: Options, folder: Path, rows: Rows) -> None:

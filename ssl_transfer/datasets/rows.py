@@ -8,6 +8,7 @@ on a score, and a set gives the same scores in every form.
 import dataclasses
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -146,6 +147,31 @@ def dataset_of(options: Options, rows: Rows, choices: Choices) -> Dataset:
         facts=facts,
         domains=domain_names,
     )
+
+
+def stable_names(
+    files: Sequence[str], labels: Labels, splits: Int64[np.ndarray, " rows"] | None
+) -> list[str]:
+    """Return names of images that are stored in other files, as class folders would name them.
+
+    A name without a folder gets that of its class, and each name begins with its split, if there
+    are splits: ``train/<class>/<file>``. Of equal names, all but the first get a number.
+
+    Args:
+        files: the name of each image's own file.
+        labels: see ``Labels``; only single labels name a folder.
+        splits: see ``Rows``.
+    """
+    names, times = [], Counter[str]()
+    for row, file in enumerate(files):
+        name = file
+        if "/" not in file and not isinstance(labels, np.ndarray) and len(labels[row]) == 1:
+            name = f"{labels[row][0]}/{file}"
+        if splits is not None:
+            name = f"{SPLITS[splits[row]]}/{name}"
+        times[name] += 1
+        names.append(name if times[name] == 1 else f"{name} ({times[name]})")
+    return names
 
 
 def _repeated(rows: Rows) -> Iterator[str]:

@@ -185,7 +185,7 @@ def note_files(
 
 def note_file(path: str | Path) -> None:
     """Record a file that is about to be read, or that would be read if it existed."""
-    place = os.path.abspath(path)  # noqa: PTH100
+    place = staging.source_of(os.path.abspath(path))  # noqa: PTH100
     for collector in _active:
         stamp = _stamp(place)
         if stamp is not None:

@@ -40,6 +40,7 @@ _BATCH_FILES, _BATCH_BYTES = 64, 64 << 20
 _BLOCK = 4096  # bytes that the smallest file occupies
 
 _copies: dict[str, "_Copy"] = {}  # by the path of the copy
+_sources: dict[str, str] = {}  # file that was made from another -> that file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +151,19 @@ class NoSpace(OSError):
     """The stage has too little space for a dataset."""
 
 
+def made_from(path: str, source: str) -> None:
+    """Let a file count as the file that it was made from, whose content it has in another form."""
+    _sources[path] = source
+
+
+def source_of(path: str) -> str:
+    """Return the file that a file was made from by this project; other paths unchanged."""
+    return _sources.get(path, path)
+
+
 def original(path: str) -> str:
     """Return the source of a path in a copy that this process uses; other paths unchanged."""
+    path = source_of(path)
     for copy, known in _copies.items():
         if path.startswith(copy) and path[len(copy) : len(copy) + 1] in ("", os.sep):
             return known.source + path[len(copy) :]
@@ -160,6 +172,7 @@ def original(path: str) -> str:
 
 def stamp(path: str) -> Stamp | None:
     """Return the stamp of the source of a file in a copy; None for other files."""
+    path = source_of(path)
     for copy, known in _copies.items():
         if path.startswith(copy) and path[len(copy) : len(copy) + 1] in ("", os.sep):
             return known.stamps.get(path[len(copy) + 1 :])

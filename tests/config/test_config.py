@@ -24,6 +24,7 @@ REQUIRED = {
     "custom": ["model._target_=ssl_transfer.models.small_resnet.small_resnet"],
     "timm": ["model.arch=resnet18"],
     "torchvision": ["model.arch=resnet18"],
+    "huggingface": ["dataset.path=saved"],
     "image_folder": ["dataset.root=photos"],
     "image_list": ["dataset.root=photos"],
     "image_table": ["dataset.path=cells.csv"],

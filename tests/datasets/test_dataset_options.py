@@ -7,8 +7,7 @@ from hydra.errors import HydraException
 from ssl_transfer import datasets
 from ssl_transfer.config import CONF, compose, locate, options, plain
 from ssl_transfer.config.hydra_errors import sentence
-from ssl_transfer.datasets import Options
-from ssl_transfer.datasets.image_table import USUAL
+from ssl_transfer.datasets import Options, huggingface, image_table
 from ssl_transfer.runs import Run
 from ssl_transfer.runs.signature import problems
 
@@ -38,7 +37,8 @@ OWN |= {
     for factor in ("illumination", "temperature")
 }
 # The file shows the roles of columns; null means a usual name.
-OWN["image_table"] = {"columns": dict.fromkeys(USUAL)}
+OWN["image_table"] = {"columns": dict.fromkeys(image_table.USUAL)}
+OWN["huggingface"] = {"columns": dict.fromkeys(huggingface.USUAL)}
 MINE = ("dataset=image_folder", "dataset.root=images")
 # Where a mirrored image may show another class, or none.
 NO_FLIPS = {
@@ -65,6 +65,7 @@ def node(option: str) -> dict:
 
 def test_the_options_are_those_of_the_readme() -> None:
     own = {"image_folder", "image_list", "image_table", "static_views", "unlabelled_folder"}
+    own |= {"huggingface"}
     published = {*PUBLISHED.split(), *PUBLISHED_LANDMARKS.split(), *PUBLISHED_VIEWS.split()}
     published |= {*PUBLISHED_FACTORS.split()}
     assert {*EMBEDDED, *VIEWS, *published, *own} == set(OPTIONS)
