@@ -227,7 +227,7 @@ def _labels(
                 "value" if list_tables.are_numbers(names) else "text",
             )  # fmt: skip
     else:
-        names, known = _names_in(of_classes, problems), f"the lines of {of_classes.name}"
+        names, known = names_in(of_classes, problems), f"the lines of {of_classes.name}"
     list_tables.warn_of_alike(options.name, names)
     written = {entry.label for part in entries.values() for entry in part}
     if of_classes is not None and list_tables.are_numbers(written) and not written & set(names):
@@ -335,7 +335,7 @@ def _class_names(
         names = tuple(map(str, range(len(present))))
         known = "the numbers of the training lines"
     else:
-        names = _names_in(path, problems)
+        names = names_in(path, problems)
         known = f"the lines of {path.name}"
     for line in (line for part in lines.values() for line in part):
         if not 0 <= line.target < len(names):
@@ -362,7 +362,7 @@ def _gap(present: Collection[int]) -> str | None:
     )
 
 
-def _names_in(path: Path, problems: list[str]) -> tuple[str, ...]:
+def names_in(path: Path, problems: list[str]) -> tuple[str, ...]:
     """Return the class names in a file; report repetitions and empty lines (they shift numbers)."""
     names = [text.strip() for text in _read(path, "dataset.classes").rstrip().split("\n")]
     for number, name in enumerate(names, start=1):

@@ -31,6 +31,7 @@ REQUIRED = {
     "static_views": ["dataset.root=static"],
     "unlabelled_folder": ["dataset.root=photos"],
     "seed": ["method.teacher=swav"],
+    "webdataset": ["dataset.root=shards"],
 }
 """What stands as ``???`` in an option's file."""
 

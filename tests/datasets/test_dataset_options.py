@@ -65,7 +65,7 @@ def node(option: str) -> dict:
 
 def test_the_options_are_those_of_the_readme() -> None:
     own = {"image_folder", "image_list", "image_table", "static_views", "unlabelled_folder"}
-    own |= {"huggingface"}
+    own |= {"huggingface", "webdataset"}
     published = {*PUBLISHED.split(), *PUBLISHED_LANDMARKS.split(), *PUBLISHED_VIEWS.split()}
     published |= {*PUBLISHED_FACTORS.split()}
     assert {*EMBEDDED, *VIEWS, *published, *own} == set(OPTIONS)
