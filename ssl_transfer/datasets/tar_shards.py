@@ -73,7 +73,8 @@ def _indexed(path: Path) -> Shard:
     names, spans, passed = [], [], 0
     with tarfile.open(path, "r:") as tar:
         while (member := tar.next()) is not None:
-            tar.members.clear()  # a million of them would fill the memory
+            # Else a million of them would fill the memory; the stubs lack this attribute.
+            tar.members.clear()  # type: ignore[attr-defined]
             if member.isreg() and not member.issparse():
                 names.append(member.name)
                 spans.append((member.offset_data, member.size))
