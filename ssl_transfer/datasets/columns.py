@@ -99,9 +99,10 @@ def _read_csv(path: Path, choose: Choose, problems: list[str]) -> Table:
 
 def _shared(values: list[Any]) -> list[Any]:
     """Return the values with equal texts stored once, if few of them differ."""
-    if len(set(values[:1000])) > 500:
+    first = values[:1000]
+    if not all(type(value) is str for value in first) or len(set(first)) > 500:
         return values
-    return [sys.intern(value) for value in values]
+    return [sys.intern(value) if type(value) is str else value for value in values]
 
 
 def _read_json(path: Path, choose: Choose, problems: list[str]) -> Table:
@@ -129,7 +130,8 @@ def _read_json(path: Path, choose: Choose, problems: list[str]) -> Table:
                 column.append(value.strip() if isinstance(value, str) else value)
     if not header and not problems:
         choose([])
-    return Table(path, header, columns, lines)
+    shared = {name: _shared(column) for name, column in columns.items()}
+    return Table(path, header, shared, lines)
 
 
 def _read_parquet(path: Path, choose: Choose, problems: list[str]) -> Table:
@@ -137,12 +139,15 @@ def _read_parquet(path: Path, choose: Choose, problems: list[str]) -> Table:
         try:
             stored = pyarrow("parquet", path).ParquetFile(file)
             header = list(stored.schema_arrow.names)
-            names = choose(header)
-            table = stored.read(columns=list(names))
+            # One at a time, since a column takes its memory twice while it is turned into a list.
+            values = {
+                name: _shared(stored.read(columns=[name]).column(name).to_pylist())
+                for name in choose(header)
+            }
         except pyarrow("", path).ArrowException as error:
             problems.append(f"{path.name}: no Parquet file, or a damaged one ({error})")
             return Table(path, [], {})
-    return Table(path, header, {name: table.column(name).to_pylist() for name in names})
+    return Table(path, header, values)
 
 
 def pyarrow(module: str, path: Path) -> Any:

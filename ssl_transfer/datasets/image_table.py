@@ -177,6 +177,7 @@ def rows_of(
         problems,
         separator,
     )
+    table.values.clear()  # a million rows take 30 MiB
     places = []
     for row, name in enumerate(text["path"]):
         place, problem = named_files.find(str(folder), name) if name else ("", None)

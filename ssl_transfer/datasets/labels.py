@@ -60,34 +60,34 @@ def texts(role: str, values: Sequence[Any], place: Place, problems: list[str]) -
         place: of a row.
         problems: messages about the rows so far.
     """
-    # Where values repeat, as labels do, each is looked at once.
-    settled: dict[Any, tuple[str, str | None]] = {}
+    # Where texts repeat, as labels do, each is looked at once.
+    settled: dict[str, str] = {}
     results = []
     for row, value in enumerate(values):
-        known = None if isinstance(value, list | dict) else settled.get(value)
-        if known is None:
-            known = _text(role, value)
-            if role != "path" and not isinstance(value, list | dict):
-                settled[value] = known
-        text, problem = known
+        text = settled.get(value) if type(value) is str else None
+        if text is None:
+            text, problem = _text(role, value)
+            if problem is not None:
+                problems.append(f"{place(row)}: {problem}")
+            elif type(value) is str and role != "path":
+                settled[value] = text
         results.append(text)
-        if problem is not None:
-            problems.append(f"{place(row)}: {problem}")
     return results
 
 
 def _text(role: str, value: Any) -> tuple[str, str | None]:
     """Return a value as text, and what is wrong with it (``None``: nothing)."""
+    if type(value) is str and value and value.isprintable():
+        return (value if role == "path" else unicodedata.normalize("NFC", value)), None
     if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if value is None or value == "" or value != value:
         return "", f"no {role}"
     if not isinstance(value, str | int):
         return "", f"the {role} {str(value)[:80]} must be a text or a whole number"
-    text = str(value)
-    if not text.isprintable():
-        return "", f"the {role} {text[:80]!r} has a character that is not printable"
-    return (text if role == "path" else unicodedata.normalize("NFC", text)), None
+    if isinstance(value, str):
+        return "", f"the {role} {value[:80]!r} has a character that is not printable"
+    return str(value), None
 
 
 def _several(

@@ -145,7 +145,7 @@ def csv_rows(
         if row is None:
             return
         start = reader.line_num + 1
-        if not any(field.strip() for field in row):
+        if not "".join(row).strip():
             continue
         width = width or len(row)
         if len(row) == width:
