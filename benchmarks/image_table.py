@@ -1,7 +1,6 @@
 """A table of a million images, read and checked: seconds and memory of each step.
 
-Makes the files as hard links to one small image (65,000 per inode, more where the file system
-allows no more), and the table in each form. Images are stat'ed, not decoded: what follows the check
+Makes the files as hard links to small images, 60,000 to each, and the table in each form. Images are stat'ed, not decoded: what follows the check
 of the table reads each image once, and is known from then on.
 
     python -m benchmarks.image_table FOLDER [--rows 1000000] [--forms csv jsonl parquet]
@@ -78,8 +77,8 @@ def measure(path: Path) -> None:
     named_files.refuse("the rows", problems)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     print(
-        f"{path.suffix[1:]}: {len(rows.names):,} rows read and checked in {seconds:.1f} s ({cpu:.1f} s of CPU), "
-        f"{peak():.0f} MiB at most, of which {before:.0f} before"
+        f"{path.suffix[1:]}: {len(rows.names):,} rows read and checked in {seconds:.1f} s "
+        f"({cpu:.1f} s of CPU), {peak():.0f} MiB at most, of which {before:.0f} before"
     )
 
 
