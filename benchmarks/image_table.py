@@ -1,7 +1,7 @@
-"""A table of a million images, read and checked: seconds and memory of each step.
+"""A table of a million images, read and checked: seconds and memory of each form.
 
-Makes the files as hard links to small images, 60,000 to each, and the table in each form. Images are stat'ed, not decoded: what follows the check
-of the table reads each image once, and is known from then on.
+The files are hard links to small images, 60,000 to each. They are stat'ed, not decoded: what
+follows the check of the table reads each image once, and is known from then on.
 
     python -m benchmarks.image_table FOLDER [--rows 1000000] [--forms csv jsonl parquet]
 """
