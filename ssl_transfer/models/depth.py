@@ -76,6 +76,39 @@ def depths_of(encoder: Encoder) -> dict[str, Depth | None]:
     }
 
 
+def layer_factors(encoder: Encoder, decay: float) -> dict[str, float]:
+    """Return the factor of each parameter's learning rate with layer-wise decay.
+
+    A parameter of layer i of n has ``decay ** (n - i)``: the stem or the embeddings are layer 0,
+    the blocks 1 to n - 1; what lies behind the blocks shares layer n, with factor 1, with the head.
+    This is ``param_groups_lrd`` of MAE (He et al. 2022, https://arxiv.org/abs/2111.06377,
+    ``util/lr_decay.py``), as in BEiT (Bao et al. 2022, https://arxiv.org/abs/2106.08254). The
+    blocks of a ResNet and of other networks in stages are its stages (see ``depth_of``).
+
+    Args:
+        encoder: the encoder.
+        decay: factor from one layer to the one before it.
+
+    Returns:
+        Factors by the parameters' names in the backbone.
+
+    Raises:
+        ValueError: if the architecture is unknown.
+    """
+    factors = {}
+    for prefix, depth in depths_of(encoder).items():
+        if depth is None:
+            raise ValueError(
+                "`layer_decay` must be null for a network whose blocks are unknown, but is "
+                f"{decay:g} for `{encoder.name}`, a {type(encoder.backbone).__name__}."
+            )
+        layers = len(depth.blocks) + 1
+        for name, _ in encoder.backbone.named_parameters():
+            if name.startswith(prefix):
+                factors[name] = decay ** (layers - depth.layer(name.removeprefix(prefix)))
+    return factors
+
+
 def _sequence_of_blocks(network: nn.Module) -> str | None:
     """Return the name of the sequence of a network's transformer blocks or stages."""
     own = getattr(network, "blocks", None)  # of a network inside a wrapper, under timm's name

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
+from ssl_transfer.models.drop_path import DropPaths
 from ssl_transfer.models.heads import apply_heads
 from ssl_transfer.models.trainable import Trained
 from ssl_transfer.protocols.classification import classification_loss, image_losses
@@ -65,8 +66,33 @@ class TunedClassifier(Learner):
         self.separable = objective is None
         self.best: BestEpoch | None = None
         self.silenced: list[nn.Module] = []
+        self.drop_paths: DropPaths | None = None
+        self.passed = 0
+        """Images of this step that have passed the network in this process."""
         self.places: tuple[int, ...] = (0,)
         """For each input of the encoder, the number of its view."""
+
+    def set_drop_paths(self, paths: DropPaths, batch_size: int) -> None:
+        """Draw the encoder's drop paths in every step, for the images of the global batch.
+
+        Args:
+            paths: the drop paths.
+            batch_size: images per step over all processes.
+        """
+        self.drop_paths, self.batch_size = paths, batch_size
+        # Part of the state, so that a resumed training continues with the same draws.
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps: Tensor
+
+    def _draw_paths(self, images: Tensor) -> None:
+        """Draw the drop paths of the next micro-batch of this process's share of the batch."""
+        if self.drop_paths is None or not self.training:
+            return
+        share = self.batch_size // distributed.world_size()
+        first = distributed.rank() * share + self.passed
+        positions = range(first, first + len(images))
+        self.drop_paths.draw(int(self.steps), positions, images.device)
+        self.passed += len(images)
 
     def train(self, mode: bool = True) -> "TunedClassifier":
         """Put only the heads and the trained layers in train mode."""
@@ -94,6 +120,7 @@ class TunedClassifier(Learner):
         targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"],
     ) -> dict[str, Tensor]:
         """Return the classification loss, summed over the heads that are still finite."""
+        self._draw_paths(views[0])
         logits = torch.stack(self.logits(*views))
         # Only the network uses half precision; the sum over classes needs float32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -117,6 +144,9 @@ class TunedClassifier(Learner):
         Raises:
             NonFiniteLoss: if all heads are dropped.
         """
+        if self.drop_paths is not None:
+            self.steps += 1
+            self.passed = 0
         if self.objective is not None:
             self.objective.after_step()
         alive = self.alive.tolist()

@@ -24,6 +24,8 @@ from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
 from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge, summarise
 from ssl_transfer.features.inference import map_samples
 from ssl_transfer.models import Encoder
+from ssl_transfer.models.depth import layer_factors
+from ssl_transfer.models.drop_path import DropPaths, set_drop_path
 from ssl_transfer.models.fusion import Preparations
 from ssl_transfer.models.heads import Head, save_head
 from ssl_transfer.models.patch_tokens import input_dim, network_below
@@ -129,9 +131,14 @@ class TuningRun:
         test_views = [Pipeline(one) for one in self.prepared.distinct]
         # The selection of epochs reads one split repeatedly, so keep it in memory.
         self.test_data = functools.lru_cache(1)(lambda split: self.view([split], test_views))
-        # Both raise NotApplicable before any work.
+        # What the encoder does not fit is refused before any work.
         protocol.trained_part(encoder)
         input_dim(encoder, protocol.head)
+        if protocol.layer_decay is not None:
+            layer_factors(encoder, protocol.layer_decay)
+        self.drop_paths = None
+        if protocol.drop_path is not None:
+            self.drop_paths = DropPaths(set_drop_path(encoder, protocol.drop_path), context.seed)
 
     def judge_features(self) -> None:
         """Refuse an encoder with NaN features, and warn of constant features, before training.
@@ -179,6 +186,8 @@ class TuningRun:
             encoder_mode=self.protocol.encoder_mode,
             objective=self.protocol.objective(points),
         )
+        if self.drop_paths is not None:
+            learner.set_drop_paths(self.drop_paths, self.protocol.batch_size)
         if self.features is None:
             learner.places = self.prepared.places
         if self.protocol.epoch_selection == "best":
@@ -212,10 +221,7 @@ class TuningRun:
             {"params": list(head.parameters()), **self.protocol.group(point)}
             for head, point in zip(learner.heads, points, strict=True)
         ]
-        encoder_parameters = [p for p in learner.encoder.parameters() if p.requires_grad]
-        if encoder_parameters:
-            group = self.protocol.group(points[0], of_encoder=True)
-            groups.append({"params": encoder_parameters, **group})
+        groups += self.protocol.encoder_groups(self.encoder, points[0])
         fit(
             learner,
             self.view(splits, self.training_views),

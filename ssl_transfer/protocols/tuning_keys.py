@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ssl_transfer import randomness
-from ssl_transfer.config.ranges import PositiveRate, Side
+from ssl_transfer.config.ranges import PositiveRate, Range, Side
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.transforms import augmentation
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.batch_norm import Scope
+from ssl_transfer.models.depth import layer_factors
 from ssl_transfer.models.heads import TOKEN_KINDS, HeadInit, HeadKind, build_head
 from ssl_transfer.models.patch_tokens import input_dim
 from ssl_transfer.models.trainable import Trainable, Trained, trained_part
@@ -54,6 +55,10 @@ class TuningKeys(DomainKeys):
             default.
         optimizer: see ``TrainingKeys``; null for the keys that the grid sets.
         encoder_lr: learning rate of the encoder's parameters (null: that of the head).
+        layer_decay: factor of the encoder's learning rate from each layer to the one before it
+            (null: none; see ``layer_factors``); weight decay stays as it is.
+        drop_path: rate of the last block's drop paths (null: those of the network; see
+            ``set_drop_path``); for ``all`` only, whose blocks are in train mode.
         grid: optimizer key, ``encoder_lr``, ``penalty_weight`` -> values to select from, or null.
         divide_weight_decay: whether weight decays are nominal and divided by the learning rate.
         class_weights: relative factors of the classes' losses: numbers, or 1 - n_c / n for the
@@ -80,6 +85,8 @@ class TuningKeys(DomainKeys):
     head: HeadKind = "linear"
     head_init: HeadInit | None = None
     encoder_lr: PositiveRate | None = None
+    layer_decay: Annotated[float, Range(0, 1, open_low=True)] | None = None
+    drop_path: Annotated[float, Range(0, 1, open_high=True)] | None = None
     divide_weight_decay: bool = False
     class_weights: ClassWeights | None = None
     augmentation: str | dict[str, Any] = "crop_flip"
@@ -119,6 +126,11 @@ class TuningKeys(DomainKeys):
             raise ValueError(
                 "`trainable_modules` must be null unless the protocol is last_block, but is "
                 f"{list(self.trainable_modules)} for `trainable={self.trainable}`."
+            )
+        if self.drop_path is not None and self.trainable != "all":
+            raise ValueError(
+                "`drop_path` must be null unless the whole encoder is trained (finetune), but is "
+                f"{self.drop_path:g} for `trainable={self.trainable}`."
             )
         self._check_rates()
         self.check_domain_keys(self.grid.get("penalty_weight"))
@@ -162,6 +174,9 @@ class TuningKeys(DomainKeys):
         if rates and self.trainable == "head":
             raise ValueError("`encoder_lr` must be null where nothing of the encoder is trained "
                              f"(`trainable=head`), but is {rates}.")  # fmt: skip
+        if self.layer_decay is not None and self.trainable == "head":
+            raise ValueError("`layer_decay` must be null where nothing of the encoder is trained "
+                             f"(`trainable=head`), but is {self.layer_decay:g}.")  # fmt: skip
         if self.divide_weight_decay:
             for point in self.points():
                 values = {**self.optimizer, **point}
@@ -241,3 +256,26 @@ class TuningKeys(DomainKeys):
             nominal = {**self.optimizer, **values}
             values["weight_decay"] = nominal["weight_decay"] / nominal["lr"]
         return values
+
+    def encoder_groups(self, encoder: Encoder, point: Point) -> list[dict[str, Any]]:
+        """Return the parameter groups of an encoder's trained parameters at a point of the grid.
+
+        Raises:
+            ValueError: if there is a ``layer_decay`` and the encoder's layers are unknown.
+        """
+        trained = {id(p): p for p in encoder.parameters() if p.requires_grad}
+        if not trained:
+            return []
+        group = self.group(point, of_encoder=True)
+        if self.layer_decay is None:
+            return [{"params": list(trained.values()), **group}]
+        factors = layer_factors(encoder, self.layer_decay)
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in encoder.backbone.named_parameters():
+            if id(parameter) in trained:
+                by_factor.setdefault(factors[name], []).append(parameter)
+        lr = {**self.optimizer, **group}["lr"]
+        return [
+            {"params": parameters, **group, "lr": factor * lr}
+            for factor, parameters in by_factor.items()
+        ]

@@ -1,5 +1,6 @@
 """Which parameters each tuning protocol trains, counted by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.depth import depth_of
 from ssl_transfer.models.encoder import Encoder
 from ssl_transfer.models.fusion import FusedEncoder
+from ssl_transfer.models.heads import build_head
 from ssl_transfer.models.small_resnet import small_resnet
 from ssl_transfer.models.trainable import Trained, biases, last_block, norms, trained_part
 from ssl_transfer.preprocessing import Preprocessing
@@ -207,3 +209,31 @@ def test_shared_parameters_are_trained_once() -> None:
     layer = nn.LayerNorm(4)
     judged = encoder(nn.Sequential(layer, layer))
     assert size(norms(judged)) == size(Trained.of([layer, layer])) == 8
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "tuning.md"
+COUNTED = {
+    "linear_probe": "head", "bn_tune": "batch_norm", "norm_tune": "norm", "bias_tune": "bias",
+    "last_block": "last_block", "finetune": "all",
+}  # fmt: skip
+
+
+def test_the_documentation_states_the_counts_and_shares() -> None:
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = {line.split("|")[1].split("`")[1]: [cell.strip() for cell in line.split("|")]
+            for line in lines if line.startswith("| `")}  # fmt: skip
+    judged = [encoder(torchvision_network("resnet50", "fc")), encoder(timm_network(VIT))]
+    for protocol, kind in COUNTED.items():
+        for one, cell in zip(judged, rows[protocol][3:5], strict=True):
+            try:
+                count = size(trained_part(one, kind))  # type: ignore[arg-type]
+            except NotApplicable:
+                assert cell == "not applicable"
+                continue
+            share = f"{count:,} ({100 * count / one.parameter_count:.3f} %)" if count else "0"
+            assert cell == share
+    for head in ("attention", "attention_block"):
+        for dim, cell in zip((2048, DIM), rows[head][3:5], strict=True):
+            with torch.device("meta"):
+                pooling = build_head(head, dim, 10)[0]  # type: ignore[arg-type, index]
+            assert cell == f"{sum(p.numel() for p in pooling.parameters()):,}"

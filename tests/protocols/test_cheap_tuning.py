@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from test_tuning import SGD, changed, context
 from tiny_runs import DATA, TUNING, run_all, tiny
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ssl_transfer import datasets, models
 from ssl_transfer.classifier import load_classifier
@@ -47,6 +49,22 @@ def transformer() -> Encoder:
 def resnet() -> Encoder:
     torch.manual_seed(0)
     return models.wrap(small_resnet(4), Preprocessing(size=16, resize=None))
+
+
+class Flat(nn.Module):
+    """A network without blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 16 * 16, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.flatten(1))
+
+
+KINDS = (*CHEAP, "attention", "attention_block")
+CASES = [*((make, kind) for make in (transformer, resnet) for kind in KINDS),
+         (transformer, "drop_path")]  # fmt: skip
 
 
 def tuning(trainable: Any, **options: Any) -> Tuning:
@@ -189,11 +207,80 @@ def test_the_classifier_of_an_attentive_probe_gives_the_predictions_of_its_run(
     torch.testing.assert_close(classifier.predict(images), scores, rtol=1e-4, atol=1e-5)
 
 
+# ---- layer-wise learning rates and drop paths ----------------------------------------------------
+
+
+def test_layers_are_trained_by_their_own_learning_rates(digits: Dataset, tmp_path: Path) -> None:
+    seen: dict[int, tuple[float, float]] = {}
+
+    def look(optimizer: Any, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            rates = group["base_lr"], group["weight_decay"]
+            seen.update({id(parameter): rates for parameter in group["params"]})
+
+    keys = {"encoder_lr": 0.02, "layer_decay": 0.5, "optimizer": {**SGD, "weight_decay": 0.1}}
+    trial = TuningRun(tuning("all", steps=1, **keys), transformer(), digits, context(tmp_path))
+    hook = register_optimizer_step_pre_hook(look)
+    try:
+        learner = trial.train([{}], ["train"], "x")
+    finally:
+        hook.remove()
+    network: Any = trial.encoder.backbone
+    expected = {
+        network.cls_token: 0.02 / 8, network.pos_embed: 0.02 / 8,
+        network.blocks[0].attn.qkv.weight: 0.02 / 4, network.blocks[1].norm2.bias: 0.02 / 2,
+        network.norm.weight: 0.02, learner.heads[0].weight: SGD["lr"],
+    }  # fmt: skip
+    for parameter, lr in expected.items():
+        assert seen[id(parameter)] == pytest.approx((lr, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("trainable", "key", "said"),
+    [
+        ("head", {"layer_decay": 0.5}, "`layer_decay` must be null where nothing"),
+        ("norm", {"drop_path": 0.1}, "`drop_path` must be null unless the whole"),
+        ("all", {"drop_path": 1.0}, r"`drop_path` must lie in \[0, 1\)"),
+        ("all", {"layer_decay": 0.0}, r"`layer_decay` must lie in \(0, 1\]"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused(trainable: Any, key: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        tuning(trainable, **key)
+
+
+def test_what_an_encoder_cannot_do_is_refused_before_any_work(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    flat = models.wrap(Flat(), Preprocessing(size=16, resize=None))
+    for judged, key in ((flat, {"layer_decay": 0.5}), (resnet(), {"drop_path": 0.1})):
+        with pytest.raises(ValueError, match="must be null for a network whose blocks"):
+            TuningRun(tuning("all", **key), judged, digits, context(tmp_path))
+
+
+def test_drop_paths_change_the_training_and_micro_batches_do_not(
+    digits: Dataset, tmp_path: Path
+) -> None:
+    found = [
+        learnt(transformer(), digits, tmp_path / str(rate), tuning("all", drop_path=rate))[0]
+        for rate in (0.0, 0.5)
+    ]
+    plain_training, _ = learnt(transformer(), digits, tmp_path / "none", tuning("all"))
+    np.testing.assert_array_equal(found[0], plain_training)
+    assert not np.allclose(found[0], found[1])
+    parts, _ = learnt(
+        transformer(), digits, tmp_path / "parts", tuning("all", drop_path=0.5), accumulate=2
+    )
+    np.testing.assert_allclose(parts, found[1], rtol=0, atol=1e-9)
+
+
 # ---- processes and interruptions ----------------------------------------------------------------
 
 
 def of(kind: Any) -> Tuning:
-    """Return a protocol that trains a part of the encoder, or a kind of head."""
+    """Return a protocol that trains a part of the encoder, a kind of head, or with drop paths."""
+    if kind == "drop_path":
+        return tuning("all", drop_path=0.5, layer_decay=0.65)
     return tuning("head", head=kind) if kind.startswith("attention") else tuning(kind)
 
 
@@ -202,8 +289,7 @@ def logits_of(folder: Path, kind: Any, make: Any) -> Any:
     return learnt(make(), digits_of(), place, of(kind))[0]
 
 
-@pytest.mark.parametrize("make", [transformer, resnet])
-@pytest.mark.parametrize("kind", [*CHEAP, "attention", "attention_block"])
+@pytest.mark.parametrize(("make", "kind"), CASES)
 def test_two_processes_train_as_one(gloo_pool: Any, tmp_path: Path, kind: Any, make: Any) -> None:
     alone = logits_of(tmp_path / "alone", kind, make)
     first, second = gloo_pool.run(logits_of, tmp_path, kind, make)
@@ -215,8 +301,7 @@ class Killed(BaseException):
     """Ends a process where it stands; nothing may catch it."""
 
 
-@pytest.mark.parametrize("make", [transformer, resnet])
-@pytest.mark.parametrize("kind", [*CHEAP, "attention", "attention_block"])
+@pytest.mark.parametrize(("make", "kind"), CASES)
 def test_killed_equals_undisturbed(
     digits: Dataset, tmp_path: Path, monkeypatch: Any, kind: Any, make: Any
 ) -> None:
