@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_runs import METHOD, run_all, tiny
+from tiny_runs import DATA, METHOD, TUNING, run_all, tiny
 from torch import nn
 
 import ssl_transfer
 from ssl_transfer import datasets, models
 from ssl_transfer.classifier import Classifier
+from ssl_transfer.config import compose, plain
 from ssl_transfer.models.heads import Head, released_head
 from ssl_transfer.runs import Run
 
@@ -48,6 +49,21 @@ def test_the_classifier_of_a_run_gives_the_scores_of_its_predictions(
     assert probabilities.argmax(1).tolist() == kept["scores"].argmax(1).tolist()
     assert probabilities.sum(1).numpy() == pytest.approx(np.ones(len(images)), rel=1e-5)
     assert not any(p.requires_grad for p in classifier.parameters())
+
+
+def test_the_classifier_of_a_vision_transformer_takes_the_chosen_tokens(tmp_path: Path) -> None:
+    options = "{img_size:32,embed_dim:32,num_heads:2,depth:2}"
+    model = ["model=timm", "model.arch=vit_tiny_patch16_224", f"model.options={options}"]
+    places = [f"paths.outputs={tmp_path}", "trainer.progress_bar=false", "trainer.device=cpu"]
+    choices = ["model.features=cls_mean", "protocol=linear_probe", "dataset=digits"]
+    run = Run(plain(compose([*model, *choices, *places, *DATA, *TUNING])))
+    assert run_all(run).failures == {}
+    classifier = ssl_transfer.load_classifier(run.folder)
+    images = list(datasets.build(run.resolved["dataset"])["test"].images)
+    kept = np.load(run.folder / "test_predictions.npz")["scores"]
+    scores = classifier(classifier.prepare(images))
+    np.testing.assert_allclose(scores.numpy(), kept, rtol=1e-4, atol=1e-5)
+    assert classifier.encoder(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
 
 
 @pytest.mark.parametrize("solver", ["converged", "sklearn_2021"])

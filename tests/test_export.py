@@ -52,6 +52,19 @@ def test_onnx_gives_the_scores_and_holds_the_classes(tmp_path: Path, small: Clas
     assert json.loads(described)["classes"] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+def test_a_vision_transformer_that_ends_in_chosen_tokens_is_exported(
+    tmp_path: Path, suffix: str
+) -> None:
+    if suffix == "onnx":
+        pytest.importorskip("onnxscript", reason="needs the extra [export]")
+    options = {"img_size": 32, "embed_dim": 32, "num_heads": 2, "depth": 2}
+    keys = {"arch": "vit_tiny_patch16_224", "options": options, "features": "cls_mean"}
+    classifier = classifier_of("ssl_transfer.models.backbones.timm_backbone", **keys)
+    assert classifier.encoder(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
+    assert export.export(classifier, tmp_path / f"model.{suffix}") <= 1e-5
+
+
 class Drifting(Classifier):
     """Gives other scores in every call, as an export that went wrong would."""
 
