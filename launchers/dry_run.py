@@ -192,4 +192,5 @@ def finished_runs(outputs: Path) -> Iterator[Finished]:
             seconds /= _epochs(config, is_pretraining=is_pretraining)
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # a damaged record is reported by `python -m results`
-        yield Finished(kind, seconds, str(record.get("device") or "unknown device"))
+        device = record.get("device_name") or record.get("device") or "unknown device"
+        yield Finished(kind, seconds, str(device))

@@ -20,8 +20,10 @@ def finished(outputs: Path, *choices: str, seconds: float, **facts: object) -> R
 
 
 def test_the_nearest_finished_runs_are_averaged(tmp_path: Path) -> None:
-    finished(tmp_path, "protocol=knn", "seed=0", seconds=3600)
-    finished(tmp_path, "protocol=knn", "seed=1", seconds=3600, processes=3, device="cuda")
+    whole = {"resumed_at": [["grid", 1]], "attempts": 2}
+    card = {"device": "cuda", "device_name": "H100"}
+    finished(tmp_path, "protocol=knn", "seed=0", seconds=3600, **whole)
+    finished(tmp_path, "protocol=knn", "seed=1", seconds=3600, processes=3, **card)
     finished(tmp_path, "protocol=knn", "seed=9", seconds=9e9, resumed_at=[["grid", 1]])
     finished(tmp_path, "protocol=linear_probe", seconds=36000)  # of one epoch
     runs = [
@@ -32,7 +34,7 @@ def test_the_nearest_finished_runs_are_averaged(tmp_path: Path) -> None:
     *hours, disk = dry_run.estimates(runs, tmp_path, at_once=2)
     assert hours == [
         "device hours  32, estimated for 2 of 3 runs",
-        "  1 run by 2 finished runs of the same protocol, data set and architecture (cpu, cuda)",
+        "  1 run by 2 finished runs of the same protocol, data set and architecture (H100, cpu)",
         "  1 run by 1 finished run of the same protocol and data set (cpu)",
         "  no estimate for 1 run: none of the same protocol has finished",
     ]
