@@ -149,8 +149,8 @@ def _stored(place: Path) -> dict[str, list[Path]]:
     for name in ("dataset_dict.json", "state.json"):
         inputs.note_file(place / name)
     if (place / "dataset_dict.json").is_file():
-        names = _json(place / "dataset_dict.json").get("splits", [])
-        return {name: _arrow_files(place / name) for name in names}
+        names = _list_in(place / "dataset_dict.json", "splits")
+        return {str(name): _arrow_files(place / str(name)) for name in names}
     if (place / "state.json").is_file():
         return {place.name: _arrow_files(place)}
     stored: dict[str, list[Path]] = {}
@@ -175,17 +175,22 @@ def _stored(place: Path) -> dict[str, list[Path]]:
 
 def _arrow_files(folder: Path) -> list[Path]:
     inputs.note_file(folder / "state.json")
-    return [folder / str(file["filename"]) for file in _json(folder / "state.json")["_data_files"]]
+    files = _list_in(folder / "state.json", "_data_files")
+    return [folder / str(file.get("filename")) for file in files if isinstance(file, Mapping)]
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def _list_in(path: Path, key: str) -> list[Any]:
+    """Return a list in a JSON file that ``save_to_disk`` wrote; it is not empty."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))[key]
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"`{key}` is no list of names")
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"`{path}` must be the file that `save_to_disk` wrote, but cannot be read ({error}); "
-            "save the set again."
+            f"`{path}` must be the file that `save_to_disk` wrote, but cannot be read "
+            f"({type(error).__name__}: {error}); save the set again."
         ) from error
+    return values
 
 
 class _Roles:

@@ -113,5 +113,7 @@ def _numbers(
         try:
             numbers[row] = float(value)
         except (TypeError, ValueError):
-            problems.append(f"{place(row)}: the {name} {str(value)[:80]!r} is no number")
+            numbers[row] = np.nan
+        if not np.isfinite(numbers[row]):
+            problems.append(f"{place(row)}: the {name} {str(value)[:80]!r} is no finite number")
     return numbers

@@ -100,23 +100,19 @@ def dataset_of(options: Options, rows: Rows, choices: Choices) -> Dataset:
     Raises:
         ValueError: if rows contradict each other, or an image does not decode.
     """
+    if rows.splits is not None and len(rows.splits) and not (rows.splits == 0).any():
+        raise ValueError(
+            f"`{options.name}` must have training images, but all of its images are of other "
+            "splits; correct its splits."
+        )
     problems = list(_repeated(rows))
     targets, classes = _targets(rows, problems)
     refuse(f"the rows of `{options.name}`", problems)
-    if rows.target == "class":
+    if rows.target != "values":
         list_tables.warn_of_alike(options.name, classes)
-        if len(classes) < 2:
-            raise ValueError(
-                f"`{options.name}` must have at least two classes, but has only {some(classes)}; "
-                "correct the labels."
-            )
+        _require_classes(options, rows.target, classes)
     domain_names = sorted(set(rows.domains or ()))
     listings = _listings(rows, targets, domain_names)
-    if "train" not in listings:
-        raise ValueError(
-            f"`{options.name}` must have training images, but has only those of "
-            f"{' and '.join(listings) or 'no split'}; correct its splits."
-        )
     looked_at = inspect_files(options, listings, decoding_of(choices.value_range))
     files = settle_duplicates(options.name, looked_at, choices.on_duplicates)
     rule: str | dict[str, str] | None = choices.groups
@@ -147,6 +143,15 @@ def dataset_of(options: Options, rows: Rows, choices: Choices) -> Dataset:
         facts=facts,
         domains=domain_names,
     )
+
+
+def _require_classes(options: Options, target: TargetKind, classes: Sequence[str]) -> None:
+    least, words = (2, "two classes") if target == "class" else (1, "one class")
+    if len(classes) < least:
+        raise ValueError(
+            f"`{options.name}` must have at least {words}, but has "
+            f"{some(classes) if classes else 'none'}; correct the labels."
+        )
 
 
 def stable_names(

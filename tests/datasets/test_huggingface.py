@@ -227,6 +227,9 @@ def test_damaged_files_and_missing_images_and_labels_are_told(photos: Path, tmp_
     arrow.write_bytes(arrow.read_bytes()[:3000])
     with pytest.raises(ValueError, match="must be a whole arrow file, but cannot be read"):
         read(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"state\.json` must be the file that `save_to_di"):
+        read(tmp_path / "saved")
 
 
 def test_the_users_files_are_the_inputs_and_stay_so_without_the_cache(

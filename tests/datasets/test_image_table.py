@@ -174,6 +174,18 @@ def test_columns_of_marks_and_columns_of_values(photos: Path) -> None:
         table(photos, rows, columns={"label": ["big", "age"]})
 
 
+def test_a_table_must_have_training_rows_classes_and_finite_values(photos: Path) -> None:
+    rows = rows_of(photos)
+    with pytest.raises(ValueError, match="must have training images, but all of its images are of"):
+        table(photos, [{**row, "split": "test"} for row in rows])
+    with pytest.raises(ValueError, match="must have at least two classes, but has `bird`"):
+        table(photos, [{**row, "label": "bird"} for row in rows])
+    with pytest.raises(ValueError, match="must have at least one class, but has none"):
+        table(photos, [{"path": row["path"], "labels": ""} for row in rows])
+    with pytest.raises(ValueError, match=r"cells\.csv:2: the label 'nan' is no finite number"):
+        table(photos, [{**row, "label": "nan"} for row in rows], target="values")
+
+
 def changed(rows: list[dict[str, Any]], **values: Any) -> list[dict[str, Any]]:
     return [*rows[:3], {**rows[3], **values}, *rows[4:]]
 
@@ -220,7 +232,7 @@ def test_an_image_named_twice_is_told_with_both_rows(photos: Path) -> None:
         ({"root": "nowhere"}, r"`dataset\.root` must be a folder of images"),
         ({"path": "gone.csv"}, r"`dataset\.path` must be a table, but `gone\.csv` does not exist"),
         ({"path": "cells.xls"}, r"must be a table whose name ends in \.csv, .*but is `cells\.xls`"),
-        ({"target": "values"}, r"cells\.csv:2: the label '.*' is no number"),
+        ({"target": "values"}, r"cells\.csv:2: the label '.*' is no finite n"),
     ],
 )
 def test_wrong_keys_are_answered_in_a_sentence(photos: Path, keys: Any, sentence: str) -> None:
