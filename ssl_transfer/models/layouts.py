@@ -448,7 +448,7 @@ _MARKS: list[tuple[tuple[str, ...], str, str]] = [
     ((r"net\.\d\.blocks\.\d+\.",), "a SimCLR-v2 checkpoint of SimCLRv2-Pytorch", "simclr_v2"),
     ((r".*online_params\.",), "BYOL's Haiku checkpoint", "byol"),
     ((r"Transformer/encoderblock_\d+/",), "a vision transformer of google-research", "vit_jax"),
-    ((r"(classy_state_dict\.base_model\.model\.trunk\.)?_feature_blocks\.(conv1|layer1)\.",),
+    ((r"(classy_state_dict\.base_model\.model\.trunk\.)?_feature_blocks\.conv1\.weight",),
      "a ResNet of VISSL", "vissl"),
     ((r"classy_state_dict\.base_model\.model\.trunk\.",), "a SEER checkpoint of VISSL", "seer"),
     ((r"module\.base_encoder\.",), "a MoCo-v3 checkpoint", "moco_v3"),
