@@ -10,7 +10,8 @@ from torch import nn
 
 from ssl_transfer import export, models
 from ssl_transfer.classifier import Classifier
-from ssl_transfer.models.heads import Head
+from ssl_transfer.models.heads import Head, HeadKind, build_head
+from ssl_transfer.models.patch_tokens import input_dim
 
 
 def classifier_of(option: str, **keys: object) -> Classifier:
@@ -70,6 +71,20 @@ class Drifting(Classifier):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return super().forward(images) + float(torch.compiler.is_compiling())
+
+
+@pytest.mark.parametrize("kind", ["attention", "attention_block"])
+def test_a_head_on_patch_tokens_is_exported_for_any_number_of_images(
+    tmp_path: Path, kind: HeadKind
+) -> None:
+    encoder = models.build({"_target_": CNN, "preprocessing": {"size": 32, "resize": None}})
+    head = Head(build_head(kind, input_dim(encoder, kind), 3), kind, ("a", "b", "c"))
+    classifier = Classifier(encoder, head)
+    path = tmp_path / "model.pt2"
+    assert export.export(classifier, path) <= 1e-5
+    images = torch.rand(5, 3, 32, 32)
+    network = torch.export.load(path).module()
+    torch.testing.assert_close(network(images), classifier(images), rtol=1e-5, atol=1e-5)
 
 
 def test_an_export_that_differs_leaves_no_file(tmp_path: Path, small: Classifier) -> None:

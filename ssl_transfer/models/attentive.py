@@ -51,7 +51,7 @@ class AttentionPooling(nn.Module):
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch dim"]:
         """Return one vector per image."""
         normed = self.norm(tokens.transpose(1, 2)).transpose(1, 2)
-        query = self.query.expand(len(tokens), -1, -1)
+        query = self.query.expand(tokens.shape[0], -1, -1)
         return attend(query, self.key(normed), self.value(normed))
 
 
@@ -90,7 +90,7 @@ class AttentionBlock(nn.Module):
     def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch dim"]:
         """Return one vector per image."""
         normed = self.norm1(tokens)
-        query = self.query.expand(len(tokens), -1, -1)
+        query = self.query.expand(tokens.shape[0], -1, -1)
         pooled = attend(self.from_query(query), self.key(normed), self.value(normed))
         pooled = query[:, 0] + self.projection(pooled)
         result: Tensor = pooled + self.mlp(self.norm2(pooled))
