@@ -157,8 +157,10 @@ def _refuse_shared(
             of_split[known], axis=0, return_index=True, return_inverse=True
         )
         others = known[first][inverse.reshape(-1)]
+        apart = known != others  # an unknown value, NaN, differs from itself
+        known, others = known[apart], others[apart]
         differs = listing.targets[known] != listing.targets[others]
-        wrong = np.flatnonzero(differs.reshape(len(known), -1).any(axis=1))
+        wrong = np.flatnonzero(differs.any(axis=tuple(range(1, differs.ndim))))
         if len(wrong):
             name, other = (listing.names[places[wrong[0]]] for places in (known, others))
             raise ValueError(
