@@ -186,11 +186,14 @@ def note_files(
 def note_file(path: str | Path) -> None:
     """Record a file that is about to be read, or that would be read if it existed."""
     place = staging.source_of(os.path.abspath(path))  # noqa: PTH100
+    original = staging.original(place)
     for collector in _active:
+        if original in collector.known:
+            continue
         stamp = _stamp(place)
         if stamp is not None:
             collector.pending.setdefault(place, stamp)
-        elif (original := staging.original(place)) not in collector.known:
+        else:
             collector.known.add(original)
             collector.inputs.add(original, _NO_STAMP, ABSENT)
 
