@@ -194,3 +194,10 @@ def test_every_target_of_the_configuration_lies_in_the_package_of_its_group() ->
             for line in lines(path):
                 if line.startswith("_target_: ") and line.split()[1] not in ("???", "null"):
                     assert line.split()[1].startswith(f"ssl_transfer.{package}."), path
+
+
+def test_files_of_tests_have_different_names() -> None:
+    """Pytest imports them by their names alone."""
+    paths: dict[str, Path] = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        assert paths.setdefault(path.name, path) == path

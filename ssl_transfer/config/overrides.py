@@ -1,7 +1,7 @@
 """The command-line overrides that compose a node of a configuration, so that a record can say them.
 
 A run's configuration does not say which options, recipes and experiments it was composed from. The
-overrides found here need none of them: an option of the axis, and every key that differs from it.
+overrides of this module need none of them: an option of the axis, and every key that differs from it.
 """
 
 import contextlib
@@ -50,10 +50,10 @@ def overrides_of(config: Mapping[str, Any]) -> dict[str, list[str] | None]:
         for axis in AXES
         if isinstance(config.get(axis), Mapping) and not _is_pretraining(axis, config[axis])
     }
-    found = dict(_known_or_found(nodes))
+    overrides = dict(_overrides_by_axis(nodes))
     if isinstance(config.get("paths"), Mapping):
-        found["paths"] = list(_differences(_default_paths(), config["paths"], "paths"))
-    return found
+        overrides["paths"] = list(_differences(_default_paths(), config["paths"], "paths"))
+    return overrides
 
 
 _known: dict[str, list[str] | None] = {}
@@ -61,16 +61,16 @@ _known: dict[str, list[str] | None] = {}
 _KNOWN_AT_MOST = 4096
 
 
-def _known_or_found(nodes: Mapping[str, Node]) -> Iterator[tuple[str, list[str] | None]]:
-    """Yield each axis and its overrides; those that are unknown are found together."""
+def _overrides_by_axis(nodes: Mapping[str, Node]) -> Iterator[tuple[str, list[str] | None]]:
+    """Yield each axis and its overrides; those that are unknown are composed together."""
     keys = {axis: json.dumps([axis, node], sort_keys=True) for axis, node in nodes.items()}
     if len(_known) > _KNOWN_AT_MOST:
         _known.clear()
     unknown = {axis: node for axis, node in nodes.items() if keys[axis] not in _known}
-    found = _of_named(unknown)
+    overrides = _of_named(unknown)
     for axis, node in nodes.items():
         if axis in unknown:
-            _known[keys[axis]] = found[axis] if axis in found else _of_axis(axis, node)
+            _known[keys[axis]] = overrides[axis] if axis in overrides else _of_axis(axis, node)
         yield axis, _known[keys[axis]]
 
 

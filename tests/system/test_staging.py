@@ -80,6 +80,7 @@ def what_counts(run: runs.Run) -> dict[str, Any]:
         del record[key]
     paths = record["config"].pop("paths")
     assert paths["data"] == "${oc.env:SSL_TRANSFER_DATA,data}"
+    del record["overrides"]["paths"]
     # A pre-trained encoder lies in the output folder of its own run; `weights_sha256` is compared.
     record["inputs"].pop("weights", None)
     return record
