@@ -1,7 +1,7 @@
 """The command-line overrides that compose a node of a configuration, so that a record can say them.
 
 A run's configuration does not say which options, recipes and experiments it was composed from. The
-overrides of this module need none of them: an option of the axis, and every key that differs from it.
+overrides of this module need none of them: an option of the axis, and every key that differs.
 """
 
 import contextlib
