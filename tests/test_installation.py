@@ -85,7 +85,8 @@ def test_every_file_of_the_configuration_and_every_published_table_is_installed(
         return {path.relative_to(place) for path in place.rglob(pattern)}
 
     assert names(packages / "ssl_transfer" / "conf", "*.yaml") == names(ROOT / "conf", "*.yaml")
-    assert names(packages / "results", "*.csv") == names(ROOT / "results", "*.csv")
+    for pattern in ("*.csv", "page.*"):
+        assert names(packages / "results", pattern) == names(ROOT / "results", pattern)
     for part in ("launchers", "results", "ssl_transfer"):
         assert names(packages / part, "*.py") == names(ROOT / part, "*.py")
 
