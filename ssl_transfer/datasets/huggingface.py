@@ -9,16 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ssl_transfer import metrics
-from ssl_transfer.config.ranges import Finite, ProperFraction, Text
+from ssl_transfer.config.ranges import Text
 from ssl_transfer.datasets import list_tables, named_files
 from ssl_transfer.datasets.arrow_files import Stored, read_arrow
 from ssl_transfer.datasets.base import Dataset
-from ssl_transfer.datasets.duplicates import OnDuplicates
 from ssl_transfer.datasets.labels import labels_of, texts
 from ssl_transfer.datasets.nearest import nearest
-from ssl_transfer.datasets.reader import Options, reader, some
-from ssl_transfer.datasets.rows import Choices, Rows, TargetKind, dataset_of, stable_names
+from ssl_transfer.datasets.reader import reader, some
+from ssl_transfer.datasets.rows import RowOptions, Rows, TargetKind, dataset_of, stable_names
 from ssl_transfer.datasets.split_folders import SPLITS, meaning
 from ssl_transfer.system import inputs
 
@@ -37,19 +35,13 @@ _LISTS = ("Sequence", "List", "LargeList")  # features of several values
 
 @reader
 def huggingface(
-    options: Options,
+    options: RowOptions,
     path: Text,
     train: str | None = None,
     val: str | None = None,
     test: str | None = None,
     columns: Mapping[str, str | None] | None = None,
     target: TargetKind | None = None,
-    groups: str | None = None,
-    on_duplicates: OnDuplicates = "error",
-    test_fraction: ProperFraction = 0.2,
-    value_range: Sequence[Finite] | None = None,
-    metric: metrics.Name | None = None,
-    extra_metrics: Sequence[metrics.Name] | None = None,
 ) -> Dataset:
     """Return the images of a set of the library ``datasets``, which is not needed to read it.
 
@@ -70,13 +62,6 @@ def huggingface(
             with a usual name; no groups and no domains.
         target: ``class``, ``classes`` or ``values`` (``None``: ``classes`` if labels are lists,
             else ``class``).
-        groups: see ``image_table``.
-        on_duplicates: see ``duplicates.settle_duplicates``.
-        test_fraction: share of every class that is tested, where there is no test split.
-        value_range: see ``decoding.Decoding``.
-        metric: primary score, which also selects classifiers (``None``: ``top1``, or of several
-            classes per image ``map_11_point``).
-        extra_metrics: further scores of the test split.
 
     Raises:
         ValueError: if there is no such set, a split or a column is missing, or an image does not
@@ -88,19 +73,7 @@ def huggingface(
     problems: list[str] = []
     rows = _rows(stored_splits, roles, target, problems)
     named_files.refuse(f"the rows of `{options.name}`", problems)
-    return dataset_of(
-        options,
-        rows,
-        Choices(
-            root=place if place.is_dir() else place.parent,
-            groups=groups,
-            on_duplicates=on_duplicates,
-            test_fraction=test_fraction,
-            value_range=value_range,
-            metric=metric,
-            extra_metrics=extra_metrics,
-        ),
-    )
+    return dataset_of(options, rows, place if place.is_dir() else place.parent)
 
 
 def _splits(place: Path, named: Mapping[str, str | None]) -> dict[str, list[Path]]:

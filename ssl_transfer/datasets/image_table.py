@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from ssl_transfer import metrics
-from ssl_transfer.config.ranges import Finite, ProperFraction, Text
+from ssl_transfer.config.ranges import Text
 from ssl_transfer.datasets import list_tables, named_files
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.columns import read_table
-from ssl_transfer.datasets.duplicates import OnDuplicates
 from ssl_transfer.datasets.labels import Place, labels_of, texts
 from ssl_transfer.datasets.nearest import existing_folder
 from ssl_transfer.datasets.reader import Options, reader, some
-from ssl_transfer.datasets.rows import Choices, Rows, TargetKind, dataset_of
+from ssl_transfer.datasets.rows import RowOptions, Rows, TargetKind, dataset_of
 from ssl_transfer.datasets.split_folders import SPLITS
 from ssl_transfer.system import inputs
 
@@ -38,18 +36,12 @@ FURTHER = ("split", "group", "domain")
 
 @reader
 def image_table(
-    options: Options,
+    options: RowOptions,
     path: Text,
     root: str | None = None,
     columns: ColumnNames | None = None,
     target: TargetKind | None = None,
     label_separator: Text = ";",
-    groups: str | None = None,
-    on_duplicates: OnDuplicates = "error",
-    test_fraction: ProperFraction = 0.2,
-    value_range: Sequence[Finite] | None = None,
-    metric: metrics.Name | None = None,
-    extra_metrics: Sequence[metrics.Name] | None = None,
 ) -> Dataset:
     """Return the images that the rows of a table name.
 
@@ -76,15 +68,6 @@ def image_table(
         target: ``class``, one class per image; ``classes``, any number of them; ``values``, numbers
             to regress (``None``: ``classes`` if there is a column ``labels``, else ``class``).
         label_separator: separates the classes of an image in a text.
-        groups: which images show one object (see ``groups.group``) (``None``: as the column of
-            groups says; without one, only copies stay together).
-        on_duplicates: how to treat images whose bytes are in two of the given splits (see
-            ``duplicates.settle_duplicates``).
-        test_fraction: share of every class that is tested, where no row is of the test split.
-        value_range: see ``decoding.Decoding``.
-        metric: primary score, which also selects classifiers (``None``: ``top1``, or of several
-            classes per image ``map_11_point``).
-        extra_metrics: further scores of the test split.
 
     Raises:
         ValueError: listing the first problems of the table, each with its line or row; or if an
@@ -97,19 +80,7 @@ def image_table(
     rows = rows_of(file, folder, _checked(columns), target, label_separator, problems)
     named_files.refuse(f"the rows of `{options.name}`", problems)
     _warn_of_outside(options, folder, rows)
-    return dataset_of(
-        options,
-        rows,
-        Choices(
-            root=folder,
-            groups=groups,
-            on_duplicates=on_duplicates,
-            test_fraction=test_fraction,
-            value_range=value_range,
-            metric=metric,
-            extra_metrics=extra_metrics,
-        ),
-    )
+    return dataset_of(options, rows, folder)
 
 
 def _checked(columns: ColumnNames | None) -> dict[str, str | list[str]]:

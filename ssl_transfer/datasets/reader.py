@@ -83,21 +83,23 @@ class Options:
 
 
 def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
-    """Let ``read(options, **its_own_keys)`` be called with the fields of ``Options`` as keywords.
+    """Let ``read(options, **its_own_keys)`` be called with the fields of its options as keywords.
 
-    The result's signature and annotations contain all keys, so that a misspelt key is reported
-    before any work.
+    The options are ``Options`` or a class of more of them, as the annotation says. The result's
+    signature and annotations contain all keys, so that a misspelt key is reported before any work.
     """
-    shared = inspect.signature(Options).parameters
+    kind: type[Options] = hints(read)["options"]
+    shared = inspect.signature(kind).parameters
     own = list(inspect.signature(read).parameters.values())[1:]
     read_checked = checked("dataset.")(read)
 
     @functools.wraps(read)
     def dataset(**keys: Any) -> Dataset:
-        options = Options(**{key: keys.pop(key) for key in list(keys) if key in shared})
-        return traced(functools.partial(read_checked, options, **keys), keys)
+        options = kind(**{key: value for key, value in keys.items() if key in shared})
+        own_keys = {key: value for key, value in keys.items() if key not in shared}
+        return traced(functools.partial(read_checked, options, **own_keys), keys)
 
-    known = hints(read) | hints(Options)
+    known = hints(read) | hints(kind)
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=known[parameter.name])
         for parameter in (*own, *shared.values())

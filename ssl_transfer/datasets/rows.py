@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from ssl_transfer import metrics
+from ssl_transfer.config.ranges import Finite, ProperFraction, checked
 from ssl_transfer.datasets import list_tables
 from ssl_transfer.datasets.base import Dataset, Split, Targets
 from ssl_transfer.datasets.decoding import decoding_of
@@ -65,37 +66,39 @@ class Rows:
     domains: Sequence[str] | None = None
 
 
+@checked("dataset.")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The keys that every reader of rows takes.
+class RowOptions(Options):
+    """Keyword arguments that every reader of rows takes.
 
     Args:
-        root: folder that a file of groups is relative to.
-        groups: see ``groups.group`` (``None``: the groups of the rows; without them, only copies
-            stay together).
-        on_duplicates: see ``duplicates.settle_duplicates``.
+        groups: which images show one object and stay together in every split that is made (see
+            ``groups.group``) (``None``: the groups of the rows; without them, only copies stay
+            together).
+        on_duplicates: how to treat images whose bytes are in two of the given splits (see
+            ``duplicates.settle_duplicates``).
         test_fraction: share of every class that is tested, where the rows have no test split.
         value_range: see ``decoding.Decoding``.
-        metric: see ``reader.assemble``.
-        extra_metrics: likewise.
+        metric: primary score, which also selects classifiers (``None``: ``top1``, or of several
+            classes per image ``map_11_point``).
+        extra_metrics: further scores of the test split.
     """
 
-    root: Path
     groups: str | None = None
     on_duplicates: OnDuplicates = "error"
-    test_fraction: float = 0.2
-    value_range: Sequence[float] | None = None
+    test_fraction: ProperFraction = 0.2
+    value_range: Sequence[Finite] | None = None
     metric: metrics.Name | None = None
     extra_metrics: Sequence[metrics.Name] | None = None
 
 
-def dataset_of(options: Options, rows: Rows, choices: Choices) -> Dataset:
+def dataset_of(options: RowOptions, rows: Rows, root: Path) -> Dataset:
     """Return the dataset of these rows.
 
     Args:
         options: shared options.
         rows: the images.
-        choices: what the reader's keys say.
+        root: folder that a file of groups is relative to.
 
     Raises:
         ValueError: if rows contradict each other, or an image does not decode.
@@ -113,19 +116,19 @@ def dataset_of(options: Options, rows: Rows, choices: Choices) -> Dataset:
         _require_classes(options, rows.target, classes)
     domain_names = sorted(set(rows.domains or ()))
     listings = _listings(rows, targets, domain_names)
-    looked_at = inspect_files(options, listings, decoding_of(choices.value_range))
-    files = settle_duplicates(options.name, looked_at, choices.on_duplicates)
-    rule: str | dict[str, str] | None = choices.groups
+    looked_at = inspect_files(options, listings, decoding_of(options.value_range))
+    files = settle_duplicates(options.name, looked_at, options.on_duplicates)
+    rule: str | dict[str, str] | None = options.groups
     if rule is None and rows.groups is not None:
         rule = dict(zip(rows.names, rows.groups, strict=True))
-    splits = group(options.name, files, rule, choices.root, classes)
+    splits = group(options.name, files, rule, root, classes)
     train, val, test = splits["train"], splits.get("val"), splits.get("test")
     facts = {
         **files.facts,
-        "test": "own" if test is not None else f"seeded, {choices.test_fraction}",
+        "test": "own" if test is not None else f"seeded, {options.test_fraction}",
     }
     if test is None:
-        train, test = _held_out(options, train, choices.test_fraction, "test")
+        train, test = _held_out(options, train, options.test_fraction, "test")
     if val is None and rows.target == "classes":
         train, val = _held_out(options, train, options.val_fraction, "validation")
         facts["validation"] = f"seeded, {options.val_fraction} of train"
@@ -138,8 +141,8 @@ def dataset_of(options: Options, rows: Rows, choices: Choices) -> Dataset:
         val=val,
         content=files.content,
         target=rows.target,
-        metric=choices.metric or ("map_11_point" if several else None),
-        extra_metrics=choices.extra_metrics,
+        metric=options.metric or ("map_11_point" if several else None),
+        extra_metrics=options.extra_metrics,
         facts=facts,
         domains=domain_names,
     )

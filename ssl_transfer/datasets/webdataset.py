@@ -15,16 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ssl_transfer import metrics
-from ssl_transfer.config.ranges import Finite, ProperFraction
 from ssl_transfer.datasets import list_tables, named_files, tar_shards
 from ssl_transfer.datasets.base import Dataset
-from ssl_transfer.datasets.duplicates import OnDuplicates
 from ssl_transfer.datasets.labels import labels_of
 from ssl_transfer.datasets.lists import names_in
 from ssl_transfer.datasets.nearest import contents, existing_folder
-from ssl_transfer.datasets.reader import Options, reader, some
-from ssl_transfer.datasets.rows import Choices, Rows, TargetKind, dataset_of, stable_names
+from ssl_transfer.datasets.reader import reader, some
+from ssl_transfer.datasets.rows import RowOptions, Rows, TargetKind, dataset_of, stable_names
 from ssl_transfer.datasets.split_folders import SPLITS, meaning
 from ssl_transfer.datasets.tar_shards import Shard
 from ssl_transfer.datasets.walk import EXTENSIONS
@@ -40,7 +37,7 @@ PATTERN = "'train-{0000..0009}.tar'"
 
 @reader
 def webdataset(
-    options: Options,
+    options: RowOptions,
     root: str,
     train: str | None = None,
     val: str | None = None,
@@ -50,12 +47,6 @@ def webdataset(
     label_key: str | None = None,
     classes: str | None = None,
     target: TargetKind | None = None,
-    groups: str | None = None,
-    on_duplicates: OnDuplicates = "error",
-    test_fraction: ProperFraction = 0.2,
-    value_range: Sequence[Finite] | None = None,
-    metric: metrics.Name | None = None,
-    extra_metrics: Sequence[metrics.Name] | None = None,
 ) -> Dataset:
     """Return the images in tar files, which are read in place.
 
@@ -79,13 +70,6 @@ def webdataset(
             (``None``: the labels are the names).
         target: ``class``, ``classes`` or ``values`` (``None``: ``classes`` if a label is a list,
             else ``class``).
-        groups: see ``groups.group`` (``None``: only copies stay together).
-        on_duplicates: see ``duplicates.settle_duplicates``.
-        test_fraction: share of every class that is tested, where there are no test shards.
-        value_range: see ``decoding.Decoding``.
-        metric: primary score, which also selects classifiers (``None``: ``top1``, or of several
-            classes per image ``map_11_point``).
-        extra_metrics: further scores of the test split.
 
     Raises:
         ValueError: if shards are missing or damaged, a sample lacks its image or label, or an image
@@ -98,19 +82,7 @@ def webdataset(
     extensions = _Extensions(image, label or ("json" if label_key else "cls"))
     rows = _rows(shards, extensions, label_key, names, target, problems)
     named_files.refuse(f"the samples of `{options.name}`", problems)
-    return dataset_of(
-        options,
-        rows,
-        Choices(
-            root=folder,
-            groups=groups,
-            on_duplicates=on_duplicates,
-            test_fraction=test_fraction,
-            value_range=value_range,
-            metric=metric,
-            extra_metrics=extra_metrics,
-        ),
-    )
+    return dataset_of(options, rows, folder)
 
 
 def _shards(folder: Path, patterns: Mapping[str, str | None]) -> dict[str, list[Path]]:
