@@ -9,7 +9,6 @@ the records list; without, on a data set that needs none.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -64,21 +63,18 @@ def finish(folder: Path, overrides: list[str], inputs: dict[str, object]) -> Non
     sys.path.insert(0, str(ROOT))
     from ssl_transfer.config import compose, plain
     from ssl_transfer.runs import Run
-    from ssl_transfer.system.files import CHECKSUM, checksum
+    from ssl_transfer.system.files import write_json
 
     example = plain(compose([o for o in overrides if not o.startswith("seed=")]))
     for seed in range(int(overrides[-1].count(",")) + 1):
         run = Run({**example, "seed": seed})
         place = folder / "outputs" / run.place
-        place.mkdir(parents=True)
         score = {"metric": "top1", "value": 0.5, "split": "test", "unit": "fraction",
                  "higher_is_better": True, "primary": True}  # fmt: skip
         record = {**run.identify(), "status": "finished", "reason": None, "scores": [score],
                   "encoder": {"id": "0" * 16, "label": run.label}, "config": run.config,
                   "duration_s": 0.0, "inputs": inputs}  # fmt: skip
-        plain_record = json.loads(json.dumps(record))
-        sealed = {**plain_record, CHECKSUM: checksum(plain_record)}
-        (place / "record.json").write_text(json.dumps(sealed))
+        write_json(place / "record.json", record)
 
 
 def main() -> None:

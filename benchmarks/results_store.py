@@ -194,6 +194,8 @@ def records(count: int) -> Iterator[tuple[str, bytes]]:
         shown, canonical = composed(parts, 1, shared)
         checksum = hashlib.sha256(canonical.encode()).hexdigest()
         text = f'{shown[:-2]},\n "checksum": "{checksum}"\n}}'
+        seal = hashlib.sha256(text.encode()).hexdigest()
+        text = f'{text[:-2]},\n "seal": "{seal}"\n}}'
         yield f"{protocol['name']}/encoder_{n}_{data_set['name']}_{run_id}", text.encode()
 
 

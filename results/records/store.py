@@ -16,7 +16,7 @@ from typing import Any
 from results.errors import ResultsError
 from results.records.columns import Entry, Stamp, Unusable, pack, unpack
 from results.records.descriptions import Metric, Run, run_of
-from results.records.pieces import PieceReader
+from results.records.finished_records import FinishedRecords
 from results.records.validity import require_valid
 
 CACHE = ".runs.cache"
@@ -102,7 +102,7 @@ def _read_all(outputs: str, files: Files) -> tuple[dict[str, Entry], dict[str, s
 
 
 def _read(outputs: str, files: Files) -> tuple[dict[str, Entry], dict[str, str]]:
-    reader = PieceReader()
+    reader = FinishedRecords()
     entries, problems = {}, {}
     for file, stamp in files:
         folder = f"{outputs}/{file.rpartition('/')[0]}"
@@ -340,11 +340,12 @@ def load_document(folder: Path) -> dict[str, Any] | None:
     for name in ("record.json", "failure.json"):
         path = folder / name
         try:
-            document = json.loads(path.read_bytes())
+            content = path.read_bytes()
+            document = json.loads(content)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (ValueError, OSError, RecursionError) as error:
             raise ResultsError(f"`{path}` was skipped: it is damaged ({error}).") from error
-        require_valid(document, path)
+        require_valid(document, content, path)
         return dict(document)
     return None

@@ -19,6 +19,9 @@ ROUNDING = 1e-6
 """Tolerance of fractions outside of [0, 1]."""
 
 
+_SEAL_LENGTH = len(',\n "seal": ""\n}') + 64
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -69,11 +72,12 @@ _SCORE: Rules = {
 }
 
 
-def require_valid(document: Any, path: Path) -> None:
+def require_valid(document: Any, content: bytes, path: Path) -> None:
     """Raise an error for a record or failure that tables cannot show.
 
     Args:
-        document: the content of ``path``.
+        document: the value of the file, from which the checksum and the seal are removed.
+        content: the text of the file.
         path: ``record.json`` or ``failure.json``.
 
     Raises:
@@ -92,8 +96,8 @@ def require_valid(document: Any, path: Path) -> None:
     if wrong:
         raise ResultsError(f"`{path}` was skipped: it is damaged ({'; '.join(wrong)}).")
     # The key `checksum` is a hash of the other keys; files of older code lack it.
-    stated = document.pop("checksum", None)
-    if stated is not None and stated != _checksum(document):
+    stated, _ = document.pop("checksum", None), document.pop("seal", None)
+    if stated is not None and not is_sealed(content) and stated != _checksum(document):
         raise ResultsError(
             f"`{path}` was skipped: it was damaged or changed (its checksum is wrong)."
         )
@@ -104,6 +108,13 @@ def is_tabular(record: dict[str, Any]) -> bool:
     schema = record.get("schema")
     known = isinstance(schema, int) and _whole(schema) and schema <= KNOWN_SCHEMA
     return known and not any(_wrong_parts(record, "record.json"))
+
+
+def is_sealed(content: bytes) -> bool:
+    """Return whether a file is what a run wrote: its last key is the sha256 of the text before."""
+    text = content[:-_SEAL_LENGTH] + b"\n}"
+    digest = hashlib.sha256(text).hexdigest().encode()
+    return content[-_SEAL_LENGTH:] == b',\n "seal": "%b"\n}' % digest
 
 
 def _checksum(document: dict[str, Any]) -> str:

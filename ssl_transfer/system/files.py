@@ -14,10 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 log = logging.getLogger(__name__)
 
 CHECKSUM = "checksum"
 """Key of a JSON file: sha256 of the rest of its object (see ``checksum``)."""
+SEAL = "seal"
+"""Last key of a JSON file: sha256 of its text without this key (see ``is_sealed``)."""
+_SEAL_LENGTH = len(f',\n "{SEAL}": ""\n}}') + 64
 
 
 class Unreadable(OSError):
@@ -90,9 +95,24 @@ def checksum(document: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write a JSON object with its checksum by ``replace_atomically``."""
-    plain = json.loads(json.dumps(document))  # turns numeric keys into text before the checksum
+    rest = {key: value for key, value in document.items() if key not in (CHECKSUM, SEAL)}
+    plain = json.loads(json.dumps(rest))  # turns numeric keys into text before the checksum
     text = json.dumps({**plain, CHECKSUM: checksum(plain)}, indent=1)
-    write_atomically(path, text.encode())
+    write_atomically(path, text.encode()[:-2] + _seal_of(text.encode()))
+
+
+def is_sealed(content: bytes) -> bool:
+    """Return whether a JSON file is the text that ``write_json`` wrote, byte for byte.
+
+    This is verified without parsing. A file with another layout is verified by its checksum, which
+    takes ten times as long.
+    """
+    return content[-_SEAL_LENGTH:] == _seal_of(content[:-_SEAL_LENGTH] + b"\n}")
+
+
+def _seal_of(text: bytes) -> bytes:
+    """Return the end of a file whose text without its seal is given."""
+    return b',\n "%b": "%b"\n}' % (SEAL.encode(), hashlib.sha256(text).hexdigest().encode())
 
 
 def read_json(
@@ -110,7 +130,8 @@ def read_json(
             schema.
     """
     try:
-        document = json.loads(path.read_bytes())
+        content = path.read_bytes()
+        document = _parsed(content)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -127,10 +148,19 @@ def read_json(
                 f"`{path}` has schema {version}, but this version reads up to {schema}; update the "
                 "project to read it"
             )
-    stated = document.pop(CHECKSUM, None)
-    if (sealed or stated is not None) and stated != checksum(document):
+    stated, _ = document.pop(CHECKSUM, None), document.pop(SEAL, None)
+    checked = sealed or stated is not None
+    if checked and not is_sealed(content) and stated != checksum(document):
         raise Unreadable(f"`{path}` was damaged or changed (its checksum is wrong)")
     return document
+
+
+def _parsed(content: bytes) -> Any:
+    """Return the value of a JSON text, in a third of the time of ``json``."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return json.loads(content)  # takes NaN, which is no JSON, and names the fault
 
 
 def _is_empty(path: Path) -> bool:

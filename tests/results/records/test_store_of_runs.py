@@ -12,7 +12,7 @@ import pytest
 from results import ResultsError, read
 from results.records import store
 from results.records.descriptions import Run, run_of
-from results.records.pieces import PieceReader
+from results.records.finished_records import FinishedRecords
 from results.records.store import load_document
 from ssl_transfer.system.files import write_json
 
@@ -122,8 +122,8 @@ def slowly(folder: Path) -> Run | None:
     return None if document is None else run_of(document, str(folder))
 
 
-def test_a_record_read_by_pieces_is_the_same_run(write) -> None:
-    reader = PieceReader()
+def test_a_record_read_fast_is_the_same_run(write) -> None:
+    reader = FinishedRecords()
     for folder in sealed(write, 12):
         run = reader.read((folder / "record.json").read_bytes(), str(folder))
         assert run == slowly(folder)
@@ -131,9 +131,9 @@ def test_a_record_read_by_pieces_is_the_same_run(write) -> None:
         assert run.description.parts is not None
 
 
-def test_no_change_of_a_record_is_overlooked_when_it_is_read_by_pieces(write) -> None:
+def test_no_change_of_a_record_is_overlooked_when_it_is_read_fast(write) -> None:
     first, other, _, second = sealed(write, 4)  # the first one is the template of the last
-    reader, chance = PieceReader(), random.Random(0)
+    reader, chance = FinishedRecords(), random.Random(0)
     for folder in (first, other):
         assert reader.read((folder / "record.json").read_bytes(), str(folder)) is not None
     path = second / "record.json"
@@ -165,7 +165,7 @@ def test_odd_records_are_read_or_refused_as_before(write, change: dict[str, Any]
     record = json.loads(path.read_text()) | change
     write_json(path, {key: value for key, value in record.items() if key != "checksum"})
     for order in (folders, folders[::-1]):
-        reader = PieceReader()
+        reader = FinishedRecords()
         for folder in order:
             run = reader.read((folder / "record.json").read_bytes(), str(folder))
             assert run is None or run == slowly(folder)
