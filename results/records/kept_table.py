@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import time
-import uuid
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from results.records.store import SETTLED_NS, caches_of, stamps_of
+from results.records.store import SETTLED_NS, caches_of, stamps_of, write_cache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,19 +77,8 @@ def kept(folder: Path, key: str) -> "pd.DataFrame | None":
 
 def keep(folder: Path, key: str, table: "pd.DataFrame") -> None:
     """Keep a table under a key, if it is large and can be written somewhere."""
-    if len(table) < _WORTH_KEEPING or (block := _packed(table, key)) is None:
-        return
-    for path in caches_of(folder, CACHE):
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(block)
-            temporary.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            continue
-        return
+    if len(table) >= _WORTH_KEEPING and (block := _packed(table, key)) is not None:
+        write_cache(folder, CACHE, block)
 
 
 def _packed(table: "pd.DataFrame", key: str) -> bytes | None:

@@ -216,7 +216,12 @@ def _keep(outputs: Path, entries: Sequence[Entry]) -> None:
     # A file that was changed a moment ago may be changed again without getting another time.
     latest = time.time_ns() - SETTLED_NS
     block = pack([entry for entry in entries if max(entry.stamp[1:3]) < latest])
-    for path in caches_of(outputs, CACHE):
+    write_cache(outputs, CACHE, block)
+
+
+def write_cache(outputs: Path, file: str, block: bytes) -> None:
+    """Write a cache atomically to the first of its places that takes it; else to none."""
+    for path in caches_of(outputs, file):
         temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             if path.parent != outputs:
