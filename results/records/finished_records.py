@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from results.records.descriptions import Description, Metric, Run, describe, metric_of
-from results.records.validity import LARGEST, ROUNDING, is_sealed, is_tabular, oddities
+from results.records.validity import LARGEST, ROUNDING, is_sealed, is_tabular, is_too_deep
 
 _DESCRIBED = (
     "schema", "model", "method", "protocol", "dataset", "status", "reason", "encoder", "requires",
@@ -23,10 +23,12 @@ class _Kind:
     """What the records of one kind share: all that is described but seed, time and values."""
 
     def __init__(self, document: dict[str, Any], known: dict[Description, Description]) -> None:
-        valid = not any(oddities(document)) and is_tabular(document)
         self.description: Description | None = None
         self.metrics: tuple[Metric, ...] = ()
-        if valid and document["status"] == "finished" and "stage" not in document:
+        # The parser refuses text that is not valid Unicode.
+        if not is_tabular(document) or is_too_deep(document):
+            return
+        if document["status"] == "finished" and "stage" not in document:
             description = describe(document)
             self.description = known.setdefault(description, description)
             self.metrics = tuple(metric_of(score) for score in document["scores"])

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from results.records import kept_table
-from results.records.descriptions import Description, Run, hyperparameter, values_of
+from results.records.descriptions import Description, Run, values_of
 from results.records.reading import Results, folders_of, read
 from results.records.rows import MissingRun, Row
+from results.records.store import stamps_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,10 +50,11 @@ def load(
         ResultsError: if there is no such folder, sweep or key.
     """
     folders = folders_of(outputs)
-    key = kept_table.key_of(folders, mean_over) if sweep is None else None
+    files = {folder: stamps_of(folder) for folder in folders} if sweep is None else None
+    key = kept_table.key_of(files, mean_over) if files is not None else None
     if key is not None and (table := kept_table.kept(folders[0], key)) is not None:
         return table
-    results = read(outputs, sweep, mean_over)
+    results = read(folders, sweep, mean_over, files)
     for problem in results.problems:
         warnings.warn(problem, stacklevel=2)
     table = long_table(results)
@@ -90,10 +92,11 @@ def long_table(results: Results, columns: Sequence[str] | None = None) -> "pd.Da
     entries = [*results.rows, *map(_as_row, results.gaps)]
     runs = [results.runs.get(entry.run_id) for entry in entries]
     hyperparameters = _Hyperparameters(runs)
+    scores = dict(zip(Row._fields, zip(*entries, strict=True), strict=False))
     table = {}
     for name in names:
         if name in Row._fields:
-            values = [getattr(entry, name) for entry in entries]
+            values = scores.get(name, ())
             table[name] = _categories(values) if name in _TEXTS else values
         elif name in FACTS:
             table[name] = _fact(name, results, runs)
@@ -134,7 +137,7 @@ def _categories(values: Sequence[Any]) -> "pd.Categorical":
 
 
 class _Hyperparameters:
-    """Columns of hyper-parameters, computed once per description rather than once per run.
+    """Columns of hyper-parameters, computed once per part of a configuration, not once per run.
 
     Args:
         runs: the run of each row of the table; None if nothing is known of it.
@@ -143,24 +146,34 @@ class _Hyperparameters:
     def __init__(self, runs: Sequence[Run | None]) -> None:
         import numpy as np
 
-        numbers: dict[int, int] = {}
-        self._distinct: list[Description] = []
-        codes = []
-        for run in runs:
-            if run is None:
-                codes.append(-1)
-                continue
-            number = numbers.setdefault(id(run.description), len(numbers))
-            if number == len(self._distinct):
-                self._distinct.append(run.description)
-            codes.append(number)
+        distinct = {id(run.description): run.description for run in runs if run is not None}
+        numbers = {key: number for number, key in enumerate(distinct)}
+        codes = [-1 if run is None else numbers[id(run.description)] for run in runs]
         self._codes = np.array(codes, dtype=np.int64)
+        self._parts = [dict(one.parts or ()) for one in distinct.values()]
+        self._texts: dict[str, tuple[list[str], Any]] = {}
+
+    def _texts_of(self, axis: str) -> tuple[list[str], Any]:
+        """Return the different texts of a part, and the number of the text of each row or -1."""
+        import numpy as np
+
+        if axis not in self._texts:
+            numbers: dict[str, int] = {}
+            by_description = [
+                numbers.setdefault(parts[axis], len(numbers)) if axis in parts else -1
+                for parts in self._parts
+            ]
+            # The last one is no description.
+            self._texts[axis] = list(numbers), np.array([*by_description, -1])[self._codes]
+        return self._texts[axis]
 
     def column(self, key: str) -> "pd.Categorical":
         """Return the values of a hyper-parameter; its categories are the different ones."""
         import numpy as np
         import pandas as pd
 
-        values = pd.Categorical([hyperparameter(one, key) for one in self._distinct])
-        by_description = np.append(values.codes, -1)  # the last one is no description
-        return pd.Categorical.from_codes(by_description[self._codes], categories=values.categories)
+        axis = key.partition(".")[0]
+        texts, by_row = self._texts_of(axis)
+        values = pd.Categorical([values_of(axis, text).get(key) for text in texts])
+        by_text = np.append(values.codes, -1)  # the last one is no text
+        return pd.Categorical.from_codes(by_text[by_row], categories=values.categories)

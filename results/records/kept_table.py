@@ -12,13 +12,13 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from results.records.store import SETTLED_NS, caches_of, stamps_of, write_cache
+from results.records.store import SETTLED_NS, Files, caches_of, write_cache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,11 +30,11 @@ _WORTH_KEEPING = 1000
 """Number of rows from which a table is kept."""
 
 
-def key_of(folders: Sequence[Path], arguments: Iterable[str]) -> str | None:
+def key_of(folders: Mapping[Path, Files], arguments: Iterable[str]) -> str | None:
     """Return the key of a table; None if a file may change again without getting another stamp.
 
     Args:
-        folders: the outputs folders, in the order of the table.
+        folders: the outputs folders, in the order of the table, with their files.
         arguments: what else the table depends on.
     """
     digest = hashlib.sha256()
@@ -43,8 +43,7 @@ def key_of(folders: Sequence[Path], arguments: Iterable[str]) -> str | None:
     for argument in arguments:
         digest.update(f"argument {argument}\n".encode())
     settled = time.time_ns() - SETTLED_NS
-    for folder in folders:
-        files = list(stamps_of(folder))
+    for folder, files in folders.items():
         digest.update(f"folder {folder.absolute()} {len(files)}\n".encode())
         digest.update("\n".join([file for file, _ in files]).encode())
         stamps = np.array([stamp for _, stamp in files], dtype=np.int64).reshape(-1, 4)

@@ -13,7 +13,15 @@ from results.records.descriptions import Run, hyperparameter
 from results.records.differences import fits, natural
 from results.records.encoder_facts import EncoderFacts, facts_of
 from results.records.rows import MissingRun, Row
-from results.records.store import Documents, Folders, all_folders, load_document, merged, read_runs
+from results.records.store import (
+    Documents,
+    Files,
+    Folders,
+    all_folders,
+    load_document,
+    merged,
+    read_runs,
+)
 from results.records.sweeps import find_sweep
 from results.records.tabulation import tabulate
 from results.records.versions import Version, complaint
@@ -137,6 +145,7 @@ def read(
     outputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     sweep: str | None = None,
     mean_over: Sequence[str] = (),
+    files: Mapping[Path, Files] | None = None,
 ) -> Results:
     """Read every record and failure below one or more outputs folders, or those of one sweep.
 
@@ -145,6 +154,7 @@ def read(
         sweep: ``latest``, a path, or a name below ``outputs/sweeps``; None reads everything.
         mean_over: keys of datasets or protocols, e.g. ``dataset.split``. Runs that differ only in
             these keys belong to one cell, like runs with different seeds.
+        files: what ``stamps_of`` returned for each folder a moment ago, which saves asking again.
 
     Returns:
         The results; ``problems`` names the unusable files.
@@ -153,7 +163,7 @@ def read(
         ResultsError: if there is no such folder, sweep or key.
     """
     with _without_collection():
-        return _read(folders_of(outputs), sweep, mean_over)
+        return _read(folders_of(outputs), sweep, mean_over, files or {})
 
 
 @contextlib.contextmanager
@@ -168,7 +178,12 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read(folders: Sequence[Path], sweep: str | None, mean_over: Sequence[str]) -> Results:
+def _read(
+    folders: Sequence[Path],
+    sweep: str | None,
+    mean_over: Sequence[str],
+    files: Mapping[Path, Files],
+) -> Results:
     contents, where = None, None
     if sweep is not None:
         if len(folders) > 1:
@@ -177,7 +192,8 @@ def _read(folders: Sequence[Path], sweep: str | None, mean_over: Sequence[str]) 
                 "one with the sweep."
             )
         where, contents = find_sweep(folders[0], sweep)
-    read_ones = [read_runs(one, contents and contents["folders"]) for one in folders]
+    places = contents and contents["folders"]
+    read_ones = [read_runs(one, places, files.get(one)) for one in folders]
     problems = [problem for _, some in read_ones for problem in some]
     runs, contradictions = merged(run for some, _ in read_ones for run in some)
     problems += contradictions

@@ -30,16 +30,20 @@ SETTLED_NS = 2_000_000_000
 """Age of a file from which a further change has another time in the coarsest file systems."""
 
 
-def read_runs(outputs: Path, places: Iterable[str] | None = None) -> tuple[list[Run], list[str]]:
+def read_runs(
+    outputs: Path, places: Iterable[str] | None = None, files: "Files | None" = None
+) -> tuple[list[Run], list[str]]:
     """Return the runs below an outputs folder, and a sentence for each unusable file.
 
     Args:
         outputs: the folder that runs write to.
         places: folders of runs relative to ``outputs``; None reads all.
+        files: what ``stamps_of`` returned a moment ago, which saves asking again.
     """
     base = str(outputs)
     known = {} if places is not None else _cached(outputs)
-    files = list(_stamped(base, _places(base) if places is None else places))
+    if files is None:
+        files = stamps_of(outputs) if places is None else list(_stamped(base, places))
     changed = [
         (file, stamp)
         for file, stamp in files
@@ -82,12 +86,13 @@ def _stamped(outputs: str, places: Iterable[str]) -> Iterator[tuple[str, Stamp]]
             break
 
 
-def stamps_of(outputs: Path) -> Iterator[tuple[str, Stamp]]:
-    """Yield the record, else the failure, of each run below an outputs folder, with its stamp."""
-    yield from _stamped(str(outputs), _places(str(outputs)))
-
-
 Files = Sequence[tuple[str, Stamp]]
+"""Records or failures, relative to an outputs folder, with their stamps."""
+
+
+def stamps_of(outputs: Path) -> Files:
+    """Return the record, else the failure, of each run below an outputs folder, with its stamp."""
+    return list(_stamped(str(outputs), _places(str(outputs))))
 
 
 def _read_all(outputs: str, files: Files) -> tuple[dict[str, Entry], dict[str, str]]:

@@ -5,6 +5,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ LARGEST = 1e100
 """Largest absolute value of a score, so that means and deviations stay finite."""
 ROUNDING = 1e-6
 """Tolerance of fractions outside of [0, 1]."""
+_NESTED = frozenset({dict, list})
 
 
 _SEAL_LENGTH = len(',\n "seal": ""\n}') + 64
@@ -150,23 +152,24 @@ def _wrong_keys(node: Mapping[str, Any], rules: Rules) -> list[str]:
 
 def oddities(document: dict[str, Any]) -> Iterator[str]:
     """Yield the faults that may occur in any part of a record, at most once."""
-    level: list[dict[str, Any] | list[Any]] = [document]
-    depth = 0
-    while level:
-        if depth > DEEPEST:
-            yield f"nested more than {DEEPEST} levels deep"
-            return
-        level = [
-            value
-            for node in level
-            for value in (node.values() if isinstance(node, dict) else node)
-            if isinstance(value, (dict, list))
-        ]
-        depth += 1
+    if is_too_deep(document):
+        yield f"nested more than {DEEPEST} levels deep"
+        return
     try:  # JSON may contain unpaired surrogates
         json.dumps(document, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         yield "text that is not valid Unicode"
+
+
+def is_too_deep(document: dict[str, Any]) -> bool:
+    """Return whether a record is nested more deeply than any configuration."""
+    level: list[Any] = [document]
+    for _ in range(DEEPEST + 1):
+        values = [one.values() if type(one) is dict else one for one in level]
+        # Most nodes, such as the names of classes, hold no other nodes.
+        nodes = [some for some in values if not _NESTED.isdisjoint(map(type, some))]
+        level = [one for one in chain.from_iterable(nodes) if type(one) in _NESTED]
+    return bool(level)
 
 
 def impossible(score: Mapping[str, Any]) -> str | None:

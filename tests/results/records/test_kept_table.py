@@ -8,6 +8,7 @@ import pytest
 
 import results
 from results.records import frames, kept_table
+from results.records.store import stamps_of
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_records_written_a_moment_ago_are_read_again(
 ) -> None:
     monkeypatch.setattr(kept_table, "SETTLED_NS", 3600 * 10**9)
     write()
-    assert kept_table.key_of([outputs], []) is None
+    assert kept_table.key_of({outputs: stamps_of(outputs)}, []) is None
     results.load(outputs)
     results.load(outputs)
     assert len(computed) == 2
