@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from results.statistics import intervals
-from results.statistics.intervals import Coefficient, Kind, difference, inverted, population
+from results.statistics.estimate import Estimate
+from results.statistics.intervals import Kind, difference, inverted, population
 from results.statistics.simulated import TIE_BREAK
 
 Floats = NDArray[np.float64]
@@ -210,7 +211,7 @@ def difference_coverage(
     return float(np.mean(held))
 
 
-def _differences(scores: Floats, kind: Kind) -> Iterator[Coefficient]:
+def _differences(scores: Floats, kind: Kind) -> Iterator[Estimate]:
     for target, first, second in scores:
         yield difference(target, first, second, kind)
 

@@ -18,7 +18,8 @@ from results.errors import ResultsError
 from results.records.cells import Cells, cells, ordered
 from results.records.reading import Results
 from results.records.score_intervals import Interval, cell_interval
-from results.statistics.intervals import FEWEST, Coefficient
+from results.statistics.estimate import Estimate
+from results.statistics.intervals import FEWEST
 
 TARGET = "finetune"
 
@@ -82,7 +83,7 @@ class Analysis:
         return next(iter(measured or known), None)
 
     @functools.cached_property
-    def advantages(self) -> dict[str, Coefficient]:
+    def advantages(self) -> dict[str, Estimate]:
         """Other proxy or baseline -> how much better the best proxy agrees with the target.
 
         Each difference is computed on the encoders and averaged over the datasets that both have.
@@ -104,7 +105,7 @@ class Analysis:
         return differences
 
     @functools.cached_property
-    def ceiling(self) -> Coefficient:
+    def ceiling(self) -> Estimate:
         """How well the target agrees with itself between seeds, on average over datasets."""
         return between_seeds(self.results, self.target.name, [HEADLINE])[-1].coefficients[HEADLINE]
 

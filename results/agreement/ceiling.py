@@ -26,7 +26,8 @@ from results.agreement.specs import chosen
 from results.agreement.two_sources import target_from
 from results.records.cells import cells, ordered
 from results.records.reading import Results
-from results.statistics.intervals import Coefficient, Kind, average, population
+from results.statistics.estimate import Estimate
+from results.statistics.intervals import Kind, average, population
 
 _SPLITS = 20
 """Most splits of the seeds; further ones hardly change the mean."""
@@ -128,11 +129,11 @@ def _by_seed(results: Results, target: str) -> dict[str, Seeds]:
     return dict(by_dataset)
 
 
-def _between_halves(seeds_of: Seeds, name: Name) -> Coefficient:
+def _between_halves(seeds_of: Seeds, name: Name) -> Estimate:
     several = {encoder: seeds for encoder, seeds in seeds_of.items() if len(seeds) > 1}
     shared = sorted(set.intersection(*(set(s) for s in several.values())) if several else ())
     if len(shared) < 2:
-        return Coefficient.none(
+        return Estimate.none(
             len(several),
             "undefined: the ceiling between seeds needs a target with at least two seeds that its "
             "encoders share",
@@ -148,7 +149,7 @@ def _between_halves(seeds_of: Seeds, name: Name) -> Coefficient:
         _corrected(one, kind_of(name), whole.n, times)
         for one in (whole.value, whole.low, whole.high)
     )
-    return Coefficient(value, low, high, whole.n)
+    return Estimate(value, low, high, whole.n)
 
 
 def _halves(seeds: Sequence[int]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

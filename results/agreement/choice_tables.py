@@ -15,8 +15,9 @@ from results.agreement.choosing import (
 from results.agreement.cost import Cost, comparable, together
 from results.agreement.scores import Scores
 from results.records.labels import natural
+from results.statistics.estimate import Estimate
 from results.statistics.intervals import FEWEST
-from results.statistics.means import FEWEST_FOR_INTERVAL, Mean
+from results.statistics.means import FEWEST_FOR_INTERVAL
 from results.tables.rendering import Table, to_csv
 from results.tables.units import duration
 
@@ -217,7 +218,7 @@ def _numbers(entry: Choice) -> list[str]:
     ]
 
 
-def _with_interval(mean: Mean) -> str:
+def _with_interval(mean: Estimate) -> str:
     interval = "" if math.isnan(mean.low) else f" [{mean.low:.2f}, {mean.high:.2f}]"
     return f"{mean.value:.2f}{interval}"
 

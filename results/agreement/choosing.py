@@ -18,15 +18,16 @@ from results.agreement.specs import target_spec
 from results.errors import ResultsError
 from results.records.labels import natural
 from results.records.reading import Results
+from results.statistics.estimate import Estimate
 from results.statistics.intervals import FEWEST
-from results.statistics.means import FEWEST_FOR_INTERVAL, Mean, mean
+from results.statistics.means import FEWEST_FOR_INTERVAL, mean
 from results.statistics.selection import ROUNDING, descending_ranks, expected_best, first, hit_rate
 
 Floats = NDArray[np.float64]
 
 MEAN = "mean over datasets"
 RANDOM = "random choice"
-NONE = Mean.none(0, "too few")
+NONE = Estimate.none(0, "too few")
 FAR = 0.5
 """Places between the two ranks of a miss, as a share of the number of encoders."""
 
@@ -92,8 +93,8 @@ class Choice:
     best: tuple[str, ...] = ()
     chosen_score: float = math.nan
     best_score: float = math.nan
-    regret: Mean = NONE
-    regret_at_3: Mean = NONE
+    regret: Estimate = NONE
+    regret_at_3: Estimate = NONE
     relative_top1: float = math.nan
     hit_at_1: float = math.nan
     hit_at_3: float = math.nan
@@ -186,8 +187,8 @@ def choice(target: Scores, proxy: Scores, dataset: str, *, far: float = FAR) -> 
         best=_first(shared, y),
         chosen_score=expected,
         best_score=best,
-        regret=Mean.exact(scale * (best - expected)),
-        regret_at_3=Mean.exact(scale * (best - expected_best(x, y, 3))),
+        regret=Estimate.exact(scale * (best - expected)),
+        regret_at_3=Estimate.exact(scale * (best - expected_best(x, y, 3))),
         relative_top1=_relative(expected, best, fractions=scale == 100 and not target.negated),
         hit_at_1=hit_rate(x, y, 1),
         hit_at_3=hit_rate(x, y, 3),
@@ -244,7 +245,7 @@ def expected_misses(target: Floats, *, far: float = FAR) -> float:
     return float(sum(np.mean(places - rank >= far * n) for rank in ranks if rank <= n / 3))
 
 
-def regret_difference(target: Scores, proxy: Scores, reference: Scores) -> Mean:
+def regret_difference(target: Scores, proxy: Scores, reference: Scores) -> Estimate:
     """Return the mean over datasets of a proxy's regret minus that of a reference.
 
     On each dataset, both choose among the encoders that have all three scores; datasets with fewer

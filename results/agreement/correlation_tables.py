@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from results.agreement.correlations import MEAN, POOLED, Correlation, Name
 from results.agreement.headline import HEADLINE
 from results.agreement.scores import CLIP
-from results.statistics.intervals import FEWEST, Coefficient
+from results.statistics.estimate import Estimate
+from results.statistics.intervals import FEWEST
 from results.tables import rendering
 from results.tables.rendering import Table, to_csv
 
@@ -130,7 +131,7 @@ def _cells(correlation: Correlation, names: Sequence[Name]) -> list[str]:
     return ["-".join(str(n) for n in counts), *texts]
 
 
-def _shown(c: Coefficient | None, sign: str) -> str:
+def _shown(c: Estimate | None, sign: str) -> str:
     if c is None:
         return "–"
     if not c:

@@ -20,7 +20,8 @@ from results.agreement.specs import target_spec
 from results.errors import ResultsError, unknown
 from results.records.labels import natural
 from results.records.reading import Results
-from results.statistics.intervals import Coefficient, Kind, average, coefficient, difference, point
+from results.statistics.estimate import Estimate
+from results.statistics.intervals import Kind, average, coefficient, difference, point
 
 Name = Literal[
     "pearson",
@@ -46,7 +47,7 @@ class Correlation:
     dataset: str
     proxy: str
     target: str
-    coefficients: Mapping[Name, Coefficient]
+    coefficients: Mapping[Name, Estimate]
     is_difference: bool = False
 
 
@@ -161,13 +162,13 @@ def _compare(
         yield Correlation(dataset, label, target.name, coefficients, is_difference=True)
 
 
-def _coefficient(target: _Column, proxy: _Column, name: Name) -> Coefficient:
+def _coefficient(target: _Column, proxy: _Column, name: Name) -> Estimate:
     if proxy.undefined:
-        return Coefficient.none(0, f"undefined: {proxy.undefined}")
+        return Estimate.none(0, f"undefined: {proxy.undefined}")
     return coefficient_of(target.values(name), proxy.values(name), name)
 
 
-def coefficient_of(target: Values, proxy: Values, name: Name) -> Coefficient:
+def coefficient_of(target: Values, proxy: Values, name: Name) -> Estimate:
     """Return a coefficient over the encoders that both have, of scores on its scale."""
     y, x = _shared(target, proxy)
     return coefficient(x, y, kind_of(name))
@@ -180,7 +181,7 @@ def value_of(target: Scores, proxy: Scores, dataset: str, name: Name) -> float:
     return point(x, y, kind_of(name))
 
 
-def _difference(target: _Column, proxy: _Column, base: _Column, name: Name) -> Coefficient:
+def _difference(target: _Column, proxy: _Column, base: _Column, name: Name) -> Estimate:
     y, x, other = _shared(target.values(name), proxy.values(name), base.values(name))
     return difference(y, x, other, kind_of(name))
 

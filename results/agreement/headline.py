@@ -5,7 +5,8 @@ import math
 from collections.abc import Sequence
 
 from results.agreement.correlations import Correlation, Name
-from results.statistics.intervals import Coefficient, average
+from results.statistics.estimate import Estimate
+from results.statistics.intervals import average
 
 HEADLINE: Name = "spearman"
 """The coefficient of a report's sentences. Ranks decide which encoder is chosen."""
@@ -22,7 +23,7 @@ class Agreement:
     """
 
     proxy: str
-    coefficient: Coefficient
+    coefficient: Estimate
     datasets: tuple[str, ...] = ()
 
 

@@ -7,7 +7,7 @@ from results.agreement.correlations import MEAN, POOLED, Correlation, Name
 from results.figures.drawing import Box, Drawing, NotDrawn
 from results.figures.text import shortened, width
 from results.figures.theme import LABEL, TICK, TITLE, WIDTH, Theme
-from results.statistics.intervals import Coefficient
+from results.statistics.estimate import Estimate
 
 SHOWN: dict[Name, str] = {"spearman": "Spearman's ρ", "pearson (logit)": "Pearson's r, on logits"}
 """The coefficients of the figure, one map each."""
@@ -78,7 +78,7 @@ def _short(column: str) -> str:
     return {MEAN: "mean", POOLED: "log-odds"}.get(column, column)
 
 
-def _draw_cell(drawing: Drawing, box: Box, coefficient: Coefficient | None) -> None:
+def _draw_cell(drawing: Drawing, box: Box, coefficient: Estimate | None) -> None:
     """Draw a coefficient as a colour and a number, or the reason why there is none."""
     theme = drawing.theme
     drawing.rectangle(box, theme.neutral)

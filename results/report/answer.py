@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from results.agreement.headline import Agreement
 from results.agreement.leave_one_out import Influence
 from results.agreement.ranks import OVERALL, Rank, Ranking
-from results.statistics.intervals import Coefficient
+from results.statistics.estimate import Estimate
 
 LONGEST = 8
 """Number of names that a sentence lists."""
@@ -135,13 +135,13 @@ def best_proxy(
     )
 
 
-def does_not_exclude(coefficient: Coefficient) -> str:
+def does_not_exclude(coefficient: Estimate) -> str:
     """Return what an interval says about 0."""
     return "lies below 0" if coefficient.high < 0 else "contains 0"
 
 
 def comparison(
-    best: str, differences: Mapping[str, Coefficient], encoders: int, kind: str = ""
+    best: str, differences: Mapping[str, Estimate], encoders: int, kind: str = ""
 ) -> list[str]:
     """Return which proxies the best one is better than, and which it cannot be told apart from.
 
@@ -190,7 +190,7 @@ def optimism(proxies: int) -> str | None:
     )
 
 
-def ceiling(agreement: Coefficient, target: str, coefficient: str) -> str:
+def ceiling(agreement: Estimate, target: str, coefficient: str) -> str:
     """Return how well the target agrees with itself, which bounds what a proxy can reach.
 
     Args:
@@ -239,7 +239,7 @@ def influence(best: str, influences: Sequence[Influence], by: str) -> str | None
     return f"{start}, but other proxies agree better: {listed(parts, most=MOST_ENCODERS)}."
 
 
-def _difference(other: str, difference: Coefficient, encoders: int) -> str:
+def _difference(other: str, difference: Estimate, encoders: int) -> str:
     on_fewer = f", {difference.n} encoders" if difference.n < encoders else ""
     return f"{name(other)} ({number(difference, '+')}{on_fewer})"
 
@@ -253,11 +253,11 @@ def over(datasets: Sequence[str]) -> str:
     return f", mean over {len(datasets)} datasets"
 
 
-def number(value: Coefficient, sign: str = "") -> str:
+def number(value: Estimate, sign: str = "") -> str:
     """Return a coefficient with its 95 % interval.
 
     Example:
-        >>> number(Coefficient(0.5, -0.1, 0.9, 6))
+        >>> number(Estimate(0.5, -0.1, 0.9, 6))
         '0.50 [-0.10, 0.90]'
     """
     return f"{value.value:{sign}.2f} [{value.low:.2f}, {value.high:.2f}]"

@@ -19,7 +19,6 @@ weighted coefficients depend on the number of encoders; what their intervals cov
 coefficient of as many encoders of the population.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from results.statistics.estimate import Estimate
 from results.statistics.simulated import TIE_BREAK, Z_GRID, RankKind, expected, simulated
 from results.statistics.weighted_kendall import weighted_kendall, weighted_kendall_by_target
 
@@ -40,29 +40,7 @@ SIMULATED_UP_TO = 20
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal
 
 
-@dataclasses.dataclass(frozen=True)
-class Coefficient:
-    """A coefficient in ``[-1, 1]`` (or a difference of two) with its 95 % interval.
-
-    If there is no coefficient, the three numbers are NaN and ``note`` gives the reason.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    note: str = ""
-
-    @classmethod
-    def none(cls, n: int, note: str) -> "Coefficient":
-        """Return a result without a coefficient."""
-        return cls(math.nan, math.nan, math.nan, n, note)
-
-    def __bool__(self) -> bool:
-        return not math.isnan(self.value)
-
-
-def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
+def coefficient(x: Floats, y: Floats, kind: Kind) -> Estimate:
     """Return the correlation of two scores over encoders with its 95 % interval.
 
     Simulated coverage for bivariate normal populations, at 6 as well as at 13 encoders: 95-96 %
@@ -77,9 +55,9 @@ def coefficient(x: Floats, y: Floats, kind: Kind) -> Coefficient:
         kind: the coefficient.
     """
     if note := _missing(x, y):
-        return Coefficient.none(len(x), note)
+        return Estimate.none(len(x), note)
     value = MEASURES[kind](x, y)
-    return Coefficient(value, *_interval(x, y, kind, value), len(x))
+    return Estimate(value, *_interval(x, y, kind, value), len(x))
 
 
 def point(x: Floats, y: Floats, kind: Kind) -> float:
@@ -111,7 +89,7 @@ def _interval(x: Floats, y: Floats, kind: Kind, value: float) -> tuple[float, fl
     return low, high
 
 
-def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Coefficient:
+def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Estimate:
     """Return how much better ``first`` correlates with the target than ``second`` does.
 
     The interval recovers the variance of the difference from the two coefficients' own
@@ -125,7 +103,7 @@ def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Coe
         coefficient(second, target, kind),
     )
     if not coefficient_1 or not coefficient_2:
-        return Coefficient.none(len(target), coefficient_1.note or coefficient_2.note)
+        return Estimate.none(len(target), coefficient_1.note or coefficient_2.note)
     measure = pearson if kind == "pearson" else spearman
     together = _ATTENUATION[kind] * _overlap(
         measure(target, first), measure(target, second), measure(first, second)
@@ -137,10 +115,10 @@ def difference(target: Floats, first: Floats, second: Floats, kind: Kind) -> Coe
     high = _combined(
         coefficient_1.high - coefficient_1.value, coefficient_2.value - coefficient_2.low, together
     )
-    return Coefficient(delta, delta - low, delta + high, len(target))
+    return Estimate(delta, delta - low, delta + high, len(target))
 
 
-def average(coefficients: Sequence[Coefficient]) -> Coefficient:
+def average(coefficients: Sequence[Estimate]) -> Estimate:
     """Return the mean coefficient over datasets; its interval is the mean of the intervals.
 
     The same encoders are evaluated on every dataset, so the coefficients are dependent, and few
@@ -150,9 +128,9 @@ def average(coefficients: Sequence[Coefficient]) -> Coefficient:
     missing = [item for item in coefficients if not item]
     fewest = min((item.n for item in coefficients), default=0)
     if missing or not coefficients:
-        return Coefficient.none(fewest, missing[0].note if missing else "too few")
+        return Estimate.none(fewest, missing[0].note if missing else "too few")
     value, low, high = np.mean([(item.value, item.low, item.high) for item in coefficients], axis=0)
-    return Coefficient(float(value), float(low), float(high), fewest)
+    return Estimate(float(value), float(low), float(high), fewest)
 
 
 def pearson(x: Floats, y: Floats) -> float:

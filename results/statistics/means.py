@@ -1,12 +1,13 @@
 """The mean over few values with a 95 % interval that suits skewed values."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from results.statistics.estimate import Estimate
 
 Floats = NDArray[np.float64]
 
@@ -15,35 +16,7 @@ FEWEST_FOR_INTERVAL = 8
 _DRAWS = 4000
 
 
-@dataclasses.dataclass(frozen=True)
-class Mean:
-    """A mean of ``n`` values with its 95 % interval.
-
-    Without an interval, ``low`` and ``high`` are NaN and ``note`` gives the reason; without a mean
-    ``value`` is NaN, too.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    note: str = ""
-
-    @classmethod
-    def none(cls, n: int, note: str) -> "Mean":
-        """Return a result without a mean."""
-        return cls(math.nan, math.nan, math.nan, n, note)
-
-    @classmethod
-    def exact(cls, value: float) -> "Mean":
-        """Return a single value, which has no interval."""
-        return cls(value, math.nan, math.nan, 1, "a single value")
-
-    def __bool__(self) -> bool:
-        return not math.isnan(self.value)
-
-
-def mean(values: Sequence[float], *, lowest: float = -math.inf) -> Mean:
+def mean(values: Sequence[float], *, lowest: float = -math.inf) -> Estimate:
     """Return the mean with the wider one of two intervals at each end.
 
     One is a bootstrap of the studentised mean (Efron and Tibshirani 1993, section 12.5): ``mean - t
@@ -62,14 +35,14 @@ def mean(values: Sequence[float], *, lowest: float = -math.inf) -> Mean:
     column = np.sort(np.asarray(values, dtype=np.float64))
     n = len(column)
     if n == 0:
-        return Mean.none(0, "no values")
+        return Estimate.none(0, "no values")
     value = math.fsum(column) / n
     if n < FEWEST_FOR_INTERVAL:
         note = f"{n} values are too few for an interval, which needs {FEWEST_FOR_INTERVAL}"
-        return Mean(value, math.nan, math.nan, n, note)
+        return Estimate(value, math.nan, math.nan, n, note)
     if np.ptp(column) == 0:
         note = "all values are equal, which gives no interval"
-        return Mean(value, math.nan, math.nan, n, note)
+        return Estimate(value, math.nan, math.nan, n, note)
     from scipy.special import stdtrit  # slow to import, so only where it is needed
 
     student = float(stdtrit(n - 1, 0.975))
@@ -77,7 +50,7 @@ def mean(values: Sequence[float], *, lowest: float = -math.inf) -> Mean:
     above, below = max(-float(first), student), max(float(last), student)
     standard_error = float(column.std(ddof=1)) / math.sqrt(n)
     low = max(value - below * standard_error, lowest)
-    return Mean(value, low, value + above * standard_error, n)
+    return Estimate(value, low, value + above * standard_error, n)
 
 
 def _studentised(column: Floats) -> Floats:

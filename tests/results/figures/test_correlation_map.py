@@ -8,14 +8,14 @@ from results.agreement.correlations import MEAN, Correlation
 from results.figures.correlation_map import draw
 from results.figures.drawing import NotDrawn
 from results.figures.theme import PAPER
-from results.statistics.intervals import Coefficient
+from results.statistics.estimate import Estimate
 
 
-def correlation(dataset: str, proxy: str, c: Coefficient) -> Correlation:
+def correlation(dataset: str, proxy: str, c: Estimate) -> Correlation:
     return Correlation(dataset, proxy, "finetune", {"spearman": c, "pearson (logit)": c})
 
 
-STRONG, WEAK = Coefficient(0.9, 0.7, 0.97, 13), Coefficient(-0.2, -0.6, 0.3, 13)
+STRONG, WEAK = Estimate(0.9, 0.7, 0.97, 13), Estimate(-0.2, -0.6, 0.3, 13)
 
 
 def test_every_cell_has_its_number_and_brackets_where_the_interval_holds_zero() -> None:
@@ -26,14 +26,14 @@ def test_every_cell_has_its_number_and_brackets_where_the_interval_holds_zero() 
 
 
 def test_too_few_encoders_are_shown_as_such() -> None:
-    drawing = draw([correlation("dtd", "knn", Coefficient.none(3, "too few"))], PAPER)
+    drawing = draw([correlation("dtd", "knn", Estimate.none(3, "too few"))], PAPER)
     assert [text.text for text in drawing.texts].count("too few") == 2
     assert "nan" not in drawing.svg()
 
 
 def test_the_scale_has_its_middle_at_zero() -> None:
     entries = [
-        correlation("a", "knn", Coefficient(value, value, value, 9)) for value in (-1.0, 0.0, 0.5)
+        correlation("a", "knn", Estimate(value, value, value, 9)) for value in (-1.0, 0.0, 0.5)
     ]
     entries = [
         correlation(f"dataset_{n}", "knn", entry.coefficients["spearman"])

@@ -8,7 +8,7 @@ from results.agreement.headline import Agreement
 from results.figures.cost_and_agreement import draw
 from results.figures.drawing import NotDrawn
 from results.figures.theme import PAPER
-from results.statistics.intervals import Coefficient
+from results.statistics.estimate import Estimate
 
 
 def cost(seconds: float, device: str = "cpu", unknown: int = 0) -> Cost:
@@ -16,7 +16,7 @@ def cost(seconds: float, device: str = "cpu", unknown: int = 0) -> Cost:
 
 
 def agreement(proxy: str, value: float) -> Agreement:
-    return Agreement(proxy, Coefficient(value, value - 0.2, min(value + 0.2, 1), 9), ("dtd",))
+    return Agreement(proxy, Estimate(value, value - 0.2, min(value + 0.2, 1), 9), ("dtd",))
 
 
 KNOWN = {"knn": cost(1), "probe": cost(10), "slow": cost(50), "finetune": cost(100), "size": Cost()}
@@ -36,7 +36,7 @@ def test_every_proxy_is_named_and_the_front_joins_those_that_no_cheaper_one_matc
 
 
 def test_proxies_without_cost_or_coefficient_are_named_in_the_caption() -> None:
-    none = Agreement("few", Coefficient.none(3, "too few"))
+    none = Agreement("few", Estimate.none(3, "too few"))
     known = {**KNOWN, "few": cost(3), "mixed": Cost({"cpu": 1, "cuda": 1}, runs=2, cells=2)}
     caption = draw(known, [*AGREEMENTS, none, agreement("mixed", 0.4)], "finetune", PAPER).caption
     assert "not drawn: few, mixed." in caption

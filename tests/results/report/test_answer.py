@@ -6,12 +6,12 @@ from results.agreement.headline import Agreement
 from results.agreement.leave_one_out import Influence
 from results.agreement.ranks import OVERALL, Rank, Ranking
 from results.report import answer
-from results.statistics.intervals import Coefficient
+from results.statistics.estimate import Estimate
 
 
 def agreement(low: float, high: float, *datasets: str) -> Agreement:
     value = (low + high) / 2
-    return Agreement("knn", Coefficient(value, low, high, 8), datasets or ("a", "b"))
+    return Agreement("knn", Estimate(value, low, high, 8), datasets or ("a", "b"))
 
 
 def best(one: Agreement, others: int = 2) -> str:
@@ -42,11 +42,11 @@ def test_a_single_proxy_is_not_called_the_best_of_several() -> None:
 
 def test_only_differences_whose_interval_excludes_0_are_claimed() -> None:
     differences = {
-        "worse": Coefficient(0.4, 0.1, 0.7, 8),
-        "equal": Coefficient(0.1, -0.2, 0.4, 8),
-        "touching": Coefficient(0.1, 0.0, 0.4, 8),
-        "better": Coefficient(-0.4, -0.7, -0.1, 6),
-        "unknown": Coefficient(math.nan, math.nan, math.nan, 3),
+        "worse": Estimate(0.4, 0.1, 0.7, 8),
+        "equal": Estimate(0.1, -0.2, 0.4, 8),
+        "touching": Estimate(0.1, 0.0, 0.4, 8),
+        "better": Estimate(-0.4, -0.7, -0.1, 6),
+        "unknown": Estimate(math.nan, math.nan, math.nan, 3),
     }
     better, undecided, worse = answer.comparison("knn", differences, 8)
     assert better == "`knn` agrees better than `worse` (+0.40 [0.10, 0.70])."
@@ -78,7 +78,7 @@ def test_baselines_are_listed_and_named_as_such() -> None:
         "`knn` 0.50 [0.20, 0.80] and `knn` 0.10 [-0.20, 0.40] (Spearman, mean over 2 datasets)."
     )
     assert answer.baselines([], "Spearman") is None
-    differences = {"parameters": Coefficient(0.4, 0.1, 0.7, 8)}
+    differences = {"parameters": Estimate(0.4, 0.1, 0.7, 8)}
     (better,) = answer.comparison("knn", differences, 8, "baseline")
     assert better == "`knn` agrees better than the baseline `parameters` (+0.40 [0.10, 0.70])."
 
@@ -113,16 +113,16 @@ def test_a_single_encoder_ranks_nowhere() -> None:
 
 
 def test_the_ceiling_is_named_or_said_to_be_unknown() -> None:
-    text = answer.ceiling(Coefficient(0.9, 0.8, 0.95, 8), "finetune", "Spearman")
+    text = answer.ceiling(Estimate(0.9, 0.8, 0.95, 8), "finetune", "Spearman")
     assert text.startswith(
         "`finetune` itself, repeated with other seeds, would agree with Spearman"
     )
     assert "0.90 [0.80, 0.95]" in text
-    unknown = Coefficient.none(8, "undefined: it needs two seeds")
+    unknown = Estimate.none(8, "undefined: it needs two seeds")
     assert answer.ceiling(unknown, "finetune", "Spearman") == (
         "How well `finetune` agrees with itself is unknown: it needs two seeds."
     )
-    few = Coefficient.none(3, "too few")
+    few = Estimate.none(3, "too few")
     assert answer.ceiling(few, "finetune", "Spearman").endswith("the encoders are too few.")
 
 

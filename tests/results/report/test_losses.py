@@ -4,11 +4,15 @@ import math
 from results.agreement.choosing import MEAN, RANDOM, Choice, Miss
 from results.agreement.cost import Cost
 from results.report import losses
-from results.statistics.means import Mean
+from results.statistics.estimate import Estimate
 
 
 def choice(dataset: str, regret: float, proxy: str = "knn") -> Choice:
-    value = Mean(regret, regret - 0.5, regret + 0.5, 9) if dataset == MEAN else Mean.exact(regret)
+    value = (
+        Estimate(regret, regret - 0.5, regret + 0.5, 9)
+        if dataset == MEAN
+        else Estimate.exact(regret)
+    )
     return Choice(dataset, proxy, "finetune", 8, regret=value, hit_at_1=0.5, hit_at_3=1.0)
 
 

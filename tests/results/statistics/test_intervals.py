@@ -5,14 +5,8 @@ import pytest
 from scipy import stats
 
 from benchmarks.correlation_coverage import chosen, coverage, difference_coverage
-from results.statistics.intervals import (
-    Coefficient,
-    Kind,
-    average,
-    coefficient,
-    difference,
-    population,
-)
+from results.statistics.estimate import Estimate
+from results.statistics.intervals import Kind, average, coefficient, difference, population
 from results.statistics.simulated import Z_GRID, expected, simulated
 
 WEIGHTED: list[Kind] = ["weighted_kendall", "weighted_kendall_by_target"]
@@ -174,6 +168,6 @@ def test_the_difference_of_pearsons_equals_zous_published_formula() -> None:
 
 
 def test_an_average_is_the_mean_of_values_and_ends() -> None:
-    found = average([Coefficient(0.2, 0.0, 0.6, 7), Coefficient(0.6, 0.2, 0.8, 6)])
+    found = average([Estimate(0.2, 0.0, 0.6, 7), Estimate(0.6, 0.2, 0.8, 6)])
     assert (found.value, found.low, found.high) == pytest.approx((0.4, 0.1, 0.7))
     assert found.n == 6
