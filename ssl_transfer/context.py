@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -60,7 +60,8 @@ class Context:
         max_steps: stop every training after so many steps (``debug=true``).
         progress_bar: whether to draw one.
         compile: whether learners are compiled.
-        channels_last: whether convolutions use the channels-last memory layout.
+        channels_last: whether trainings lay out images and filters with channels last (``auto``:
+            see ``training.memory_layout``).
         monitor: what to monitor during pre-training (keys of ``Monitoring``; ``None``: nothing).
         run_id: owner of checkpoints and progress; those of another run are ignored.
         inputs: identifies the data and the weights that the run starts from (``None``: unknown);
@@ -87,7 +88,7 @@ class Context:
     progress_bar: bool = True
     monitor: dict[str, Any] | None = None
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = False
     run_id: str = ""
     inputs: str | None = None
     doubt: bool = False

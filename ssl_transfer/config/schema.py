@@ -34,7 +34,7 @@ class TrainerOptions:
     checkpoint_every_steps: Count | None = None
     checkpoint_every_minutes: Annotated[float, Range(0, cap=10**6)] = 5.0
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
     progress_bar: bool = True
     decode_once: Literal["auto", "always", "never"] = "auto"
     monitor: Any = None

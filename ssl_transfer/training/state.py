@@ -20,15 +20,20 @@ LONG_TRAINING_SECONDS = 60.0
 """Time since the last checkpoint after which the end of a training is saved, too."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class TrainingState:
-    """Everything that changes in a training except the step (see ``checkpoint``)."""
+    """Everything that changes in a training except the step (see ``checkpoint``).
+
+    A training that continues keeps the memory layout in which it began (``channels_last``), so
+    that it computes what it would have computed without the interruption.
+    """
 
     learner: Learner
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     observer: Observer | None
     steps_per_epoch: float
+    channels_last: bool = False
 
     def restore(self, context: Context, header: checkpoint.Header) -> int:
         """Restore the saved state, if there is one; return the step to continue with."""
@@ -47,8 +52,21 @@ class TrainingState:
         self.scaler.load_state_dict(saved.get("scaler", {}))
         if self.observer is not None and saved.get("observer"):
             self.observer.load_state_dict(saved["observer"])
+        # Checkpoints of older code lack the key; there only `true` selected channels last.
+        before = saved.get("channels_last", context.channels_last is True)
+        self._keep_layout(before, context, header)
         context.note_resumption(header.training, saved["step"])
         return int(saved["step"])
+
+    def _keep_layout(self, before: bool, context: Context, header: checkpoint.Header) -> None:
+        """Adopt the memory layout of the checkpoint; log a warning if another one is configured."""
+        if context.channels_last in (True, False) and before != context.channels_last:
+            log.warning(
+                "`%s` continues with `trainer.channels_last=%s`, as it began; the configured value "
+                "%s holds for trainings that start anew.",
+                header.training, str(before).lower(), str(context.channels_last).lower(),
+            )  # fmt: skip
+        self.channels_last = before
 
     def _misfit(self, saved: Mapping[str, Any]) -> str | None:
         """Return a difference between a saved learner and this one (``None``: no difference).
@@ -71,6 +89,7 @@ class TrainingState:
             "learner": {k: v for k, v in self.learner.state_dict().items() if k not in constant},
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "channels_last": self.channels_last,
             "observer": None if self.observer is None else self.observer.state_dict(),
         }
 

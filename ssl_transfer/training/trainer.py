@@ -24,6 +24,7 @@ from ssl_transfer.training import checkpoint, optim
 from ssl_transfer.training.batch_rules import share_problem
 from ssl_transfer.training.batch_statistics import check_groups, convert
 from ssl_transfer.training.learner import Learner, Observer, Parts
+from ssl_transfer.training.memory_layout import channels_last, is_faster_last
 from ssl_transfer.training.options import SampleOrder, TrainingOptions
 from ssl_transfer.training.state import Checkpointer, TrainingState
 
@@ -86,11 +87,15 @@ def fit(
     optimizer = optim.build(options.optimizer, groups or learner.parameter_groups())
     # The scaler does nothing unless the precision is fp16.
     scaler = torch.amp.GradScaler(context.device.type, enabled=context.precision == "fp16")
-    state = TrainingState(learner, optimizer, scaler, observer, stream.steps_per_epoch)
+    last = context.channels_last
+    if last == "auto":
+        last = is_faster_last(learner, context.device.type, context.precision)
+    state = TrainingState(learner, optimizer, scaler, observer, stream.steps_per_epoch, last)
     header = checkpoint.Header(context.run_id, name, steps, context.inputs)
     start = state.restore(context, header)
-    if context.channels_last:
+    if state.channels_last:
         learner.to(memory_format=torch.channels_last)
+        context.note(channels_last=True)
     model = _parallel(learner, context)
     batches = load(data, _share(stream, range(start, steps)), context)
     logger = StepLogger(context, name, stream.batch_size)
@@ -106,7 +111,7 @@ def fit(
                 optimizer.state.clear()
             seed = randomness.derive(context.seed, name, step, distributed.rank())
             randomness.seed_torch(seed, context.device)
-            parts, stopping = _agree(step, name, _backward(model, batch, context, scaler), stop)
+            parts, stopping = _agree(step, name, _backward(model, batch, context, state), stop)
             scaler.unscale_(optimizer)
             learner.before_step(step / steps)
             if options.clip_grad_norm is not None:
@@ -127,7 +132,7 @@ def fit(
             checkpointer.after(step, steps, stopping=stopping)
         if distributed.any_true(stop()):  # a signal during the last step
             checkpointer.stop_after(steps)
-    if context.channels_last:
+    if state.channels_last:
         learner.to(memory_format=torch.contiguous_format)
 
 
@@ -207,30 +212,23 @@ def _share(stream: SampleOrder, steps: range) -> Iterator[Items]:
     return (stream.batch(step)[first : first + share] for step in steps)
 
 
-def _backward(
-    model: nn.Module, batch: Batch, context: Context, scaler: torch.amp.GradScaler
-) -> Parts:
+def _backward(model: nn.Module, batch: Batch, context: Context, state: TrainingState) -> Parts:
     """Accumulate the gradient of one global batch and return its detached parts."""
     totals: Parts = {}
     count = context.accumulate
     for micro in range(count):
         views = tuple(view.chunk(count)[micro] for view in batch.views)
         views = tuple(view.to(context.device, context.dtype, non_blocking=True) for view in views)
-        if context.channels_last:
-            views = tuple(_channels_last(view) for view in views)
+        if state.channels_last:
+            views = tuple(channels_last(view) for view in views)
         targets = batch.targets.chunk(count)[micro].to(context.device, non_blocking=True)
         with _reducing(model, last=micro == count - 1):
             with autocast(context):
                 parts = model(views, targets)
-            scaler.scale(parts["loss"] / count).backward()
+            state.scaler.scale(parts["loss"] / count).backward()
         for key, value in parts.items():
             totals[key] = totals.get(key, 0.0) + value.detach() / count
     return totals
-
-
-def _channels_last(view: torch.Tensor) -> torch.Tensor:
-    """Return images with their channels last; features, which have two axes, are unchanged."""
-    return view.contiguous(memory_format=torch.channels_last) if view.ndim == 4 else view
 
 
 def _reducing(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
