@@ -22,6 +22,7 @@ from launchers.composition import (
 )
 from ssl_transfer.config import resolve
 from ssl_transfer.config.composition import searched_folders
+from ssl_transfer.config.references import expanded
 from ssl_transfer.runs import Run
 from ssl_transfer.system.files import let_group_write
 
@@ -93,7 +94,7 @@ class ProjectLauncher(Launcher):
 
         def compose(overrides: Sequence[str]) -> Composition:
             return cache.get(
-                task_overrides(overrides), functools.partial(composer.compose, overrides)
+                task_overrides(overrides), lambda: expanded(composer.compose_plain(overrides))
             )
 
         compositions, left_out = compose_cells(job_overrides, compose, composer)

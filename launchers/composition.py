@@ -2,8 +2,9 @@
 
 A composition depends only on the overrides, the files under ``conf/`` and the versions of the
 packages. The cache is one append-only file with a line for each composition: key, signature, JSON.
-Incomplete lines and lines of other users are ignored, so the file needs no lock, and other users
-cannot change the meaning of a command line.
+A node such as ``model``, which many compositions share, has a line of its own, and its hash stands
+in their lines. Incomplete lines and lines of other users are ignored, so the file needs no lock,
+and other users cannot change the meaning of a command line.
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from omegaconf import DictConfig
 
 from launchers import signature
 from ssl_transfer import config as configuration
-from ssl_transfer.config import CONF, plain
+from ssl_transfer.config import CONF
 from ssl_transfer.config.composer import Composer
 
 Composition = dict[str, Any]
+
+_HASH = "sha256"
+"""Key of a node's hash in the line of a composition."""
 
 CODE = Path(configuration.__file__).parent
 """The folder of the code that decides what overrides mean."""
@@ -59,6 +63,7 @@ class CompositionCache:
         self.surroundings = _surroundings(search_path) + context
         self.sign = signature.signer()  # None: nothing is cached
         self.lines = dict(self._read())
+        self.nodes: dict[str, Any] = {}
 
     def _read(self) -> list[tuple[str, str]]:
         if not self.path.exists():
@@ -70,27 +75,70 @@ class CompositionCache:
         """Return the key of a composition; the order of overrides is part of it."""
         return hashlib.sha256("\0".join([self.surroundings, *overrides]).encode()).hexdigest()
 
-    def get(self, overrides: Sequence[str], compose: Callable[[], DictConfig]) -> Composition:
-        """Return the plain composition of these overrides, from the cache if it has it."""
+    def get(self, overrides: Sequence[str], compose: Callable[[], Composition]) -> Composition:
+        """Return the plain composition of these overrides, from the cache if it has it.
+
+        Its nodes are shared with other compositions and must not be changed.
+        """
         key = self.key(overrides)
-        signed, _, text = self.lines.pop(key, "").partition("\t")
+        signed, _, text = self.lines.get(key, "").partition("\t")
+        # A complete line of this user:
         if self.sign is not None and signed == self.sign(f"{key}\t{text}".encode()):
-            self.lines[key] = f"{signed}\t{text}"  # a complete line of this user
-            return dict(json.loads(text))
-        composed = plain(compose())
-        text = json.dumps(composed, separators=(",", ":"))
-        if self.sign is None:
-            return dict(json.loads(text))
-        signed = self.sign(f"{key}\t{text}".encode())
-        self.lines[key] = f"{signed}\t{text}"
+            composition = self._read_nodes(json.loads(text))
+            if composition is not None:
+                return composition
+        return self._store(key, compose())
+
+    def _read_nodes(self, line: Mapping[str, Any]) -> Composition | None:
+        """Return a composition with its nodes for their hashes; None if a node has no line."""
+        composition = {}
+        for name, value in line.items():
+            if isinstance(value, dict):
+                digest = value[_HASH]
+                if digest not in self.nodes:
+                    text = self.lines.get(digest, "").removeprefix("\t")
+                    if _hash(text) != digest:
+                        return None
+                    self.nodes[digest] = json.loads(text)
+                value = self.nodes[digest]
+            composition[name] = value
+        return composition
+
+    def _store(self, key: str, composed: Composition) -> Composition:
+        """Write a composition, and return it with shared nodes.
+
+        All values go through JSON, like those of a cached composition, so that tuples are lists.
+        """
+        lines, shared, hashed = [], {}, {}
+        for name, value in composed.items():
+            text = json.dumps(value, separators=(",", ":"))
+            if not isinstance(value, dict | list | tuple):
+                shared[name] = hashed[name] = json.loads(text)
+                continue
+            digest = _hash(text)
+            if digest not in self.nodes:
+                self.nodes[digest] = json.loads(text)
+                lines.append(f"{digest}\t\t{text}")
+            shared[name], hashed[name] = self.nodes[digest], {_HASH: digest}
+        if self.sign is not None:
+            text = json.dumps(hashed, separators=(",", ":"))
+            signed = self.sign(f"{key}\t{text}".encode())
+            self.lines[key] = f"{signed}\t{text}"
+            self._append([*lines, f"{key}\t{signed}\t{text}"])
+        return shared
+
+    def _append(self, lines: Sequence[str]) -> None:
         # If the file cannot be written, only the speed suffers; other code reports the cause.
         with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if not self.path.parent.exists():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 # The leading newline ends an incomplete line of a killed process.
-                file.write(f"\n{key}\t{signed}\t{text}\n")
-        # Through JSON, like a cached composition, so that tuples are lists in both.
-        return dict(json.loads(text))
+                file.write("".join(f"\n{line}\n" for line in lines))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sweep_composer(loader: ConfigLoader, master: DictConfig) -> Composer:

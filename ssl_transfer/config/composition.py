@@ -22,12 +22,24 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         hydra.errors.HydraException: for an unknown option or key; the message lists the known ones.
     """
+    return _current_composer().compose(roles.gathered(overrides))
+
+
+def compose_plain(overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the same as plain dictionaries, which must not be changed; see ``Composer``.
+
+    Raises:
+        hydra.errors.HydraException: as ``compose`` does.
+    """
+    return _current_composer().compose_plain(roles.gathered(overrides))
+
+
+def _current_composer() -> Composer:
     from hydra.core.global_hydra import GlobalHydra
 
     hydra = GlobalHydra.instance()
     loader = hydra.config_loader() if hydra.is_initialized() else _loader()
-    composer = _composer(loader, _edits(searched_folders(loader)))
-    return composer.compose(roles.gathered(overrides))
+    return _composer(loader, _edits(searched_folders(loader)))
 
 
 def searched_folders(loader: ConfigLoader) -> list[str]:

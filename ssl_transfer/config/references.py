@@ -10,6 +10,7 @@ nodes, so that ids and frozen configurations contain what the names meant.
 
 import copy
 import itertools
+import pickle
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ssl_transfer.config import places
 from ssl_transfer.config.arguments import quoted
-from ssl_transfer.config.composition import compose
+from ssl_transfer.config.composition import compose_plain
 from ssl_transfer.config.hydra_errors import did_you_mean, sentence
 from ssl_transfer.config.roles import REFERENCES, Role
 
@@ -183,10 +184,11 @@ def _nodes(path: str, value: str | Mapping[str, Any], config: Node) -> Node:
             )
     options = [f"{axis}={name}" for axis, name in axes.items() if isinstance(name, str)]
     try:
-        other = plain(compose([*options, *overrides]))
+        other = expanded(compose_plain([*options, *overrides]))
     except HydraException as error:
         raise ConfigCompositionException(f"`{path}`: {sentence(error)}") from error
     nodes = {axis: axes[axis] if isinstance(axes[axis], Mapping) else other[axis] for axis in axes}
+    nodes = dict(pickle.loads(pickle.dumps(nodes)))  # a copy: the composer keeps the others
     if axes["model"] is None:
         nodes["model"] = copy.deepcopy(config["model"])
     return nodes

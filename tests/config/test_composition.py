@@ -75,7 +75,7 @@ def test_compositions_remembered_or_not_equal_hydras_own_on_random_command_lines
     path = tmp_path / "compositions.jsonl"
     cache = CompositionCache(path)
     for line in lines:
-        cache.get(line, lambda line=line: composer.compose(line))
+        cache.get(line, lambda line=line: plain(composer.compose(line)))
     again = CompositionCache(path)
     for line in lines:
         remembered = again.get(line, lambda: pytest.fail("it was composed before"))
@@ -211,7 +211,7 @@ def test_a_torn_line_is_composed_again(tmp_path):
     cache = CompositionCache(path)
     path.write_text(f"{cache.key(['seed=3'])}\t" + '{"seed": ')
     cache = CompositionCache(path)
-    assert cache.get(["seed=3"], lambda: compose(["seed=3"]))["seed"] == 3
+    assert cache.get(["seed=3"], lambda: plain(compose(["seed=3"])))["seed"] == 3
     lines = [line for line in path.read_text().splitlines() if line]
     assert json.loads(lines[-1].split("\t")[2])["seed"] == 3
     assert CompositionCache(path).get(["seed=3"], pytest.fail)["seed"] == 3
@@ -221,22 +221,32 @@ def test_nobody_else_decides_what_a_command_line_means(tmp_path, monkeypatch):
     path = tmp_path / "c.jsonl"
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
     theirs = CompositionCache(path)
-    theirs.get(["seed=3"], lambda: compose(["model=custom", "model._target_=os.system"]))
+    custom = plain(compose(["model=custom", "model._target_=os.system"]))
+    theirs.get(["seed=3"], lambda: custom)
+    others = path.read_text().splitlines()[-1].split("\t")[2]
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "mine"))
-    composed = CompositionCache(path).get(["seed=3"], lambda: compose(["seed=3"]))
+    composed = CompositionCache(path).get(["seed=3"], lambda: plain(compose(["seed=3"])))
     assert composed["model"]["_target_"] != "os.system"
-    # A line of mine with another text, or below another key, is not mine.
-    key, signed, text = path.read_text().splitlines()[-1].split("\t")
-    for line in (f"{key}\t{signed}\t" + text.replace("small_resnet", "other"),
-                 f"{theirs.key(['seed=4'])}\t{signed}\t{text}"):  # fmt: skip
-        path.write_text(line + "\n")
+    # Lines of mine with another text, a node of another text, or below another key, are not mine.
+    lines = path.read_text()
+    key, _, text = lines.splitlines()[-1].split("\t")
+    model = json.loads(text)["model"]["sha256"]
+    for forged in (
+        lines.replace(text, text.replace('"seed":3', '"seed":4')),
+        lines.replace('"small_resnet"', '"other"'),
+        lines.replace(model, json.loads(others)["model"]["sha256"]),
+        lines.replace(key, theirs.key(["seed=4"])),
+        "\n".join(line for line in lines.splitlines() if not line.startswith(model)),
+    ):
+        assert forged != lines
+        path.write_text(forged + "\n")
         for seed in (3, 4):
-            given = CompositionCache(path).get(
-                [f"seed={seed}"], lambda s=seed: compose([f"seed={s}"])
+            composed = CompositionCache(path).get(
+                [f"seed={seed}"], lambda s=seed: plain(compose([f"seed={s}"]))
             )
-            assert given == plain(compose([f"seed={seed}"]))
+            assert composed == plain(compose([f"seed={seed}"]))
     monkeypatch.setenv("XDG_STATE_HOME", str(path))  # no place for a key
-    assert CompositionCache(path).get(["seed=5"], lambda: compose(["seed=5"]))["seed"] == 5
+    assert CompositionCache(path).get(["seed=5"], lambda: plain(compose(["seed=5"])))["seed"] == 5
 
 
 def test_hydras_own_overrides_do_not_shape_a_run():
