@@ -1,15 +1,18 @@
-"""Pre-training steps: our trainer against the same loop written with lightly's parts.
+"""Pre-training steps: our trainer against its networks alone and against a loop of lightly's parts.
 
     python benchmarks/pretraining_steps.py
     python benchmarks/pretraining_steps.py --methods byol,swav --model resnet18 model.stem=cifar
 
 A step: a batch of two views in memory, forward, backward, the optimizer's update, the momentum
-encoder's, and the loss read. Encoder, widths of the heads, batch and optimizer are the same on both
-sides; lightly (https://github.com/lightly-ai/lightly, MIT) lets its heads, losses, memory bank and
-momentum update stand for the rest, as in its examples. Both sides take turns; each is judged by its
-fastest step, in CPU seconds of one thread (on a GPU: in seconds), so that other work on the machine
-disturbs the ratio little. Peak memory is the process's (on a GPU: the device's). Batch statistics
-are the whole batch's, and nothing is clipped: lightly's examples do neither.
+encoder's, and the loss read. ``limit`` is what no step can beat: the forward and backward passes of
+the method's networks alone, replayed with the inputs of a step, in the same memory layout, without
+loss, optimizer and data. ``pipeline`` is the trainer on images from which it draws the method's own
+views. Encoder, widths of the heads, batch and optimizer are the same on lightly's side
+(https://github.com/lightly-ai/lightly, MIT), which lets its heads, losses, memory bank and momentum
+update stand for the rest, as in its examples. The sides take turns; each is judged by its fastest
+step, in CPU seconds of one thread (on a GPU: in seconds), so that other work on the machine
+disturbs the ratio little. Batch statistics are the whole batch's, and nothing is clipped: lightly's
+examples do neither.
 """
 
 import argparse
@@ -21,24 +24,27 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("LIGHTLY_DID_VERSION_CHECK", "True")  # it asks a server otherwise
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.published_cell import peak_gib, reset_peak
 from ssl_transfer import methods, models
 from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
-from ssl_transfer.datasets.loading import Items
-from ssl_transfer.datasets.transforms import Batch
+from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.images import ArrayImages
+from ssl_transfer.datasets.loading import Items, TrainingData
+from ssl_transfer.datasets.transforms import Batch, Pipeline, ViewDataset
 from ssl_transfer.models import Encoder
 from ssl_transfer.training import optim
+from ssl_transfer.training.memory_layout import is_faster_last
 from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
@@ -51,49 +57,125 @@ except ImportError as error:  # it is no dependency, and `make benchmarks` goes 
     raise SystemExit(0) from None
 
 Config = dict[str, Any]
-OVERRIDES = {"dino": ["method.hidden_dims=[2048,2048]"]}
-"""The head that lightly has."""
+Clock = Callable[[], float]
+Side = Callable[[], list[float]]
+METHODS = (
+    "supervised", "simclr", "byol", "simsiam", "moco_v1", "moco_v2", "dino", "swav",
+    "barlow_twins", "mixed_barlow_twins", "vicreg", "w_mse", "seed",
+)  # fmt: skip
+OVERRIDES = {
+    "dino": ["method.hidden_dims=[2048,2048]"],
+    "seed": ["method.teacher=small_resnet", "method.teacher_output=features"],
+}
+"""The head that lightly has; a teacher with random weights."""
 
 
 class SameViews:
-    """Training data that are one batch of views, again and again, and notice when it is asked for.
+    """Training data that are one batch of views, again and again.
 
     Args:
         views: of all images.
-        clock: in seconds.
     """
 
-    def __init__(self, views: tuple[Tensor, ...], clock: Callable[[], float]) -> None:
-        self.views, self.clock = views, clock
-        self.asked: list[float] = []
+    def __init__(self, views: tuple[Tensor, ...]) -> None:
+        self.views = views
+        self.targets = torch.arange(len(views[0])) % 10
 
     def __len__(self) -> int:
         return len(self.views[0])
 
     def __getitems__(self, items: Items) -> Batch:
         """Return the batch."""
-        self.asked.append(self.clock())
-        return Batch(
-            self.views, torch.zeros(len(items), dtype=torch.int64), torch.arange(len(items))
-        )
+        return Batch(self.views, self.targets, torch.arange(len(items)))
 
 
-def ours(config: Config, data: SameViews, steps: int, device: torch.device) -> list[float]:
+class Clocked:
+    """Training data that note when a batch is requested.
+
+    Args:
+        data: the training data.
+        clock: in seconds.
+    """
+
+    def __init__(self, data: Any, clock: Clock) -> None:
+        self.data, self.clock = data, clock
+        self.times: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, items: Items) -> Batch:
+        """Return the batch."""
+        self.times.append(self.clock())
+        batch: Batch = self.data.__getitems__(items)
+        return batch
+
+
+def built(config: Config, device: torch.device) -> methods.Method:
+    """Return an untrained method."""
+    others = {}
+    if config["method"]["name"] == "seed":
+        others["teacher"] = models.build(config["model"], seed=1)
+    node = {**config["method"], "bn_groups": 1, "clip_grad_norm": None}
+    return methods.build(node, models.build(config["model"]), 10, **others).to(device)
+
+
+def ours(
+    learner: methods.Method, config: Config, data: TrainingData, steps: int, clock: Clock
+) -> list[float]:
     """Return the seconds of each step of our trainer."""
     node = {**config["method"], "batch_size": len(data), "bn_groups": 1, "clip_grad_norm": None}
-    learner = methods.build(node, models.build(config["model"]), None).to(device)
-    data.asked.clear()
+    device = next(learner.parameters()).device
+    clocked = Clocked(data, clock)
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(Path(folder), Path(folder), device=device, progress_bar=False)
-        fit(
-            learner,
-            data,
-            TrainingOptions.of(node, steps=steps, drop_last=True),
-            context,
-            name="pretrain",
+        context = Context(
+            Path(folder), Path(folder), device=device, progress_bar=False, channels_last="auto"
         )
-        ended = data.clock()
-    return [after - at for at, after in zip(data.asked, [*data.asked[1:], ended], strict=True)]
+        options = TrainingOptions.of(node, steps=steps, drop_last=True, warmup_epochs=0.0)
+        fit(learner, clocked, options, context, name="pretrain")
+        times = [*clocked.times, clock()]
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+class Networks:
+    """The networks of a method, and their inputs in one step.
+
+    Args:
+        learner: the method; its direct submodules are its networks.
+    """
+
+    def __init__(self, learner: methods.Method) -> None:
+        self.learner = learner
+        self.calls: list[tuple[nn.Module, Tensor, bool]] = []
+        self.hooks = [
+            network.register_forward_pre_hook(self.note) for network in learner.children()
+        ]
+
+    def note(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note a call: the network, its input, and whether a backward pass follows."""
+        self.calls.append((network, inputs[0], torch.is_grad_enabled()))
+
+    def stop(self) -> None:
+        """Note no further calls."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def seconds(self, steps: int, clock: Clock) -> list[float]:
+        """Return the seconds of the forward and backward passes of each step."""
+        last = is_faster_last(self.learner, self.calls[0][1].device.type, "fp32")
+        if last:
+            self.learner.to(memory_format=torch.channels_last)
+        times = [clock()]
+        for _ in range(steps):
+            for network, inputs, trained in self.calls:
+                leaf = inputs.detach().requires_grad_(trained and inputs.requires_grad)
+                with torch.set_grad_enabled(trained):
+                    output = network(leaf)
+                if output.requires_grad:
+                    output.backward(output.detach())
+            self.learner.zero_grad(set_to_none=True)
+            times.append(clock())
+        return [after - before for before, after in itertools.pairwise(times)]
 
 
 @dataclasses.dataclass
@@ -111,7 +193,9 @@ class Parts:
     slow: Sequence[tuple[nn.Module, nn.Module]] = ()
 
 
-def theirs(config: Config, data: SameViews, steps: int, device: torch.device) -> list[float]:
+def theirs(
+    config: Config, data: SameViews, steps: int, device: torch.device, clock: Clock
+) -> list[float]:
     """Return the seconds of each step of a plain loop over lightly's parts."""
     node = config["method"]
     parts = LIGHTLY[node["name"]](models.build(config["model"]), node, device)
@@ -121,7 +205,7 @@ def theirs(config: Config, data: SameViews, steps: int, device: torch.device) ->
     optimizer = optim.build(node["optimizer"], [{"params": trained}])
     seconds = []
     for _ in range(steps):
-        began = data.clock()
+        began = clock()
         loss = parts.loss(*(view.to(device, non_blocking=True) for view in data.views))
         loss.backward()
         optimizer.step()
@@ -129,7 +213,7 @@ def theirs(config: Config, data: SameViews, steps: int, device: torch.device) ->
         for fast, slow in parts.slow:
             utils.update_momentum(fast, slow, node["momentum"])
         loss.item()
-        seconds.append(data.clock() - began)
+        seconds.append(clock() - began)
     return seconds
 
 
@@ -249,50 +333,72 @@ LIGHTLY: dict[str, Callable[[Encoder, Config, torch.device], Parts]] = {
 }
 
 
-def measure(name: str, options: argparse.Namespace) -> Iterator[tuple[float, float]]:
-    """Yield, for ours and for lightly's, the seconds of the fastest step and peak memory in GiB."""
+def drawn_images(count: int, size: int, views: Sequence[Any], preprocessing: Any) -> ViewDataset:
+    """Return images of noise in memory, and the pipelines that draw a method's views of them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    split = Split(ArrayImages(pixels), np.arange(count) % 10, [str(i) for i in range(count)])
+    return ViewDataset(
+        split, [Pipeline(preprocessing, view, view=number) for number, view in enumerate(views)], 0
+    )
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Return the seconds of the fastest step of every side."""
     device = torch.device(options.device)
     own = [f"method={name}", f"model={options.model}", *OVERRIDES.get(name, []), *options.overrides]
     config = resolve(plain(compose(own)))
-    size = config["model"]["preprocessing"]["size"] if options.size is None else options.size
+    size = options.size or config["model"]["preprocessing"]["size"]
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    views = tuple(torch.randn(options.batch_size, 3, size, size) for _ in range(2))
-    sides = (ours, theirs)
-    data = SameViews(views, clock)
-    seconds: dict[Any, list[float]] = {side: [] for side in sides}
-    peaks = dict.fromkeys(sides, 0.0)
+    learner = built(config, device)
+    count = len(learner.views) * (1 + len(learner.other_preprocessing))
+    data = SameViews(tuple(torch.randn(options.batch_size, 3, size, size) for _ in range(count)))
+    images = drawn_images(options.batch_size, size, learner.views, learner.encoder.preprocessing)
+    networks = Networks(learner)
+    ours(learner, config, data, 1, clock)
+    networks.stop()
+    sides: dict[str, Side] = {
+        "ours": lambda: ours(learner, config, data, options.steps, clock),
+        "limit": lambda: networks.seconds(options.steps, clock),
+        "pipeline": lambda: ours(learner, config, images, options.steps, clock),
+    }
+    if name in LIGHTLY:
+        sides["lightly"] = lambda: theirs(config, data, options.steps, device, clock)
+    if learner.other_preprocessing:
+        del sides["pipeline"]
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
     for round_ in range(options.rounds):
-        for side in sides if round_ % 2 == 0 else sides[::-1]:
+        for side in list(sides) if round_ % 2 == 0 else list(sides)[::-1]:
             torch.manual_seed(0)
-            reset_peak(options.device)
-            seconds[side] += side(config, data, options.steps, device)
-            peaks[side] = max(peaks[side], peak_gib(options.device))
-    return ((min(seconds[side]), peaks[side]) for side in sides)
+            seconds[side] += sides[side]()
+    return {side: min(times) for side, times in seconds.items()}
 
 
 def main() -> None:
-    """Print steps per second and peak memory of both sides for every method."""
+    """Print the time of a step of our trainer beside that of the other sides, for every method."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("overrides", nargs="*", help="of our configuration")
-    parser.add_argument("--methods", default=",".join(LIGHTLY))
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--model", default="small_resnet")
     parser.add_argument("--size", type=int, default=None, help="in pixels (the model's)")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=4, help="of each side in each round")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_intermixed_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    per = "steps per CPU-second" if options.device == "cpu" else "steps per second"
-    print(f"{'':<14}{per:^22}{'':>8}{'peak memory, GiB':^20}")
-    print(f"{'method':<14}{'ours':>10}{'lightly':>12}{'ratio':>8}{'ours':>9}{'lightly':>9}")
+    print(f"{'':<20}{'seconds':>10}{'limit /':>12}{'limit /':>12}{'lightly /':>12}")
+    print(f"{'method':<20}{'a step':>10}{'step':>12}{'pipeline':>12}{'step':>12}")
     for name in options.methods.split(","):
-        (mine, peak), (judge, other) = measure(name, options)
-        print(f"{name:<14}{1 / mine:>10.2f}{1 / judge:>12.2f}{judge / mine:>8.2f}"
-              f"{peak:>9.2f}{other:>9.2f}", flush=True)  # fmt: skip
+        seconds = measure(name, options)
+        ratios = [("limit", "ours"), ("limit", "pipeline"), ("lightly", "ours")]
+        cells = [
+            f"{seconds[a] / seconds[b]:>12.2f}" if a in seconds and b in seconds else f"{'':>12}"
+            for a, b in ratios
+        ]
+        print(f"{name:<20}{seconds['ours']:>10.3f}{''.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":

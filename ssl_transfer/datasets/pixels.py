@@ -6,11 +6,12 @@ code therefore uses no fused multiply-add (its vectorised and its scalar form ro
 matrix products, and no reductions by torch (which may split one large sum among threads).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
 Pixels = Float32[Tensor, "batch 3 height width"]
@@ -18,6 +19,26 @@ Factor = Float32[Tensor, "batch 1 1 1"]
 
 # BYOL's solarize (Grill et al. 2020, appendix B): pixels of at least 0.5 are inverted.
 SOLARIZE_THRESHOLD = 0.5
+
+
+def change(
+    pixels: Pixels,
+    rows: Int64[np.ndarray, " rows"],
+    function: Callable[[Pixels, Any], Float32[Tensor, "rows channels height width"]],
+    parameters: Any,
+) -> None:
+    """Replace some images of a batch, in place, by ``function`` of these and its parameters.
+
+    Args:
+        pixels: the batch.
+        rows: positions of the images, each at most once.
+        function: returns the new images, with three channels or one.
+        parameters: second argument of ``function``.
+    """
+    positions = torch.from_numpy(rows)
+    # These calls copy whole images; indexing with a tensor visits every pixel.
+    images = function(pixels.index_select(0, positions), parameters)
+    pixels.index_copy_(0, positions, images.expand(-1, 3, -1, -1))
 
 
 def per_image(values: Float64[np.ndarray, " batch"]) -> Factor:
@@ -45,36 +66,38 @@ def saturation(pixels: Pixels, factor: Factor) -> Pixels:
 def hue(pixels: Pixels, shift: Factor) -> Pixels:
     """Return the images with the hue rotated by the fraction ``shift`` of the colour circle."""
     red, green, blue = pixels.unbind(1)
-    value, _ = pixels.max(dim=1)
-    chroma = value - pixels.min(dim=1).values
-    divisor = torch.where(chroma == 0, 1.0, chroma)
+    value = torch.maximum(torch.maximum(red, green), blue)  # a reduction is six times slower
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    divisor = chroma.clamp_min(torch.finfo(chroma.dtype).tiny)  # of a grey pixel, 0 / 0 becomes 0
     # Compute the hue in sixths of the circle. In a tie red precedes green, and green precedes blue,
     # as in torchvision.
     angle = torch.where(
         value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, (blue - red) / divisor + 2.0, (red - green) / divisor + 4.0),
+        (green - blue).div_(divisor),
+        torch.where(
+            value == green,
+            (blue - red).div_(divisor).add_(2.0),
+            (red - green).div_(divisor).add_(4.0),
+        ),
     )
-    angle = angle + shift[:, 0] * 6.0
+    angle += shift[:, 0] * 6.0
     # Convert HSV back to RGB by the closed form value - chroma * clamp(min(k, 4 - k), 0, 1).
-    channels = []
-    for offset in (5.0, 3.0, 1.0):
-        k = angle + offset
-        k = k - torch.floor(k / 6.0) * 6.0
-        channels.append(value - chroma * torch.minimum(k, 4.0 - k).clamp_(0, 1))
-    return torch.stack(channels, dim=1).clamp_(0, 1)
+    k = angle[:, None] + torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1)
+    k -= (k / 6.0).floor_().mul_(6.0)
+    drop = torch.minimum(k, 4.0 - k).clamp_(0, 1).mul_(chroma[:, None])
+    return torch.sub(value[:, None], drop, out=drop).clamp_(0, 1)
 
 
 def grayscale(pixels: Pixels) -> Float32[Tensor, "batch 1 height width"]:
     """Return the luma of the images (ITU-R 601-2 weights, as torchvision and PIL use)."""
     red, green, blue = pixels[:, 0:1], pixels[:, 1:2], pixels[:, 2:3]
-    return red * 0.2989 + green * 0.587 + blue * 0.114
+    return (red * 0.2989).add_(green * 0.587).add_(blue * 0.114)
 
 
 def _blend(
     pixels: Pixels, other: Float[Tensor, "batch 1 #height #width"], factor: Factor
 ) -> Pixels:
-    return (pixels * factor + other * (1.0 - factor)).clamp_(0, 1)
+    return (pixels * factor).add_(other * (1.0 - factor)).clamp_(0, 1)
 
 
 def solarize(pixels: Pixels) -> Pixels:

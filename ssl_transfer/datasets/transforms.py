@@ -22,6 +22,7 @@ from ssl_transfer.datasets.base import Split
 from ssl_transfer.datasets.pixels import (
     Pixels,
     brightness,
+    change,
     contrast,
     gaussian_blur,
     grayscale,
@@ -292,9 +293,10 @@ class Pipeline:
                 for image, box in zip(images, boxes.tolist(), strict=True)
             )
         flipped = draws[:, FLIP] < (0.0 if chosen is None else chosen.flip_probability)
-        pixels = np.empty((len(images), size, size, 3), dtype=np.uint8)
-        for row, (view, flip) in enumerate(zip(views, flipped.tolist(), strict=True)):
-            pixels[row] = np.asarray(view.transpose(_MIRRORED) if flip else view)
+        pairs = zip(views, flipped.tolist(), strict=True)
+        rows = ((view.transpose(_MIRRORED) if flip else view).tobytes() for view, flip in pairs)
+        pixels = np.frombuffer(bytearray().join(rows), np.uint8)
+        pixels = pixels.reshape(len(images), size, size, 3)
         if chosen is not None and chosen.vertical_flip_probability:
             upset = draws[:, VERTICAL_FLIP] < chosen.vertical_flip_probability
             pixels[upset] = pixels[upset, ::-1]
@@ -421,8 +423,7 @@ def photometry(
         column, probability, function = known[name]
         picked = np.flatnonzero(draws[:, column] < probability)
         if len(picked):
-            rows = torch.from_numpy(picked)
-            pixels[rows] = function(pixels[rows], draws[picked]).expand(-1, 3, -1, -1)
+            change(pixels, picked, function, draws[picked])
     return pixels
 
 
@@ -439,8 +440,7 @@ def color_jitter(pixels: Pixels, draws: Draws, chosen: Augmentation) -> Pixels:
             low = -strength if function is hue else max(0.0, 1.0 - strength)
             high = strength if function is hue else 1.0 + strength
             factor = low + (high - low) * draws[chosen_rows, FACTORS][:, part]
-            rows = torch.from_numpy(chosen_rows)
-            pixels[rows] = function(pixels[rows], per_image(factor))
+            change(pixels, chosen_rows, function, per_image(factor))
     return pixels
 
 
