@@ -5,8 +5,9 @@ one from overrides, ``plain`` expands its encoder references, ``resolve`` resolv
 interpolations, and ``locate`` imports the function or class that a ``_target_`` names.
 """
 
-from ssl_transfer.config.composition import compose, groups, options, resolve
+from ssl_transfer.config.composition import compose, groups, options
 from ssl_transfer.config.references import plain
+from ssl_transfer.config.resolution import resolve
 from ssl_transfer.config.schema import AXES, CONF, UNTRAINED, RootOptions, TrainerOptions
 from ssl_transfer.config.targets import locate
 

@@ -1,17 +1,16 @@
-"""Composition of a configuration from overrides, and resolution of its interpolations."""
+"""Composition of a configuration from overrides."""
 
 import functools
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from ssl_transfer.config import places, roles
+from ssl_transfer.config import roles
 from ssl_transfer.config.composer import Composer
 from ssl_transfer.config.schema import AXES, CONF
 
@@ -113,57 +112,3 @@ def groups() -> list[str]:
     ]
     others = {name for name in names if options(name)} - {*AXES, "hydra"}
     return [*AXES, *sorted(others, key=lambda name: ("/" in name, name))]
-
-
-def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plain configuration with interpolations and ``~`` resolved on this computer."""
-    resolved = OmegaConf.to_container(OmegaConf.create(unsettled(config)), resolve=True)
-    assert isinstance(resolved, dict)
-    return {key: _copied(resolved[key] if key in resolved else config[key]) for key in config}
-
-
-# An interpolation with a literal key, without a nested one and without a user's resolver.
-_SPELT_OUT = re.compile(r"\$\{(oc\.(env|select):)?[^${}:\\'\"]*\}")
-_SIMPLE = frozenset({str, int, float, bool, type(None)})
-
-
-def unsettled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nodes with interpolations or missing values, and the nodes they may refer to.
-
-    OmegaConf takes 20 ms to resolve a whole configuration, but only few nodes need it.
-    """
-    unsettled: dict[str, str] = {}
-    for key, node in config.items():
-        texts = []
-        for leaf in _leaves(node):
-            if type(leaf) not in _SIMPLE:
-                return dict(config)
-            if isinstance(leaf, str) and ("${" in leaf or "???" in leaf):
-                texts.append(leaf)
-        if any("${" in _SPELT_OUT.sub("", text) for text in texts):
-            return dict(config)
-        if texts:
-            unsettled[key] = " ".join(texts)
-    mentions = " ".join(unsettled.values())
-    return {k: node for k, node in config.items() if k in unsettled or k in mentions}
-
-
-def _leaves(node: Any) -> Iterator[Any]:
-    """Yield the leaves of a node: all values but lists and dictionaries with textual keys."""
-    if type(node) is dict and all(type(key) is str for key in node):
-        for value in node.values():
-            yield from _leaves(value)
-    elif type(node) in (list, tuple):
-        for value in node:
-            yield from _leaves(value)
-    else:
-        yield node
-
-
-def _copied(node: Any) -> Any:
-    """Return a copy with lists for tuples, as OmegaConf does, and the home folder for ``~``."""
-    if isinstance(node, dict):
-        return {key: _copied(value) for key, value in node.items()}
-    if isinstance(node, str):
-        return places.at_home(node) if node.startswith("~") else node
-    return [_copied(item) for item in node] if isinstance(node, list | tuple) else node

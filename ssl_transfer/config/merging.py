@@ -19,6 +19,8 @@ _INTO_HYDRA = re.compile(r'\$\{([^"\\]|\\.)*hydra')
 # Nothing but an interpolation, and not of an environment variable, which is a text.
 _MAY_BE_A_NODE = re.compile(r"\$\{(?!oc\.env:[^${}]*\}$).*\}", re.DOTALL)
 
+_SINGLE = (str, int, float, bool, type(None))
+
 _Path = tuple[str, ...]
 
 
@@ -174,7 +176,7 @@ def with_values(
                 node[key] = dict(node[key])
                 own.add(path[:length])
             node = node[key]
-        if not _is_single(node[path[-1]]):
+        if type(node[path[-1]]) not in _SINGLE:
             return None
         node[path[-1]] = value
     return config
@@ -184,7 +186,7 @@ def _is_single(value: Any) -> bool:
     """Return whether a value is neither a list, a mapping nor an interpolation."""
     if type(value) is str:
         return "$" not in value and value != "???"
-    return type(value) in (int, float, bool, type(None))
+    return type(value) in _SINGLE
 
 
 def _key(default: ResultDefault) -> tuple[str | None, ...]:

@@ -67,14 +67,19 @@ def needed(runs: Sequence[Run]) -> Disk:
     kept = predictions = 0
     checkpoints = []
     store = _Store()
+    evaluations: dict[str, tuple[int, int]] = {}
     for run in sorted(runs, key=_weights_key):  # so that each encoder is built once
         if run.is_pretraining:
             left, largest = _of_pretraining(run)
         else:
-            dataset, protocol = dataset_of(run), evaluation_of(run)
+            dataset = dataset_of(run)
             predictions += len(dataset["test"]) * (4 * len(dataset.classes) + NAME_BYTES)
-            features |= store.missing(run, protocol, dataset)
-            left, largest = _of_evaluation(run, protocol, len(dataset.classes))
+            key = _evaluation_key(run, dataset)
+            if key not in evaluations:  # runs of several seeds differ in nothing here
+                protocol = evaluation_of(run)
+                features |= store.missing(run, protocol, dataset)
+                evaluations[key] = _of_evaluation(run, protocol, len(dataset.classes))
+            left, largest = evaluations[key]
         kept += left
         checkpoints.append(largest)
     return Disk(sum(features.values()), kept, predictions, tuple(checkpoints))
@@ -85,6 +90,14 @@ def _weights_key(run: Run) -> str:
     method = run.resolved["method"]
     own = method if run.is_fused else [run.resolved["model"], method["seed"]]
     return json.dumps([own, [source.id for source in run.requirements]], sort_keys=True)
+
+
+def _evaluation_key(run: Run, dataset: Dataset) -> str:
+    """Return what the disk of an evaluation depends on, in addition to its predictions."""
+    nodes = [run.resolved[axis] for axis in ("method", "dataset", "protocol")]
+    return json.dumps(
+        [_weights_key(run), *nodes, run.config["precision"], id(dataset)], sort_keys=True
+    )
 
 
 class _Store:

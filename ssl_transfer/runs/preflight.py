@@ -22,7 +22,7 @@ from ssl_transfer.methods import pretraining
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.models.heads import Head, load_head
-from ssl_transfer.protocols.base import require
+from ssl_transfer.protocols.base import EvaluationProtocol, require
 from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.runs.identity import identity_of
 from ssl_transfer.runs.logging_services import missing_package
@@ -70,13 +70,20 @@ def check(run: Run) -> str | None:
             _try_method(run, dataset)
         else:
             _warn_of_flips(run)
-            require(protocol_of(run.resolved["protocol"]), dataset, f"`{run.names['protocol']}`")
+            protocol = _protocol(json.dumps(run.resolved["protocol"], sort_keys=True))
+            require(protocol, dataset, f"`{run.names['protocol']}`")
     except UserError as error:
         return str(error)
     except Exception as error:  # a bug, perhaps in a user's own encoder: the other runs continue
         log.error("%s", traceback.format_exc())
         return last_line(error)
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def _protocol(node: str) -> EvaluationProtocol:
+    """Return the protocol of a node, for checks only, which the runs of a sweep share."""
+    return protocol_of(json.loads(node))
 
 
 def _is_remote(node: Mapping[str, Any]) -> bool:

@@ -5,14 +5,13 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_transfer.config import AXES, locate, options, places, resolve
 from ssl_transfer.config.arguments import argument
-from ssl_transfer.config.composition import unsettled
 from ssl_transfer.config.hydra_errors import did_you_mean
 from ssl_transfer.config.ranges import faults, shown
+from ssl_transfer.config.resolution import missing_keys
 from ssl_transfer.config.schema import (
     NEEDED,
     UNTRAINED,
@@ -36,8 +35,7 @@ def problems(config: Mapping[str, Any], *, processes: int = 1) -> list[str]:
         processes: number of processes that will share a batch.
     """
     try:
-        missing = sorted(OmegaConf.missing_keys(OmegaConf.create(unsettled(config))))
-        if missing:
+        if missing := missing_keys(config):
             return [f"`{key}` must be given; add `{key}=…` to the command line." for key in missing]
         resolved = resolve(config)
     except OmegaConfBaseException as error:
