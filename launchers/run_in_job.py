@@ -21,7 +21,7 @@ def run_one(run: Run, *, packed: bool) -> str | None:
         packed: whether the job has several runs. Such a job is not requeued when another process
             computes the run, and a restarted job does not repeat its failed runs.
     """
-    from ssl_transfer.runs.execution import fail
+    from ssl_transfer.runs.failure import fail
     from ssl_transfer.system import distributed
 
     try:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf.errors import OmegaConfBaseException
+
 from launchers.currency import complaints
 from launchers.naming import descriptions
 from ssl_transfer.config import places
 from ssl_transfer.runs import Run, graph
+from ssl_transfer.runs.failure import fail
 from ssl_transfer.system.plain_text import printable
 
 
@@ -152,11 +155,8 @@ def prepare(
     todo = [run for run in todo if run.id in needed]
     if not todo:
         return outcome, todo
-    refuse_problems(todo, processes)
+    check = _check_of_hopeless(todo) or _whole_check(todo, processes)
     _refuse_unwritable({run.folder.parent.parent for run in todo})
-    from ssl_transfer.runs.execution import fail
-    from ssl_transfer.runs.preflight import check
-
     for run in todo:
         reason = sticky_failure(run)
         if reason is None and not run.config["force"]:
@@ -169,6 +169,43 @@ def prepare(
     possible = [run for run in todo if run.id not in failed]
     needed = _still_needed([run for run in runs if run.id not in failed], possible)
     return outcome, [run for run in todo if run.id in needed or run.id in failed]
+
+
+def _check_of_hopeless(todo: Sequence[Run]) -> Callable[[Run], str | None] | None:
+    """Return the check of runs of which none can be executed, because weights are missing.
+
+    It needs no import of torch, which takes seconds.
+
+    Args:
+        todo: runs that are not finished, requirements first.
+
+    Returns:
+        The function that returns the reason for a run, or None if only a required run fails; None
+        instead of the function if a run may succeed.
+    """
+    from ssl_transfer.system.weights_files import missing_weights
+
+    reasons: dict[str, str | None] = {}
+    for run in todo:
+        try:
+            missing = [reason for node in run.untrained_models if (reason := missing_weights(node))]
+        except OmegaConfBaseException:
+            return None  # `refuse_problems` tells what does not resolve
+        required = any(one.id in reasons for one in run.requirements)
+        if not (missing or required or sticky_failure(run)):
+            return None
+        reasons[run.id] = missing[0] if missing else None
+    return lambda run: reasons[run.id]
+
+
+def _whole_check(
+    todo: Sequence[Run], processes: Callable[[Run], int] | None
+) -> Callable[[Run], str | None]:
+    """Return the check of a run's data, weights and method, once all configurations are right."""
+    refuse_problems(todo, processes)
+    from ssl_transfer.runs.preflight import check
+
+    return check
 
 
 def _tell_of_changes(runs: Sequence[Run], todo: Sequence[Run]) -> None:

@@ -10,8 +10,9 @@ from ssl_transfer.models.encoder import Encoder, require_module, wrap
 from ssl_transfer.models.fusion import FusedEncoder
 from ssl_transfer.models.published_preprocessing import stated_preprocessing
 from ssl_transfer.models.tokens import choose_features
-from ssl_transfer.models.weights import find_weights, load_weights, say_terms, weights_file
+from ssl_transfer.models.weights import load_weights, weights_file
 from ssl_transfer.system import hub
+from ssl_transfer.system.weights_files import find_weights, say_terms
 
 _LABELS = frozenset(
     {"_target_", "name", "weights", "preprocessing", "features", "columns", "facts"}

@@ -1,7 +1,6 @@
 """Find weights, load them strictly in published layouts, and save encoders."""
 
 import dataclasses
-import functools
 import hashlib
 import logging
 import re
@@ -23,8 +22,9 @@ from ssl_transfer.models.projectors import PROJECTOR_FILE, PROJECTORS, projector
 from ssl_transfer.models.reading import State, further_networks, read_state
 from ssl_transfer.models.tokens import choice_of
 from ssl_transfer.preprocessing import Preprocessing
-from ssl_transfer.system import downloads, hub
+from ssl_transfer.system import hub
 from ssl_transfer.system.files import replace_atomically, write_atomically
+from ssl_transfer.system.weights_files import find_weights
 
 log = logging.getLogger(__name__)
 
@@ -37,67 +37,6 @@ _KEY_ENCODER = "module.encoder_k."  # MoCo's second encoder, with a projector of
 # file that are tried.
 _TYPED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _TRIED = 50
-
-# ---- finding ------------------------------------------------------------------------------------
-
-
-def find_weights(
-    path: str | Path,
-    *,
-    url: str | None = None,
-    download: bool = False,
-    obtain: str | None = None,
-    sha256: str | None = None,
-    md5: str | None = None,
-    terms: str | None = None,
-    name: str | None = None,
-) -> Path:
-    """Return the path of the weights; download them first if ``download`` is set.
-
-    Args:
-        path: a file, or a folder that ``save_encoder`` wrote.
-        url: where the file is published.
-        download: whether to download it from there if ``path`` does not exist.
-        obtain: instructions for getting the file, if there is no file to download directly.
-        sha256: expected checksum of the downloaded file, or its first digits.
-        md5: likewise.
-        terms: the licence that must be accepted before the weights are used.
-        name: name of the model, for messages.
-
-    Raises:
-        ValueError: if the weights are missing; the message tells how to get them.
-        OSError: if the download fails.
-    """
-    file = Path(path).expanduser()
-    if terms and (download or file.exists()):
-        say_terms(name or "the model", terms)
-    if file.exists():
-        return file
-    if download and url:
-        downloads.fetch(url, file, sha256=sha256, md5=md5)
-        return file
-    if url:
-        how = (
-            f"add model.weights.download=true to fetch them from {url}, put the file there, or set "
-            "paths.weights"
-        )
-    elif obtain:
-        how = f"they are not published ready to use: {obtain}"
-    else:
-        how = "correct `model.weights.path`"
-    where = "" if file.is_absolute() else f" (relative paths start at `{Path.cwd()}`)"
-    if terms:
-        how = f"accept {terms}; then {how}"
-    raise ValueError(
-        f"The weights of `{name or 'the model'}` must exist, but `{file}` does not{where}; {how}."
-    )
-
-
-@functools.lru_cache(maxsize=256)
-def say_terms(name: str, terms: str) -> None:
-    """Warn once per process that using weights means accepting a licence."""
-    log.warning("whoever uses the weights of `%s` accepts %s", name, terms)
-
 
 # ---- loading ------------------------------------------------------------------------------------
 

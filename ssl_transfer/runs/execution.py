@@ -1,11 +1,9 @@
 """Execution of one run: check it, claim it, do the work, write a record or a failure."""
 
 import contextlib
-import datetime
 import functools
 import logging
 import math
-import os
 import time
 import traceback
 from collections.abc import Mapping
@@ -36,6 +34,7 @@ from ssl_transfer.runs.builders import (
     protocol_of,
     require_precision,
 )
+from ssl_transfer.runs.failure import encoder_id, fail, now
 from ssl_transfer.runs.finished import starting_encoder
 from ssl_transfer.runs.folder import begin, finish
 from ssl_transfer.runs.identity import digest
@@ -45,7 +44,6 @@ from ssl_transfer.runs.required import required_evaluations
 from ssl_transfer.runs.run import Run
 from ssl_transfer.system import claims, distributed, inputs, manifests, provenance, signals, slurm
 from ssl_transfer.system.devices import device_name
-from ssl_transfer.system.files import write_json
 from ssl_transfer.system.inputs import Inputs
 
 log = logging.getLogger(__name__)
@@ -193,41 +191,6 @@ def _say_waiting(owner: dict[str, Any]) -> None:
     log.info("waiting for %s, which computes this run", claims.describe(owner))
 
 
-def fail(run: Run, sentence: str, *, trace: str, stage: str) -> None:
-    """Write ``failure.json``, so that the run is not repeated unless ``retry=true``.
-
-    Args:
-        run: the run that failed.
-        sentence: the reason, for the user.
-        trace: the whole traceback.
-        stage: ``work``, or ``check`` if the run may be tried again without ``retry=true``.
-    """
-    encoder = {"id": encoder_id(run), "label": run.label}
-    failure = {
-        **run.identify(),
-        "encoder": encoder,
-        "config": run.config,
-        "error": sentence,
-        "traceback": trace,
-        "stage": stage,
-        "when": _now(),
-        "job": slurm.current_job(),
-        "log": os.environ.get(claims.LOG),
-    }
-    try:
-        write_json(run.folder / "failure.json", failure)
-    except OSError as error:
-        log.warning("%s", error)  # e.g. a full disk: the sweep's summary still names the run
-
-
-def encoder_id(run: Run) -> str | None:
-    """Return the id of the encoder that a run evaluates; None if only its weights identify it."""
-    if run.is_pretraining:
-        return run.id
-    trained = run.sources.get("encoder")
-    return None if trained is None else trained.encoder_id
-
-
 def _encoder_of(run: Run, weights: str) -> str:
     """Return the id of an encoder that only its weights identify, by their fingerprint.
 
@@ -239,7 +202,7 @@ def _encoder_of(run: Run, weights: str) -> str:
 
 
 def _work(run: Run, device: torch.device, folder: Path) -> dict[str, Any]:
-    began, clock = _now(), time.monotonic()
+    began, clock = now(), time.monotonic()
     config = run.resolved
     dataset = dataset_of(run, stage=True)
     with inputs.collected() as weights_files:
@@ -378,7 +341,7 @@ def _require_finite(encoder: Encoder) -> None:
 def _finish_not_applicable(run: Run, reason: str, folder: Path) -> dict[str, Any]:
     record = _record(
         run,
-        _now(),
+        now(),
         status="not_applicable",
         reason=reason,
         encoder_id=encoder_id(run),
@@ -459,7 +422,3 @@ def _snapshots(run: Run, encoder: Encoder, folder: Path) -> SnapshotStore:
         return (products.encoder_folder(folder, epoch) / FACTS_FILE).is_file()
 
     return SnapshotStore(epochs, functools.partial(_leave_encoder, run, encoder, folder), has)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

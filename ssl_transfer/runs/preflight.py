@@ -59,10 +59,7 @@ def check(run: Run) -> str | None:
         _warn_of_stem(run.names["model"], model.get("stem"), size)
         _refuse_nested(run)
         _refuse_copies(run)
-        as_they_are = [s.resolved["model"] for s in run.sources.values() if not s.trains]
-        if "encoder" not in run.sources and not run.is_fused:
-            as_they_are.append(model)
-        for node in as_they_are:
+        for node in run.untrained_models:
             if (node.get("weights") or {}).get("path") or _is_remote(node):
                 _try_weights(json.dumps(node, sort_keys=True))
         if run.is_pretraining:

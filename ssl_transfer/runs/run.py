@@ -94,6 +94,13 @@ class Run:
         nodes_of = references.whole(self.config["method"])
         return {path: pretraining_of({**self.config, **nodes}) for path, nodes in nodes_of.items()}
 
+    @property
+    def untrained_models(self) -> list[Any]:
+        """The resolved nodes of the models whose weights the run takes as they are."""
+        nodes = [one.resolved["model"] for one in self.sources.values() if not one.trains]
+        own = "encoder" not in self.sources and not self.is_fused
+        return [*nodes, self.resolved["model"]] if own else nodes
+
     @functools.cached_property
     def evaluations(self) -> dict[str, "Run"]:
         """The evaluations that this run needs, on its own data set with its own seed, by role.

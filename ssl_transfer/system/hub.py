@@ -50,12 +50,17 @@ def on_this_computer(model: Mapping[str, Any]) -> Mapping[str, Any]:
         return with_weights(model)
     name = arch.removeprefix(REMOTE)
     if not model.get("pretrained"):
-        raise ValueError(
-            f"The network of `{arch}` is described on the Hugging Face hub, and nothing is fetched "
-            "unless it is asked; add model.pretrained=true to download the description and the "
-            f"weights, or name a folder that holds them by model.arch={LOCAL}FOLDER."
-        )
+        raise ValueError(how_to_fetch(arch))
     return with_weights({**model, "arch": f"{LOCAL}{fetched(name)}", "pretrained": False})
+
+
+def how_to_fetch(arch: str) -> str:
+    """Return the sentence for a model on the hub that must not be fetched unless it is asked."""
+    return (
+        f"The network of `{arch}` is described on the Hugging Face hub, and nothing is fetched "
+        "unless it is asked; add model.pretrained=true to download the description and the "
+        f"weights, or name a folder that holds them by model.arch={LOCAL}FOLDER."
+    )
 
 
 def fetched(name: str) -> Path:

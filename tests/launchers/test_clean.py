@@ -16,7 +16,7 @@ from launchers.sweep_folder import SweepFolder
 from ssl_transfer.datasets.decoded import DATASET
 from ssl_transfer.features import FeatureStore
 from ssl_transfer.runs import Run
-from ssl_transfer.runs.execution import fail
+from ssl_transfer.runs.failure import fail
 from ssl_transfer.system import claims
 from ssl_transfer.system.files import write_json
 

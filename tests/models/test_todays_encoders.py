@@ -23,10 +23,11 @@ from ssl_transfer.models.encoder import Encoder
 from ssl_transfer.models.layouts import recognised
 from ssl_transfer.models.reading import read_state
 from ssl_transfer.models.tokens import features_of
-from ssl_transfer.models.weights import load_weights, say_terms
+from ssl_transfer.models.weights import load_weights
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run, preflight
 from ssl_transfer.runs.signature import problems
+from ssl_transfer.system.weights_files import say_terms
 
 State = dict[str, Tensor]
 FAST = ("dinov3_vit_small", "dinov2_reg_small", "siglip2_base", "moco_v3_vit_small", "jigsaw")
