@@ -47,8 +47,35 @@ PACKAGES = {
 
 METHODS = (
     "supervised", "simclr", "byol", "simsiam", "moco_v1", "moco_v2", "moco_v2_small", "dino",
-    "swav", "barlow_twins", "mixed_barlow_twins", "vicreg", "w_mse", "seed",
+    "swav", "barlow_twins", "mixed_barlow_twins", "vicreg", "w_mse", "seed", "distill",
 )  # fmt: skip
+
+VIT = (
+    "model=timm", "model.arch=vit_tiny_patch16_224",
+    "model.options={img_size:32,patch_size:8,depth:4,embed_dim:48}",
+    "model.preprocessing={size:32,resize:null}",
+)  # fmt: skip
+"""Overrides of a vision transformer that is small enough for a CPU."""
+
+TUNED = {
+    "linear_probe": [],
+    "attentive_probe": [],
+    "norm_tune": [],
+    "bias_tune": [],
+    "last_block": [],
+    "finetune": ["protocol.layer_decay=0.75", "protocol.drop_path=0.2"],
+}
+"""Protocols that train on the vision transformer, with their overrides."""
+
+MEASURED = {
+    "transferability": (["protocol.lidar_images=100"], 1e-2),
+    "alignment_uniformity": ([], 1e-3),
+    "instance_discrimination": ([], 2e-2),
+    "few_shot": (["protocol.pool=all", "protocol.episodes=20", "protocol.queries=5"], 2e-2),
+}
+"""Protocols on frozen features, with their overrides and the largest difference of a score.
+
+Counts of images, such as a top-1, may differ by an image; the other scores are continuous."""
 
 LIMITS = {"fp32": 2e-3, "bf16": 0.5, "fp16": 0.2}
 """Largest relative difference of the encoder's gradient from the CPU's in fp32. Half precision
@@ -144,10 +171,12 @@ def node_of(method: str, *overrides: str) -> dict[str, Any]:
     """Return the resolved configuration of a method on ``small_resnet``."""
     from ssl_transfer.config import compose, plain, resolve
 
-    teacher = ["method.teacher=small_resnet", "method.teacher_output=features"]
-    own = teacher if method == "seed" else ["method.sub_batch=32"] if method == "w_mse" else []
-    narrow = ["method.projector.dims=[64,16]"] if method == "w_mse" else []
-    return resolve(plain(compose([f"method={method}", *own, *narrow, *overrides])))
+    own = {
+        "seed": ["method.teacher=small_resnet", "method.teacher_output=features"],
+        "w_mse": ["method.sub_batch=32", "method.projector.dims=[64,16]"],
+        "distill": ["method.teachers=[{method:supervised,seed:0},{method:supervised,seed:1}]"],
+    }.get(method, [])
+    return resolve(plain(compose([f"method={method}", *own, *overrides])))
 
 
 class DrawnViews:
@@ -203,9 +232,10 @@ def learner_of(config: dict[str, Any], device: Any) -> Any:
     from ssl_transfer import methods, models
 
     encoder = models.build(config["model"], seed=0)
-    others = {}
-    if config["method"]["name"] == "seed":
-        others["teacher"] = models.build(config["model"], seed=1)
+    others = {
+        "seed": lambda: {"teacher": models.build(config["model"], seed=1)},
+        "distill": lambda: {"teachers": [models.build(config["model"], seed=i) for i in (1, 2)]},
+    }.get(config["method"]["name"], dict)()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return methods.build(config["method"], encoder, 10, **others).to(device)
@@ -261,6 +291,18 @@ def check_methods(settings: Settings) -> Iterator[Row]:
                       "relative", limit)  # fmt: skip
 
 
+def check_transformer(settings: Settings) -> Iterator[Row]:
+    """Compare the first gradient of a vision transformer with the CPU's, in every precision."""
+    import torch
+
+    config = node_of("simclr", *VIT)
+    reference = gradient_of(config, settings, torch.device("cpu"))
+    for precision, limit in LIMITS.items():
+        gradient = gradient_of(config, settings, settings.device, precision=precision)
+        yield Row(f"vision transformer, {precision}: gradient", difference(gradient, reference),
+                  "relative", limit)  # fmt: skip
+
+
 def check_variants(settings: Settings) -> Iterator[Row]:
     """Compare channels-last and compiled steps with plain ones on the same device."""
     config = node_of("barlow_twins")
@@ -270,6 +312,9 @@ def check_variants(settings: Settings) -> Iterator[Row]:
             continue  # the compiler takes a minute on a CPU
         gradient = gradient_of(config, settings, settings.device, **{option: True})
         yield Row(f"{option}: gradient", difference(gradient, reference), "relative", 2e-3)
+    half = gradient_of(config, settings, settings.device, precision="bf16", channels_last="auto")
+    yield Row("channels_last=auto, bf16: gradient", difference(half, reference), "relative",
+              LIMITS["bf16"])  # fmt: skip
 
 
 def check_process_group(settings: Settings) -> Iterator[Row]:
@@ -414,6 +459,126 @@ def check_frozen(settings: Settings) -> Iterator[Row]:
     for name, limit in (("vote", 1e-4), ("loss", 1e-2)):
         title = {"vote": "knn: votes", "loss": "logistic regression: test loss"}[name]
         yield Row(title, difference(results[name][1], results[name][0]), "relative", limit)
+
+
+def evaluated(
+    config: dict[str, Any], split: Any, protocol: str, overrides: list[str], device: Any
+) -> tuple[dict[str, float], Any]:
+    """Return the scores of an untrained encoder by a protocol, and its class scores on test images.
+
+    The class scores are None if the protocol has none.
+    """
+    import numpy as np
+    import torch
+
+    from ssl_transfer import evaluate, models
+
+    pixels = np.stack([np.asarray(image) for image in split.images])
+    common = [f"trainer.device={device}", "trainer.progress_bar=false"]
+    encoder = models.build(config["model"], seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        scores = evaluate(
+            encoder,
+            (pixels, split.targets),
+            protocol,
+            overrides=[*common, *overrides],
+            folder=Path(folder),
+        )
+        predictions = Path(folder) / "test_predictions.npz"
+        if not predictions.exists():
+            return scores, None
+        with np.load(predictions) as arrays:
+            return scores, torch.from_numpy(arrays["scores"]).double()
+
+
+def check_tuning(settings: Settings) -> Iterator[Row]:
+    """Compare the class scores after some steps of every kind of tuning with the CPU's."""
+    import torch
+
+    split = drawn_split(120, 32)
+    steps = ["protocol.steps=4", "protocol.batch_size=32", "protocol.grid.lr=[0.01]"]
+    for protocol, own in TUNED.items():
+        outputs = [
+            evaluated(node_of("simclr", *VIT), split, protocol, [*steps, *own], device)[1]
+            for device in (torch.device("cpu"), settings.device)
+        ]
+        yield Row(f"{protocol}: class scores", difference(outputs[1], outputs[0]),
+                  "relative", 1e-2)  # fmt: skip
+
+
+def check_measures(settings: Settings) -> Iterator[Row]:
+    """Compare measures and estimators of frozen features with the CPU's."""
+    import torch
+
+    split = drawn_split(200, 32)
+    for protocol, (overrides, limit) in MEASURED.items():
+        here, there = (
+            evaluated(node_of("simclr"), split, protocol, overrides, device)[0]
+            for device in (torch.device("cpu"), settings.device)
+        )
+        missing = here.keys() ^ there.keys()
+        gaps = {
+            name: abs(there[name] - here[name]) / max(1.0, abs(here[name]))
+            for name in here.keys() & there.keys()
+        }
+        worst = max(gaps, key=lambda name: gaps[name])
+        yield Row(f"{protocol}: scores", float("nan") if missing else gaps[worst], "relative",
+                  limit, f"{len(gaps)} scores, {worst}")  # fmt: skip
+
+
+def check_features(settings: Settings) -> Iterator[Row]:
+    """Compare features of chosen tokens, out of one extraction, and of a CAT with the CPU's."""
+    import numpy as np
+    import torch
+
+    from ssl_transfer import models
+    from ssl_transfer.datasets import in_memory
+    from ssl_transfer.features import FrozenFeatures, extract
+    from ssl_transfer.models.fusion import FusedEncoder
+
+    split = drawn_split(120, 32)
+    images = np.stack([np.asarray(image) for image in split.images])
+    dataset = in_memory((images, split.targets))
+    cpu = torch.device("cpu")
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as other:
+        passes = 0
+        for choice in ("cls", "mean", "cls_mean", "last4"):
+            config = node_of("simclr", *VIT, f"model.features={choice}")
+            encoder = models.build(config["model"], seed=0)
+            preprocessing = encoder.preprocessing
+            reference = extract(encoder, dataset["test"], preprocessing, context_of(other, cpu))
+            context = context_of(folder, settings.device)
+            stored, _ = FrozenFeatures(encoder, dataset, context).load("test")
+            passes += sum(not use["reused"] for use in context.facts["features"])
+            gap = difference(stored.double().cpu(), torch.from_numpy(reference).double())
+            yield Row(f"model.features={choice}: features", gap, "relative", 1e-4)
+        yield Row("model.features: arrays of four choices and tokens", float(passes), "", 5.0)
+    rows = []
+    for device in (cpu, settings.device):
+        members = [models.build(node_of("simclr")["model"], seed=seed) for seed in (0, 1)]
+        cat = FusedEncoder(members, "concatenate").to(device)
+        with tempfile.TemporaryDirectory() as folder:
+            features = extract(cat, split, cat.preprocessing, context_of(folder, device))
+        rows.append(torch.from_numpy(features).double())
+    yield Row("concatenated encoders: features", difference(rows[1], rows[0]), "relative", 1e-4)
+
+
+def check_kernel_ridge(settings: Settings) -> Iterator[Row]:
+    """Compare predictions of kernel ridge regression with the CPU's on the same features."""
+    import torch
+
+    from ssl_transfer.estimators.kernel_ridge import KernelRidge
+
+    generator = torch.Generator().manual_seed(0)
+    features, queries = torch.randn(2, 200, 16, generator=generator)
+    targets = features[:, :3].sin()
+    predicted = []
+    for device in (torch.device("cpu"), settings.device):
+        model = KernelRidge(features.to(device), targets.to(device))
+        coefficients = model.coefficients(0.02, [0.01, 1.0])
+        predicted.append(model.predict(queries.to(device), 0.02, coefficients).cpu())
+    yield Row("kernel ridge regression: predictions", difference(*predicted[::-1]),
+              "relative", 1e-8)  # fmt: skip
 
 
 def rate(step: Callable[[], Any], images: int, device: Any, *, seconds: float) -> float:
@@ -587,10 +752,15 @@ def _trainer_rate(
 
 CHECKS = (
     check_methods,
+    check_transformer,
     check_variants,
     check_process_group,
     check_resumption,
     check_frozen,
+    check_features,
+    check_tuning,
+    check_measures,
+    check_kernel_ridge,
     measure_pretraining,
 )
 

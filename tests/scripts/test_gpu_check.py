@@ -63,6 +63,31 @@ def test_a_wrong_gradient_is_seen(gpu_check, monkeypatch):
     assert wrong.value == pytest.approx(0.01, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("there", "passes"),
+    [
+        ({"logme": 0.5, "rankme": 20.0}, True),
+        ({"logme": 0.5, "rankme": 20.1}, True),  # relative to values above 1
+        ({"logme": 0.55, "rankme": 20.0}, False),
+        ({"logme": 0.5}, False),
+    ],
+)
+def test_a_score_that_differs_or_is_missing_on_the_device_is_seen(
+    gpu_check, monkeypatch, there, passes
+):
+    sides = iter([({"logme": 0.5, "rankme": 20.0}, None), (there, None)])
+    monkeypatch.setattr(gpu_check, "MEASURED", {"transferability": ([], 1e-2)})
+    monkeypatch.setattr(gpu_check, "evaluated", lambda *arguments: next(sides))
+    (row,) = gpu_check.check_measures(gpu_check.Settings(torch.device("cpu"), small=True))
+    assert row.passed == passes
+
+
+def test_kernel_ridge_regression_is_compared(gpu_check):
+    (row,) = gpu_check.check_kernel_ridge(gpu_check.Settings(torch.device("cpu"), small=True))
+    assert row.passed
+    assert row.value < 1e-12
+
+
 def test_missing_packages_are_named_with_the_command_that_collects_them(
     gpu_check, monkeypatch, tmp_path
 ):
@@ -73,6 +98,7 @@ def test_missing_packages_are_named_with_the_command_that_collects_them(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # one minute and a half on a quiet machine
 def test_all_checks_pass_on_the_cpu_and_leave_a_report(tmp_path):
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--small", "--budget", "1000"]
     out = tmp_path / "report.json"
@@ -83,5 +109,9 @@ def test_all_checks_pass_on_the_cpu_and_leave_a_report(tmp_path):
     report = json.loads(out.read_text())
     assert all(row["passed"] for row in report["rows"])
     names = " ".join(row["name"] for row in report["rows"])
-    for part in ("w_mse, fp16", "gloo", "killed and resumed", "knn", "peak memory", "pipeline"):
+    for part in (
+        "w_mse, fp16", "distill", "vision transformer, bf16", "channels_last=auto", "gloo",
+        "killed and resumed", "knn", "model.features=last4", "concatenated", "attentive_probe",
+        "transferability", "few_shot", "kernel ridge", "peak memory", "pipeline",
+    ):  # fmt: skip
         assert part in names
