@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -18,11 +19,20 @@ from ssl_transfer.datasets.walk import subfolders
 Part = tuple[list[str], Listing]
 """The classes of a split, and its files with numbers among these classes."""
 
+TRAINED_DRAWERS = 10
+"""People 1 to 10 of the 20 who drew each character train in ``split_rule=drawers``."""
+
 MINI_IMAGENET = {"train": 38_400, "val": 9_600, "test": 12_000, "classes": 100}
 
 
 @reader
-def omniglot(options: Options, root: str, download: bool = False) -> Dataset:
+def omniglot(
+    options: Options,
+    root: str,
+    download: bool = False,
+    split_rule: Literal["drawers"] | None = None,
+    alphabets: list[str] | None = None,
+) -> Dataset:
     """Return Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings of each, top-1.
 
     The 964 characters of the 30 background alphabets train (a seeded, stratified share of their
@@ -34,28 +44,62 @@ def omniglot(options: Options, root: str, download: bool = False) -> Dataset:
         options: shared options.
         root: folder that holds ``omniglot-py``.
         download: whether torchvision may fetch what is missing.
+        split_rule: ``drawers`` makes an ordinary classification task of the background characters:
+            drawings 1 to 10 of each train, 11 to 20, which are other people's, are tested.
+        alphabets: background alphabets whose characters that task has (``None``: all 30).
 
     Raises:
         ValueError: if files are missing or damaged, or an image does not decode.
     """
     home, folders = "omniglot-py", {"train": "images_background", "test": "images_evaluation"}
+    if alphabets is not None and split_rule is None:
+        raise ValueError(
+            f"`dataset.alphabets` must be null without dataset.split_rule=drawers, but is "
+            f"{alphabets}; set the rule, or leave the alphabets out."
+        )
+    if split_rule is not None:
+        del folders["test"]
+    sets = {"train": {"background": True}, "test": {"background": False}}
     base = require(
         options,
         root,
         [f"{home}/{folder}" for folder in folders.values()],
         download=download,
-        fetch=torchvision_fetch("Omniglot", {"background": True}, {"background": False}),
+        fetch=torchvision_fetch("Omniglot", *(sets[key] for key in folders)),
     )
+    if split_rule is not None:
+        return _of_drawers(options, base / home / folders["train"], alphabets)
     parts = {key: _characters(base / home / folder) for key, folder in folders.items()}
     expected = {"train": 19_280, "test": 13_180, "classes": 1623}
     return _disjoint(options, parts, expected)
 
 
-def _characters(folder: Path) -> Part:
+def _of_drawers(options: Options, folder: Path, alphabets: Sequence[str] | None) -> Dataset:
+    """Return the task of the background characters, tested on the drawings of other people."""
+    known = [alphabet.name for alphabet in subfolders(folder)]
+    if alphabets is not None and (unknown := sorted(set(alphabets) - set(known))):
+        raise ValueError(
+            f"`dataset.alphabets` must name folders in `{folder}` ({some(known, 30)}), but "
+            f"{some(unknown)} {'is' if len(unknown) == 1 else 'are'} none; correct the names."
+        )
+    names, everything = _characters(folder, alphabets)
+    # A file is called 0001_01.png: number of the character, number of the person.
+    person = np.array([int(Path(name).stem.rpartition("_")[2]) for name in everything.names])
+    listings = {
+        "train": everything.keep(np.flatnonzero(person <= TRAINED_DRAWERS)),
+        "test": everything.keep(np.flatnonzero(person > TRAINED_DRAWERS)),
+    }
+    expected = {"train": 9640, "test": 9640, "classes": 964} if alphabets is None else {}
+    facts = {"split_rule": "drawers"}
+    return published(options, names, listings, expected=expected, facts=facts)
+
+
+def _characters(folder: Path, alphabets: Sequence[str] | None = None) -> Part:
     """Return the characters (``alphabet/character``) and drawings below a folder of alphabets."""
     names = [
         f"{alphabet.name}/{character.name}"
         for alphabet in subfolders(folder)
+        if alphabets is None or alphabet.name in alphabets
         for character in subfolders(alphabet)
     ]
     if not names:

@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from ssl_transfer.config.arguments import argument
 from ssl_transfer.config.ranges import Count, Range, Seed, Text, checked, hints
 from ssl_transfer.datasets.base import Dataset, Split, Target, Targets, fingerprint
+from ssl_transfer.datasets.class_choice import of_classes
 from ssl_transfer.datasets.label_fraction import fraction_of
 from ssl_transfer.datasets.splitting import (
     held_out,
@@ -42,13 +43,16 @@ class Options:
         split_seed: seed of every choice of samples: validation, few labels, capped test.
         label_fraction: share of the training and of the validation samples that is used, the rest
             of which takes no part in anything (1: all); by ``fraction_of``, at least one sample
-            per class of each of the two splits. Subsets are nested.
+            per class of each of the two splits. Subsets are nested. With ``labels_per_class`` it is
+            the share of these labels.
         labels_per_class: labelled samples per class, **training and validation together**
             (``null``: all); a validation split of another domain is cut to the size of the first
             one. A separate, larger validation split would choose hyper-parameters and
             refit the final model with more labels than the task has. Of ``k`` labels,
             ``held_out(k, val_fraction)`` validate, at least one. Subsets are nested: the labels
             of a smaller ``k`` are among those of a larger one.
+        only_classes: names of the classes that the task has, at least two; of a set with one class
+            per image (``null``: all).
         test_per_class: maximum number of test samples per class, to limit the cost (``null``: all).
         flip: whether a mirrored image still shows its class.
         on_corrupt: ``error`` refuses a dataset with images that do not decode, ``skip`` leaves
@@ -63,6 +67,7 @@ class Options:
     label_fraction: Annotated[float, Range(0, 1, open_low=True)] = 1.0
     # One to train and one to validate.
     labels_per_class: Annotated[int, Range(2, cap=10**9)] | None = None
+    only_classes: list[str] | None = None
     test_per_class: Count | None = None
     flip: bool = True
     on_corrupt: Literal["error", "skip"] = "error"
@@ -74,12 +79,6 @@ class Options:
                 raise ValueError(
                     f"`dataset.{key}` must be one of {list(known)}, but is {getattr(self, key)!r}."
                 )
-        if self.label_fraction != 1 and self.labels_per_class is not None:
-            raise ValueError(
-                "`dataset.label_fraction` must be 1 where `dataset.labels_per_class` is set, but "
-                f"they are {self.label_fraction} and {self.labels_per_class}; leave one of them "
-                "out."
-            )
 
 
 def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:
@@ -171,6 +170,12 @@ def assemble(
     _check_domains(options, original_splits, domains)
     if target != "class":
         _check_reducible(options)
+    if options.only_classes is not None:
+        classes, original_splits = of_classes(
+            options.name, classes, original_splits, options.only_classes
+        )
+        train, test = original_splits["train"], original_splits["test"]
+        val, ood_val = original_splits.get("val"), original_splits.get("ood_val")
     assert val is not None or target != "classes", "several classes per image: brings its val split"
     if val_rule not in (None, *get_args(ValRule)):
         raise ValueError(
@@ -331,8 +336,13 @@ def refuse_label_limits(options: Options, reason: str, *, with_test: bool = True
     Raises:
         ValueError: naming the option.
     """
-    neutral = {"label_fraction": 1, "labels_per_class": None, "test_per_class": None}
-    for key in list(neutral)[: 3 if with_test else 2]:
+    neutral: dict[str, object] = {
+        "label_fraction": 1,
+        "labels_per_class": None,
+        "only_classes": None,
+        "test_per_class": None,
+    }
+    for key in list(neutral)[: 4 if with_test else 3]:
         if (value := getattr(options, key)) != neutral[key]:
             must = "null" if neutral[key] is None else neutral[key]
             raise ValueError(
@@ -344,7 +354,9 @@ def refuse_label_limits(options: Options, reason: str, *, with_test: bool = True
 def _check_reducible(options: Options) -> None:
     """Refuse options per class for a dataset whose images do not have one class each."""
     set_keys = [
-        key for key in ("labels_per_class", "test_per_class") if getattr(options, key) is not None
+        key
+        for key in ("labels_per_class", "only_classes", "test_per_class")
+        if getattr(options, key) is not None
     ]
     if set_keys:
         raise ValueError(

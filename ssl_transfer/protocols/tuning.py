@@ -20,6 +20,7 @@ from ssl_transfer.config.ranges import checked
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, concatenate
 from ssl_transfer.datasets.loading import TrainingData
+from ssl_transfer.datasets.prepared import prepared_once
 from ssl_transfer.datasets.transforms import Pipeline, ViewDataset, augmentation
 from ssl_transfer.features import FeatureRows, FrozenFeatures, extract, judge, summarise
 from ssl_transfer.features.inference import map_samples
@@ -314,4 +315,4 @@ class TuningRun:
         if self.features is not None:
             return FeatureRows(*self.features.load(*splits))
         samples = concatenate(*(self.dataset[split] for split in splits))
-        return ViewDataset(samples, pipelines, self.context.seed)
+        return prepared_once(ViewDataset(samples, pipelines, self.context.seed))
