@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,43 @@ def test_no_character_is_trained_and_tested(omniglot_root: Path) -> None:
         require(KNN(), dataset)
     with pytest.raises(ValueError, match=r"'classes': 1623}, but has {'train': 15, 'test': 10, "):
         omniglot(root=str(omniglot_root), name="omniglot")
+
+
+def test_characters_are_classes_that_other_people_draw_for_the_test(omniglot_root: Path) -> None:
+    background = omniglot_root / "omniglot-py" / "images_background"
+    for folder, number in (("Greek/character01", "0394"), ("Latin/character01", "0684")):
+        for drawing in (10, 11, 20):
+            draw(background / folder, f"{number}_{drawing:02d}.png")
+    shutil.rmtree(background.parent / "images_evaluation")  # is not needed
+    keys = {"root": str(omniglot_root), "name": "omniglot", "flip": False, "split_rule": "drawers"}
+    with pytest.raises(ValueError, match=r"'classes': 964}, but has {'train': 17, 'test': 4, 'cl"):
+        omniglot(**keys)
+    shutil.rmtree(background / "Greek/character02")
+    dataset = omniglot(**keys, alphabets=["Latin", "Greek"])
+    assert dataset.classes == ("Greek/character01", "Latin/character01")
+    assert sorted(Path(name).name for name in dataset["test"].names) == [
+        "0394_11.png", "0394_20.png", "0684_11.png", "0684_20.png",
+    ]  # fmt: skip
+    assert len(dataset["train"]) + len(dataset["val"]) == 12
+    require(KNN(), dataset)
+    assert omniglot(**keys, alphabets=["Latin"]).classes == ("Latin/character01",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"alphabets": ["Latin"]}, "must be null without dataset.split_rule=drawers, but is"),
+        (
+            {"split_rule": "drawers", "alphabets": ["Latin", "Elvish"]},
+            r"must name folders in `.*` \(`Greek`, `Latin`\), but `Elvish` is none",
+        ),
+    ],
+)
+def test_alphabets_that_select_nothing_are_refused(
+    omniglot_root: Path, keys: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        omniglot(root=str(omniglot_root), name="omniglot", sizes="warn", **keys)
 
 
 def test_a_shared_alphabet_is_refused(omniglot_root: Path) -> None:

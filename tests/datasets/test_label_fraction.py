@@ -152,10 +152,22 @@ def test_more_labels_than_the_fraction_are_told(caplog) -> None:
     assert "which are 10 of 649 labels (0.015)" in caplog.text
 
 
-def test_both_limits_at_once_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"must be 1 where `dataset.labels_per_class` is set, but"):
-        Options(name="toy", label_fraction=0.1, labels_per_class=10)
-    assert Options(name="toy", label_fraction=1.0, labels_per_class=10).labels_per_class == 10
+@pytest.mark.parametrize("official", [False, True])
+def test_of_few_labels_per_class_a_fraction_is_taken(official: bool) -> None:
+    targets = mixed([60] * 5)
+    keys = {"val_fraction": 0.2 if not official else 0.02, "labels_per_class": 40}
+    few = assembled(official, targets, **keys)
+    fewer = assembled(official, targets, **keys, label_fraction=0.25)
+    for key in ("train", "val"):
+        assert set(fewer[key].names) <= set(few[key].names)
+    sizes = {key: np.bincount(fewer[key].targets).tolist() for key in ("train", "val")}
+    assert sizes == {
+        "train": [8 if not official else 10] * 5,
+        "val": [2 if not official else 1] * 5,
+    }
+    used = sum(map(sum, sizes.values()))
+    available = 5 * 60 + (sum([50, 50, 8, 2, 1]) if official else 0)
+    assert fewer.facts["labels"] == {"used": used, "available": available}
 
 
 def test_an_embedded_set_takes_a_fraction() -> None:
