@@ -1,10 +1,11 @@
 """Composes the cells of a sweep, without the overrides whose key a cell's options lack.
 
 ``method=as_is,simclr method.epochs=5`` sets the epochs of ``simclr``; ``as_is`` has no such key. A
-key that the options of no cell have is refused, as in a command for one run.
+key that the options of no cell have is refused, as in a command for one run, unless it is a key of
+an experiment of which the command line selects a part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from hydra.errors import HydraException
@@ -18,7 +19,10 @@ Compose = Callable[[Sequence[str]], Composition]
 
 
 def compose_cells(
-    cells: Sequence[Sequence[str]], compose: Compose, composer: Composer
+    cells: Sequence[Sequence[str]],
+    compose: Compose,
+    composer: Composer,
+    optional: Collection[str] = (),
 ) -> tuple[list[Composition], list[str]]:
     """Return the composition of each cell, and one sentence per key that was left out somewhere.
 
@@ -26,6 +30,7 @@ def compose_cells(
         cells: the overrides of each cell.
         compose: composes the overrides of one cell.
         composer: says which keys the options of a cell lack.
+        optional: keys that the options of all cells may lack.
 
     Raises:
         SweepRefused: if a cell does not compose; one sentence per cause.
@@ -41,7 +46,7 @@ def compose_cells(
     rest = [place for place in range(len(cells)) if place not in composed]
     if not rest:
         return [composed[place] for place in range(len(cells))], []
-    known = {composer.key(line) for place in composed for line in cells[place]}
+    known = {*optional, *(composer.key(line) for place in composed for line in cells[place])}
     for place in rest:
         lacking = _lacking(composer, cells[place])
         known |= {composer.key(line) for line in cells[place] if line not in lacking}

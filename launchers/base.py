@@ -3,7 +3,7 @@
 import functools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class ProjectLauncher(Launcher):
 
     last_outcome: sweep.Outcome | None = None
     """The outcome of this process's sweep, for the tables that follow it."""
+
+    optional_keys: Collection[str] = ()
+    """Keys that the options of all runs may lack; the sweeper sets them."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -97,7 +100,7 @@ class ProjectLauncher(Launcher):
                 task_overrides(overrides), lambda: expanded(composer.compose_plain(overrides))
             )
 
-        compositions, left_out = compose_cells(job_overrides, compose, composer)
+        compositions, left_out = compose_cells(job_overrides, compose, composer, self.optional_keys)
         for line in left_out:
             log.warning("%s", line)
         runs = [

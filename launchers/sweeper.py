@@ -12,6 +12,7 @@ from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 
 from launchers import restore_nulls
+from launchers.base import ProjectLauncher
 from launchers.sweep import SweepRefused
 from ssl_transfer.config import AXES
 from ssl_transfer.config.arguments import quoted
@@ -58,6 +59,8 @@ class GridSweeper(BasicSweeper):
         grids = [parser.parse_overrides(_written_keys(grid)) for grid in self.grids]
         typed = parser.parse_overrides(restore_nulls(arguments))
         lines = products(shared, grids, typed)
+        if isinstance(self.launcher, ProjectLauncher):
+            self.launcher.optional_keys = unneeded_keys(grids, typed)
         return [self.launcher.launch(lines, initial_job_idx=0)]
 
 
@@ -108,6 +111,16 @@ def _selected(
         for key, values in chosen.items()
         if _of_key(grids[number], key) and any(_of_key(grid, key) & values for grid in grids)
     }
+
+
+def unneeded_keys(grids: Sequence[Sequence[Override]], typed: Sequence[Override]) -> frozenset[str]:
+    """Return the keys of grids that are only for values which the command line does not select."""
+    return frozenset(
+        own.get_key_element()
+        for number, grid in enumerate(grids)
+        if _selected(grids, number, typed)
+        for own in grid
+    )
 
 
 def _of_key(grid: Sequence[Override], key: str) -> set[str]:

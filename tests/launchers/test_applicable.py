@@ -67,6 +67,15 @@ def test_what_is_no_key_of_any_cell_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_an_optional_key_may_be_of_no_cell(composer: Composer) -> None:
+    cells = [("protocol=knn", "protocol.epochs=7"), ("protocol=knn", "protocol.k=9")]
+    compositions, left_out = compose_cells(
+        cells, lambda overrides: plain(composer.compose(overrides)), composer, {"protocol.epochs"}
+    )
+    assert [c["protocol"]["k"] for c in compositions] == [200, 9]
+    assert left_out == ["`protocol.epochs` is not a key of `protocol=knn`; it is left out there."]
+
+
 def test_an_added_key_is_never_left_out(composer: Composer) -> None:
     compositions, left_out = composed(
         composer, ("protocol=knn", "+protocol.epochs=7"), ("protocol=linear_probe",)

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from launchers.sweep import SweepRefused
-from launchers.sweeper import products
+from launchers.sweeper import products, unneeded_keys
 
 GRIDS = [
     ["method=as_is", "protocol=linear_probe,finetune", "model=small_resnet,resnet18"],
@@ -62,3 +62,20 @@ def test_a_selection_that_no_grid_has_is_refused(capsys: pytest.CaptureFixture[s
     with pytest.raises(SweepRefused):
         lines("method=as_is", "protocol=two_stage_finetune")
     assert "selects none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "keys"),
+    [
+        ([], set()),
+        (["seed=1"], set()),
+        (["protocol=linear_probe"], {"method", "protocol", "model", "method.members"}),
+        (["model=resnet18"], {"method", "protocol", "model"}),
+    ],
+)
+def test_keys_of_narrowed_grids_may_be_those_of_options_that_are_left_out(
+    typed: list[str], keys: set[str]
+) -> None:
+    parser = OverridesParser.create()
+    grids = [parser.parse_overrides(grid) for grid in GRIDS]
+    assert unneeded_keys(grids, parser.parse_overrides(typed)) == keys
