@@ -15,8 +15,9 @@ Choice = bool | Literal["auto"]
 WIDE = 512
 """Channels of the widest convolution from which a CPU trains a network faster with channels last.
 
-Networks that have such a convolution (ResNets, MobileNets, EfficientNets, DenseNets) trained 1.05
-to 1.4 times as fast on the processor of ``benchmarks/README.md``, narrower ones 0.95 to 1.13 times.
+Networks that have such a convolution (ResNets, RegNets, DenseNets, MobileNets, EfficientNets)
+trained 1.02 to 1.4 times as fast on the machine of ``benchmarks/README.md``, VGG-11 0.82 times;
+narrower networks 0.95 to 1.13 times.
 """
 
 
