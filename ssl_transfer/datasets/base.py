@@ -11,6 +11,7 @@ from PIL import Image
 
 from ssl_transfer.datasets.images import JoinedImages, PickedImages
 from ssl_transfer.errors import refuse_former_keys
+from ssl_transfer.system import texts
 from ssl_transfer.system.inputs import Inputs
 
 Targets = (
@@ -68,7 +69,7 @@ class Split:
         return Split(
             images=PickedImages(self.images, picked),
             targets=self.targets[picked],
-            names=[self.names[i] for i in picked],
+            names=texts.pick(self.names, picked),
             **{key: None if rows is None else rows[picked] for key, rows in further.items()},
         )
 
@@ -85,7 +86,7 @@ def concatenate(*splits: Split) -> Split:
     return Split(
         images=JoinedImages([split.images for split in splits]),
         targets=np.concatenate([split.targets for split in splits]),
-        names=[name for split in splits for name in split.names],
+        names=texts.joined([split.names for split in splits]),
         **further,
     )
 
@@ -185,7 +186,8 @@ def fingerprint(classes: Sequence[str], splits: Mapping[str, Split], content: st
         digest.update(part.encode(errors="surrogateescape") + b"\0")
     for key in sorted(splits):
         digest.update(f"\1{key}\0".encode())
-        digest.update("\0".join(splits[key].names).encode(errors="surrogateescape"))
+        for piece in texts.pieces(splits[key].names, "\0"):
+            digest.update(piece.encode(errors="surrogateescape"))
         targets = splits[key].targets
         digest.update(targets.astype("<f8" if targets.dtype.kind == "f" else "<i8").tobytes())
         if (domains := splits[key].domains) is not None:

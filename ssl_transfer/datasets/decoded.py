@@ -226,7 +226,9 @@ def _estimate(sources: Sequence[Source]) -> int:
     for number in np.linspace(0, len(sources) - 1, min(_SAMPLE, len(sources))).astype(int):
         try:
             path, _, span = sources[number]
-            with Image.open(path if span is None else io.BytesIO(read_bytes(path, span))) as image:
+            with Image.open(
+                path if span is None else io.BytesIO(read_bytes(path, span)[0])
+            ) as image:
                 areas.append(image.width * image.height)
         except (OSError, ValueError, SyntaxError) as error:
             log.debug("no size of an image in `%s` (%s)", path, error)

@@ -21,7 +21,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,24 +135,41 @@ def read_rgb(
         OSError: if the file cannot be read.
         ValueError: if its content cannot be decoded.
     """
-    return decode(read_bytes(path, span), decoding or Decoding())[0]
+    return decode(read_bytes(path, span)[0], decoding or Decoding())[0]
 
 
-def read_bytes(path: str | os.PathLike[str], span: Span | None = None) -> bytes:
-    """Return the bytes of a file, or of a part of it.
+def read_bytes(
+    path: str | os.PathLike[str], span: Span | None = None
+) -> tuple[bytes, os.stat_result]:
+    """Return the bytes of a file, or of a part of it, and the file's status after it was read.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if the file ends before the part does.
     """
-    if span is None:
-        return Path(path).read_bytes()
-    start, size = span
-    with Path(path).open("rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - faster than Path
+        if span is None:
+            return file.readall(), os.fstat(file.fileno())
+        start, size = span
         data = os.pread(file.fileno(), size, start)
-    if len(data) < size:
-        raise ValueError(f"the file ends {size - len(data)} bytes before this image does")
-    return data
+        if len(data) < size:
+            raise ValueError(f"the file ends {size - len(data)} bytes before this image does")
+        return data, os.fstat(file.fileno())
+
+
+def read_header(file: str | io.BytesIO) -> None:
+    """Read the beginning of an image file, which tells its format and its size.
+
+    Args:
+        file: the path, or the content.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: saying why it is no image that ``decode`` reads.
+    """
+    with _explained(), Image.open(file, formats=FORMATS) as opened:
+        _reduce(opened, checking=True)
+        _refuse_misread(getattr(opened, "tag_v2", {}))
 
 
 def decode(data: bytes, decoding: Decoding, *, checking: bool = False) -> tuple[Image.Image, Facts]:
@@ -172,8 +188,15 @@ def decode(data: bytes, decoding: Decoding, *, checking: bool = False) -> tuple[
     """
     if not data:
         raise ValueError("an empty file")
-    try:
+    with _explained():
         return _decode(io.BytesIO(data), decoding, checking=checking)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn the errors of Pillow into ValueErrors that say what is wrong with the content."""
+    try:
+        yield
     except UnidentifiedImageError as error:
         raise ValueError(f"not an image that Pillow {PIL.__version__} reads") from error
     except MemoryError:

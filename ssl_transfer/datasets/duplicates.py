@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int64
 
 from ssl_transfer.datasets.base import Split
 from ssl_transfer.datasets.files import Files
+from ssl_transfer.datasets.unchanged import Digests
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +60,36 @@ def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
     return _dropped(name, files, copies)
 
 
-def _copies(digests: Mapping[str, Sequence[bytes]]) -> list[list[Place]]:
+def content_numbers(digests: Sequence[Digests]) -> Int64[np.ndarray, " samples"]:
+    """Return a number for each content, equal where hashes are, in the order of first occurrence.
+
+    Args:
+        digests: hashes of several splits, one after the other.
+    """
+    halves = np.concatenate(digests).view(np.uint64)
+    order = np.lexsort(halves.T)  # stable, so that equal hashes stay in their order
+    halves = halves[order]
+    begins = np.ones(len(order), bool)
+    begins[1:] = (halves[1:] != halves[:-1]).any(axis=1)
+    first = order[begins]
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = rank[np.cumsum(begins) - 1]
+    return numbers
+
+
+def _copies(digests: Mapping[str, Digests]) -> list[list[Place]]:
     """Return the places of each content that occurs more than once."""
-    places: dict[bytes, list[Place]] = defaultdict(list)
-    for key, hashes in digests.items():
-        for position, digest in enumerate(hashes):
-            places[digest].append((key, position))
-    return [copies for copies in places.values() if len(copies) > 1]
+    numbers = content_numbers(list(digests.values()))
+    ends = np.cumsum([len(rows) for rows in digests.values()])
+    keys = list(digests)
+    places: dict[int, list[Place]] = defaultdict(list)
+    for row in np.flatnonzero(np.bincount(numbers)[numbers] > 1).tolist():
+        split = int(np.searchsorted(ends, row, side="right"))
+        key = keys[split]
+        places[int(numbers[row])].append((key, row - int(ends[split]) + len(digests[key])))
+    return list(places.values())
 
 
 def _shared_contents(splits: Mapping[str, Split], across: Sequence[Sequence[Place]]) -> str:
@@ -120,7 +145,7 @@ def _dropped(name: str, files: Files, copies: Sequence[Sequence[Place]]) -> File
     for key, positions in drop.items():
         stay = np.setdiff1d(np.arange(len(splits[key])), positions)
         splits[key] = splits[key].subset(stay)
-        digests[key] = [digests[key][position] for position in stay]
+        digests[key] = digests[key][stay]
     counts = {key: len(positions) for key, positions in sorted(drop.items())}
     log.warning("`%s`: copies are left out: %s", name, counts)
     return dataclasses.replace(

@@ -1,5 +1,6 @@
 """Folders of images: one per class, as for torchvision's ``ImageFolder``, or without labels."""
 
+import dataclasses
 import logging
 import os
 import unicodedata
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+from jaxtyping import Int64
 
 from ssl_transfer import metrics
 from ssl_transfer.config.ranges import Finite, ProperFraction, Range
@@ -27,7 +29,16 @@ from ssl_transfer.datasets.reader import (
 )
 from ssl_transfer.datasets.split_folders import Layout, find_splits
 from ssl_transfer.datasets.splitting import hold_out
-from ssl_transfer.datasets.walk import EXTENSIONS, LeftOut, has_images, images_below, subfolders
+from ssl_transfer.datasets.walk import (
+    EXTENSIONS,
+    LeftOut,
+    has_images,
+    images_and_stamps,
+    subfolders,
+)
+from ssl_transfer.system import inputs
+from ssl_transfer.system.known_folders import KnownFolders
+from ssl_transfer.system.texts import Texts
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +97,7 @@ def image_folder(
     folder = existing_folder("dataset.root", root, "a folder with one folder per class")
     named = {"train": train_folder, "val": val_folder, "test": test_folder}
     layout = find_splits(folder, named, class_depth=class_depth)
-    left_out = LeftOut(folder)
+    left_out, known = LeftOut(folder), known_folders(options, folder)
     for unread in layout.unread:
         left_out.add(unread, "folders beside the splits")
     parts = _class_folders(layout, class_depth, exclude_classes or (), left_out)
@@ -94,7 +105,8 @@ def image_folder(
     listings = {}
     for key, part in parts.items():
         places = [part.get(name) for name in classes]
-        listings[key] = _listing(places, folder, left_out, links_once=True)
+        listings[key] = _listing(places, folder, left_out, known, links_once=True)
+    known.save()
     _require_every_class(options, parts["train"], listings["train"], left_out)
     left_out.tell(options.name)
     _warn_of_deeper_classes(options, layout, parts["train"], listings["train"])
@@ -144,16 +156,17 @@ def unlabelled_folder(
     """
     refuse_label_limits(options, "which has no labels")
     folder = existing_folder("dataset.root", root, "a folder of images")
-    left_out = LeftOut(folder)
-    paths = images_below(folder, left_out, links_once=True)
-    if not paths:
+    left_out, known = LeftOut(folder), known_folders(options, folder)
+    listing = _listing([folder], folder, left_out, known, links_once=True)
+    known.save()
+    if not len(listing.paths):
         passed = f" (not read: {left_out})" if left_out.names else ""
         raise ValueError(
             f"`{folder}` must have an image ({' '.join(EXTENSIONS[:6])} …) at some depth, but has "
             f"none{passed or contents(folder)}; correct dataset.root."
         )
     left_out.tell(options.name)
-    listing = Listing(paths, _relative(paths, folder), np.full(len(paths), -1))
+    listing = dataclasses.replace(listing, targets=np.full(len(listing.paths), -1))
     looked_at = inspect_files(options, {"train": listing}, decoding_of(value_range))
     files = settle_duplicates(options.name, looked_at, "warn")
     train = files.splits["train"]
@@ -297,7 +310,8 @@ def class_listing(folder: Path, classes: Sequence[str], root: Path) -> Listing:
         ValueError: if a class has no image.
     """
     left_out = LeftOut(root)
-    listing = _listing([folder / name for name in classes], root, left_out)
+    places = [folder / name for name in classes]
+    listing = _listing(places, root, left_out, KnownFolders(None))
     counts = np.bincount(listing.targets, minlength=len(classes))
     empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
@@ -309,19 +323,42 @@ def class_listing(folder: Path, classes: Sequence[str], root: Path) -> Listing:
     return listing
 
 
+def known_folders(options: Options, root: Path) -> KnownFolders:
+    """Return what lists the folders of a data set: only their names if nothing else is needed."""
+    return KnownFolders(str(root), names_only=inputs.names_suffice(options.verify))
+
+
 def _listing(
-    places: Sequence[Path | None], root: Path, left_out: LeftOut, *, links_once: bool = False
+    places: Sequence[Path | None],
+    root: Path,
+    left_out: LeftOut,
+    known: KnownFolders,
+    *,
+    links_once: bool = False,
 ) -> Listing:
     """Return the images below each class's folder (``None``: the class has no folder)."""
-    paths: list[str] = []
-    targets: list[int] = []
-    for target, place in enumerate(places):
+    tables: list[Texts] = []
+    stamps: list[Int64[np.ndarray, "images 4"]] = []
+    counts: list[int] = []
+    for place in places:
+        paths: list[str] = []
         if place is not None:
-            images = images_below(place, left_out, links_once=links_once)
-            paths += images
-            targets += [target] * len(images)
-    return Listing(paths, _relative(paths, root), np.array(targets, dtype=np.int64))
+            paths, rows = images_and_stamps(place, left_out, known, links_once=links_once)
+            tables.append(Texts.of(_relative(paths, root)))
+            stamps.append(rows)
+        counts.append(len(paths))
+    names = Texts.joined(tables)
+    return Listing(
+        paths=names.after(f"{root}{os.sep}"),
+        names=names,
+        targets=np.repeat(np.arange(len(places)), counts),
+        stamps=np.concatenate(stamps) if stamps else np.empty((0, 4), np.int64),
+    )
 
 
 def _relative(paths: Sequence[str], root: Path) -> list[str]:
+    """Return paths relative to a folder that they all lie below."""
+    start = str(root) + os.sep
+    if all(path.startswith(start) for path in paths):
+        return [path.removeprefix(start) for path in paths]
     return [Path(os.path.relpath(path, root)).as_posix() for path in paths]

@@ -14,6 +14,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.duplicates import content_numbers
 from ssl_transfer.datasets.files import Files
 from ssl_transfer.datasets.nearest import nearest
 from ssl_transfer.datasets.reader import some
@@ -49,11 +50,11 @@ def group(
             group although a split must be made.
     """
     splits = files.splits
+    contents = content_numbers(list(files.digests.values()))
+    if rule is None and contents.max(initial=-1) + 1 == len(contents):
+        return splits
     names = [sample for split in splits.values() for sample in split.names]
-    contents = _numbers([digest for hashes in files.digests.values() for digest in hashes])
     if rule is None:
-        if contents.max(initial=-1) + 1 == len(names):
-            return splits
         groups = np.arange(len(names))
     else:
         labels = (

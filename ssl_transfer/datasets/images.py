@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from ssl_transfer.datasets.decoding import Decoding, Span, read_rgb
+from ssl_transfer.datasets.decoding import Decoding, Span, decode, read_bytes
+from ssl_transfer.datasets.unchanged import Known
+from ssl_transfer.system.texts import Texts
 
 Spans = Int64[np.ndarray, "images 2"]
 """First byte and number of bytes of each image in its file."""
@@ -57,14 +59,19 @@ class FileImages(Images):
         decoding: how they become RGB (``None``: the defaults of ``Decoding``).
         spans: first byte and number of bytes of each image in its file, where a file holds many
             images (``None``: each file is one image).
+        known: what the files are compared with when they are read (``None``: nothing).
     """
 
     def __init__(
-        self, paths: Sequence[str], decoding: Decoding | None = None, spans: Spans | None = None
+        self,
+        paths: Sequence[str],
+        decoding: Decoding | None = None,
+        spans: Spans | None = None,
+        known: Known | None = None,
     ) -> None:
-        self.paths = tuple(paths)
+        self.paths = paths if isinstance(paths, Texts) else tuple(paths)
         self.decoding = decoding or Decoding()
-        self.spans = spans
+        self.spans, self.known = spans, known
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,22 +87,45 @@ class FileImages(Images):
         """Return one image.
 
         Raises:
-            ValueError: naming the file, if it cannot be decoded.
+            ValueError: naming the file, if it cannot be decoded, or has changed.
         """
         path, span = self.paths[index], self.span_of(index)
         try:
-            return read_rgb(path, self.decoding, span)
+            content, status = read_bytes(path, span)
         except (OSError, ValueError) as error:
-            part = "" if span is None else f" from byte {span[0]} to {sum(span)}"
-            raise ValueError(
-                f"`{path}`{part} must be an image that decodes, but does not ({error}); repair it, "
-                "or remove it and start again."
-            ) from error
+            raise self._unreadable(path, span, error) from error
+        if self.known is not None:
+            self.known.require(index, path, status, content)
+        try:
+            return decode(content, self.decoding)[0]
+        except ValueError as error:
+            raise self._unreadable(path, span, error) from error
         except MemoryError as error:
             raise ValueError(
                 f"`{path}` must fit into memory when it is decoded, but does not; lower "
                 "trainer.workers, or shrink the image."
             ) from error
+
+    def require_unchanged(self, index: int | None = None) -> None:
+        """Compare one file, or all files (``None``), in whose place results are used.
+
+        Raises:
+            ValueError: naming a file that has changed since the data set was built.
+        """
+        if self.known is None:
+            return
+        if index is None:
+            self.known.require_all(self.paths)
+        else:
+            self.known.require_unread(index, self.paths[index])
+
+    @staticmethod
+    def _unreadable(path: str, span: Span | None, error: Exception) -> ValueError:
+        part = "" if span is None else f" from byte {span[0]} to {sum(span)}"
+        return ValueError(
+            f"`{path}`{part} must be an image that decodes, but does not ({error}); repair it, or "
+            "remove it and start again."
+        )
 
 
 class PickedImages(Images):

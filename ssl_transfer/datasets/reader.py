@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 ValRule = Literal["ericsson2021"]
 """Published choices of validation images that differ from the seeded, stratified one."""
 
+Verify = Literal["full", "headers", "off"]
+"""How image files are checked before the first run on them."""
+
 
 @checked("dataset.")
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,9 @@ class Options:
         flip: whether a mirrored image still shows its class.
         on_corrupt: ``error`` refuses a dataset with images that do not decode, ``skip`` leaves
             them out and counts them in the record.
+        verify: how image files are checked before the first run on them: ``full`` decodes every
+            file; ``headers`` reads only the beginnings, and ``off`` nothing, so that corrupt images
+            are named when they are needed, and copies are not recognised.
         sizes: what to do if splits do not have their published sizes: ``strict`` raises an error,
             ``warn`` logs a warning.
     """
@@ -71,14 +77,22 @@ class Options:
     test_per_class: Count | None = None
     flip: bool = True
     on_corrupt: Literal["error", "skip"] = "error"
+    verify: Verify = "full"
     sizes: Literal["strict", "warn"] = "strict"
 
     def __post_init__(self) -> None:
-        for key, known in (("on_corrupt", ("error", "skip")), ("sizes", ("strict", "warn"))):
+        choices = {"on_corrupt": ("error", "skip"), "verify": get_args(Verify),
+                   "sizes": ("strict", "warn")}  # fmt: skip
+        for key, known in choices.items():
             if getattr(self, key) not in known:
                 raise ValueError(
                     f"`dataset.{key}` must be one of {list(known)}, but is {getattr(self, key)!r}."
                 )
+        if self.on_corrupt == "skip" and self.verify != "full":
+            raise ValueError(
+                "`dataset.verify` must be full where `dataset.on_corrupt` is skip, because the "
+                f"corrupt images must be known, but is {self.verify}; leave one of them out."
+            )
 
 
 def reader(read: Callable[..., Dataset]) -> Callable[..., Dataset]:

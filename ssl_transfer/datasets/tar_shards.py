@@ -50,8 +50,9 @@ def index(path: Path) -> Shard:
         ValueError: if the file is compressed, truncated or damaged, or no tar file.
     """
     inputs.note_file(path)
-    stamp = inputs.stamp_of(os.path.abspath(path))  # noqa: PTH100
-    remembered = inputs.Remembered(_KIND, [str(path)], [stamp], digests=0)
+    place = os.path.abspath(path)  # noqa: PTH100
+    stamp = inputs.stamps_of([place])
+    remembered = inputs.Remembered(_KIND, inputs.originals([place]), stamp, digests=0)
     known = remembered.get()
     if known is None:
         try:
@@ -62,7 +63,7 @@ def index(path: Path) -> Shard:
                 "unpack its compression, or copy it again."
             ) from error
         known = {"names": shard.names, "spans": shard.spans, "passed": shard.passed}
-        remembered.keep({"digests": [], **known})
+        remembered.keep({"digests": b"", **known})
         return shard
     return Shard(
         path, known["names"], [(start, size) for start, size in known["spans"]], known["passed"]

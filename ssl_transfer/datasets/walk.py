@@ -2,15 +2,19 @@
 
 import collections
 import dataclasses
+import itertools
 import logging
+import operator
 import os
-import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Int64
 from PIL import features
 
 from ssl_transfer.system import inputs
+from ssl_transfer.system.known_folders import KnownFolders
 from ssl_transfer.system.stamps import FOLDERS_ONLY, JUNK, is_junk
 
 log = logging.getLogger(__name__)
@@ -123,43 +127,82 @@ def images_below(folder: Path, left_out: LeftOut, *, links_once: bool = False) -
         left_out: collects the skipped paths.
         links_once: whether to use only the first of several names of one file.
     """
-    paths, seen = [], set()
-    for path, number in sorted(_files(folder, left_out)):
-        if links_once and number is not None and number in seen:
-            left_out.add(path, "further names of the same file", lost=False)
-        else:
-            paths.append(path)
-            seen.add(number)
+    paths, _ = images_and_stamps(folder, left_out, KnownFolders(None), links_once=links_once)
     return paths
 
 
-def _files(folder: Path, left_out: LeftOut) -> Iterator[tuple[str, tuple[int, int] | None]]:
-    """Yield the image files below a folder with their numbers in the file system."""
+def images_and_stamps(
+    folder: Path, left_out: LeftOut, known: KnownFolders, *, links_once: bool = False
+) -> tuple[list[str], Int64[np.ndarray, "images 4"]]:
+    """Return the image files below a folder, see ``images_below``, and their stamps.
+
+    Args:
+        folder: where to look, at any depth.
+        left_out: collects the skipped paths.
+        known: lists the folders.
+        links_once: whether to use only the first of several names of one file.
+    """
+    parts = list(_in_each_folder(str(folder), left_out, known))
+    paths = [path for part, _ in parts for path in part]
+    rows = np.concatenate([np.empty((0, 4), np.int64), *(part for _, part in parts)])
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    inodes = rows[:, 3].tolist()
+    if links_once and len(set(inodes)) < len(inodes):
+        order = list(_named_once(order, paths, inodes, left_out))
+    return [paths[row] for row in order], rows[np.array(order, np.int64)]
+
+
+def _named_once(
+    order: Sequence[int], paths: Sequence[str], inodes: Sequence[int], left_out: LeftOut
+) -> Iterator[int]:
+    """Yield the rows without those of further names of the same file."""
+    first: dict[int, str] = {}
+    for row in order:
+        other = first.setdefault(inodes[row], paths[row])
+        # Equal numbers may also be those of files on two devices.
+        if inodes[row] and other != paths[row] and os.path.samefile(paths[row], other):  # noqa: PTH121
+            left_out.add(paths[row], "further names of the same file", lost=False)
+        else:
+            yield row
+
+
+def _in_each_folder(
+    folder: str, left_out: LeftOut, known: KnownFolders
+) -> Iterator[tuple[list[str], Int64[np.ndarray, "images 4"]]]:
+    """Yield the image files that lie directly in each folder below one, with their stamps."""
     visited = set()
-    for place, folders, names in os.walk(
-        folder, followlinks=True, onerror=lambda error: _note_closed(error, left_out)
-    ):
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        try:
+            entries = known.entries(place)
+        except OSError as error:
+            _note_closed(error, left_out)
+            continue
         visited.add(os.path.realpath(place))
-        inputs.note_folder(place, EXTENSIONS)
-        folders[:] = sorted(_entered(place, folders, visited, left_out))
-        for name in names:
-            if is_junk(name):
-                continue
-            path = os.path.join(place, name)  # noqa: PTH118 - faster than Path
-            if not _is_image(name):
-                _note_other(path, left_out)
-                continue
-            try:
-                status = os.stat(path)  # noqa: PTH116
-            except OSError as error:
-                broken = os.path.islink(path)  # noqa: PTH114
-                reason = "links that lead nowhere" if broken else f"files: {error.strerror}"
-                left_out.add(path, reason)
-                continue
-            if not stat.S_ISREG(status.st_mode):
-                left_out.add(path, "things that are no files")
-                continue
-            yield path, (status.st_dev, status.st_ino) if status.st_ino else None
+        inside = sorted(_entered(place, entries.folders, visited, left_out), reverse=True)
+        waiting += [f"{place}{os.sep}{name}" for name in inside]
+        is_image = [_is_image(name) for name in entries.files]
+        images = list(itertools.compress(entries.files, is_image))
+        inputs.note_folder(place, EXTENSIONS, None if entries.folders else images)
+        for name in itertools.compress(entries.files, map(operator.not_, is_image)):
+            if not is_junk(name):
+                _note_other(f"{place}{os.sep}{name}", left_out)
+        paths, rows = [f"{place}{os.sep}{name}" for name in images], entries.stamps[is_image]
+        is_file = rows[:, 3] != -1
+        for row in np.flatnonzero(~is_file).tolist():
+            _note_no_file(paths[row], entries.errors.get(images[row]), left_out)
+        yield list(itertools.compress(paths, is_file.tolist())), rows[is_file]
+
+
+def _note_no_file(path: str, error: str | None, left_out: LeftOut) -> None:
+    """Add what has the name of an image and is no file that can be read."""
+    if error is None:
+        left_out.add(path, "things that are no files")
+    elif os.path.islink(path):  # noqa: PTH114
+        left_out.add(path, "links that lead nowhere")
+    else:
+        left_out.add(path, f"files: {error}")
 
 
 def _entered(

@@ -84,7 +84,7 @@ _OUTSIDE: dict[str, frozenset[str]] = {
     ),
     "method": frozenset({"resources", "snapshots"}),
     "protocol": frozenset({"resources"}),
-    "ssl_transfer.datasets": frozenset({"download"}),
+    "ssl_transfer.datasets": frozenset({"download", "verify"}),
     **{tuning: frozenset({"keep_encoder"}) for tuning in _TUNINGS},
 }
 

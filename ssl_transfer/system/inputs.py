@@ -16,10 +16,14 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import logging
+import operator
 import os
+import struct
 import sys
+import threading
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +41,7 @@ UNSETTLED = b"\xff" * DIGEST_BYTES
 ABSENT = b"\0" * DIGEST_BYTES
 """Hash of a file that did not exist; the data change if it appears."""
 _NO_STAMP = Stamp(-1, -1, -1, -1)
+_NUMBERS = struct.Struct("=4q")
 _CODE = (".py", ".pyc", ".so", ".pyd")  # files that Python opens to import modules
 
 
@@ -45,30 +50,57 @@ class Inputs:
     """Files and listed folders, stored in columns: a set of images may have a million rows.
 
     Args:
-        paths: absolute paths, without duplicates.
-        stamps: four numbers per row (see ``Stamp``).
-        digests: ``DIGEST_BYTES`` per row: hash of a file's content, or of a folder's names.
         rules: row of a folder -> suffixes of the files that count in it (see
             ``stamps.of_folder``).
     """
 
-    paths: list[str] = dataclasses.field(default_factory=list)
-    stamps: "array[int]" = dataclasses.field(default_factory=lambda: array("q"))
-    digests: bytearray = dataclasses.field(default_factory=bytearray)
     rules: dict[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    _paths: list[str] = dataclasses.field(default_factory=list)
+    _stamps: "array[int]" = dataclasses.field(default_factory=lambda: array("q"))
+    _digests: bytearray = dataclasses.field(default_factory=bytearray)
+    _tables: list[tuple[Sequence[str], bytes, bytes]] = dataclasses.field(default_factory=list)
+    """Paths, stamps and digests of many files at once, in the form that the caller shares."""
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self._paths) + sum(len(paths) for paths, _, _ in self._tables)
+
+    @property
+    def paths(self) -> list[str]:
+        """Absolute paths, without duplicates."""
+        return self._joined()._paths
+
+    @property
+    def stamps(self) -> "array[int]":
+        """Four numbers per row (see ``Stamp``)."""
+        return self._joined()._stamps
+
+    @property
+    def digests(self) -> bytearray:
+        """``DIGEST_BYTES`` per row: hash of a file's content, or of a folder's names."""
+        return self._joined()._digests
 
     def add(
         self, path: str, stamp: Stamp, digest: bytes, rule: tuple[str, ...] | None = None
     ) -> None:
         """Append a row."""
+        inputs = self._joined()
         if rule is not None:
-            self.rules[len(self.paths)] = rule
-        self.paths.append(path)
-        self.stamps.extend(stamp)
-        self.digests += digest
+            inputs.rules[len(inputs._paths)] = rule
+        inputs._paths.append(path)
+        inputs._stamps.extend(stamp)
+        inputs._digests += digest
+
+    def add_files(self, paths: Sequence[str], stamps: bytes, digests: bytes) -> None:
+        """Append many files; their paths become separate objects only when they are needed."""
+        self._tables.append((paths, stamps, digests))
+
+    def _joined(self) -> "Inputs":
+        while self._tables:
+            paths, stamps, digests = self._tables.pop(0)
+            self._paths.extend(paths)
+            self._stamps.frombytes(stamps)
+            self._digests += digests
+        return self
 
     def digest_of(self, row: int) -> bytes:
         """Return the hash of a row's content."""
@@ -86,12 +118,23 @@ class Inputs:
     def identity(self) -> str:
         """32 hex digits of paths and contents, not of stamps, because copying changes these."""
         digest = hashlib.sha256()
-        for row in sorted(range(len(self)), key=self.paths.__getitem__):
-            digest.update(self.paths[row].encode(errors="surrogateescape") + b"\0")
-            digest.update(self.digest_of(row))
+        paths, digests = self.paths, self.digests
+        for row in self._by_path():
+            text = f"{paths[row]}\0".encode(errors="surrogateescape")
+            digest.update(text + digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)])
             if row in self.rules:
                 digest.update("\0".join(("", *self.rules[row])).encode())
         return digest.hexdigest()[:32]
+
+    def all_stamps(self) -> bytes:
+        """Return a hash of all stamps that does not depend on the order of the rows."""
+        digest, numbers = hashlib.sha256(), memoryview(self.stamps)
+        for row in self._by_path():
+            digest.update(numbers[4 * row : 4 * row + 4])
+        return digest.digest()
+
+    def _by_path(self) -> list[int]:
+        return sorted(range(len(self)), key=self.paths.__getitem__)
 
 
 class _Collector:
@@ -116,13 +159,14 @@ class _Collector:
 
     def close(self) -> None:
         """Compute the hashes of files that were only opened."""
+        if not self.pending:
+            return
+        known = self.known.union(self.inputs.paths)
         left = {
             place: (path, before)
             for path, before in self.pending.items()
-            if (place := staging.original(path)) not in self.known and os.path.isfile(path)  # noqa: PTH113
+            if (place := staging.original(path)) not in known and os.path.isfile(path)  # noqa: PTH113
         }
-        if not left:
-            return
         digests = contents([path for path, _ in left.values()])
         for (place, (path, before)), digest in zip(left.items(), digests, strict=True):
             settled = _stamp(path) == before
@@ -131,6 +175,8 @@ class _Collector:
 
 _active: list[_Collector] = []
 _doubting: list[bool] = []
+_naming: list[bool] = []
+_thread = threading.local()
 
 
 @contextlib.contextmanager
@@ -165,22 +211,51 @@ def is_doubting() -> bool:
     return bool(_doubting)
 
 
-def note_files(
-    paths: Sequence[str], file_stamps: Sequence[Stamp], digests: Sequence[bytes]
-) -> None:
+@contextlib.contextmanager
+def naming() -> Iterator[None]:
+    """Do without everything but the names of files inside the block, where that suffices."""
+    _naming.append(True)
+    try:
+        yield
+    finally:
+        _naming.pop()
+
+
+def names_suffice(verify: str) -> bool:
+    """Return whether files need not be looked at; the data set is then not used to compute."""
+    return bool(_naming) and verify == "off"
+
+
+def note_files(places: Sequence[str], file_stamps: bytes, digests: bytes) -> None:
     """Record files whose hashes are already known.
 
     Args:
-        paths: absolute or relative; for a copy, its original is recorded.
-        file_stamps: stamps of the original files.
-        digests: hashes of their contents.
+        places: absolute; for a copy, its original (see ``originals``).
+        file_stamps: stamps of the original files, as ``stamps_of`` returns them.
+        digests: hashes of their contents, ``DIGEST_BYTES`` per file.
     """
     for collector in _active:
-        for path, stamp, digest in zip(paths, file_stamps, digests, strict=True):
-            place = staging.original(os.path.abspath(path))  # noqa: PTH100 - ten times as fast
-            if place not in collector.known:
-                collector.known.add(place)
+        known = collector.known.union(collector.inputs.paths)
+        if known.isdisjoint(places) and _all_differ(places):
+            collector.inputs.add_files(places, file_stamps, digests)
+            continue
+        for row, place in enumerate(places):
+            if place not in known:
+                known.add(place)
+                stamp = Stamp(*_NUMBERS.unpack_from(file_stamps, _NUMBERS.size * row))
+                digest = digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)]
                 collector.inputs.add(place, stamp, digest)
+
+
+def _all_differ(texts: Sequence[str]) -> bool:
+    """Return whether all hashes of the texts differ, which takes less memory than a set."""
+    hashes = sorted(map(hash, texts))
+    return all(map(operator.ne, hashes, itertools.islice(hashes, 1, None)))
+
+
+def originals(paths: Iterable[str]) -> list[str]:
+    """Return the absolute path of each file, for a copy that of its original."""
+    return [staging.original(os.path.abspath(path)) for path in paths]  # noqa: PTH100
 
 
 def note_file(path: str | Path) -> None:
@@ -204,12 +279,16 @@ def is_file(path: str | Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113
 
 
-def note_folder(path: str | Path, suffixes: Sequence[str]) -> None:
+def note_folder(
+    path: str | Path, suffixes: Sequence[str], names: Sequence[str] | None = None
+) -> None:
     """Record a folder whose entries are listed, so that added and removed files are detected.
 
     Args:
         path: the folder.
         suffixes: suffixes of the files that count (see ``stamps.of_folder``).
+        names: names of the files that count, if it was just listed and has no folders (``None``:
+            it is listed here).
     """
     if not _active:
         return
@@ -220,8 +299,11 @@ def note_folder(path: str | Path, suffixes: Sequence[str]) -> None:
         if key not in collector.known:
             collector.known.add(key)
             with contextlib.suppress(OSError):  # the code that lists it reports the error
-                digest = stamps.of_folder(place, suffixes)
                 stamp = stamp_of(place) or _NO_STAMP
+                if names is None:
+                    digest = stamps.of_folder(place, suffixes)
+                else:
+                    digest = stamps.of_names(names)
                 collector.inputs.add(original, stamp, digest, tuple(suffixes))
 
 
@@ -230,16 +312,27 @@ def stamp_of(path: str) -> Stamp | None:
     return staging.stamp(path) or _stamp(staging.original(path))
 
 
+def stamps_of(paths: Iterable[str]) -> bytes:
+    """Return the stamps of files, for a copy those of its originals.
+
+    Returns:
+        Four signed numbers of 8 bytes per file, in the computer's byte order; all -1 if the file is
+        missing.
+    """
+    return b"".join(_NUMBERS.pack(*(stamp_of(path) or _NO_STAMP)) for path in paths)
+
+
 def contents(paths: Sequence[str]) -> list[bytes]:
     """Return the hash of every file; files with changed stamps are read in threads."""
-    file_stamps = [stamp_of(os.path.abspath(path)) for path in paths]  # noqa: PTH100
-    cache = Remembered("contents", paths, file_stamps)
-    if (facts := cache.get()) is not None:
-        return list(facts["digests"])
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        digests = list(pool.map(_content, paths))
-    cache.keep({"digests": digests})
-    return digests
+    cache = Remembered("contents", originals(paths), stamps_of(paths), len(paths))
+    if (facts := cache.get()) is None:
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            facts = {"digests": b"".join(pool.map(_content, paths))}
+        cache.keep(facts)
+    return [
+        facts["digests"][start : start + DIGEST_BYTES]
+        for start in range(0, DIGEST_BYTES * len(paths), DIGEST_BYTES)
+    ]
 
 
 class Remembered:
@@ -249,51 +342,42 @@ class Remembered:
 
     Args:
         kind: name of the facts.
-        paths: the files; for a copy, its original counts.
-        file_stamps: their stamps; if one is None nothing is stored.
-        digests: number of hashes among the facts (``None``: one per file).
+        places: absolute paths of the files; for a copy, its original (see ``originals``).
+        file_stamps: their stamps (see ``stamps_of``); if a file is missing nothing is stored.
+        digests: number of hashes among the facts.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        paths: Sequence[str],
-        file_stamps: Sequence[Stamp | None],
-        digests: int | None = None,
-    ) -> None:
-        digest = hashlib.sha256(kind.encode())
-        for path, stamp in zip(paths, file_stamps, strict=True):
-            place = staging.original(os.path.abspath(path))  # noqa: PTH100
-            digest.update(f"{place}\0{stamp}\n".encode(errors="surrogateescape"))
+    def __init__(self, kind: str, places: Iterable[str], file_stamps: bytes, digests: int) -> None:
+        digest = hashlib.sha256(kind.encode() + b"\0")
+        digest.update(file_stamps)
+        places = iter(places)
+        while some := list(itertools.islice(places, 4096)):
+            digest.update("".join(f"{place}\0" for place in some).encode(errors="surrogateescape"))
         folder = own_folder("XDG_CACHE_HOME", ".cache") / "ssl_transfer"
-        self.path = folder / "verified" / f"{digest.hexdigest()[:32]}.json"
-        self.sure = None not in file_stamps
-        self.digests = len(paths) if digests is None else digests
+        self.path = folder / "verified" / digest.hexdigest()[:32]
+        self.sure = _NUMBERS.pack(*_NO_STAMP) not in file_stamps
+        self.digests = digests
 
     def get(self) -> dict[str, Any] | None:
         """Return the cached facts; None if there are none, or inside ``doubting``."""
         if is_doubting() or not self.sure:
             return None
         try:
-            known = dict(json.loads(self.path.read_text()))
-            whole = bytes.fromhex(known["digests"])
-            if len(whole) != DIGEST_BYTES * self.digests:
-                raise ValueError("it belongs to other files")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            head, _, digests = self.path.read_bytes().partition(b"\n")
+            if len(digests) != DIGEST_BYTES * self.digests:
+                raise ValueError("a part is missing")
+            return {**json.loads(head), "digests": digests}
+        except (OSError, ValueError, TypeError) as error:
             log.debug("no cached facts, or a damaged cache file (%s)", error)
             return None
-        known["digests"] = [
-            whole[start : start + DIGEST_BYTES] for start in range(0, len(whole), DIGEST_BYTES)
-        ]
-        return known
 
     def keep(self, known: Mapping[str, Any]) -> None:
-        """Store the facts; ``digests`` are the hashes of the contents."""
+        """Store the facts: plain JSON, but ``digests``, which are the hashes of the contents."""
         if not self.sure:
             return
-        text = json.dumps({**known, "digests": b"".join(known["digests"]).hex()})
+        head = json.dumps({key: value for key, value in known.items() if key != "digests"})
         try:
-            write_atomically(self.path, text.encode())
+            write_atomically(self.path, head.encode() + b"\n" + known["digests"])
         except OSError as error:
             log.info("%d hashes of files cannot be cached (%s)", self.digests, error)
 
@@ -321,8 +405,15 @@ def _watch() -> None:
     )
 
 
+def ignore_opening() -> None:
+    """Let files that this thread opens not be recorded: the caller records them itself."""
+    _thread.ignores = True
+
+
 def _opened(arguments: tuple[Any, ...]) -> None:
     path, _, flags = arguments
+    if getattr(_thread, "ignores", False):
+        return
     if isinstance(path, str | bytes | os.PathLike) and flags & os.O_ACCMODE != os.O_WRONLY:
         place = os.path.abspath(os.fsdecode(path))  # noqa: PTH100
         for collector in _active:

@@ -39,9 +39,8 @@ def save(inputs: Inputs, outputs: Path) -> str:
         inputs: the files.
         outputs: absolute folder of all runs.
     """
-    path = _place(outputs, inputs.identity)
-    stored = load(inputs.identity, outputs) if path.exists() else None
-    if stored is None or sorted(_rows(stored)) != sorted(_rows(inputs)):
+    stored = load(inputs.identity, outputs)
+    if stored is None or stored.all_stamps() != inputs.all_stamps():
         _write(inputs, outputs, inputs.identity)
     return inputs.identity
 
@@ -57,12 +56,12 @@ def load(identity: str, outputs: Path) -> Inputs | None:
         if sum(lengths) != len(columns):
             raise ValueError("a part is missing")
         names, numbers = columns[: lengths[0]], columns[lengths[0] : lengths[0] + lengths[1]]
-        inputs = Inputs(digests=bytearray(columns[-lengths[2] :]))
-        inputs.paths = [_absolute(name, outputs) for name in os.fsdecode(names).split("\0")]
-        inputs.stamps.frombytes(numbers)
+        stamps_read = array("q", numbers)
         if facts["byteorder"] != sys.byteorder:
-            inputs.stamps.byteswap()
-        inputs.rules = {int(row): tuple(rule) for row, rule in facts["rules"].items()}
+            stamps_read.byteswap()
+        inputs = Inputs({int(row): tuple(rule) for row, rule in facts["rules"].items()})
+        paths = [_absolute(name, outputs) for name in os.fsdecode(names).split("\0")]
+        inputs.add_files(paths, stamps_read.tobytes(), columns[sum(lengths[:2]) :])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
@@ -171,10 +170,6 @@ def _content(inputs: Inputs, row: int) -> bytes:
     except OSError as error:
         log.debug("%s", error)
         return UNSETTLED
-
-
-def _rows(inputs: Inputs) -> list[tuple[str, Stamp]]:
-    return [(path, inputs.stamp_of(row)) for row, path in enumerate(inputs.paths)]
 
 
 def _place(outputs: Path, identity: str) -> Path:

@@ -88,6 +88,11 @@ def of_folder(path: str, suffixes: Sequence[str]) -> bytes:
     names = [
         entry.name + os.sep * entry.is_dir() for entry in entries if _counts(entry, file_suffixes)
     ]
+    return of_names(names)
+
+
+def of_names(names: Sequence[str]) -> bytes:
+    """Return the hash of a folder's names that count (see ``of_folder``)."""
     return of_bytes("\0".join(sorted(names)).encode(errors="surrogateescape"))
 
 

@@ -182,9 +182,9 @@ def test_images_are_looked_at_once_until_they_change(tmp_path, cache, monkeypatc
     looked = []
     look = files._look
 
-    def noted(path, decoding):
+    def noted(path, *how):
         looked.append(path)
-        return look(path, decoding)
+        return look(path, *how)
 
     monkeypatch.setattr(files, "_look", noted)
     read(tmp_path)
@@ -195,7 +195,7 @@ def test_images_are_looked_at_once_until_they_change(tmp_path, cache, monkeypatc
         with pytest.raises(ValueError, match="3 of 13 do not"):
             read(tmp_path)
     assert len(looked) == 23
-    for record in cache.rglob("*.json"):
+    for record in cache.rglob("verified/*"):
         record.write_text("damaged")
     with pytest.raises(ValueError, match="3 of 13 do not"):
         read(tmp_path)
