@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import logging
 import mmap
@@ -23,16 +24,15 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal
 
 import numpy as np
 import PIL
-from jaxtyping import Int64
 from PIL import Image, features
 from tqdm import tqdm
 
 from ssl_transfer.datasets.base import Dataset
-from ssl_transfer.datasets.decoding import VERSION, Decoding, Span, read_bytes
+from ssl_transfer.datasets.decoding import VERSION, read_bytes
 from ssl_transfer.datasets.images import (
     CroppedImages,
     FileImages,
@@ -41,8 +41,9 @@ from ssl_transfer.datasets.images import (
     PickedImages,
     SizedImages,
     in_files,
+    leaves,
 )
-from ssl_transfer.system import claims, inputs, staging
+from ssl_transfer.system import claims, inputs
 from ssl_transfer.system.files import replace_atomically
 
 log = logging.getLogger(__name__)
@@ -65,18 +66,8 @@ DATASET = "dataset-"
 """Beginning of the names of empty files beside a store: the fingerprints of its data sets."""
 
 
-class Source(NamedTuple):
-    """Where an image lies, and how it is decoded.
-
-    Args:
-        path: the file.
-        decoding: how it becomes RGB.
-        span: the part of the file that is the image (``None``: the whole file).
-    """
-
-    path: str
-    decoding: Decoding
-    span: Span | None = None
+Source = tuple[FileImages, int]
+"""An image: a sequence of images in files, and the image's place in it."""
 
 
 def decode_once(
@@ -96,29 +87,25 @@ def decode_once(
         progress_bar: whether to draw a progress bar when decoding takes longer than two seconds.
     """
     files = [images for split in dataset.splits.values() for images in in_files(split.images)]
-    of_images = {id(images): list(_sources(images)) for images in files}
-    every = {source for sources in of_images.values() for source in sources}
-    sources = sorted(every, key=lambda source: (source.path, repr(source.decoding), source.span))
-    if choice == "never" or not sources:
+    parts = list({id(images): images for images in files}.values())
+    count = sum(map(len, parts))
+    if choice == "never" or not count:
         return dataset
-    size = _estimate(sources)
-    if choice == "auto" and (size > AUTO_BYTES or size > 3 * AUTO_PIXELS * len(sources)):
+    size = _estimate(parts)
+    if choice == "auto" and (size > AUTO_BYTES or size > 3 * AUTO_PIXELS * count):
         return dataset
     try:
-        key = _key(sources, _contents(dataset, [source.path for source in sources]))
-        place = folder / key / "pixels"
-        store = _store(dataset.name, sources, place, size, progress_bar=progress_bar)
+        place = folder / _key(dataset, parts) / "pixels"
+        store = _store(dataset.name, parts, place, size, progress_bar=progress_bar)
         # `python -m launchers clean` compares the names of these files with the runs' records.
         (store.parent / f"{DATASET}{dataset.fingerprint[:32]}").touch()
     except OSError as error:
         log.warning("images of `%s` are decoded whenever they are needed: %s", dataset.name, error)
         return dataset
-    row = {source: number for number, source in enumerate(sources)}
+    starts = itertools.accumulate(map(len, parts), initial=0)
     read = {
-        id(images): DecodedImages(
-            images, np.array([row[source] for source in of_images[id(images)]]), store
-        )
-        for images in files
+        id(images): DecodedImages(images, start, store)
+        for images, start in zip(parts, starts, strict=False)
     }
     splits = {
         key: dataclasses.replace(split, images=_replaced(split.images, read))
@@ -127,22 +114,17 @@ def decode_once(
     return dataclasses.replace(dataset, splits=splits)
 
 
-def _sources(images: FileImages) -> Iterator[Source]:
-    for index, path in enumerate(images.paths):
-        yield Source(path, images.decoding, images.span_of(index))
-
-
 class DecodedImages(Images):
     """Images in files, read from a store of their pixels.
 
     Args:
         files: decode the images that the store does not have.
-        rows: rows of the store's table, one per file.
+        start: row of the first of them in the store's table.
         store: the file made by ``decode_once``; a worker process gets its path, not its pixels.
     """
 
-    def __init__(self, files: FileImages, rows: Int64[np.ndarray, " files"], store: Path) -> None:
-        self.files, self.rows, self.store = files, rows, store
+    def __init__(self, files: FileImages, start: int, store: Path) -> None:
+        self.files, self.start, self.store = files, start, store
         self._opened: Opened | None = _open(store)
 
     def __len__(self) -> int:
@@ -159,13 +141,15 @@ class DecodedImages(Images):
         """Return one image.
 
         Raises:
-            ValueError: naming the file, if the store does not have it and it cannot be decoded.
+            ValueError: naming the file, if it has changed, or if the store does not have it and it
+                cannot be decoded.
         """
         if self._opened is None:
             return self.files.load(index)
-        start, width, height, crc = self._opened.table[self.rows[index]].item()
+        start, width, height, crc = self._opened.table[self.start + index].item()
         if not width:  # it did not decode when the store was made
             return self.files.load(index)
+        self.files.require_unchanged(index)
         pixels = self._opened.pixels[start : start + 3 * width * height]
         if _checksum(pixels, width, height) != crc:
             log.warning("`%s` is damaged; images are read from their files", self.store)
@@ -174,6 +158,18 @@ class DecodedImages(Images):
             self._opened = None
             return self.files.load(index)
         return Image.frombytes("RGB", (width, height), pixels)
+
+
+def require_unchanged(images: Sequence[Image.Image]) -> None:
+    """Compare the files of images with what they were, before results are used in their place.
+
+    Raises:
+        ValueError: naming a file that has changed since the data set was built.
+    """
+    for leaf in leaves(images):
+        files = leaf.files if isinstance(leaf, DecodedImages) else leaf
+        if isinstance(files, FileImages):
+            files.require_unchanged()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,34 +216,37 @@ def _replaced(
     return read.get(id(images), images)
 
 
-def _estimate(sources: Sequence[Source]) -> int:
+def _sources(parts: Sequence[FileImages]) -> Iterator[Source]:
+    """Yield all images in the order of the store's rows."""
+    return ((images, index) for images in parts for index in range(len(images)))
+
+
+def _estimate(parts: Sequence[FileImages]) -> int:
     """Return the estimated size of the decoded images in bytes, from the headers of a sample."""
     areas = []
-    for number in np.linspace(0, len(sources) - 1, min(_SAMPLE, len(sources))).astype(int):
-        try:
-            path, _, span = sources[number]
-            with Image.open(
-                path if span is None else io.BytesIO(read_bytes(path, span)[0])
-            ) as image:
-                areas.append(image.width * image.height)
-        except (OSError, ValueError, SyntaxError) as error:
-            log.debug("no size of an image in `%s` (%s)", path, error)
-    return round(3 * float(np.mean(areas)) * len(sources)) if areas else 0
+    count = sum(map(len, parts))
+    picked = set(np.linspace(0, count - 1, min(_SAMPLE, count)).astype(int).tolist())
+    starts = itertools.accumulate(map(len, parts), initial=0)
+    for images, start in zip(parts, starts, strict=False):
+        for index in sorted(row - start for row in picked if 0 <= row - start < len(images)):
+            path, span = images.paths[index], images.span_of(index)
+            try:
+                file = path if span is None else io.BytesIO(read_bytes(path, span)[0])
+                with Image.open(file) as image:
+                    areas.append(image.width * image.height)
+            except (OSError, ValueError, SyntaxError) as error:
+                log.debug("no size of an image in `%s` (%s)", path, error)
+    return round(3 * float(np.mean(areas)) * count) if areas else 0
 
 
 def _store(
-    name: str, sources: Sequence[Source], store: Path, size: int, *, progress_bar: bool
+    name: str, parts: Sequence[FileImages], store: Path, size: int, *, progress_bar: bool
 ) -> Path:
     """Return the path of the store of these files; create the store if there is no complete one.
 
     Raises:
         OSError: if the store cannot be created; no partial file is left.
     """
-    paths = list(dict.fromkeys(source.path for source in sources))
-    stamps_before = [inputs.stamp_of(path) for path in paths]
-
-    def unchanged() -> bool:
-        return [inputs.stamp_of(path) for path in paths] == stamps_before
 
     def is_there() -> bool:
         return _open(store) is not None
@@ -257,47 +256,78 @@ def _store(
 
     if is_there():
         return store
+    count = sum(map(len, parts))
+    stamps_before = [_stamps_when_built(images) for images in parts]
+
+    def unchanged() -> bool:
+        return all(
+            inputs.stamps_of(_files(images)) == before
+            for images, before in zip(parts, stamps_before, strict=True)
+        )
+
     with claims.claimed(store.parent, finished=is_there, waiting=say_waiting, alone=True) as ours:
         if ours:
             for leftover in store.parent.glob(f".{store.name}.*.tmp"):  # of a killed process
                 leftover.unlink(missing_ok=True)
             _refuse_too_large(size, store.parent)
-            part = min(_PART, max(1, _HELD * len(sources) // (_PARTS * max(1, size))))
-            log.info("decoding %d images of `%s` once, to `%s`", len(sources), name, store)
+            part = min(_PART, max(1, _HELD * count // (_PARTS * max(1, size))))
+            log.info("decoding %d images of `%s` once, to `%s`", count, name, store)
             replace_atomically(
-                store, lambda file: _fill(file, sources, unchanged, name, progress_bar, part)
+                store, lambda file: _fill(file, parts, unchanged, name, progress_bar, part)
             )
     return store
 
 
-def _contents(dataset: Dataset, paths: Sequence[str]) -> list[bytes]:
-    """Return the hash of every file's bytes, as recorded when the data set was built.
+def _files(images: FileImages) -> Sequence[str]:
+    """Return the files that images lie in, each once."""
+    return images.paths if images.spans is None else list(dict.fromkeys(images.paths))
+
+
+def _stamps_when_built(images: FileImages) -> bytes:
+    """Return the stamps of files from when their data set was built, or of now."""
+    if images.known is not None:
+        return images.known.numbers.tobytes()
+    return inputs.stamps_of(_files(images))
+
+
+def _contents(dataset: Dataset, images: FileImages) -> bytes:
+    """Return the hash of each image's file, as recorded when the data set was built.
 
     Raises:
         OSError: if a file changed while it was hashed.
     """
+    if images.known is not None:
+        return images.known.digests.tobytes()
     known = dataset.inputs.contents()
-    places = [staging.original(os.path.abspath(path)) for path in paths]  # noqa: PTH100
-    left = [path for path, place in zip(paths, places, strict=True) if place not in known]
+    files = _files(images)
+    places = inputs.originals(files)
+    left = [path for path, place in zip(files, places, strict=True) if place not in known]
     computed = dict(zip(left, inputs.contents(left), strict=True)) if left else {}
-    digests = [
-        known[place] if place in known else computed[path]
-        for path, place in zip(paths, places, strict=True)
-    ]
-    for path, digest in zip(paths, digests, strict=True):
+    digests = {
+        path: known[place] if place in known else computed[path]
+        for path, place in zip(files, places, strict=True)
+    }
+    for path, digest in digests.items():
         if digest == inputs.UNSETTLED:
             raise OSError(f"`{path}` changed while it was read")
-    return digests
+    return b"".join(map(digests.__getitem__, images.paths))
 
 
-def _key(sources: Sequence[Source], digests: Sequence[bytes]) -> str:
-    """Return a hash of the files' contents and of the decoder, as 32 hex digits."""
+def _key(dataset: Dataset, parts: Sequence[FileImages]) -> str:
+    """Return a hash of the files' contents and of the decoder, as 32 hex digits.
+
+    Raises:
+        OSError: if a file changed while it was hashed.
+    """
     # Versions of libjpeg may round differently.
     decoder = [PIL.__version__, *(features.version(name) for name in ("jpg", "webp"))]
     digest = hashlib.sha256(json.dumps([VERSION, *decoder]).encode())
-    for (_, decoding, span), content in zip(sources, digests, strict=True):
-        digest.update(content + json.dumps([decoding.upright, decoding.value_range]).encode())
-        digest.update(b"" if span is None else json.dumps(span).encode())
+    for images in parts:
+        how = dataclasses.astuple(images.decoding)
+        digest.update(json.dumps([*how, len(images), images.spans is None]).encode())
+        digest.update(_contents(dataset, images))
+        if images.spans is not None:
+            digest.update(images.spans.astype("<i8").tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -310,7 +340,7 @@ def _refuse_too_large(size: int, folder: Path) -> None:
 
 def _fill(
     file: IO[bytes],
-    sources: Sequence[Source],
+    parts: Sequence[FileImages],
     unchanged: Callable[[], bool],
     name: str,
     progress_bar: bool,
@@ -321,12 +351,13 @@ def _fill(
     Raises:
         OSError: if a file changed meanwhile: its pixels would be stored under the old file's key.
     """
-    table = np.zeros(len(sources), _ROW)
+    table = np.zeros(sum(map(len, parts)), _ROW)
     np.lib.format.write_array(file, table)  # reserves the space of the table
     start = row = 0
+    sources = _sources(parts)
     with (
         tqdm(
-            total=len(sources),
+            total=len(table),
             desc=f"decoding {name}",
             disable=not progress_bar,
             leave=False,
@@ -335,8 +366,9 @@ def _fill(
         ) as bar,
         ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
     ):
-        for window in _cut(sources, part * _PARTS):
-            for decoded in pool.map(_decoded, _cut(window, part)):
+        while window := list(itertools.islice(sources, part * _PARTS)):
+            tasks = (window[first : first + part] for first in range(0, len(window), part))
+            for decoded in pool.map(_decoded, tasks):
                 for pixels, *description in decoded:
                     file.write(pixels)
                     table[row] = (start, *description)
@@ -348,16 +380,12 @@ def _fill(
     np.lib.format.write_array(file, table)
 
 
-def _cut(sources: Sequence[Source], size: int) -> Iterator[Sequence[Source]]:
-    return (sources[start : start + size] for start in range(0, len(sources), size))
-
-
 def _decoded(sources: Sequence[Source]) -> list[tuple[bytes, int, int, int]]:
     """Return every image's pixels, width, height and checksum; zeros if it does not decode."""
     decoded = []
-    for path, decoding, span in sources:
+    for images, index in sources:
         try:
-            image = FileImages([path], decoding, None if span is None else np.array([span]))[0]
+            image = images[index]
         except ValueError as error:
             log.debug("%s", error)  # reading this image raises the error
             decoded.append((b"", 0, 0, 0))

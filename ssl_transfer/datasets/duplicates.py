@@ -43,6 +43,8 @@ def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
             f"`dataset.on_duplicates` must be one of {list(typing.get_args(OnDuplicates))}, but is "
             f"{rule!r}."
         )
+    if not files.by_content:
+        return _with_unknown_copies(name, files, rule)
     copies = _copies(files.digests)
     across = [places for places in copies if len({key for key, _ in places}) > 1]
     if across and rule == "error":
@@ -58,6 +60,17 @@ def settle_duplicates(name: str, files: Files, rule: OnDuplicates) -> Files:
     if rule != "drop" or not copies:
         return files
     return _dropped(name, files, copies)
+
+
+def _with_unknown_copies(name: str, files: Files, rule: OnDuplicates) -> Files:
+    """Return files whose bytes were not compared; refuse to drop copies of them."""
+    if rule == "drop":
+        raise ValueError(
+            "`dataset.verify` must be full where `dataset.on_duplicates` is drop, because copies "
+            f"are recognised by their bytes, but is {files.facts['verify']}; leave one of them out."
+        )
+    log.info("`%s`: copies are not looked for, because dataset.verify is not full", name)
+    return files
 
 
 def content_numbers(digests: Sequence[Digests]) -> Int64[np.ndarray, " samples"]:

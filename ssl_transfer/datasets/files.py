@@ -81,13 +81,15 @@ class Files:
         splits: the splits, without the skipped files.
         content: hash of names and bytes of all files, for the fingerprint.
         facts: how files were verified, and number and names of the skipped ones, for the record.
-        digests: hash of each sample's bytes, by split.
+        digests: hash of each sample's bytes, by split, or of its file's stamp.
+        by_content: whether ``digests`` are hashes of bytes.
     """
 
     splits: dict[str, Split]
     content: str
     facts: dict[str, object]
     digests: dict[str, Digests]
+    by_content: bool = True
 
 
 def inspect_files(
@@ -126,7 +128,8 @@ def inspect_files(
     splits, digests, skipped, start = {}, {}, [], 0
     is_fine = np.ones(len(paths), bool)
     is_fine[list(looked.corrupt)] = False
-    compared = spans is None and not _is_copied(paths)
+    by_content = options.verify == "full"
+    compared = spans is None and not _is_copied(paths) and not inputs.names_suffice(options.verify)
     for key, listing in listings.items():
         end = start + len(listing.paths)
         for piece in _as_json(key, listing.names, sizes[start:end]):
@@ -137,8 +140,12 @@ def inspect_files(
         digests[key] = looked.digests[start:end][fine]
         known = None
         if compared:
-            contents = digests[key] if options.verify == "full" else None
-            known = Known(looked.stamps[start:end][fine], contents, _root(remaining.paths))
+            known = Known(
+                looked.stamps[start:end][fine],
+                digests[key],
+                _root(remaining.paths),
+                by_content=by_content,
+            )
         splits[key] = Split(
             FileImages(remaining.paths, decoding, remaining.spans, known),
             remaining.targets,
@@ -149,9 +156,9 @@ def inspect_files(
     if skipped:
         log.warning("`%s`: skipping %d corrupt images: %s", options.name, len(skipped), skipped)
     facts: dict[str, object] = {"corrupt": len(skipped), "corrupt_names": sorted(skipped)[:100]}
-    if options.verify != "full":
+    if not by_content:
         facts["verify"] = options.verify
-    return Files(splits, digest.hexdigest(), facts, digests)
+    return Files(splits, digest.hexdigest(), facts, digests, by_content)
 
 
 def _stamps(listings: Mapping[str, Listing]) -> Numbers | None:
@@ -289,6 +296,8 @@ def look_at(
     if verify != "full":
         how += verify
     files = paths if spans is None else list(dict.fromkeys(paths))
+    if inputs.names_suffice(verify):
+        numbers = np.zeros((len(files), 4), np.int64) if numbers is None else numbers
     before = inputs.stamps_of(files) if numbers is None else numbers.tobytes()
     numbers = np.frombuffer(before, np.int64).reshape(-1, 4)
     places = _originals(files)

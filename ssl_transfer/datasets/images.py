@@ -229,12 +229,17 @@ class JoinedImages(Images):
         return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
 
 
-def in_files(images: Sequence[Image.Image]) -> Iterator[FileImages]:
-    """Yield the images in files that a sequence is made of."""
-    if isinstance(images, FileImages):
-        yield images
-    elif isinstance(images, PickedImages | CroppedImages | SizedImages):
-        yield from in_files(images.images)
+def leaves(images: Sequence[Image.Image]) -> Iterator[Sequence[Image.Image]]:
+    """Yield the sequences that a sequence is made of, and that are not made of others."""
+    if isinstance(images, PickedImages | CroppedImages | SizedImages):
+        yield from leaves(images.images)
     elif isinstance(images, JoinedImages):
         for part in images.parts:
-            yield from in_files(part)
+            yield from leaves(part)
+    else:
+        yield images
+
+
+def in_files(images: Sequence[Image.Image]) -> Iterator[FileImages]:
+    """Yield the images in files that a sequence is made of."""
+    return (leaf for leaf in leaves(images) if isinstance(leaf, FileImages))

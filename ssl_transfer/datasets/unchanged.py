@@ -18,7 +18,7 @@ from ssl_transfer.system import known_folders, stamps
 from ssl_transfer.system.stamps import Stamp
 
 Digests = UInt8[np.ndarray, "_ 16"]
-"""Hash of each file's content (see ``stamps.of_bytes``)."""
+"""Hash of each file's content (see ``stamps.of_bytes``), or of its stamp."""
 
 Numbers = Int64[np.ndarray, "_ 4"]
 """Stamp of each file (see ``stamps.Stamp``)."""
@@ -29,12 +29,15 @@ class Known:
 
     Args:
         numbers: stamp of each file.
-        digests: hash of each file's content (``None``: contents are not known).
+        digests: what identifies each file.
         root: the folder whose list is removed if a file has changed (see ``known_folders.forget``).
+        by_content: whether ``digests`` are hashes of contents; otherwise a file has also changed if
+            only its times have.
     """
 
-    def __init__(self, numbers: Numbers, digests: Digests | None, root: str) -> None:
+    def __init__(self, numbers: Numbers, digests: Digests, root: str, *, by_content: bool) -> None:
         self.numbers, self.digests, self.root = numbers, digests, root
+        self.by_content = by_content
         self._compared = mmap.mmap(-1, max(1, len(numbers)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,7 +91,7 @@ class Known:
 
     def _refuse_unless(self, digest: bytes, index: int, path: str) -> None:
         """Raise ValueError if a file with another stamp does not have its known content."""
-        if self.digests is not None and self.digests[index].tobytes() == digest:
+        if self.by_content and self.digests[index].tobytes() == digest:
             return
         with contextlib.suppress(OSError):
             known_folders.forget(self.root)

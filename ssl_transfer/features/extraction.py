@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset, Split
+from ssl_transfer.datasets.decoded import require_unchanged
 from ssl_transfer.datasets.loading import TrainingData
 from ssl_transfer.datasets.transforms import Augmentation, Batch, Pipeline, ViewDataset
 from ssl_transfer.errors import NotApplicable
@@ -179,6 +180,7 @@ class FrozenFeatures:
                     yield picked, rows.astype(np.float16) if self.precision == "fp16" else rows
 
         rows, summary = self.store.get(identity, len(samples), compute)
+        require_unchanged(samples.images)  # files that were read just now are known to be
         judge(summary, f"`{self.encoder.name}` on the {split} split", self.context)
         return rows
 

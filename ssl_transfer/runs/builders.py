@@ -36,7 +36,9 @@ def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
     Args:
         run: the run.
         stage: whether to prepare fast access first: copy the data to ``paths.stage`` if it is set,
-            and decode the images once if ``trainer.decode_once`` says so.
+            and decode the images once if ``trainer.decode_once`` says so. Otherwise the dataset may
+            be checked but not computed with: with ``verify=off`` its fingerprint is not that of its
+            files.
 
     Raises:
         ValueError: if the data do not fit their description.
@@ -52,7 +54,7 @@ def dataset_of(run: Run, *, stage: bool = False) -> Dataset:
     near = f"{folder}/ssl_transfer" if folder else config["paths"]["outputs"]
     text = json.dumps(node, sort_keys=True)
     if not stage:
-        return read(text, folder, bar)
+        return read(text, folder, bar, names_only=node.get("verify") == "off")
     # The launcher has checked the contents of the source; only this node knows the copy.
     with inputs.doubting() if config["force"] and folder else contextlib.nullcontext():
         read(text, folder, bar)
@@ -68,9 +70,19 @@ def _decoded(
 
 
 @functools.lru_cache(maxsize=16)
-def read(node: str, stage: str | None, progress_bar: bool) -> Dataset:
-    """Return the dataset of a node in JSON; ``stage``: folder for a copy to read from."""
+def read(node: str, stage: str | None, progress_bar: bool, *, names_only: bool = False) -> Dataset:
+    """Return the dataset of a node.
+
+    Args:
+        node: the node in JSON.
+        stage: folder for a copy to read from (``None``: the data are read in their place).
+        progress_bar: whether to draw a progress bar while data are copied.
+        names_only: whether the dataset is only checked, so that its images need not be looked at.
+    """
     source: dict[str, Any] = json.loads(node)
+    if names_only:
+        with inputs.naming():
+            return datasets.build(source)
     if stage is not None:
         doubt = inputs.is_doubting()
         copy = staging.staged(source, stage, progress_bar=progress_bar, doubt=doubt)

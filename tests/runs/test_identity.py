@@ -28,7 +28,7 @@ HOW = re.compile(
     r"(trainer|logger|paths)\..*|retry|force|dry_run|tables"
     r"|(model|method\.(teacher|teachers\.0|start_from)\.model)\.(facts(\..*)?|weights\.(url|download|obtain|terms))"
     r"|(.*\.)?(method|protocol)\.resources(\..*)?"
-    r"|(dataset|(.*\.)?method\.pretrain_on)\.download"
+    r"|(dataset|(.*\.)?method\.pretrain_on)\.(download|verify)"
     r"|protocol(\.(first_stage|head_from))?\.(keep_encoder|resources(\..*)?)"
     r"|(.*\.)?method\.snapshots"
 )
