@@ -141,8 +141,8 @@ class DecodedImages(Images):
         """Return one image.
 
         Raises:
-            ValueError: naming the file, if it has changed, or if the store does not have it and it
-                cannot be decoded.
+            ValueError: naming the file, if the store does not have it and it cannot be decoded.
+            OSError: naming the file, if it has changed.
         """
         if self._opened is None:
             return self.files.load(index)
@@ -164,7 +164,7 @@ def require_unchanged(images: Sequence[Image.Image]) -> None:
     """Compare the files of images with what they were, before results are used in their place.
 
     Raises:
-        ValueError: naming a file that has changed since the data set was built.
+        OSError: naming a file that has changed since the data set was built, or is missing.
     """
     for leaf in leaves(images):
         files = leaf.files if isinstance(leaf, DecodedImages) else leaf

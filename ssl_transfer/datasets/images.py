@@ -87,7 +87,8 @@ class FileImages(Images):
         """Return one image.
 
         Raises:
-            ValueError: naming the file, if it cannot be decoded, or has changed.
+            ValueError: naming the file, if it cannot be decoded.
+            OSError: naming the file, if it has changed.
         """
         path, span = self.paths[index], self.span_of(index)
         try:
@@ -110,7 +111,7 @@ class FileImages(Images):
         """Compare one file, or all files (``None``), in whose place results are used.
 
         Raises:
-            ValueError: naming a file that has changed since the data set was built.
+            OSError: naming a file that has changed since the data set was built, or is missing.
         """
         if self.known is None:
             return

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.transforms import Batch, collate
+from ssl_transfer.errors import UserError
 from ssl_transfer.system.signals import shield_worker
 
 Items = list[tuple[int, int]]
@@ -61,9 +62,16 @@ def _watched(loader: "DataLoader[Any]") -> Iterator[Batch]:
         # a missing file. Meanwhile torch would raise once more, in the middle of this code.
         with deaf_to_workers(error, forget=False):
             sentence = lost_worker(error) or _ended(getattr(batches, "_workers", []), error)
-        if sentence is None:
-            raise
-        raise LostWorker(sentence) from error
+        if sentence is not None:
+            raise LostWorker(sentence) from error
+        if isinstance(error, UserError) and str(error).startswith("Caught "):
+            raise type(error)(_last_message(error)) from error
+        raise
+
+
+def _last_message(error: Exception) -> str:
+    """Return the message of an exception that a process raised and sent with its traceback."""
+    return re.split(rf"\n(?:\w+\.)*{type(error).__name__}: ", str(error))[-1].strip()
 
 
 def _ended(workers: Iterable[Any], error: Exception) -> str | None:

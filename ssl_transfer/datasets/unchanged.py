@@ -57,7 +57,7 @@ class Known:
             content: all bytes of the file.
 
         Raises:
-            ValueError: if it has changed.
+            OSError: if it has changed.
         """
         if stamps.of(status) != tuple(self.numbers[index].tolist()):
             self._refuse_unless(stamps.of_bytes(content), index, path)
@@ -67,22 +67,19 @@ class Known:
         """Compare a file in whose place its decoded pixels are used, once in this process.
 
         Raises:
-            ValueError: if it has changed, or is missing.
+            OSError: if it has changed, or is missing.
         """
         if self._compared[index]:
             return
-        try:
-            if stamps.stamp(path) != Stamp(*self.numbers[index].tolist()):
-                self._refuse_unless(stamps.of_file(path), index, path)
-        except OSError as error:
-            raise ValueError(f"`{path}` must exist until the run ends, but {error}.") from error
+        if stamps.stamp(path) != Stamp(*self.numbers[index].tolist()):
+            self._refuse_unless(stamps.of_file(path), index, path)
         self._compared[index] = 1
 
     def require_all(self, paths: Sequence[str]) -> None:
         """Compare all files, in whose place features are used, once in this process.
 
         Raises:
-            ValueError: naming a file that has changed, or is missing.
+            OSError: naming a file that has changed, or is missing.
         """
         if self._compared.find(b"\0", 0, len(self.numbers)) == -1:
             return
@@ -90,12 +87,15 @@ class Known:
             self.require_unread(index, path)
 
     def _refuse_unless(self, digest: bytes, index: int, path: str) -> None:
-        """Raise ValueError if a file with another stamp does not have its known content."""
+        """Raise OSError if a file with another stamp does not have its known content.
+
+        It is no ValueError, so that the run is tried again without ``retry=true``.
+        """
         if self.by_content and self.digests[index].tobytes() == digest:
             return
         with contextlib.suppress(OSError):
             known_folders.forget(self.root)
-        raise ValueError(
+        raise OSError(
             f"`{path}` must stay as it was when its data set was listed, but was changed in place; "
             "the same command lists all files again and reads the new ones."
         )

@@ -1,6 +1,7 @@
 """Files of every kind become the RGB that a person sees, or are refused by name."""
 
 import io
+import os
 import logging
 import random
 import struct
@@ -302,14 +303,14 @@ def test_files_of_several_pictures_give_the_first_and_are_said_once(tmp_path, ca
 
 def test_an_unreadable_file_is_looked_at_again(tmp_path, monkeypatch) -> None:
     root = make_set(tmp_path / "locked", grey)
-    plain = Path.read_bytes
+    plain = files.read_bytes
 
-    def refused(path: Path) -> bytes:
-        if path.name == "3.png":
+    def refused(path: str, span: None) -> tuple[bytes, os.stat_result]:
+        if path.endswith("3.png"):
             raise PermissionError(13, "Permission denied")
-        return plain(path)
+        return plain(path, span)
 
-    monkeypatch.setattr(Path, "read_bytes", refused)
+    monkeypatch.setattr(files, "read_bytes", refused)
     with pytest.raises(ValueError, match=r"1 of 10 do not: .*3\.png \(Permission denied\)"):
         read(root)
     monkeypatch.undo()
