@@ -1,8 +1,8 @@
 """Files of every kind become the RGB that a person sees, or are refused by name."""
 
 import io
-import os
 import logging
+import os
 import random
 import struct
 import warnings
