@@ -8,7 +8,7 @@ tensors or raises an error.
 
 from ssl_transfer.models.comparison import LoadReport
 from ssl_transfer.models.encoder import Encoder, wrap
-from ssl_transfer.models.factory import build
+from ssl_transfer.models.factory import build, place_of_weights
 from ssl_transfer.models.projectors import load_projector
 from ssl_transfer.models.weights import (
     copy_weights,
@@ -27,6 +27,7 @@ __all__ = [
     "load_encoder",
     "load_projector",
     "load_weights",
+    "place_of_weights",
     "save_encoder",
     "wrap",
 ]

@@ -1,6 +1,7 @@
 """``build``, which makes an encoder from an option of ``conf/model``."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ssl_transfer import randomness
@@ -44,10 +45,9 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> Encoder:
     config = hub.on_this_computer(config)
     target = str(config["_target_"])
     weights = {**(config.get("weights") or {})}
-    if weights.get("path"):
-        # Find the weights before building the network, so that missing weights fail at once.
-        place = find_weights(**_finding(weights), name=config.get("name"))
-        weights["path"] = weights_file(place)
+    # Find the weights before building the network, so that missing weights fail at once.
+    if file := place_of_weights(config):
+        weights["path"] = file
     elif weights.get("terms") and config.get("pretrained"):
         say_terms(str(config.get("name")), weights["terms"])
     prepared = dict(config.get("preprocessing") or {})
@@ -87,7 +87,18 @@ def _refuse_for_several(**choices: Any) -> None:
             )
 
 
-def _finding(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of ``weights`` that locate the file."""
-    keys = ("path", "url", "download", "obtain", "sha256", "md5", "terms")
-    return {key: weights[key] for key in keys if key in weights}
+def place_of_weights(config: Mapping[str, Any]) -> Path | None:
+    """Return the file of an encoder's weights; None if it has no file.
+
+    Args:
+        config: the node ``model``, resolved; the file is downloaded if it says so.
+
+    Raises:
+        ValueError: if the weights are missing.
+    """
+    weights = config.get("weights") or {}
+    if not weights.get("path"):
+        return None
+    keys = ("path", "url", "download", "obtain", "sha256", "md5", "terms", "package")
+    stated = {key: weights[key] for key in keys if key in weights}
+    return weights_file(find_weights(**stated, name=config.get("name")))

@@ -42,6 +42,14 @@ def seed(state: State) -> State:
     return usual_names(below("module.student.", state))
 
 
+def efficientnet_pytorch(state: State) -> State:
+    """Return timm's tensors of an EfficientNet of lukemelas/EfficientNet-PyTorch (``model.py``).
+
+    ml-illustrated/EfficientNet-Lite-PyTorch uses the same names.
+    """
+    return usual_names(state) if "_conv_stem.weight" in state else {}
+
+
 def pycontrast(state: State) -> State:
     """Return the encoder of InsDis, PIRL and InfoMin (PyContrast, ``build_backbone.py``)."""
     return below("module.encoder.", state)
@@ -388,6 +396,7 @@ LAYOUTS: dict[str, Callable[[State], State]] = {
     "torchvision": plain,
     "moco": moco,
     "seed": seed,
+    "efficientnet_pytorch": efficientnet_pytorch,
     "pycontrast": pycontrast,
     "swav": swav,
     "mmselfsup": mmselfsup,
@@ -430,6 +439,8 @@ _MARKS: list[tuple[tuple[str, ...], str, str]] = [
      "CIFAR", "mix_bt_cifar"),
     ((r"module\.encoder_q\.",), "a MoCo or PCL checkpoint", "moco"),
     ((r"module\.student\.", r"module\.queue"), "a SEED checkpoint", "seed"),
+    ((r"_conv_stem\.weight", r"_blocks\.0\."), "an EfficientNet of EfficientNet-PyTorch",
+     "efficientnet_pytorch"),
     ((r"module\.encoder\.",), "a PyContrast checkpoint (InsDis, PIRL, InfoMin)", "pycontrast"),
     ((r"module\.(projection_head|prototypes)",), "a SwAV, DeepCluster-v2 or SeLa-v2 checkpoint",
      "swav"),

@@ -1,4 +1,7 @@
-"""Convert the names in the small networks of ssl-small and SEED to torchvision's and timm's."""
+"""Convert the names in the small networks of ssl-small and SEED to torchvision's and timm's.
+
+Their EfficientNet is that of lukemelas, whose names other published files have, too.
+"""
 
 import re
 from collections.abc import Callable
@@ -11,13 +14,13 @@ Renamed = tuple[str, Tensor]
 
 
 def usual_names(state: State) -> State:
-    """Return an encoder under the names of ``small_network(…, variant="ssl_small")``.
+    """Return an encoder under the names of ``small_network(…, variant="ssl_small")``, or timm's.
 
     Networks of other kinds, the ResNets among them, keep their names.
     """
     for mark, rename in (
         ("features.1.conv.0.weight", _mobilenet(state)),
-        ("_conv_stem.weight", _efficientnet),
+        ("_conv_stem.weight", _efficientnet(state)),
         ("to_patch_embedding.1.weight", _vit),
     ):
         if mark in state:
@@ -65,11 +68,10 @@ def _mobilenet(state: State) -> Callable[[str, Tensor], Renamed]:
     return rename
 
 
-# ---- EfficientNet-B0 (architectures/efficientnet/model.py) --------------------------------------
+# ---- EfficientNet (efficientnet_pytorch/model.py of lukemelas/EfficientNet-PyTorch) -------------
 
-_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # of B0's stages
-_STAGES = [(stage, i) for stage, count in enumerate(_REPEATS) for i in range(count)]
-_EFFICIENT = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+_EFFICIENT = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2",
+              "_fc": "classifier"}  # fmt: skip
 _SEPARABLE = {
     "_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2",
     "_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand",
@@ -81,17 +83,34 @@ _INVERTED = {
 }  # fmt: skip
 
 
-def _efficientnet(name: str, tensor: Tensor) -> Renamed:
-    layer, _, rest = name.partition(".")
-    if layer != "_blocks":
-        return f"{_EFFICIENT.get(layer, layer)}.{rest}", tensor
-    number, _, rest = rest.partition(".")
-    if not number.isdecimal() or int(number) >= len(_STAGES):
-        return name, tensor  # a larger EfficientNet, which is refused later
-    stage, block = _STAGES[int(number)]
-    layer, _, rest = rest.partition(".")
-    layers = _SEPARABLE if stage == 0 else _INVERTED
-    return f"blocks.{stage}.{block}.{layers.get(layer, layer)}.{rest}", tensor
+def _efficientnet(state: State) -> Callable[[str, Tensor], Renamed]:
+    """Return the renaming of one state dict, in which all blocks are one list.
+
+    A stage of the network, which is a list of its own in timm, starts where the number of channels
+    changes.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    stage, block, channels = -1, 0, 0
+    while (tensor := state.get(f"_blocks.{len(places)}._project_conv.weight")) is not None:
+        if len(tensor) != channels:
+            stage, block, channels = stage + 1, 0, len(tensor)
+        places[str(len(places))] = stage, block
+        block += 1
+
+    def rename(name: str, tensor: Tensor) -> Renamed:
+        layer, _, rest = name.partition(".")
+        if layer != "_blocks":
+            return f"{_EFFICIENT.get(layer, layer)}.{rest}", tensor
+        number, _, rest = rest.partition(".")
+        if number not in places:
+            return name, tensor
+        stage, block = places[number]
+        layer, _, rest = rest.partition(".")
+        expands = f"_blocks.{number}._expand_conv.weight" in state
+        layers = _INVERTED if expands else _SEPARABLE
+        return f"blocks.{stage}.{block}.{layers.get(layer, layer)}.{rest}", tensor
+
+    return rename
 
 
 # ---- ViT-Tiny (architectures/vits/deit.py) ------------------------------------------------------

@@ -54,6 +54,7 @@ def load_weights(
     obtain: str | None = None,
     md5: str | None = None,
     terms: str | None = None,
+    package: str | None = None,
 ) -> LoadReport:
     """Load all of the encoder's tensors from a file, or none.
 
@@ -71,6 +72,7 @@ def load_weights(
         obtain: likewise.
         md5: expected checksum of the file, if no SHA-256 is published.
         terms: as in ``find_weights``.
+        package: likewise.
 
     Returns:
         The report of what was matched and dropped.
@@ -87,7 +89,7 @@ def load_weights(
     if path is None:
         raise ValueError("`model.weights.path` must name a file or folder, but is null.")
     location = find_weights(path, url=url, download=download, obtain=obtain, sha256=sha256, md5=md5,
-                         terms=terms, name=encoder.name)  # fmt: skip
+                         terms=terms, package=package, name=encoder.name)  # fmt: skip
     file = weights_file(location)
     whole = read_state(file, sha256, md5)
     state = _with_prefix(file, prefix, whole) if prefix else whole

@@ -197,9 +197,8 @@ def trained_projector(model: Mapping[str, Any], folder: Path | None) -> torch.nn
         model: the encoder's resolved node.
         folder: the pre-training's folder (``None``: the model's weights are used untrained).
     """
-    weights = model.get("weights") or {}
-    path = folder or weights.get("path")
-    layout = "auto" if folder else weights.get("layout", "auto")
+    path = folder or models.place_of_weights(model)
+    layout = "auto" if folder else (model.get("weights") or {}).get("layout", "auto")
     return None if path is None else models.load_projector(path, layout)
 
 

@@ -80,7 +80,11 @@ _AXES_INSIDE: dict[tuple[str, str], str] = {
 # Keys that do not change what is computed; they are not part of an id.
 _OUTSIDE: dict[str, frozenset[str]] = {
     "model": frozenset(
-        {"facts", "weights.url", "weights.download", "weights.obtain", "weights.terms"}
+        {
+            "facts",
+            *("weights.url", "weights.download", "weights.obtain", "weights.terms"),
+            "weights.package",
+        }
     ),
     "method": frozenset({"resources", "snapshots"}),
     "protocol": frozenset({"resources"}),

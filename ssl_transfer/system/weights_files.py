@@ -1,6 +1,7 @@
 """Files of weights: where they are, and how to get those that are missing; imports no torch."""
 
 import functools
+import importlib.metadata
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ def find_weights(
     sha256: str | None = None,
     md5: str | None = None,
     terms: str | None = None,
+    package: str | None = None,
     name: str | None = None,
 ) -> Path:
     """Return the path of the weights; download them first if ``download`` is set.
@@ -32,13 +34,15 @@ def find_weights(
         sha256: expected checksum of the downloaded file, or its first digits.
         md5: likewise.
         terms: the licence that must be accepted before the weights are used.
+        package: name on PyPI of a package that holds a file of the same name as ``path``, which is
+            used if ``path`` does not exist.
         name: name of the model, for messages.
 
     Raises:
         ValueError: if the weights are missing; the message tells how to get them.
         OSError: if the download fails.
     """
-    file = Path(path).expanduser()
+    file = _place(path, package)
     if terms and (download or file.exists()):
         say_terms(name or "the model", terms)
     if file.exists():
@@ -46,7 +50,9 @@ def find_weights(
     if download and url:
         downloads.fetch(url, file, sha256=sha256, md5=md5)
         return file
-    raise ValueError(_how_to_get(file, url=url, obtain=obtain, terms=terms, name=name))
+    raise ValueError(
+        _how_to_get(file, url=url, obtain=obtain, terms=terms, package=package, name=name)
+    )
 
 
 def missing_weights(model: Any) -> str | None:
@@ -68,21 +74,41 @@ def missing_weights(model: Any) -> str | None:
     if not isinstance(path, str) or not path:
         return None
     url, download = weights.get("url"), weights.get("download")
-    file = Path(path).expanduser()
+    file = _place(path, weights.get("package"))
     if file.exists() or (download and url):
         return None
-    further = {key: weights.get(key) for key in ("obtain", "terms")}
+    further = {key: weights.get(key) for key in ("obtain", "terms", "package")}
     return _how_to_get(file, url=url, name=model.get("name"), **further)
 
 
+def _place(path: str | Path, package: str | None) -> Path:
+    """Return the path, or if it does not exist the file of its name in an installed package."""
+    file = Path(path).expanduser()
+    if not package or file.exists():
+        return file
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return file
+    return next((Path(str(one.locate())) for one in files if one.name == file.name), file)
+
+
 def _how_to_get(
-    file: Path, *, url: str | None, obtain: str | None, terms: str | None, name: str | None
+    file: Path,
+    *,
+    url: str | None,
+    obtain: str | None,
+    terms: str | None,
+    package: str | None,
+    name: str | None,
 ) -> str:
     if url:
         how = (
             f"add model.weights.download=true to fetch them from {url}, put the file there, or set "
             "paths.weights"
         )
+    elif package:
+        how = f"run `pip install {package}`, which holds them, or correct `model.weights.path`"
     elif obtain:
         how = f"they are not published ready to use: {obtain}"
     else:

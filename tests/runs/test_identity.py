@@ -26,7 +26,8 @@ from ssl_transfer.training.options import TrainingOptions
 
 HOW = re.compile(
     r"(trainer|logger|paths)\..*|retry|force|dry_run|tables"
-    r"|(model|method\.(teacher|teachers\.0|start_from)\.model)\.(facts(\..*)?|weights\.(url|download|obtain|terms))"
+    r"|(model|method\.(teacher|teachers\.0|start_from)\.model)"
+    r"\.(facts(\..*)?|weights\.(url|download|obtain|terms|package))"
     r"|(.*\.)?(method|protocol)\.resources(\..*)?"
     r"|(dataset|(.*\.)?method\.pretrain_on)\.(download|verify)"
     r"|protocol(\.(first_stage|head_from))?\.(keep_encoder|resources(\..*)?)"
