@@ -244,9 +244,11 @@ def judged(net: Any, textures: Path) -> dict[str, float]:
     features, classes = {}, {}
     for split in ("train", "test"):
         files = sorted((textures / split).glob("*/*.jpg"))
-        images = (prepare(Image.open(file).convert("RGB"))[None] for file in files)
-        with torch.no_grad():
-            rows = [net.extract_features(image).mean((2, 3)) for image in images]
+        rows = []
+        for start in range(0, len(files), 40):
+            part = [prepare(Image.open(file).convert("RGB")) for file in files[start : start + 40]]
+            with torch.no_grad():
+                rows.append(net.extract_features(torch.stack(part)).mean((2, 3)))
         features[split] = torch.cat(rows).numpy()
         classes[split] = [file.parent.name for file in files]
     knn = KNeighborsClassifier(200, metric="cosine", weights=lambda far: np.exp((1 - far) / 0.07))
@@ -259,6 +261,7 @@ def judged(net: Any, textures: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 2,400 images of 224 px: a minute on a quiet core
 def test_scores_on_textures_are_those_of_scikit_learn(
     on_path: Path, textures: Path, tmp_path: Path
 ) -> None:
