@@ -5,72 +5,35 @@ elsewhere are never followed. The index of a file is kept in the user's cache fo
 changes.
 """
 
-import dataclasses
-import logging
-import os
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from ssl_transfer.system import inputs
-
-log = logging.getLogger(__name__)
+from ssl_transfer.datasets.packed_files import Packed, indexed
 
 _BLOCK = 512
 _KIND = "members of a tar file, version 1"
 
 
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """The regular files in a tar file.
-
-    Args:
-        path: the tar file.
-        names: their names, in the order of the file.
-        spans: first byte and number of bytes of each.
-        passed: number of members that are not read, such as links.
-    """
-
-    path: Path
-    names: list[str]
-    spans: list[tuple[int, int]]
-    passed: int
-
-    def read(self, spans: list[tuple[int, int]]) -> Iterator[bytes]:
-        """Yield the bytes of parts of the file."""
-        with self.path.open("rb", buffering=0) as file:
-            for start, size in spans:
-                yield os.pread(file.fileno(), size, start)
-
-
-def index(path: Path) -> Shard:
+def index(path: Path) -> Packed:
     """Return where the members of a tar file lie.
 
     Raises:
         ValueError: if the file is compressed, truncated or damaged, or no tar file.
     """
-    inputs.note_file(path)
-    place = os.path.abspath(path)  # noqa: PTH100
-    stamp = inputs.stamps_of([place])
-    remembered = inputs.Remembered(_KIND, inputs.originals([place]), stamp, digests=0)
-    known = remembered.get()
-    if known is None:
-        try:
-            shard = _indexed(path)
-        except (OSError, tarfile.TarError) as error:
-            raise ValueError(
-                f"`{path}` must be a whole tar file without compression, but is not ({error}); "
-                "unpack its compression, or copy it again."
-            ) from error
-        known = {"names": shard.names, "spans": shard.spans, "passed": shard.passed}
-        remembered.keep({"digests": b"", **known})
-        return shard
-    return Shard(
-        path, known["names"], [(start, size) for start, size in known["spans"]], known["passed"]
-    )
+    return indexed(path, _KIND, _indexed)
 
 
-def _indexed(path: Path) -> Shard:
+def _indexed(path: Path) -> Packed:
+    try:
+        return _members(path)
+    except (OSError, tarfile.TarError) as error:
+        raise ValueError(
+            f"`{path}` must be a whole tar file without compression, but is not ({error}); "
+            "unpack its compression, or copy it again."
+        ) from error
+
+
+def _members(path: Path) -> Packed:
     names, spans, passed = [], [], 0
     with tarfile.open(path, "r:") as tar:
         while (member := tar.next()) is not None:
@@ -89,4 +52,4 @@ def _indexed(path: Path) -> Shard:
     if mark != bytes(_BLOCK):
         kind = "ends too early" if len(mark) < _BLOCK else "is damaged"
         raise tarfile.TarError(f"it {kind} at byte {end}")
-    return Shard(path, names, spans, passed)
+    return Packed(path, names, spans, passed)

@@ -20,10 +20,10 @@ from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.labels import labels_of
 from ssl_transfer.datasets.lists import names_in
 from ssl_transfer.datasets.nearest import contents, existing_folder
+from ssl_transfer.datasets.packed_files import Packed
 from ssl_transfer.datasets.reader import reader, some
 from ssl_transfer.datasets.rows import RowOptions, Rows, TargetKind, dataset_of, stable_names
 from ssl_transfer.datasets.split_folders import SPLITS, meaning
-from ssl_transfer.datasets.tar_shards import Shard
 from ssl_transfer.datasets.walk import EXTENSIONS
 from ssl_transfer.system import inputs
 
@@ -184,7 +184,7 @@ class _Sample:
     label: tuple[int, int]
 
 
-def _samples(shard: Shard, extensions: _Extensions, problems: list[str]) -> Iterator[_Sample]:
+def _samples(shard: Packed, extensions: _Extensions, problems: list[str]) -> Iterator[_Sample]:
     """Yield the samples of a shard that are complete; add others to ``problems``."""
     images: dict[str, dict[str, tuple[int, int]]] = {}
     labels: dict[str, tuple[int, int]] = {}

@@ -28,6 +28,7 @@ REQUIRED = {
     "image_folder": ["dataset.root=photos"],
     "image_list": ["dataset.root=photos"],
     "image_table": ["dataset.path=cells.csv"],
+    "lmdb": ["dataset.root=databases"],
     "static_views": ["dataset.root=static"],
     "unlabelled_folder": ["dataset.root=photos"],
     "seed": ["method.teacher=swav"],

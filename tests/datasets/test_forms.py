@@ -85,8 +85,19 @@ def as_saved(photos: Path, place: Path) -> list[str]:
     return ["dataset=huggingface", f"dataset.path={place}"]
 
 
+def as_databases(photos: Path, place: Path) -> list[str]:
+    lmdb = pytest.importorskip("lmdb", reason="lmdb writes databases")
+    for label in CLASSES:
+        database = lmdb.open(str(place / f"{label}_lmdb"), map_size=1 << 20)
+        with database, database.begin(write=True) as change:
+            for path in (photos / label).iterdir():
+                change.put(path.name.encode(), path.read_bytes())
+    return ["dataset=lmdb", f"dataset.root={place}"]
+
+
 FORMS: dict[str, Write] = {
     "table": as_table, "shards": as_shards, "parquet": as_parquet, "saved": as_saved,
+    "databases": as_databases,
 }  # fmt: skip
 
 
