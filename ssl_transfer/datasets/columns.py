@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from ssl_transfer.datasets.list_tables import csv_rows
 from ssl_transfer.datasets.nearest import nearest
 
@@ -17,6 +19,8 @@ FORMS = {
     ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 """Form of a table by the ending of its name."""
+
+_EXACT = frozenset({str, int, bool, type(None)})
 
 Choose = Callable[[list[str]], Sequence[str]]
 """Returns which of a table's columns to read, from the names of all."""
@@ -114,7 +118,7 @@ def _read_json(path: Path, choose: Choose, problems: list[str]) -> Table:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
+                row = _of_json(text)
             except ValueError as error:
                 problems.append(f"{path.name}:{number}: no JSON ({error})")
                 continue
@@ -132,6 +136,19 @@ def _read_json(path: Path, choose: Choose, problems: list[str]) -> Table:
         choose([])
     shared = {name: _shared(column) for name, column in columns.items()}
     return Table(path, header, shared, lines)
+
+
+def _of_json(text: str) -> Any:
+    """Return what a line of JSON holds, as ``json.loads`` does.
+
+    orjson takes a fifth of the time, but refuses ``NaN`` and rounds integers of more than 64 bits.
+    """
+    try:
+        row = orjson.loads(text)
+    except ValueError:
+        return json.loads(text)
+    is_exact = type(row) is dict and _EXACT.issuperset(map(type, row.values()))
+    return row if is_exact else json.loads(text)
 
 
 def _read_parquet(path: Path, choose: Choose, problems: list[str]) -> Table:

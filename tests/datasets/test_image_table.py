@@ -304,3 +304,13 @@ def test_the_table_and_its_images_are_the_inputs(photos: Path) -> None:
     names = {str(photos / "cells.csv"), *(str(path) for path in photos.rglob("*.png"))}
     assert set(dataset.inputs.paths) == names
     assert dataclasses.replace(dataset).inputs.identity == dataset.inputs.identity
+
+
+def test_lines_of_json_are_read_exactly(tmp_path: Path) -> None:
+    lines = ['{"a": 12345678901234567890123, "b": "x"}', '{"a": [1, 2.5], "b": null}',
+             '{"a": NaN, "b": true}', '{"a": 1e400, "b": 3}', '{"a": " é ", "b": 0.1}']  # fmt: skip
+    (tmp_path / "x.jsonl").write_text("\n".join(lines) + "\n")
+    read = columns.read_table("dataset.path", tmp_path / "x.jsonl", lambda header: header, [])
+    rows = [json.loads(line) for line in lines]
+    assert repr(read.values["a"]) == repr([row["a"] for row in rows[:-1]] + ["é"])
+    assert read.values["b"] == [row["b"] for row in rows]
