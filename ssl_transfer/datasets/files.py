@@ -136,12 +136,14 @@ def inspect_files(
             digest.update(piece.encode())
         fine = np.flatnonzero(is_fine[start:end])
         skipped += [listing.names[i] for i in np.flatnonzero(~is_fine[start:end]).tolist()]
-        remaining = listing if len(fine) == len(listing.paths) else listing.keep(fine)
-        digests[key] = looked.digests[start:end][fine]
+        whole = len(fine) == len(listing.paths)
+        remaining = listing if whole else listing.keep(fine)
+        rows = slice(start, end) if whole else start + fine  # a slice shares the memory
+        digests[key] = looked.digests[rows]
         known = None
         if compared:
             known = Known(
-                looked.stamps[start:end][fine],
+                looked.stamps[rows],
                 digests[key],
                 _root(remaining.paths),
                 by_content=by_content,

@@ -107,6 +107,7 @@ def image_folder(
         places = [part.get(name) for name in classes]
         listings[key] = _listing(places, folder, left_out, known, links_once=True)
     known.save()
+    del known  # it holds 60 MB per million files
     _require_every_class(options, parts["train"], listings["train"], left_out)
     left_out.tell(options.name)
     _warn_of_deeper_classes(options, layout, parts["train"], listings["train"])
@@ -159,6 +160,7 @@ def unlabelled_folder(
     left_out, known = LeftOut(folder), known_folders(options, folder)
     listing = _listing([folder], folder, left_out, known, links_once=True)
     known.save()
+    del known  # it holds 60 MB per million files
     if not len(listing.paths):
         passed = f" (not read: {left_out})" if left_out.names else ""
         raise ValueError(

@@ -19,7 +19,6 @@ import hashlib
 import itertools
 import json
 import logging
-import operator
 import os
 import struct
 import sys
@@ -249,8 +248,10 @@ def note_files(places: Sequence[str], file_stamps: bytes, digests: bytes) -> Non
 
 def _all_differ(texts: Sequence[str]) -> bool:
     """Return whether all hashes of the texts differ, which takes less memory than a set."""
-    hashes = sorted(map(hash, texts))
-    return all(map(operator.ne, hashes, itertools.islice(hashes, 1, None)))
+    import numpy as np  # launchers import this module, but never call this function
+
+    hashes = np.sort(np.fromiter(map(hash, texts), np.int64, len(texts)))
+    return bool((hashes[1:] != hashes[:-1]).all())
 
 
 def originals(paths: Iterable[str]) -> list[str]:
