@@ -124,7 +124,10 @@ def _stop(workers: Sequence["_Worker"], queue: "_Queue") -> None:
 
 
 class _Queue:
-    """Queue of runs; the next one is the first whose requirements have ended."""
+    """Queue of runs; the next one is the first whose requirements have ended.
+
+    A run that another command executes at this moment comes last, since its slot would wait.
+    """
 
     def __init__(self, runs: list[Run]) -> None:
         self.waiting = runs
@@ -137,10 +140,16 @@ class _Queue:
         """Return the next run, waiting until one is ready; None if there are no more."""
         with self.changed:
             while self.waiting and not self.closed:
-                for run in self.waiting:
-                    if not any(required.id in self.unsettled for required in run.requirements):
-                        self.waiting.remove(run)
-                        return run
+                ready = [
+                    run
+                    for run in self.waiting
+                    if not any(required.id in self.unsettled for required in run.requirements)
+                ]
+                if ready:
+                    free = (one for one in ready if not claims.is_alive(one.folder / claims.NAME))
+                    run = next(free, ready[0])
+                    self.waiting.remove(run)
+                    return run
                 self.changed.wait()
             return None
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from launchers import pool
-from ssl_transfer.system import provenance
+from ssl_transfer.system import claims, provenance
 from ssl_transfer.system.signals import Interrupted
 
 OBEDIENT = """
@@ -47,6 +47,7 @@ class Order:
     do: str = "finish"
     code: int = 0
     requirements: tuple["Order", ...] = ()
+    folder: Path = Path("of_nobody")
 
     @property
     def config(self) -> dict[str, Any]:
@@ -130,6 +131,13 @@ def test_the_queue_hands_out_what_is_ready_in_the_given_order() -> None:
     assert taken == [child]
     assert queue.failures == {"parent": "it failed"}
     assert queue.next() is None
+
+
+def test_what_another_command_executes_comes_last(tmp_path: Path) -> None:
+    busy, free = Order("busy", folder=tmp_path), Order("free")
+    (tmp_path / claims.NAME).touch()  # so young that its owner is still writing it
+    queue = pool._Queue([busy, free])  # type: ignore[list-item]
+    assert [queue.next(), queue.next()] == [free, busy]
 
 
 def test_a_requirement_that_is_not_among_the_runs_is_not_waited_for() -> None:
