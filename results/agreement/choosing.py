@@ -269,22 +269,23 @@ def verdict(target: Scores, proxy: Scores, reference: Scores) -> str | None:
     difference = regret_difference(target, proxy, reference)
     if not difference:
         return None
+    other = reference.name if reference.name == RANDOM else f"`{reference.name}`"
     sets = "1 dataset" if difference.n == 1 else f"{difference.n} datasets"
     if difference.value >= 0:
         return (
-            f"{proxy.name} chooses no better than {reference.name}: its regret is "
+            f"`{proxy.name}` chooses no better than {other}: its regret is "
             f"{difference.value:.2f} larger (mean of {sets})."
         )
-    smaller = f"the regret of {proxy.name} is {-difference.value:.2f} smaller than that of"
+    smaller = f"the regret of `{proxy.name}` is {-difference.value:.2f} smaller than that of"
     if difference.note:
         few = f"{sets} are" if difference.n > 1 else "one dataset is"
         equal = difference.n >= FEWEST_FOR_INTERVAL  # the same difference on all of them
-        return f"{smaller} {reference.name}" + (
+        return f"{smaller} {other}" + (
             f" on each of {sets}." if equal else f", but {few} too few to test it."
         )
     if difference.high >= 0:
         interval = f"[{difference.low:.2f}, {difference.high:.2f}]"
-        return f"{smaller} {reference.name}, but the interval of the difference {interval} holds 0."
+        return f"{smaller} {other}, but the interval of the difference {interval} holds 0."
     return None
 
 

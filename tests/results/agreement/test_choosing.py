@@ -161,7 +161,7 @@ def test_a_verdict_says_that_a_proxy_is_no_better_than_a_reference() -> None:
     difference = regret_difference(target, probe, by_itself)
     assert difference.value > 0
     assert verdict(target, probe, by_itself) == (
-        f"probe chooses no better than itself: its regret is {difference.value:.2f} larger "
+        f"`probe` chooses no better than `itself`: its regret is {difference.value:.2f} larger "
         "(mean of 9 datasets)."
     )
     assert verdict(target, by_itself, probe) is None  # better, and tested

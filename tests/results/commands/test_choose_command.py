@@ -20,7 +20,7 @@ def test_choose_shows_regret_misses_and_what_is_not_shown(zoo, outputs: Path, ca
     assert "static_rank" in shown
     assert "which is known" not in shown
     assert "intervals need at least 8 datasets" in shown
-    assert "linear_probe chooses no better than static_rank: its regret is" in shown
+    assert "`linear_probe` chooses no better than `static_rank`: its regret is" in shown
 
 
 def test_choose_of_published_tables_names_the_missed_encoders(capsys, tmp_path: Path) -> None:
