@@ -169,7 +169,7 @@ def test_a_verdict_says_that_a_proxy_is_no_better_than_a_reference() -> None:
     target, probe = scores(few, "finetune"), scores(few, "probe")
     text = verdict(target, Scores("itself", target.raw, target.logits), probe)
     assert text is not None
-    assert text.endswith("smaller than that of probe, but 2 datasets are too few to test it.")
+    assert text.endswith("smaller than that of `probe`, but 2 datasets are too few to test it.")
 
 
 def test_the_front_holds_what_no_cheaper_proxy_matches() -> None:
