@@ -261,7 +261,7 @@ def judged(net: Any, textures: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # 2,400 images of 224 px: a minute on a quiet core
+@pytest.mark.timeout(1800)  # 2,400 images of 224 px: five minutes on one thread
 def test_scores_on_textures_are_those_of_scikit_learn(
     on_path: Path, textures: Path, tmp_path: Path
 ) -> None:
