@@ -62,6 +62,9 @@ def _watched(loader: "DataLoader[Any]") -> Iterator[Batch]:
         # a missing file. Meanwhile torch would raise once more, in the middle of this code.
         with deaf_to_workers(error, forget=False):
             sentence = lost_worker(error) or _ended(getattr(batches, "_workers", []), error)
+            # The traceback of the error keeps the iterator, and thereby its processes, alive.
+            if (end := getattr(batches, "_shutdown_workers", None)) is not None:
+                end()
         if sentence is not None:
             raise LostWorker(sentence) from error
         if isinstance(error, UserError) and str(error).startswith("Caught "):

@@ -25,7 +25,7 @@ from ssl_transfer.training.options import SampleOrder, TrainingOptions
 
 __all__ = ["hydra"]  # a fixture
 
-OTHERS = ("demo", RICH, *EVALUATION, *MEASUREMENTS)
+OTHERS = ("demo", "study/", RICH, *EVALUATION, *MEASUREMENTS)
 EVERY = [name for name in options("experiment") if not name.startswith(OTHERS)]
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny_imagenet": 100_000, "stl10": 105_000,
           "imagenet": 1_281_167}  # fmt: skip

@@ -19,7 +19,7 @@ PUBLISHED = (
     "flowers food food101 gtsrb imagenet imagenet_10pct imagenet_1pct isic mhist mnist pcam pets "
     "plantvillage stl10 sun397 svhn tiny_imagenet traffic_sign voc2007 imagenet_v2 imagenet_sketch "
     "imagenet_r imagenet_a omniglot miniimagenet imagenet100 inaturalist18 camelyon17 "
-    "cifar10_1perc cifar100_10perc"
+    "cifar10_1perc cifar100_10perc lsun"
 )
 PUBLISHED_LANDMARKS = "300w celeba_attributes celeba_landmarks leeds_pose"
 PUBLISHED_FACTORS = "causal3dident"
@@ -37,6 +37,7 @@ OWN |= {
     for factor in ("illumination", "temperature")
 }
 # The file shows the roles of columns; null means a usual name.
+OWN["lsun"] = {"val": "none", "test": "val"}
 OWN["image_table"] = {"columns": dict.fromkeys(image_table.USUAL)}
 OWN["huggingface"] = {"columns": dict.fromkeys(huggingface.USUAL)}
 MINE = ("dataset=image_folder", "dataset.root=images")
@@ -65,7 +66,7 @@ def node(option: str) -> dict:
 
 def test_the_options_are_those_of_the_readme() -> None:
     own = {"image_folder", "image_list", "image_table", "static_views", "unlabelled_folder"}
-    own |= {"huggingface", "webdataset"}
+    own |= {"huggingface", "lmdb", "webdataset"}
     published = {*PUBLISHED.split(), *PUBLISHED_LANDMARKS.split(), *PUBLISHED_VIEWS.split()}
     published |= {*PUBLISHED_FACTORS.split()}
     assert {*EMBEDDED, *VIEWS, *published, *own} == set(OPTIONS)

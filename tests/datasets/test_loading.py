@@ -1,5 +1,6 @@
 """What happens where the system ends a loader's process."""
 
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -121,3 +122,21 @@ def test_a_second_process_that_is_lost_on_the_way_out_ends_no_sweep(
     monkeypatch.setattr(execution, "_settle_failure", settle)
     monkeypatch.undo()
     assert run_all(*asked).failures == {}
+
+
+class Refuses(Ends):
+    """Samples whose third batch cannot be read."""
+
+    def __getitems__(self, items: Items) -> Batch:
+        if items[0][1] >= 4:
+            raise OSError("`cat.jpg` must stay as it was.")
+        return super().__getitems__(items)
+
+
+def test_an_error_that_is_kept_keeps_no_process_of_the_loader(tmp_path: Path) -> None:
+    context = Context(tmp_path, tmp_path, workers=2)
+    batches = [[(0, i), (0, i + 1)] for i in range(0, 8, 2)]
+    with pytest.raises(OSError, match=r"`cat\.jpg` must stay") as kept:
+        list(load(Refuses(0), batches, context))
+    assert kept.value.__traceback__ is not None
+    assert not [one for one in multiprocessing.active_children() if one.name.startswith("Process")]
