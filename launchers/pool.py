@@ -140,18 +140,22 @@ class _Queue:
         """Return the next run, waiting until one is ready; None if there are no more."""
         with self.changed:
             while self.waiting and not self.closed:
-                ready = [
-                    run
-                    for run in self.waiting
-                    if not any(required.id in self.unsettled for required in run.requirements)
-                ]
-                if ready:
-                    free = (one for one in ready if not claims.is_alive(one.folder / claims.NAME))
-                    run = next(free, ready[0])
+                if (run := self._chosen()) is not None:
                     self.waiting.remove(run)
                     return run
                 self.changed.wait()
             return None
+
+    def _chosen(self) -> Run | None:
+        """Return the run that a slot takes now; None if none is ready."""
+        claimed = None
+        for run in self.waiting:
+            if any(required.id in self.unsettled for required in run.requirements):
+                continue
+            if not claims.is_alive(run.folder / claims.NAME):
+                return run
+            claimed = claimed or run
+        return claimed
 
     def settle(self, run: Run, failure: str | None) -> None:
         """Record that a run has ended, and its failure."""
