@@ -88,16 +88,10 @@ class Composer:
             hydra.errors.HydraException: as ``whole`` does.
         """
         parsed = self._parse(overrides)
-        chosen = self._chosen_by(parsed)
-        config = (
-            None
-            if chosen is None
-            else with_values(
-                chosen, [override for override in parsed if self._sets_a_value(override)]
-            )
-        )
-        if config is not None:
-            return config
+        if (chosen := self._chosen_by(parsed)) is not None:
+            values = [override for override in parsed if self._sets_a_value(override)]
+            if (config := with_values(chosen, values)) is not None:
+                return config
         container = OmegaConf.to_container(self.compose(overrides), resolve=False, enum_to_str=True)
         assert isinstance(container, dict)
         return {str(key): node for key, node in container.items() if key != "hydra"}

@@ -142,18 +142,10 @@ def inspect_files(
         digests[key] = looked.digests[rows]
         known = None
         if compared:
-            known = Known(
-                looked.stamps[rows],
-                digests[key],
-                _root(remaining.paths),
-                by_content=by_content,
-            )
-        splits[key] = Split(
-            FileImages(remaining.paths, decoding, remaining.spans, known),
-            remaining.targets,
-            remaining.names,
-            domains=remaining.domains,
-        )
+            stamps_of_split, root = looked.stamps[rows], _root(remaining.paths)
+            known = Known(stamps_of_split, digests[key], root, by_content=by_content)
+        images = FileImages(remaining.paths, decoding, remaining.spans, known)
+        splits[key] = Split(images, remaining.targets, remaining.names, domains=remaining.domains)
         start = end
     if skipped:
         log.warning("`%s`: skipping %d corrupt images: %s", options.name, len(skipped), skipped)
