@@ -187,7 +187,10 @@ def _as_json(key: str, names: Sequence[str], sizes: Int64[np.ndarray, " files"])
     while some_names := list(itertools.islice(names_left, 4096)):
         yield ", " * begun + json.dumps(some_names)[1:-1]
         begun = True
-    yield f"], [{', '.join(map(str, sizes.tolist()))}]]"
+    yield "], ["
+    for start in range(0, len(sizes), 4096):
+        yield ", " * bool(start) + json.dumps(sizes[start : start + 4096].tolist())[1:-1]
+    yield "]]"
 
 
 def _refuse_corrupt(
@@ -214,6 +217,9 @@ def _refuse_shared(
     for key, listing in listings.items():
         of_split = inodes[start : start + len(listing.paths)]
         start += len(listing.paths)
+        ordered = np.sort(of_split)
+        if (ordered[1:] != ordered[:-1]).all():
+            continue
         known = np.flatnonzero(of_split)  # some file systems have no file numbers
         _, first, inverse = np.unique(of_split[known], return_index=True, return_inverse=True)
         others = known[first][inverse.reshape(-1)]
@@ -258,7 +264,7 @@ class Looked:
     @property
     def content(self) -> str:
         """A hash of all bytes."""
-        return hashlib.sha256(self.digests.tobytes()).hexdigest()
+        return hashlib.sha256(_bytes_of(self.digests)).hexdigest()
 
 
 def look_at(
@@ -292,8 +298,9 @@ def look_at(
     files = paths if spans is None else list(dict.fromkeys(paths))
     if inputs.names_suffice(verify):
         numbers = np.zeros((len(files), 4), np.int64) if numbers is None else numbers
-    before = inputs.stamps_of(files) if numbers is None else numbers.tobytes()
-    numbers = np.frombuffer(before, np.int64).reshape(-1, 4)
+    if numbers is None:
+        numbers = np.frombuffer(inputs.stamps_of(files), np.int64).reshape(-1, 4)
+    before = _bytes_of(numbers)
     places = _originals(files)
     remembered = inputs.Remembered(how, places, before, digests=len(paths))
     settled = True
@@ -324,16 +331,23 @@ def look_at(
     elif verify == "full":
         inputs.note_files(places, before, inputs.UNSETTLED * len(paths))
     else:
-        inputs.note_files(places, before, digests.tobytes())
+        inputs.note_files(places, before, _bytes_of(digests))
     return looked
+
+
+def _bytes_of(rows: Numbers | Digests) -> memoryview:
+    """Return the bytes of an array, without a copy."""
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
 
 
 def _of_stamps(numbers: Numbers, spans: Spans | None) -> Digests:
     """Return hashes that differ if stamps (or spans) do, for files that were not read."""
     rows = numbers if spans is None else np.concatenate([numbers, spans], axis=1)
-    size, data = rows.itemsize * rows.shape[1], rows.astype("<i8").tobytes()
-    parts = (data[start : start + size] for start in range(0, len(data), size))
-    hashes = b"".join(stamps.of_bytes(b"stamp" + part) for part in parts)
+    size, hashes = rows.itemsize * rows.shape[1], bytearray()
+    for first in range(0, len(rows), 4096):  # a list of all hashes would take 90 MB for a million
+        data = rows[first : first + 4096].astype("<i8").tobytes()
+        parts = (data[start : start + size] for start in range(0, len(data), size))
+        hashes += b"".join(stamps.of_bytes(b"stamp" + part) for part in parts)
     return np.frombuffer(hashes, np.uint8).reshape(-1, DIGEST_BYTES)
 
 

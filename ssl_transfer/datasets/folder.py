@@ -4,12 +4,12 @@ import dataclasses
 import logging
 import os
 import unicodedata
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Int64
 
 from ssl_transfer import metrics
 from ssl_transfer.config.ranges import Finite, ProperFraction, Range
@@ -102,10 +102,8 @@ def image_folder(
         left_out.add(unread, "folders beside the splits")
     parts = _class_folders(layout, class_depth, exclude_classes or (), left_out)
     classes = tuple(parts["train"])
-    listings = {}
-    for key, part in parts.items():
-        places = [part.get(name) for name in classes]
-        listings[key] = _listing(places, folder, left_out, known, links_once=True)
+    places = {key: [part.get(name) for name in classes] for key, part in parts.items()}
+    listings = _listings(places, folder, left_out, known, links_once=True)
     known.save()
     del known  # it holds 60 MB per million files
     _require_every_class(options, parts["train"], listings["train"], left_out)
@@ -158,7 +156,7 @@ def unlabelled_folder(
     refuse_label_limits(options, "which has no labels")
     folder = existing_folder("dataset.root", root, "a folder of images")
     left_out, known = LeftOut(folder), known_folders(options, folder)
-    listing = _listing([folder], folder, left_out, known, links_once=True)
+    listing = _listings({"train": [folder]}, folder, left_out, known, links_once=True)["train"]
     known.save()
     del known  # it holds 60 MB per million files
     if not len(listing.paths):
@@ -313,7 +311,7 @@ def class_listing(folder: Path, classes: Sequence[str], root: Path) -> Listing:
     """
     left_out = LeftOut(root)
     places = [folder / name for name in classes]
-    listing = _listing(places, root, left_out, KnownFolders(None))
+    listing = _listings({"all": places}, root, left_out, KnownFolders(None))["all"]
     counts = np.bincount(listing.targets, minlength=len(classes))
     empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if not count]
     if empty:
@@ -330,32 +328,44 @@ def known_folders(options: Options, root: Path) -> KnownFolders:
     return KnownFolders(str(root), names_only=inputs.names_suffice(options.verify))
 
 
-def _listing(
-    places: Sequence[Path | None],
+def _listings(
+    places: Mapping[str, Sequence[Path | None]],
     root: Path,
     left_out: LeftOut,
     known: KnownFolders,
     *,
     links_once: bool = False,
-) -> Listing:
-    """Return the images below each class's folder (``None``: the class has no folder)."""
-    tables: list[Texts] = []
-    stamps: list[Int64[np.ndarray, "images 4"]] = []
-    counts: list[int] = []
-    for place in places:
-        paths: list[str] = []
-        if place is not None:
-            paths, rows = images_and_stamps(place, left_out, known, links_once=links_once)
-            tables.append(Texts.of(_relative(paths, root)))
-            stamps.append(rows)
-        counts.append(len(paths))
-    names = Texts.joined(tables)
-    return Listing(
-        paths=names.after(f"{root}{os.sep}"),
-        names=names,
-        targets=np.repeat(np.arange(len(places)), counts),
-        stamps=np.concatenate(stamps) if stamps else np.empty((0, 4), np.int64),
-    )
+) -> dict[str, Listing]:
+    """Return the images below each class's folder (``None``: the class has no folder), by split.
+
+    The splits share the memory of their names and stamps.
+    """
+    numbers = array("q")  # grows in its place, whereas parts that are joined are in memory twice
+    counts: dict[str, list[int]] = {key: [] for key in places}
+
+    def listed() -> Iterator[str]:
+        for key, of_classes in places.items():
+            for place in of_classes:
+                paths: list[str] = []
+                if place is not None:
+                    paths, rows = images_and_stamps(place, left_out, known, links_once=links_once)
+                    numbers.frombytes(rows.tobytes())
+                counts[key].append(len(paths))
+                yield from _relative(paths, root)
+
+    names = Texts.of(listed())
+    stamps = np.frombuffer(numbers, np.int64).reshape(-1, 4)
+    listings, start = {}, 0
+    for key, of_classes in counts.items():
+        rows = slice(start, start + sum(of_classes))
+        start = rows.stop
+        listings[key] = Listing(
+            paths=names[rows].after(f"{root}{os.sep}"),
+            names=names[rows],
+            targets=np.repeat(np.arange(len(of_classes)), of_classes),
+            stamps=stamps[rows],
+        )
+    return listings
 
 
 def _relative(paths: Sequence[str], root: Path) -> list[str]:

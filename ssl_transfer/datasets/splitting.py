@@ -25,7 +25,8 @@ def held_out(count: int, fraction: float) -> int:
 def _shuffled_classes(
     targets: Int64[np.ndarray, " samples"], split_seed: int, purpose: str
 ) -> list[Int64[np.ndarray, " members"]]:
-    members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
+    order = np.argsort(targets, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(targets[order])) + 1) if len(targets) else []
     return [
         indices[permutation(split_seed, purpose, int(targets[indices[0]]), len(indices))]
         for indices in members

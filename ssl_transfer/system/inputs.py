@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import heapq
 import itertools
 import json
 import logging
@@ -41,7 +42,50 @@ ABSENT = b"\0" * DIGEST_BYTES
 """Hash of a file that did not exist; the data change if it appears."""
 _NO_STAMP = Stamp(-1, -1, -1, -1)
 _NUMBERS = struct.Struct("=4q")
+_PART = 1 << 16  # paths that are sorted at once
+_PIECE = _NUMBERS.size << 12  # bytes that are searched at once
 _CODE = (".py", ".pyc", ".so", ".pyd")  # files that Python opens to import modules
+
+
+Buffer = bytes | memoryview
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    """Some rows of ``Inputs``."""
+
+    paths: Sequence[str]
+    stamps: "array[int] | Buffer"
+    digests: bytearray | Buffer
+
+    def in_order(self, start: int, before: int) -> Iterator[tuple[str, int, bytes]]:
+        """Yield path, row and hash of ``_PART`` rows in the order of their paths.
+
+        Args:
+            start: first of these rows in this table.
+            before: number of rows before this table.
+        """
+        import numpy as np  # launchers import this module, but never call this function
+
+        from ssl_transfer.system import texts
+
+        paths = self.paths[start : start + _PART]
+        objects = list(paths)
+        order = array("q", sorted(range(len(objects)), key=objects.__getitem__))
+        del objects
+        ordered = texts.pick(paths, np.array(order, np.int64))
+        for path, row in zip(ordered, map(start.__add__, order), strict=True):
+            digest = bytes(self.digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)])
+            yield path, before + row, digest
+
+
+@dataclasses.dataclass(frozen=True)
+class _GrowingTable(_Table):
+    """Rows that are added one by one."""
+
+    paths: list[str] = dataclasses.field(default_factory=list)
+    stamps: "array[int]" = dataclasses.field(default_factory=lambda: array("q"))
+    digests: bytearray = dataclasses.field(default_factory=bytearray)
 
 
 @dataclasses.dataclass(eq=False)
@@ -54,86 +98,75 @@ class Inputs:
     """
 
     rules: dict[int, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    _paths: list[str] = dataclasses.field(default_factory=list)
-    _stamps: "array[int]" = dataclasses.field(default_factory=lambda: array("q"))
-    _digests: bytearray = dataclasses.field(default_factory=bytearray)
-    _tables: list[tuple[Sequence[str], bytes, bytes]] = dataclasses.field(default_factory=list)
-    """Paths, stamps and digests of many files at once, in the form that the caller shares."""
+    _tables: list[_Table] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self._paths) + sum(len(paths) for paths, _, _ in self._tables)
+        return sum(len(table.paths) for table in self._tables)
+
+    def iterate_paths(self) -> Iterator[str]:
+        """Yield the absolute paths, without duplicates, in the order of the rows."""
+        return itertools.chain.from_iterable(table.paths for table in self._tables)
+
+    def columns(self) -> Iterator[Buffer]:
+        """Yield the pieces of the stamps of all rows, and then of their digests."""
+        for column in ("stamps", "digests"):
+            yield from (memoryview(getattr(table, column)).cast("B") for table in self._tables)
 
     @property
     def paths(self) -> list[str]:
-        """Absolute paths, without duplicates."""
-        return self._joined()._paths
+        """Absolute paths as objects, which takes 150 MB for a million."""
+        return list(self.iterate_paths())
 
     @property
     def stamps(self) -> "array[int]":
         """Four numbers per row (see ``Stamp``)."""
-        return self._joined()._stamps
+        return array("q", b"".join(table.stamps for table in self._tables))
 
     @property
-    def digests(self) -> bytearray:
+    def digests(self) -> bytes:
         """``DIGEST_BYTES`` per row: hash of a file's content, or of a folder's names."""
-        return self._joined()._digests
+        return b"".join(table.digests for table in self._tables)
 
     def add(
         self, path: str, stamp: Stamp, digest: bytes, rule: tuple[str, ...] | None = None
     ) -> None:
         """Append a row."""
-        inputs = self._joined()
         if rule is not None:
-            inputs.rules[len(inputs._paths)] = rule
-        inputs._paths.append(path)
-        inputs._stamps.extend(stamp)
-        inputs._digests += digest
+            self.rules[len(self)] = rule
+        last = self._tables[-1] if self._tables else None
+        if not isinstance(last, _GrowingTable):
+            last = _GrowingTable()
+            self._tables.append(last)
+        last.paths.append(path)
+        last.stamps.extend(stamp)
+        last.digests.extend(digest)
 
-    def add_files(self, paths: Sequence[str], stamps: bytes, digests: bytes) -> None:
-        """Append many files; their paths become separate objects only when they are needed."""
-        self._tables.append((paths, stamps, digests))
-
-    def _joined(self) -> "Inputs":
-        while self._tables:
-            paths, stamps, digests = self._tables.pop(0)
-            self._paths.extend(paths)
-            self._stamps.frombytes(stamps)
-            self._digests += digests
-        return self
-
-    def digest_of(self, row: int) -> bytes:
-        """Return the hash of a row's content."""
-        return bytes(self.digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)])
-
-    def stamp_of(self, row: int) -> Stamp:
-        """Return a row's stamp."""
-        return Stamp(*self.stamps[4 * row : 4 * row + 4])
+    def add_files(self, paths: Sequence[str], stamps: Buffer, digests: Buffer) -> None:
+        """Append many files; the columns are not copied, and must not change any more."""
+        self._tables.append(_Table(paths, stamps, digests))
 
     def contents(self) -> dict[str, bytes]:
         """Return the hash of each path's content."""
-        return {path: self.digest_of(row) for row, path in enumerate(self.paths)}
+        return {path: digest for path, _, digest in self._in_order()}
 
     @functools.cached_property
     def identity(self) -> str:
         """32 hex digits of paths and contents, not of stamps, because copying changes these."""
-        digest = hashlib.sha256()
-        paths, digests = self.paths, self.digests
-        for row in self._by_path():
-            text = f"{paths[row]}\0".encode(errors="surrogateescape")
-            digest.update(text + digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)])
+        hashed = hashlib.sha256()
+        for path, row, digest in self._in_order():
+            hashed.update(f"{path}\0".encode(errors="surrogateescape") + digest)
             if row in self.rules:
-                digest.update("\0".join(("", *self.rules[row])).encode())
-        return digest.hexdigest()[:32]
+                hashed.update("\0".join(("", *self.rules[row])).encode())
+        return hashed.hexdigest()[:32]
 
-    def all_stamps(self) -> bytes:
-        """Return a hash of all stamps that does not depend on the order of the rows."""
-        digest, numbers = hashlib.sha256(), memoryview(self.stamps)
-        for row in self._by_path():
-            digest.update(numbers[4 * row : 4 * row + 4])
-        return digest.digest()
-
-    def _by_path(self) -> list[int]:
-        return sorted(range(len(self)), key=self.paths.__getitem__)
+    def _in_order(self) -> Iterator[tuple[str, int, bytes]]:
+        """Yield path, row and hash of all rows in the order of the paths; few are objects."""
+        parts, before = [], 0
+        for table in self._tables:
+            starts = range(0, len(table.paths), _PART)
+            parts += [table.in_order(start, before) for start in starts]
+            before += len(table.paths)
+        return heapq.merge(*parts)
 
 
 class _Collector:
@@ -160,12 +193,13 @@ class _Collector:
         """Compute the hashes of files that were only opened."""
         if not self.pending:
             return
-        known = self.known.union(self.inputs.paths)
         left = {
-            place: (path, before)
+            staging.original(path): (path, before)
             for path, before in self.pending.items()
-            if (place := staging.original(path)) not in known and os.path.isfile(path)  # noqa: PTH113
+            if os.path.isfile(path)  # noqa: PTH113
         }
+        for place in itertools.chain(self.known, self.inputs.iterate_paths()):
+            left.pop(place, None)
         digests = contents([path for path, _ in left.values()])
         for (place, (path, before)), digest in zip(left.items(), digests, strict=True):
             settled = _stamp(path) == before
@@ -225,7 +259,7 @@ def names_suffice(verify: str) -> bool:
     return bool(_naming) and verify == "off"
 
 
-def note_files(places: Sequence[str], file_stamps: bytes, digests: bytes) -> None:
+def note_files(places: Sequence[str], file_stamps: Buffer, digests: Buffer) -> None:
     """Record files whose hashes are already known.
 
     Args:
@@ -234,7 +268,7 @@ def note_files(places: Sequence[str], file_stamps: bytes, digests: bytes) -> Non
         digests: hashes of their contents, ``DIGEST_BYTES`` per file.
     """
     for collector in _active:
-        known = collector.known.union(collector.inputs.paths)
+        known = collector.known.union(collector.inputs.iterate_paths())
         if known.isdisjoint(places) and _all_differ(places):
             collector.inputs.add_files(places, file_stamps, digests)
             continue
@@ -242,7 +276,7 @@ def note_files(places: Sequence[str], file_stamps: bytes, digests: bytes) -> Non
             if place not in known:
                 known.add(place)
                 stamp = Stamp(*_NUMBERS.unpack_from(file_stamps, _NUMBERS.size * row))
-                digest = digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)]
+                digest = bytes(digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)])
                 collector.inputs.add(place, stamp, digest)
 
 
@@ -320,7 +354,10 @@ def stamps_of(paths: Iterable[str]) -> bytes:
         Four signed numbers of 8 bytes per file, in the computer's byte order; all -1 if the file is
         missing.
     """
-    return b"".join(_NUMBERS.pack(*(stamp_of(path) or _NO_STAMP)) for path in paths)
+    numbers = array("q")
+    for path in paths:
+        numbers.extend(stamp_of(path) or _NO_STAMP)
+    return numbers.tobytes()
 
 
 def contents(paths: Sequence[str]) -> list[bytes]:
@@ -348,7 +385,7 @@ class Remembered:
         digests: number of hashes among the facts.
     """
 
-    def __init__(self, kind: str, places: Iterable[str], file_stamps: bytes, digests: int) -> None:
+    def __init__(self, kind: str, places: Iterable[str], file_stamps: Buffer, digests: int) -> None:
         digest = hashlib.sha256(kind.encode() + b"\0")
         digest.update(file_stamps)
         places = iter(places)
@@ -356,7 +393,10 @@ class Remembered:
             digest.update("".join(f"{place}\0" for place in some).encode(errors="surrogateescape"))
         folder = own_folder("XDG_CACHE_HOME", ".cache") / "ssl_transfer"
         self.path = folder / "verified" / digest.hexdigest()[:32]
-        self.sure = _NUMBERS.pack(*_NO_STAMP) not in file_stamps
+        pieces = (
+            file_stamps[start : start + _PIECE] for start in range(0, len(file_stamps), _PIECE)
+        )
+        self.sure = not any(_NUMBERS.pack(*_NO_STAMP) in bytes(piece) for piece in pieces)
         self.digests = digests
 
     def get(self) -> dict[str, Any] | None:

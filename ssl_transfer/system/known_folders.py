@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ssl_transfer.system import inputs, staging, stamps
-from ssl_transfer.system.files import own_folder, write_atomically
+from ssl_transfer.system.files import own_folder, replace_atomically
 from ssl_transfer.system.stamps import Stamp
 
 log = logging.getLogger(__name__)
@@ -64,8 +64,8 @@ class _Kept(NamedTuple):
     """A folder as it is kept: JSON facts, names separated by zero bytes, and stamps as bytes."""
 
     facts: dict[str, Any]
-    names: bytes
-    stamps: bytes
+    names: bytes | memoryview
+    stamps: bytes | memoryview
 
 
 class KnownFolders:
@@ -119,7 +119,7 @@ class KnownFolders:
         parts = [part for kept in self.kept.values() for part in (kept.names, kept.stamps)]
         text = json.dumps(head).encode() + b"\n"
         try:
-            write_atomically(self.path, b"".join([text, *parts]))
+            replace_atomically(self.path, lambda file: file.writelines([text, *parts]))
         except OSError as error:
             log.info("the list of %d folders cannot be kept (%s)", len(folders), error)
 
@@ -150,11 +150,11 @@ def _load(path: Path) -> dict[str, _Kept]:
         head = json.loads(content[:start])
         if (head["version"], head["byteorder"]) != (_VERSION, sys.byteorder):
             return {}
-        known = {}
+        known, columns = {}, memoryview(content)  # slices of it share its memory
         for facts in head["folders"]:
             middle = start + facts.pop("names")
             end = middle + facts.pop("stamps")
-            known[facts.pop("path")] = _Kept(facts, content[start:middle], content[middle:end])
+            known[facts.pop("path")] = _Kept(facts, columns[start:middle], columns[middle:end])
             start = end
         if start != len(content):
             raise ValueError("a part is missing")
@@ -168,7 +168,8 @@ def _load(path: Path) -> dict[str, _Kept]:
 
 def _restored(folder: str, kept: _Kept) -> Entries:
     """Return the entries of an unchanged folder; links are looked at again."""
-    names = kept.names.decode(errors="surrogateescape").split("\0") if kept.stamps else []
+    text = bytes(kept.names).decode(errors="surrogateescape")
+    names = text.split("\0") if kept.stamps else []
     rows = np.frombuffer(kept.stamps, np.int64).reshape(-1, 4)
     errors: dict[str, str] = {}
     if kept.facts["links"]:

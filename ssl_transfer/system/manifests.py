@@ -7,26 +7,31 @@ changed, they are updated, so that copied or restored files are read only once m
 """
 
 import dataclasses
+import hashlib
+import itertools
 import json
 import logging
 import os
 import sys
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, NamedTuple
 
 from ssl_transfer.system import stamps
-from ssl_transfer.system.files import write_atomically
-from ssl_transfer.system.inputs import ABSENT, UNSETTLED, Inputs
-from ssl_transfer.system.stamps import Stamp
+from ssl_transfer.system.files import replace_atomically
+from ssl_transfer.system.inputs import ABSENT, UNSETTLED, Buffer, Inputs
+from ssl_transfer.system.stamps import DIGEST_BYTES, Stamp
 
 log = logging.getLogger(__name__)
 
 FOLDER = "inputs"
 _HERE = "." + os.sep  # prefix of paths inside the outputs folder, which may be moved
 _NUMBERS = 4  # per stamp
+_BLOCK = 1 << 16  # bytes of names, or names, that are objects at once
+_CHUNK = 1 << 20  # bytes of a list that are unpacked at once
 
 
 def save(inputs: Inputs, outputs: Path) -> str:
@@ -39,35 +44,70 @@ def save(inputs: Inputs, outputs: Path) -> str:
         inputs: the files.
         outputs: absolute folder of all runs.
     """
-    stored = load(inputs.identity, outputs)
-    if stored is None or stored.all_stamps() != inputs.all_stamps():
+    if _stored_hash(_place(outputs, inputs.identity)) != _hash(_content(inputs, outputs)):
         _write(inputs, outputs, inputs.identity)
     return inputs.identity
 
 
+class _Stored(NamedTuple):
+    """The columns of a list as they are stored: names separated by zero bytes, stamps, hashes."""
+
+    rules: Mapping[int, tuple[str, ...]]
+    names: bytes
+    stamps: "array[int]"
+    digests: bytes
+
+    def paths(self, outputs: Path) -> Iterator[str]:
+        """Yield the absolute path of each row; few of them are objects at once."""
+        start, end = 0, -1
+        while end < len(self.names):
+            end = self.names.find(b"\0", start + _BLOCK)
+            end = end if end != -1 else len(self.names)
+            for name in os.fsdecode(self.names[start:end]).split("\0"):
+                yield str(outputs / name) if name.startswith(_HERE) else name
+            start = end + 1
+
+    def digest_of(self, row: int) -> bytes:
+        """Return the hash of a row's content."""
+        return self.digests[DIGEST_BYTES * row : DIGEST_BYTES * (row + 1)]
+
+    def inputs(self, outputs: Path) -> Inputs:
+        """Return the list with its paths as objects."""
+        inputs = Inputs(dict(self.rules))
+        inputs.add_files(list(self.paths(outputs)), self.stamps.tobytes(), self.digests)
+        return inputs
+
+
 def load(identity: str, outputs: Path) -> Inputs | None:
     """Return a list; None if it is missing or damaged."""
-    path = _place(outputs, identity)
+    stored = _read(_place(outputs, identity))
+    return None if stored is None else stored.inputs(outputs)
+
+
+def _read(path: Path) -> _Stored | None:
+    """Return the columns of a list; None if it is missing or damaged."""
     try:
-        head, _, body = path.read_bytes().partition(b"\n")
-        facts = json.loads(head)
-        columns = zlib.decompress(body)
-        lengths = [facts["paths"], facts["stamps"], facts["digests"]]
-        if sum(lengths) != len(columns):
-            raise ValueError("a part is missing")
-        names, numbers = columns[: lengths[0]], columns[lengths[0] : lengths[0] + lengths[1]]
+        with path.open("rb") as file:
+            facts, body = json.loads(file.readline()), file.read()
+        unpacking, parts = zlib.decompressobj(), []
+        for size in (facts[key] for key in ("paths", "stamps", "digests")):
+            parts.append(unpacking.decompress(body, size) if size else b"")
+            body = unpacking.unconsumed_tail
+            if len(parts[-1]) != size:
+                raise ValueError("a part is missing")
+        if unpacking.decompress(body) or not unpacking.eof:
+            raise ValueError("it does not end where it should")
+        names, numbers, digests = parts
         stamps_read = array("q", numbers)
         if facts["byteorder"] != sys.byteorder:
             stamps_read.byteswap()
-        inputs = Inputs({int(row): tuple(rule) for row, rule in facts["rules"].items()})
-        paths = [_absolute(name, outputs) for name in os.fsdecode(names).split("\0")]
-        inputs.add_files(paths, stamps_read.tobytes(), columns[sum(lengths[:2]) :])
+        rules = {int(row): tuple(rule) for row, rule in facts["rules"].items()}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         log.warning("`%s` is damaged (%s); what it lists is not compared", path, error)
         return None
-    return inputs
+    return _Stored(rules, names, stamps_read, digests)
 
 
 @dataclasses.dataclass
@@ -97,7 +137,10 @@ class Comparison:
 
 
 class Comparer:
-    """Compares lists with the disk; looks at each list and each file only once.
+    """Compares lists with the disk; looks at each list only once.
+
+    Every file is looked at, because a file that is overwritten in place leaves the times of its
+    folder as they were.
 
     Args:
         outputs: absolute folder of all runs.
@@ -106,67 +149,61 @@ class Comparer:
     def __init__(self, outputs: Path) -> None:
         self.outputs = outputs
         self.known: dict[str, Comparison] = {}
-        self.seen: dict[str, Stamp | None] = {}
 
     def compare(self, identity: str) -> Comparison:
         """Return how the files of a list differ from those on the disk."""
         if identity not in self.known:
-            inputs = load(identity, self.outputs)
-            comparison = Comparison(unreachable=True) if inputs is None else self._compare(inputs)
-            self.known[identity] = comparison
+            stored = _read(_place(self.outputs, identity))
+            self.known[identity] = (
+                Comparison(unreachable=True) if stored is None else self._compare(identity, stored)
+            )
         return self.known[identity]
 
-    def _compare(self, inputs: Inputs) -> Comparison:
-        comparison, seen, numbers = Comparison(), self.seen, inputs.stamps
-        differing, files = [], 0
-        for row, path in enumerate(inputs.paths):
-            if path not in seen:
-                try:
-                    seen[path] = stamps.stamp(path)
-                except (FileNotFoundError, NotADirectoryError):
-                    seen[path] = None
-                except OSError as error:  # no permission, or a server that does not answer
-                    log.debug("%s", error)
-                    return Comparison(unreachable=True)
-            now, start = seen[path], _NUMBERS * row
-            if now is None:
-                if inputs.digest_of(row) != ABSENT:
+    def _compare(self, identity: str, stored: _Stored) -> Comparison:
+        comparison, known = Comparison(), zip(*[iter(stored.stamps)] * _NUMBERS, strict=True)
+        differing: dict[int, tuple[str, Stamp]] = {}
+        files = 0
+        paths = zip(stored.paths(self.outputs), known, strict=True)
+        for row, (path, before) in enumerate(paths):
+            try:
+                status = os.stat(path)  # noqa: PTH116
+            except (FileNotFoundError, NotADirectoryError):
+                if stored.digest_of(row) != ABSENT:
                     comparison.gone.append(path)
                 continue
-            files += row not in inputs.rules
-            if (
-                numbers[start + 3] != now.inode
-                or numbers[start + 2] != now.changed
-                or numbers[start] != now.size
-                or numbers[start + 1] != now.modified
-            ):
-                differing.append(row)
+            except OSError as error:  # no permission, or a server that does not answer
+                log.debug("%s", error)
+                return Comparison(unreachable=True)
+            files += row not in stored.rules
+            now = stamps.of(status)
+            if now != before:
+                differing[row] = path, now
         if not files and comparison.gone:  # only empty folders: the disk is not mounted
             return Comparison(unreachable=True)
-        self._look_into(inputs, differing, comparison)
+        comparison.changed += _changed(stored, differing)
+        if differing and not comparison.changed:
+            for row, (_, now) in differing.items():
+                stored.stamps[_NUMBERS * row : _NUMBERS * (row + 1)] = array("q", now)
+            _write(stored.inputs(self.outputs), self.outputs, identity)
         return comparison
 
-    def _look_into(self, inputs: Inputs, rows: Sequence[int], comparison: Comparison) -> None:
-        """Read the files with other stamps; update the list if only their stamps changed."""
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            digests = list(pool.map(lambda row: _content(inputs, row), rows))
-        for row, digest in zip(rows, digests, strict=True):
-            path = inputs.paths[row]
-            if digest != inputs.digest_of(row):
-                comparison.changed.append(path)
-            elif (now := self.seen[path]) is not None:
-                inputs.stamps[_NUMBERS * row : _NUMBERS * (row + 1)] = array("q", now)
-        if rows and not comparison.changed:
-            _write(inputs, self.outputs, inputs.identity)
+
+def _changed(stored: _Stored, differing: Mapping[int, tuple[str, Stamp]]) -> list[str]:
+    """Return which files with other stamps have other contents."""
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        rows = [(path, stored.rules.get(row)) for row, (path, _) in differing.items()]
+        digests = pool.map(lambda row: _present_hash(*row), rows)
+        return [
+            path
+            for (row, (path, _)), digest in zip(differing.items(), digests, strict=True)
+            if digest != stored.digest_of(row)
+        ]
 
 
-def _content(inputs: Inputs, row: int) -> bytes:
+def _present_hash(path: str, rule: tuple[str, ...] | None) -> bytes:
     """Return the hash of a row's present content; ``UNSETTLED`` if it cannot be read."""
-    path = inputs.paths[row]
     try:
-        if row in inputs.rules:
-            return stamps.of_folder(path, inputs.rules[row])
-        return stamps.of_file(path)
+        return stamps.of_file(path) if rule is None else stamps.of_folder(path, rule)
     except OSError as error:
         log.debug("%s", error)
         return UNSETTLED
@@ -176,25 +213,64 @@ def _place(outputs: Path, identity: str) -> Path:
     return outputs / FOLDER / identity
 
 
-def _absolute(name: str, outputs: Path) -> str:
-    return str(outputs / name) if name.startswith(_HERE) else name
-
-
-def _write(inputs: Inputs, outputs: Path, identity: str) -> None:
-    base = f"{outputs}{os.sep}"
-    names = [
-        _HERE + path.removeprefix(base) if path.startswith(base) else path for path in inputs.paths
-    ]
-    columns = [os.fsencode("\0".join(names)), inputs.stamps.tobytes(), bytes(inputs.digests)]
+def _content(inputs: Inputs, outputs: Path) -> Iterator[Buffer]:
+    """Yield the pieces of a list before its columns are compressed, first the line of JSON."""
+    sizes = [sum(map(len, _names(inputs, outputs))), 8 * _NUMBERS * len(inputs)]
+    columns = dict(
+        zip(("paths", "stamps", "digests"), [*sizes, DIGEST_BYTES * len(inputs)], strict=True)
+    )
     facts = {
         "schema": 1,
         "files": len(inputs),
         "byteorder": sys.byteorder,
-        **dict(zip(("paths", "stamps", "digests"), map(len, columns), strict=True)),
+        **columns,
         "rules": inputs.rules,
     }
-    content = json.dumps(facts).encode() + b"\n" + zlib.compress(b"".join(columns), 1)
+    yield json.dumps(facts).encode() + b"\n"
+    yield from _names(inputs, outputs)
+    yield from inputs.columns()
+
+
+def _names(inputs: Inputs, outputs: Path) -> Iterator[bytes]:
+    """Yield the pieces of all paths with zero bytes between them."""
+    base = f"{outputs}{os.sep}"
+    paths, begun = inputs.iterate_paths(), False
+    while some := list(itertools.islice(paths, _BLOCK)):
+        names = [
+            _HERE + path.removeprefix(base) if path.startswith(base) else path for path in some
+        ]
+        yield b"\0" * begun + os.fsencode("\0".join(names))
+        begun = True
+
+
+def _hash(content: Iterable[Buffer]) -> bytes:
+    digest = hashlib.blake2b()
+    for piece in content:
+        digest.update(piece)
+    return digest.digest()
+
+
+def _stored_hash(path: Path) -> bytes | None:
+    """Return the hash of a list as ``_content`` yields it; None if it is missing or damaged."""
     try:
-        write_atomically(_place(outputs, identity), content)
+        with path.open("rb") as file:
+            digest, unpacking = hashlib.blake2b(file.readline()), zlib.decompressobj()
+            while chunk := file.read(_CHUNK):
+                digest.update(unpacking.decompress(chunk))
+    except (OSError, zlib.error) as error:
+        log.debug("no list at `%s`, or a damaged one (%s)", path, error)
+        return None
+    return digest.digest() if unpacking.eof else None
+
+
+def _write(inputs: Inputs, outputs: Path, identity: str) -> None:
+    def fill(file: IO[bytes]) -> None:
+        content, packing = _content(inputs, outputs), zlib.compressobj(1)
+        file.write(next(content))
+        file.writelines(map(packing.compress, content))
+        file.write(packing.flush())
+
+    try:
+        replace_atomically(_place(outputs, identity), fill)
     except OSError as error:
         log.info("the list of %d input files cannot be kept (%s)", len(inputs), error)

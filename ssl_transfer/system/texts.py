@@ -1,6 +1,7 @@
 """Many texts in one block of memory: a million paths as objects would take 150 MB per process."""
 
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
 
@@ -36,11 +37,15 @@ class Texts(Sequence[str]):
     @classmethod
     def of(cls, texts: Iterable[str], prefix: str = "") -> "Texts":
         """Return these texts, each of them after ``prefix``."""
-        texts = list(texts)
-        data = "".join(f"{text}\0" for text in texts).encode(errors=_ERRORS)
-        sizes = map(len, texts) if data.isascii() else map(len, data.split(b"\0")[:-1])
-        ends = np.cumsum(np.fromiter(sizes, np.int64, len(texts)) + 1)
-        return cls(data, np.concatenate([[0], ends])[:-1].astype(np.int64), ends - 1, prefix)
+        data, sizes = bytearray(), array("q")
+        texts_left = iter(texts)
+        while some := list(itertools.islice(texts_left, _BLOCK)):
+            block = "".join(f"{text}\0" for text in some).encode(errors=_ERRORS)
+            sizes.extend(map(len, some if block.isascii() else block.split(b"\0")[:-1]))
+            data += block
+        ends = np.cumsum(np.array(sizes, np.int64) + 1)
+        starts = np.concatenate([np.zeros(1, np.int64), ends[:-1]])[: len(ends)]
+        return cls(bytes(data), starts, ends - 1, prefix)
 
     @classmethod
     def joined(cls, tables: Sequence["Texts"], prefix: str = "") -> "Texts":

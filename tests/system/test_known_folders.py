@@ -107,7 +107,7 @@ def test_files_of_unchanged_folders_are_not_looked_at_again(
     assert len(looked_at) == 12
     assert again.fingerprint == before.fingerprint
     assert again.inputs.identity == before.inputs.identity
-    assert again.inputs.all_stamps() == before.inputs.all_stamps()
+    assert again.inputs.stamps == before.inputs.stamps
     assert pixels(again) == pixels(before)
 
 
