@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import traceback
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ssl_transfer.methods import pretraining
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.encoder import measure_feature_dim
 from ssl_transfer.models.heads import Head, load_head
-from ssl_transfer.protocols.base import EvaluationProtocol, require
+from ssl_transfer.protocols.base import require
 from ssl_transfer.runs.builders import dataset_of, protocol_of, read, trained_projector
 from ssl_transfer.runs.identity import identity_of
 from ssl_transfer.runs.logging_services import missing_package
@@ -67,8 +68,7 @@ def check(run: Run) -> str | None:
             _try_method(run, dataset)
         else:
             _warn_of_flips(run)
-            protocol = _protocol(json.dumps(run.resolved["protocol"], sort_keys=True))
-            require(protocol, dataset, f"`{run.names['protocol']}`")
+            _require_fitting(run.resolved["protocol"], dataset)
     except UserError as error:
         return str(error)
     except Exception as error:  # a bug, perhaps in a user's own encoder: the other runs continue
@@ -77,10 +77,17 @@ def check(run: Run) -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=64)
-def _protocol(node: str) -> EvaluationProtocol:
-    """Return the protocol of a node, for checks only, which the runs of a sweep share."""
-    return protocol_of(json.loads(node))
+# The protocols that each dataset fits, as JSON; the runs of a sweep share them.
+_FITTING: weakref.WeakKeyDictionary[Dataset, set[str]] = weakref.WeakKeyDictionary()
+
+
+def _require_fitting(node: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuse a dataset that the protocol of a node cannot use."""
+    fitting = _FITTING.setdefault(dataset, set())
+    text = json.dumps(node, sort_keys=True)
+    if text not in fitting:
+        require(protocol_of(node), dataset, f"`{node['name']}`")
+        fitting.add(text)
 
 
 def _is_remote(node: Mapping[str, Any]) -> bool:

@@ -7,7 +7,6 @@ so a finished run is not computed again and an interrupted one is resumed.
 import dataclasses
 import functools
 import itertools
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -227,7 +226,7 @@ class Run:
     @functools.cached_property
     def folder(self) -> Path:
         """The folder of all files of the run."""
-        return outputs_folder(json.dumps(self.config["paths"])) / self.place
+        return outputs_folder(*self.config["paths"].items()) / self.place
 
     def describe(self) -> str:
         """Return one line for logs."""
@@ -290,9 +289,9 @@ class Run:
 
 
 @functools.lru_cache(maxsize=16)
-def outputs_folder(paths: str) -> Path:
-    """Return the absolute folder of all runs, from the node ``paths`` as JSON."""
-    return Path(resolve({"paths": json.loads(paths)})["paths"]["outputs"]).absolute()
+def outputs_folder(*paths: tuple[str, Any]) -> Path:
+    """Return the absolute folder of all runs, from the keys and values of the node ``paths``."""
+    return Path(resolve({"paths": dict(paths)})["paths"]["outputs"]).absolute()
 
 
 def pretraining_of(config: Mapping[str, Any]) -> Run:
