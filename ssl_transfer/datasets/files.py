@@ -144,7 +144,7 @@ def inspect_files(
         if compared:
             stamps_of_split, root = looked.stamps[rows], _root(remaining.paths)
             known = Known(stamps_of_split, digests[key], root, by_content=by_content)
-        images = FileImages(remaining.paths, decoding, remaining.spans, known)
+        images = FileImages(remaining.paths, decoding, remaining.spans, known, recorded=True)
         splits[key] = Split(images, remaining.targets, remaining.names, domains=remaining.domains)
         start = end
     if skipped:

@@ -60,6 +60,7 @@ class FileImages(Images):
         spans: first byte and number of bytes of each image in its file, where a file holds many
             images (``None``: each file is one image).
         known: what the files are compared with when they are read (``None``: nothing).
+        recorded: whether the files are recorded as inputs of their data set already.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class FileImages(Images):
         decoding: Decoding | None = None,
         spans: Spans | None = None,
         known: Known | None = None,
+        *,
+        recorded: bool = False,
     ) -> None:
         self.paths = paths if isinstance(paths, Texts) else tuple(paths)
         self.decoding = decoding or Decoding()
-        self.spans, self.known = spans, known
+        self.spans, self.known, self.recorded = spans, known, recorded
 
     def __len__(self) -> int:
         return len(self.paths)

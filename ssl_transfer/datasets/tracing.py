@@ -25,7 +25,7 @@ def traced(build: Callable[[], Dataset], keys: Mapping[str, Any]) -> Dataset:
             return dataset  # type: ignore[unreachable]
         for split in dataset.splits.values():
             for images in in_files(split.images):
-                if images.known is None:  # otherwise the check of the files recorded them
+                if not images.recorded:
                     for path in dict.fromkeys(images.paths):
                         inputs.note_file(path)
     return dataclasses.replace(dataset, inputs=files)

@@ -318,9 +318,12 @@ def test_a_submission_looks_at_no_image_where_nothing_is_verified(
     run = tiny(outputs, *overrides, "dataset.verify=off", "protocol=knn", data=False, tuned=False)
     opened: list[str] = []
     monkeypatch.setattr("ssl_transfer.datasets.files.read_bytes", opened.append)
+    for name in ("stamp", "of_file"):  # a stamp of a path, and the hash of its content
+        look = getattr(stamps, name)
+        monkeypatch.setattr(stamps, name, lambda path, look=look: opened.append(path) or look(path))
     assert preflight.check(run) is None
     assert not looked_at
-    assert not opened
+    assert not [path for path in opened if path.endswith(".png")]
 
 
 # ---- columns of texts ----------------------------------------------------------------------------
