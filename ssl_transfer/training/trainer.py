@@ -19,7 +19,7 @@ from ssl_transfer import randomness
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.loading import Items, TrainingData, load
 from ssl_transfer.datasets.transforms import Batch
-from ssl_transfer.system import distributed, signals
+from ssl_transfer.system import distributed, memory, signals
 from ssl_transfer.training import checkpoint, optim
 from ssl_transfer.training.batch_rules import share_problem
 from ssl_transfer.training.batch_statistics import check_groups, convert
@@ -39,6 +39,7 @@ class NonFiniteLoss(ValueError):
 
 
 @randomness.preserved()
+@memory.kept()
 def fit(
     learner: Learner,
     data: TrainingData,

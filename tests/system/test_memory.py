@@ -1,6 +1,7 @@
-"""Free memory as the files of Linux state it."""
+"""Free memory as the files of Linux state it, and the settings of the allocator."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,6 +55,32 @@ def test_a_system_that_tells_nothing_refuses_nothing(
     assert available_bytes(CPU, tmp_path) is None
     monkeypatch.setattr(memory, "available_bytes", lambda _: None)
     require_memory(2**80, CPU, "everything", "wait")
+
+
+def test_freed_memory_is_kept_inside_of_the_block_and_returned_after_any_end_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings: dict[int, int] = {}
+    trimmed: list[int] = []
+    library = SimpleNamespace(mallopt=settings.__setitem__, malloc_trim=trimmed.append)
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: library)
+
+    @memory.kept()
+    def fail() -> None:
+        assert settings == memory._KEEPING
+        assert not trimmed
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert settings == memory._USUAL
+    assert trimmed == [0]
+
+
+def test_another_library_than_glibc_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: SimpleNamespace())
+    with memory.kept():
+        pass
 
 
 def _unknown(_: str) -> int:
