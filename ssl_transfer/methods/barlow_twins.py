@@ -154,7 +154,7 @@ class BarlowTwins(Method):
     def embed(self, views: Sequence[Images]) -> list[Float[Tensor, "global_batch dim"]]:
         """Return each view's embeddings of the global batch."""
         own = [full_precision(self.projector(self.encoder(view))) for view in views]
-        embeddings = distributed.gather(torch.stack(own, dim=1)).unbind(1)
+        embeddings = distributed.gather_views(own)
         self.flat = count_constant_features(embeddings)
         return list(embeddings)
 

@@ -111,7 +111,7 @@ class VICReg(Method):
         """Return the loss over the global batch, its three terms, and the constant features."""
         own = [full_precision(self.projector(self.encoder(view))) for view in views]
         with torch.autocast(own[0].device.type, enabled=False):
-            a, b = distributed.gather(torch.stack(own, dim=1)).unbind(1)
+            a, b = distributed.gather_views(own)
             terms = vicreg(a, b, eps=self.eps)
             loss = sum(
                 (weight * term for weight, term in zip(self.weights, terms, strict=True)),

@@ -15,7 +15,7 @@ import datetime
 import gc
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -302,6 +302,13 @@ def gather(
         return x
     gathered: Tensor = _Gather.apply(x, group)
     return gathered
+
+
+def gather_views(views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return ``gather`` of each of some tensors of one shape, by one collective."""
+    if world_size() == 1:
+        return tuple(views)
+    return gather(torch.stack(list(views), dim=1)).unbind(1)
 
 
 def all_reduce_sum(

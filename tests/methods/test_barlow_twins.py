@@ -148,6 +148,14 @@ def test_a_feature_is_constant_whatever_its_value_and_precision(value: float) ->
     assert constant_features(z).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("units", [0.0, 0.5, 1.0, 2.0, 8.0, 64.0, 1e4])
+def test_a_feature_is_constant_up_to_rounding_by_its_variance(units: float) -> None:
+    z = 3.0 + units * torch.finfo(torch.float32).eps * torch.randn(64, 5)
+    variance, mean = torch.var_mean(z, dim=0, correction=0)
+    expected = variance <= (torch.finfo(torch.float32).eps * mean).square()
+    assert torch.equal(constant_features(z), expected)
+
+
 @pytest.mark.parametrize("eps", [0.0, 1e-5])
 def test_a_network_with_dead_features_trains_on_with_a_warning(eps: float) -> None:
     torch.manual_seed(0)

@@ -103,6 +103,7 @@ def test_cuda_without_a_gpu_is_refused_in_a_sentence() -> None:
 def test_one_process_changes_nothing() -> None:
     x = torch.randn(3, 2, requires_grad=True)
     assert distributed.gather(x) is x
+    assert distributed.gather_views([x])[0] is x
     assert distributed.all_reduce_sum(x) is x
     assert distributed.gather_objects("a") == ["a"]
     assert distributed.broadcast_object("a") == "a"
