@@ -137,7 +137,7 @@ class SwAV(Method):
         """Return the loss of this process's samples, and the share of prototypes in use."""
         embeddings = self._embed(views)
         with torch.autocast(embeddings.device.type, enabled=False):
-            scores = F.linear(embeddings, self.prototypes.weight)
+            scores = self.prototypes(embeddings)
             self.fresh = distributed.gather(embeddings[:, :ASSIGNED].detach())
             codes = [self._codes(view) for view in range(ASSIGNED)]
             own = [view.chunk(distributed.world_size())[distributed.rank()] for view in codes]
