@@ -43,6 +43,7 @@ from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.loading import Items, TrainingData
 from ssl_transfer.datasets.transforms import Batch, Pipeline, ViewDataset
 from ssl_transfer.models import Encoder
+from ssl_transfer.system import memory
 from ssl_transfer.training import optim
 from ssl_transfer.training.memory_layout import is_faster_last
 from ssl_transfer.training.options import TrainingOptions
@@ -141,25 +142,35 @@ class Networks:
     """The networks of a method, and their inputs in one step.
 
     Args:
-        learner: the method; its direct submodules are its networks.
+        learner: the method; its networks are the modules that it calls itself, whether they are its
+            own or, like the encoder of DINO's teacher, parts of another.
     """
 
     def __init__(self, learner: methods.Method) -> None:
         self.learner = learner
         self.calls: list[tuple[nn.Module, Tensor, bool]] = []
-        self.hooks = [
-            network.register_forward_pre_hook(self.note) for network in learner.children()
-        ]
+        self.depth = 0
+        self.hooks = []
+        for network in list(learner.modules())[1:]:
+            self.hooks.append(network.register_forward_pre_hook(self.enter))
+            self.hooks.append(network.register_forward_hook(self.leave))
 
-    def note(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Note a call: the network, its input, and whether a backward pass follows."""
-        self.calls.append((network, inputs[0], torch.is_grad_enabled()))
+    def enter(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Note a call by the method: network, input, and whether a backward pass follows."""
+        if self.depth == 0:
+            self.calls.append((network, inputs[0], torch.is_grad_enabled()))
+        self.depth += 1
+
+    def leave(self, network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Note the end of a call."""
+        self.depth -= 1
 
     def stop(self) -> None:
         """Note no further calls."""
         for hook in self.hooks:
             hook.remove()
 
+    @memory.kept()  # as in the trainer
     def seconds(self, steps: int, clock: Clock) -> list[float]:
         """Return the seconds of the forward and backward passes of each step."""
         last = is_faster_last(self.learner, self.calls[0][1].device.type, "fp32")
