@@ -35,10 +35,17 @@ def composed(*line: str) -> Config:
     return plain(compose(list(line)))
 
 
+class Configs(dict[str, Config]):
+    """Experiments' configurations, as one run of each has it, composed when they are wanted."""
+
+    def __missing__(self, experiment: str) -> Config:
+        self[experiment] = composed(f"experiment={experiment}")
+        return self[experiment]
+
+
 @pytest.fixture(scope="module")
-def configs() -> dict[str, Config]:
-    """Every experiment's configuration, as one run of it has it."""
-    return {name: composed(f"experiment={name}") for name in EVERY}
+def configs() -> Configs:
+    return Configs()
 
 
 def test_every_published_row_has_a_command_of_its_own() -> None:

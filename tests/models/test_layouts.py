@@ -6,6 +6,7 @@ then computes is compared with what that network computes.
 
 import copy
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,28 @@ def _lightning(net: nn.Module) -> dict[str, Any]:
         "state_dict": net.state_dict(), "callbacks": {}, "optimizer_states": [{"state": {}}],
         "lr_schedulers": [], "hyper_parameters": {"batch_size_per_device": 128, "num_classes": 10},
     }  # fmt: skip
+
+
+PART = 1 << 20
+NUMBERS = torch.randn(2 * PART, generator=torch.Generator().manual_seed(0))
+
+
+def _fill(weight: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Give a weight random numbers from a store, in the size that keeps activations about 1."""
+    with torch.no_grad():
+        for part in weight.view(-1).split(PART):
+            start = int(torch.randint(PART, (), device="cpu"))
+            part.copy_(NUMBERS[start : start + part.numel()])
+        return weight.mul_((2 / weight[0].numel()) ** 0.5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_weights() -> Iterator[None]:
+    """Let no test draw eleven million numbers for a ResNet-18, which takes longer than the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_uniform_", "kaiming_normal_"):
+            patch.setattr(nn.init, name, _fill)
+        yield
 
 
 def _published(kind: str) -> tuple[nn.Module, Any]:

@@ -408,6 +408,11 @@ def test_one_process_equals_two_with_all_options(gloo_pool, tmp_path):
 # ---- which layers move --------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def resnet50():
+    return models.build(resolve(plain(compose(["model=resnet50"])))["model"] | {"weights": None})
+
+
 @pytest.mark.parametrize(
     ("trainable", "scope", "moving", "parameters"),
     [
@@ -418,9 +423,9 @@ def test_one_process_equals_two_with_all_options(gloo_pool, tmp_path):
     ],
 )
 def test_running_statistics_of_a_resnet50_move_where_the_protocol_trains(
-    tmp_path, digits, trainable, scope, moving, parameters
+    tmp_path, digits, resnet50, trainable, scope, moving, parameters
 ):
-    judged = models.build(resolve(plain(compose(["model=resnet50"])))["model"] | {"weights": None})
+    judged = copy.deepcopy(resnet50)
     judged.preprocessing = Preprocessing(size=32, resize=None)
     layers = {n: m for n, m in judged.named_modules() if isinstance(m, nn.BatchNorm2d)}
     before = {name: layer.running_mean.clone() for name, layer in layers.items()}

@@ -107,6 +107,11 @@ def configs() -> list[dict[str, Any]]:
     return every_option()
 
 
+@pytest.fixture(scope="module")
+def identifiers(configs: list[dict[str, Any]]) -> list[str]:
+    return [Run(config).id for config in configs]
+
+
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """Yield the path and value of every leaf, and of every empty mapping or list."""
     items = node.items() if isinstance(node, dict) else enumerate(node)
@@ -169,34 +174,38 @@ def test_changing_one_key_changes_the_id_unless_it_only_says_how(
             assert (other.id != before) == enters(path, config), (path, value)
 
 
-def test_no_two_options_and_no_two_changes_share_an_id(configs: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize("changes", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_no_two_options_and_no_two_changes_share_an_id(
+    configs: list[dict[str, Any]], identifiers: list[str], changes: int
+) -> None:
     chance = random.Random(3)
     seen: dict[str, str] = {}
-    drawn = list(configs)
-    for _ in range(300):
+    drawn = list(zip(configs, identifiers, strict=True))
+    for _ in range(changes):
         config = chance.choice(configs)
         places = [path for path, _ in leaves(config) if path[0] in AXES and enters(path, config)]
-        drawn.append(changed(config, chance.choice(places), chance.randrange(10**9)))
-    for config in drawn:
+        other = changed(config, chance.choice(places), chance.randrange(10**9))
+        drawn.append((other, Run(other).id))
+    for config, identifier in drawn:
         computed = json.dumps(
             {key: config[key] for key in (*AXES, "seed", "precision")}, sort_keys=True
         )
         if config["protocol"]["name"] != "pretrain":
-            assert seen.setdefault(Run(config).id, computed) == computed
+            assert seen.setdefault(identifier, computed) == computed
     assert len(seen) > 300
 
 
 def test_the_order_of_keys_and_a_walk_through_json_leave_every_id(
-    configs: list[dict[str, Any]],
+    configs: list[dict[str, Any]], identifiers: list[str]
 ) -> None:
     chance = random.Random(5)
 
     def shuffled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return dict(chance.sample(pairs, len(pairs)))
 
-    for config in configs:
+    for config, identifier in zip(configs, identifiers, strict=True):
         again = json.loads(json.dumps(config), object_pairs_hook=shuffled)
-        assert Run(again).id == Run(config).id
+        assert Run(again).id == identifier
 
 
 def test_an_alias_is_the_same_run() -> None:
