@@ -53,7 +53,7 @@ def test_onnx_gives_the_scores_and_holds_the_classes(tmp_path: Path, small: Clas
     assert json.loads(described)["classes"] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("suffix", ["pt2", "onnx"])
+@pytest.mark.parametrize("suffix", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_vision_transformer_that_ends_in_chosen_tokens_is_exported(
     tmp_path: Path, suffix: str
 ) -> None:
@@ -73,7 +73,10 @@ class Drifting(Classifier):
         return super().forward(images) + float(torch.compiler.is_compiling())
 
 
-@pytest.mark.parametrize("kind", ["attention", "attention_block"])
+# A block holds the attention of the other kind.
+@pytest.mark.parametrize(
+    "kind", [pytest.param("attention", marks=pytest.mark.slow), "attention_block"]
+)
 def test_a_head_on_patch_tokens_is_exported_for_any_number_of_images(
     tmp_path: Path, kind: HeadKind
 ) -> None:

@@ -1,5 +1,6 @@
 """Compositions whose nodes are merged once equal those that Hydra makes alone."""
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -120,11 +121,16 @@ def test_values_are_set_as_hydra_sets_them(tmp_path: Path, a: str, line: list[st
         assert outcome(composer.compose_plain, []) == untouched
 
 
-@pytest.mark.parametrize(
-    "later",
-    ["a: {x: {own: 2}}", "a: {x: 3}", "a: {x: null}", "b: {y: 2}", "hydra: {verbose: true}"],
-)
-@pytest.mark.parametrize("earlier", ["x: ${b}", "x: ${b.y}", "x: p${b.y}", "x: [1]", "x: {z: 1}"])
+LATER = ["a: {x: {own: 2}}", "a: {x: 3}", "a: {x: null}", "b: {y: 2}", "hydra: {verbose: true}"]
+EARLIER = ["x: ${b}", "x: ${b.y}", "x: p${b.y}", "x: [1]", "x: {z: 1}"]
+# Each of the earlier ones with two of the later ones, and each of these with two of those.
+PAIRS = [
+    pytest.param(earlier, later, marks=[] if (i - j) % 5 < 2 else pytest.mark.slow)
+    for (i, earlier), (j, later) in itertools.product(enumerate(EARLIER), enumerate(LATER))
+]
+
+
+@pytest.mark.parametrize(("earlier", "later"), PAIRS)
 def test_a_file_that_replaces_an_interpolation_is_merged_as_hydra_does(
     tmp_path: Path, earlier: str, later: str
 ) -> None:

@@ -115,11 +115,13 @@ def test_what_fails_or_dies_is_told_and_stops_nothing(swept: Swept) -> None:
     assert kept["launcher"] == {"name": "local", "n_jobs": None, "runs_per_gpu": 1, "threads": 1}
 
 
+@pytest.mark.slow
 def test_every_slot_was_given_one_of_the_gpus_and_one_thread(swept: Swept) -> None:
     # CUDA_VISIBLE_DEVICES and threads; the checks, before any slot begins, see both GPUs.
     assert swept.given == ["3,5_1", "3_1", "5_1"]
 
 
+@pytest.mark.slow
 def test_the_folder_tells_afterwards_how_each_run_stands(swept: Swept) -> None:
     found = swept.states
     assert [found[run.id].state for run in (swept.pretraining, *swept.good)] == ["done"] * 3
@@ -131,6 +133,7 @@ def test_the_folder_tells_afterwards_how_each_run_stands(swept: Swept) -> None:
     assert {lost.log, failed.log} <= {str(path) for path in swept.folder.jobs.iterdir()}
 
 
+@pytest.mark.slow
 def test_logs_and_retry_as_a_user_types_them(
     swept: Swept, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +157,24 @@ def test_logs_and_retry_as_a_user_types_them(
     assert swept.broken.is_finished
     assert swept.broken.failure() is None
     assert launchers("status").splitlines()[-1] == "1 done"  # the retry is the latest sweep
+
+
+def test_a_process_of_its_own_carries_out_runs_and_tells_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The sweep above is slow; test_pool.py has many slots, whose processes load no torch.
+    (fault := tmp_path / "fault").touch()
+    (notes := tmp_path / "notes").mkdir()
+    smooth = [f"+model.notes={notes}", "protocol=knn"]
+    good = odd_runs.odd(tmp_path / "out", "Smooth", *smooth)
+    broken = odd_runs.odd(tmp_path / "out", "Broken", f"+model.file={fault}", "protocol=knn")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setenv("PYTHONPATH", odd_runs.ENVIRONMENT["PYTHONPATH"])
+    options = {"n_jobs": 1, "runs_per_gpu": 1, "threads": 1}
+    outcome = local.send([good, broken], tmp_path / "out", options)
+    assert outcome.failures == {broken.id: "ArithmeticError: the encoder is broken"}
+    assert good.is_finished
+    assert [path.name for path in notes.iterdir()] == ["7_1"]
 
 
 def children(pid: int) -> list[int]:

@@ -82,9 +82,10 @@ def difference(a, b):
     return max(float((a[k].double() - b[k].double()).abs().max()) for k in a)
 
 
-def test_one_process_equals_two_over_200_steps_in_float64(gloo_pool, tmp_path):
-    alone, _ = train(tmp_path / "alone", steps=200)
-    first, second = gloo_pool.run(states, str(tmp_path), {"steps": 200})
+@pytest.mark.parametrize("steps", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_one_process_equals_two_in_float64(gloo_pool, tmp_path, steps):
+    alone, _ = train(tmp_path / "alone", steps=steps)
+    first, second = gloo_pool.run(states, str(tmp_path), {"steps": steps})
     assert difference(alone, first) < 1e-9
     assert difference(first, second) == 0
 

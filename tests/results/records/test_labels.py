@@ -182,7 +182,9 @@ def random_documents(chance: random.Random) -> list[dict[str, Any]]:
     return documents
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 8))]
+)
 def test_labels_of_descriptions_are_those_of_whole_documents(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(60):
