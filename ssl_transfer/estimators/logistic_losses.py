@@ -42,8 +42,11 @@ class Multinomial:
 
     def probabilities(self, margins: Margins) -> tuple[Margins, Doubt]:
         """Return the probabilities (0 for the label) and ``log((1 - p) / p)`` of the label's."""
-        doubt = margins.logsumexp(1)
-        return (margins - F.softplus(doubt)[:, None]).exp_(), doubt
+        # One exponential of all margins serves both results.
+        largest = margins.amax(1, keepdim=True).clamp(min=torch.finfo(margins.dtype).min)
+        p = (margins - largest).exp_()
+        doubt = largest + p.sum(1, keepdim=True).log_()
+        return p.mul_((largest - F.softplus(doubt)).exp_()), doubt[:, 0]
 
     def mean(self, doubt: Doubt) -> PerProblem:
         """Return the mean loss: each sample's loss is ``softplus(-log odds of the label)``."""

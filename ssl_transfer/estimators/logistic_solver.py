@@ -163,22 +163,33 @@ class State:
         noise = 4 * torch.finfo(self.theta.dtype).eps * before
         length = torch.ones_like(before)
         short, long = torch.zeros_like(before), torch.full_like(before, torch.inf)
+
+        def look(problems: slice | Bool[Tensor, " P"]) -> tuple[Tensor, ...]:
+            narrow = length[problems].to(self.theta.dtype)[:, None, None]
+            moved = change[problems]
+            p, doubt = self._loss.probabilities(
+                torch.addcmul(self.margins[problems], moved, narrow)
+            )
+            return p, doubt, self._loss.mean(doubt), dot(p, moved) / change.shape[2]
+
+        p, doubt, data, tilt = looks = look(slice(None))
         for trial in range(TRIALS + 1):
-            narrow = length.to(self.theta.dtype)[:, None, None]
-            p, doubt = self._loss.probabilities(torch.addcmul(self.margins, change, narrow))
-            data = self._loss.mean(doubt)
             self.loss = data + ridge + length * linear + length.square() * square / 2
-            steepness = dot(p, change) / change.shape[2] + linear + length * square
+            steepness = tilt + linear + length * square
             fell = self.loss <= before + SUFFICIENT_DECREASE * length * slope + noise
             flat = steepness >= CURVATURE * slope
-            if trial == TRIALS or bool((fell & flat).all()):
+            searching = ~(fell & flat)
+            if trial == TRIALS or not bool(searching.any()):
                 break
             long = torch.where(fell, long, length)
             short = torch.where(fell & ~flat, length, short)
             middle = torch.where(long.isinf(), 2 * length, (short + long) / 2)
             if trial == TRIALS - 1:
                 middle = short
-            length = torch.where(fell & flat, length, middle)
+            length = torch.where(searching, middle, length)
+            # Only the problems without a length are looked at again.
+            for values, new in zip(looks, look(searching), strict=True):
+                values[searching] = new
         return length, p, doubt
 
     def _margins(self, theta: Parameters) -> Float[Tensor, "P K N"]:

@@ -38,6 +38,7 @@ from ssl_transfer.estimators.logistic_solver import Loss, Parameters, Solver
 Labels = Int64[Tensor, " samples"] | Int64[Tensor, "samples classes"]
 
 STRIDE = 10.0  # factor between the values of C that are solved one after another
+NARROW = 128  # weight vectors of a batch up to which their transpose is multiplied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,10 @@ class _Shared:
         self.variances = self.rows.square().mean(0)
 
     def logits(self, theta: Parameters) -> Float[Tensor, "P K N"]:
-        logits = theta.flatten(0, 1) @ self.rows.T
+        flat = theta.flatten(0, 1)
+        # BLAS is up to twice as fast if the narrow matrix is on the right.
+        narrow = len(flat) < NARROW
+        logits = (self.rows @ flat.T).T.contiguous() if narrow else flat @ self.rows.T
         return logits.view(*theta.shape[:2], -1)
 
     def pull_back(self, residuals: Float[Tensor, "P K N"]) -> Parameters:
