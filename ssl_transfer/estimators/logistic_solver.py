@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn import functional as F
 
 from ssl_transfer.estimators.lbfgs import Pairs, PerProblem, dot
 from ssl_transfer.estimators.logistic_losses import Doubt, Multinomial, OneVsRest
@@ -200,5 +201,8 @@ class State:
 
     def _gradient(self, p: Float[Tensor, "P K N"], doubt: Doubt) -> Parameters:
         """Return the gradient of the loss; ``p`` becomes the residuals."""
-        pulled = self._design.pull_back(self._loss.residuals(p, doubt))
+        residuals = self._loss.residuals(p, doubt)
+        # Products with numbers near the smallest of the type are many times slower.
+        limits = torch.finfo(p.dtype)
+        pulled = self._design.pull_back(F.hardshrink(residuals, limits.tiny / limits.eps))
         return pulled.addcmul_(self.penalty, self.theta)

@@ -49,16 +49,16 @@ class Solution:
         weights: weights of the original features.
         intercepts: minus infinity for a class without a sample, infinity for a class that every
             sample shows.
+        C: inverse strengths of the penalty.
         iterations: number of iterations of L-BFGS.
         converged: whether the tolerance was reached.
-        basis: basis of the space in which the fit took place.
     """
 
     weights: Float[Tensor, "P classes dim"]
     intercepts: Float[Tensor, "P classes"]
+    C: tuple[float, ...]
     iterations: Int64[Tensor, " P"]
     converged: Bool[Tensor, " P"]
-    basis: Float[Tensor, "dim axes"]
 
     def logits(
         self, problem: int, features: Float[Tensor, "samples dim"]
@@ -70,9 +70,9 @@ class Solution:
         return Solution(
             self.weights[problems],
             self.intercepts[problems],
+            self.C[problems],
             self.iterations[problems],
             self.converged[problems],
-            self.basis,
         )
 
 
@@ -85,6 +85,7 @@ def fit_path(
     tol: float = 1e-5,
     max_iter: int = 1000,
     memory: int = 10,
+    basis: Float[Tensor, "dim axes"] | None = None,
     start: Solution | None = None,
 ) -> Solution:
     """Return the classifiers that minimise ``C * sum CE + |W|^2 / 2`` for every C.
@@ -101,38 +102,38 @@ def fit_path(
             on the scale of the features or on C.
         max_iter: maximum number of iterations per problem.
         memory: number of pairs that L-BFGS stores.
-        start: classifier of similar features to start from, for a single C (``None``: zero).
+        basis: ``principal_axes`` of a set of samples that includes these, for several fits on parts
+            of the set (``None``: of these samples).
+        start: classifiers of similar features, one of which a single C starts from: the first for
+            that C, then for smaller values (``None``: start from zero weights).
 
     Raises:
         ValueError: for features or labels that cannot be fitted.
     """
     _check(features, labels, C, classes)
     loss, present, constant = _posed(labels, classes)
-    design = _Shared(features, None if start is None else start.basis)
+    design = _Shared(features, basis)
     solver = Solver(design, loss, tol=tol, max_iter=max_iter, memory=memory)
     inverse_strengths = np.asarray(C, dtype=np.float64)
     # The penalty of the mean loss, for weights of the scaled features, is 1 / (C unit).
     unit = len(features) * design.scale**2
     if start is None:
         # If the penalty exceeds the largest curvature, zero is a good start.
-        values = _waypoints(inverse_strengths, 1 / (unit * features.shape[1]))
-        path = _Path(values, unit, solver)
-        path.follow()
+        path = _Path(_waypoints(inverse_strengths, 1 / (unit * features.shape[1])), unit, solver)
     else:
-        assert len(inverse_strengths) == len(start.intercepts) == 1, "a start belongs to a single C"
-        path = _Path(inverse_strengths, unit, solver)
-        intercepts = start.intercepts[:, present]
-        # If the start had no samples of a class, its intercept starts at zero like its weights.
-        intercepts = intercepts.where(intercepts.isfinite(), 0)
-        path.solve([0], design.from_features(start.weights[:, present], intercepts))
+        assert len(C) == 1, "a start belongs to a single C"
+        first, lowest = _best_start(start, design, loss, present)
+        path = _Path(_waypoints(inverse_strengths, lowest), unit, solver)
+        path.theta[0] = first
+    path.follow()
     every = torch.from_numpy(np.searchsorted(path.values, inverse_strengths))
     weights, intercepts = design.to_features(path.theta[every])
     solution = Solution(
         weights=weights.new_zeros(len(C), classes, features.shape[1]),
         intercepts=constant.to(weights).repeat(len(C), 1),
+        C=tuple(C),
         iterations=path.iterations[every],
         converged=path.converged[every],
-        basis=design.basis,
     )
     solution.weights[:, present] = weights
     solution.intercepts[:, present] = intercepts
@@ -144,11 +145,7 @@ def _check(features: Tensor, labels: Tensor, C: Sequence[float], classes: int) -
         raise ValueError("logistic regression needs at least one sample and one value of C.")
     if min(C) <= 0 or not np.isfinite(C).all():
         raise ValueError(f"every C must be a positive number, but they are {list(C)}.")
-    if not bool(features.isfinite().all()):
-        raise ValueError(
-            "the features must be finite numbers, but some are infinite or NaN; check the "
-            "encoder's weights, or use `precision=fp32`."
-        )
+    _check_finite(features)
     low, high = int(labels.min()), int(labels.max())
     if labels.ndim == 2:
         if low < -1 or high > 1 or labels.shape[1] != classes:
@@ -158,6 +155,14 @@ def _check(features: Tensor, labels: Tensor, C: Sequence[float], classes: int) -
             )
     elif low < 0 or high >= classes:
         raise ValueError(f"labels must lie in [0, {classes}), but reach from {low} to {high}.")
+
+
+def _check_finite(features: Tensor) -> None:
+    if not bool(features.isfinite().all()):
+        raise ValueError(
+            "the features must be finite numbers, but some are infinite or NaN; check the "
+            "encoder's weights, or use `precision=fp32`."
+        )
 
 
 def _posed(
@@ -185,13 +190,8 @@ class _Shared:
     def __init__(
         self, features: Float[Tensor, "N dim"], basis: Float[Tensor, "dim axes"] | None
     ) -> None:
-        self.mean = features.mean(0)
-        centred = features - self.mean
-        self.scale = float(centred.square().mean().sqrt()) or 1.0
-        centred /= self.scale
-        # A basis of the whole space is valid for any features.
-        fits = basis is not None and basis.shape == (features.shape[1], features.shape[1])
-        self.basis = basis if basis is not None and fits else _principal_axes(centred)
+        centred, self.mean, self.scale = _centred(features)
+        self.basis = _axes(centred) if basis is None else basis
         rows = centred @ self.basis
         self.rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
         self.variances = self.rows.square().mean(0)
@@ -225,12 +225,30 @@ class _Shared:
         return torch.cat([weights @ self.basis * self.scale, intercepts], dim=-1)
 
 
-def _principal_axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"]:
-    """Return an orthonormal basis of the row space: the principal axes, up to rounding.
+def principal_axes(features: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"]:
+    """Return an orthonormal basis of the centred features: the principal axes, up to rounding.
 
     Every orthonormal basis gives the same optimum. The accuracy of the axes only affects the
-    preconditioner, so that single precision is enough.
+    preconditioner, so that single precision is enough, and so are the axes of more samples.
+
+    Raises:
+        ValueError: if a feature is not finite.
     """
+    _check_finite(features)
+    return _axes(_centred(features)[0])
+
+
+def _centred(
+    features: Float[Tensor, "N dim"],
+) -> tuple[Float[Tensor, "N dim"], Float[Tensor, " dim"], float]:
+    """Return features with mean 0 and mean square 1, their mean, and their scale."""
+    mean = features.mean(0)
+    centred = features - mean
+    scale = float(centred.square().mean().sqrt()) or 1.0
+    return centred.div_(scale), mean, scale
+
+
+def _axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"]:
     span: Tensor | None = None
     square = centred
     if len(centred) < centred.shape[1]:
@@ -238,6 +256,33 @@ def _principal_axes(centred: Float[Tensor, "N dim"]) -> Float[Tensor, "dim axes"
         square = triangle.T
     axes: Tensor = torch.linalg.eigh(square.T @ square).eigenvectors
     return axes if span is None else torch.mm(span, axes)
+
+
+def _best_start(
+    start: Solution, design: _Shared, loss: Loss, present: Int64[Tensor, " present"]
+) -> tuple[Float[Tensor, "K R"], float]:
+    """Return the classifier at which a path begins, and its C.
+
+    Large weights that separate the samples of ``start`` are far off for others, and the way back is
+    long. Thus C is lowered by decades for as long as this lowers the loss of these samples.
+    """
+    best: tuple[Float[Tensor, "K R"], float] | None = None
+    smallest = math.inf
+    for problem, C in enumerate(start.C):
+        if best is not None and best[1] / C < STRIDE * (1 - 1e-6):
+            continue
+        intercepts = start.intercepts[problem, present]
+        # If the start had no samples of a class, its intercept starts at zero like its weights.
+        intercepts = intercepts.where(intercepts.isfinite(), 0)[None]
+        theta = design.from_features(start.weights[problem, present][None], intercepts)
+        margins = loss.margins(design.logits(theta))
+        loss.exclude(margins)
+        mean = float(loss.mean(loss.probabilities(margins)[1]))
+        if best is not None and mean >= smallest:
+            break
+        best, smallest = (theta[0], C), mean
+    assert best is not None, "a start has a classifier"
+    return best
 
 
 def _waypoints(

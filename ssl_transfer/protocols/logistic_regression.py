@@ -18,7 +18,7 @@ from ssl_transfer.config.ranges import Count, Positive, ProperFraction, Range, c
 from ssl_transfer.context import Context
 from ssl_transfer.datasets import Dataset
 from ssl_transfer.datasets.splitting import cross_validation_folds
-from ssl_transfer.estimators.softmax_regression import Solution, fit_path
+from ssl_transfer.estimators.softmax_regression import Solution, fit_path, principal_axes
 from ssl_transfer.metrics.calibration import require_folds
 from ssl_transfer.models import Encoder
 from ssl_transfer.models.heads import Head, linear_head, save_head
@@ -238,13 +238,14 @@ class Search:
     def batched(self, test: Features) -> SearchResult:
         """Fit the whole grid at once, each problem to convergence."""
         grid, fixed = self.protocol.grid(), self.protocol.C is not None
+        basis = principal_axes(self.both[0])  # all fits share it
         scores: list[float | None] = []
         chosen, val_logits, start = 0, None, None
         if not fixed or self.protocol.calibration == "val":
             by_part: list[list[float | None]] = []
             count = self.protocol.folds if self.protocol.selection == "cv" else 1
             for fitted, judged in self._shown(self.parts(), count, "fits"):
-                path = self._fit_path(fitted, grid)
+                path = self._fit_path(fitted, grid, basis)
                 if not fixed:
                     each = (path.logits(problem, judged[0]) for problem in range(len(grid)))
                     by_part.append([self._goodness(logits, judged[1]) for logits in each])
@@ -253,8 +254,8 @@ class Search:
                 chosen = self._best(scores)
             if self.protocol.selection == "val":
                 val_logits = path.logits(chosen, self.val[0]).cpu()
-            start = path[chosen : chosen + 1]
-        final = self._fit_path(self.both, grid[chosen : chosen + 1], start)
+            start = path[chosen:]
+        final = self._fit_path(self.both, grid[chosen : chosen + 1], basis, start)
         if not bool(final.converged.all()):
             log.warning(
                 "the fit at C = %.3g stopped after %d iterations before it converged; raise "
@@ -264,7 +265,11 @@ class Search:
         return SearchResult(scores, chosen, final.logits(0, test).cpu(), head, val_logits)
 
     def _fit_path(
-        self, samples: Samples, grid: list[float], start: Solution | None = None
+        self,
+        samples: Samples,
+        grid: list[float],
+        basis: Float[Tensor, "dim axes"],
+        start: Solution | None = None,
     ) -> Solution:
         # C is defined for two weight vectors per problem; the penalty of one vector is half as
         # large.
@@ -275,6 +280,7 @@ class Search:
             classes=self.classes,
             tol=self.protocol.tol,
             max_iter=self.protocol.max_iter,
+            basis=basis,
             start=start,
         )
 

@@ -6,7 +6,8 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from ssl_transfer.estimators import logistic_solver
-from ssl_transfer.estimators.softmax_regression import fit_path
+from ssl_transfer.estimators.logistic_losses import Multinomial
+from ssl_transfer.estimators.softmax_regression import fit_path, principal_axes
 
 
 def problem(samples=80, dim=12, classes=4, *, noise=1.5, seed=0, dtype=torch.float64):
@@ -129,6 +130,59 @@ def test_a_start_at_the_optimum_stays_there():
     again = fit_path(features, labels, C=[1.0], classes=4, tol=1e-8, start=found[0:1])
     assert int(again.iterations[0]) <= 2
     torch.testing.assert_close(again.weights, found.weights, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.3, 1.5], ids=["separable", "overlapping"])
+def test_a_start_from_a_path_of_other_samples_reaches_the_same_optimum(noise):
+    features, labels = problem(60, 40, noise=noise)
+    start = fit_path(features[:30], labels[:30], C=[1e4, 1e3, 1e2, 1.0], classes=4)
+    warm = fit_path(features, labels, C=[1e4], classes=4, tol=1e-13, start=start)
+    cold = fit_path(features, labels, C=[1e4], classes=4, tol=1e-13)
+    assert bool(warm.converged.all())
+    torch.testing.assert_close(warm.logits(0, features), cold.logits(0, features), rtol=0, atol=0.1)
+    ours, expected = (
+        objective(features, labels, 1e4, found.weights[0], found.intercepts[0])
+        for found in (warm, cold)
+    )
+    assert ours == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(80, 12), (30, 60)], ids=["tall", "wide"])
+def test_the_axes_of_more_samples_give_the_same_optimum(shape):
+    features, labels = problem(*shape)
+    part = slice(0, len(labels) * 2 // 3)
+    one, two = (
+        fit_path(features[part], labels[part], C=[10.0, 0.1], classes=4, tol=1e-13, basis=basis)
+        for basis in (None, principal_axes(features))
+    )
+    torch.testing.assert_close(one.weights, two.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_a_rotation_of_the_features_rotates_the_weights():
+    features, labels = problem()
+    generator = torch.Generator().manual_seed(2)
+    rotation = torch.linalg.qr(torch.randn(12, 12, generator=generator, dtype=torch.float64)).Q
+    plain = fit_path(features, labels, C=[1.0], classes=4, tol=1e-13)
+    turned = fit_path(features @ rotation, labels, C=[1.0], classes=4, tol=1e-13)
+    torch.testing.assert_close(turned.weights, plain.weights @ rotation, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(turned.intercepts, plain.intercepts, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3])
+def test_probabilities_and_losses_of_large_logits_are_exact_in_single_precision(size):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(20) % 5
+    logits = size * torch.randn(1, 5, 20, generator=generator)
+    loss = Multinomial(labels, 5)
+    margins = loss.margins(logits.clone())
+    loss.exclude(margins)
+    p, doubt = loss.probabilities(margins)
+    expected = logits.double().softmax(1) - F.one_hot(labels).T
+    cross_entropy = F.cross_entropy(logits[0].T.double(), labels)
+    torch.testing.assert_close(
+        loss.residuals(p, doubt).double(), expected, rtol=0, atol=1e-6 * size
+    )
+    assert float(loss.mean(doubt)) == pytest.approx(float(cross_entropy), rel=1e-5)
 
 
 def test_a_start_that_knows_nothing_of_a_class_reaches_the_same_optimum():
