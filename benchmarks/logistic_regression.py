@@ -41,7 +41,7 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
 from ssl_transfer import metrics
-from ssl_transfer.estimators.softmax_regression import fit_path, principal_axes
+from ssl_transfer.estimators.softmax_regression import fit_path
 from ssl_transfer.protocols.logistic_regression import LogisticRegression, Search
 
 PATCH = 6  # pixels
@@ -161,9 +161,7 @@ def measure(
 def batched(splits: Splits, clock: Callable[[], float]) -> Result:
     """The protocol as it runs by default."""
     result = timed(lambda search: search.batched, splits, clock)
-    features, labels = splits["train"]
-    basis = principal_axes(torch.cat([features, splits["val"][0]]))
-    path = fit_path(features, labels, C=GRID, classes=classes(splits), basis=basis)
+    path = fit_path(*splits["train"], C=GRID, classes=classes(splits))
     gradients = [
         gradient_norm(splits["train"], C, weights, intercepts)
         for C, weights, intercepts in zip(GRID, path.weights, path.intercepts, strict=True)

@@ -102,8 +102,8 @@ def fit_path(
             on the scale of the features or on C.
         max_iter: maximum number of iterations per problem.
         memory: number of pairs that L-BFGS stores.
-        basis: ``principal_axes`` of a set of samples that includes these, for several fits on parts
-            of the set (``None``: of these samples).
+        basis: ``principal_axes`` of samples that include these, or of any that are at least as many
+            as features, so that several fits share them (``None``: of these samples).
         start: classifiers of similar features, one of which a single C starts from: the first for
             that C, then for smaller values (``None``: start from zero weights).
 

@@ -238,7 +238,7 @@ class Search:
     def batched(self, test: Features) -> SearchResult:
         """Fit the whole grid at once, each problem to convergence."""
         grid, fixed = self.protocol.grid(), self.protocol.C is not None
-        basis = principal_axes(self.both[0])  # all fits share it
+        basis = self._basis()
         scores: list[float | None] = []
         chosen, val_logits, start = 0, None, None
         if not fixed or self.protocol.calibration == "val":
@@ -263,6 +263,11 @@ class Search:
             )  # fmt: skip
         head = linear_head(final.weights[0], final.intercepts[0]).cpu()
         return SearchResult(scores, chosen, final.logits(0, test).cpu(), head, val_logits)
+
+    def _basis(self) -> Float[Tensor, "dim axes"]:
+        """Return the basis of all fits: most are to the training split, if it spans the space."""
+        train = self.train[0]
+        return principal_axes(train if len(train) >= train.shape[1] else self.both[0])
 
     def _fit_path(
         self,
