@@ -4,10 +4,11 @@
 
 The files, tiny JPEGs in 1,000 class folders of ``train`` and ``test``, are made if they are missing
 (5.3 GB of 4 KiB blocks). Each side runs in a process of its own, twice: the first time of ours
-checks all images. The other side is what users write today: ``torchvision.datasets.ImageFolder`` of
-both splits, and one ``stat`` per file, without which no change is noticed. The system has the
-folders in its cache. Memory is the growth of the process over its imports; ``workers`` is that of
-two processes of a loader that read 20,000 images.
+checks all images. Then ours keeps the list of the files, as a finished run does, and compares it
+with the disk, as the same command sent again does. The other side is what users write today:
+``torchvision.datasets.ImageFolder`` of both splits, and one ``stat`` per file, without which no
+change is noticed. The system has the folders in its cache. Memory is the growth of the process over
+its imports; ``workers`` is that of two processes of a loader that read 20,000 images.
 """
 
 import argparse
@@ -73,11 +74,18 @@ def ours(folder: Path, verify: str) -> None:
     from ssl_transfer.datasets.loading import load
     from ssl_transfer.datasets.transforms import Pipeline, ViewDataset
     from ssl_transfer.preprocessing import Preprocessing
+    from ssl_transfer.system import manifests
 
     before = used()
     dataset = image_folder(name="large", root=str(folder), verify=verify)
     dataset = decode_once(dataset, folder.parent / "decoded", "never")
     report(f"ours, verify={verify}", before)
+    before_list, outputs = used(), folder.parent / "outputs"
+    identity = manifests.save(dataset.inputs, outputs)
+    report("  its files listed for the record", before_list)
+    before_list = used()
+    assert not manifests.Comparer(outputs).compare(identity).stale
+    report("  the list compared with the disk", before_list)
     data = ViewDataset(dataset["train"], [Pipeline(Preprocessing(size=32, resize=None))], seed=0)
     picked = range(min(READ, len(data)))
     batches = [[(0, index) for index in picked[start : start + BATCH]] for start in picked[::BATCH]]

@@ -8,7 +8,7 @@ from ssl_transfer.config.ranges import ProperFraction, Range
 from ssl_transfer.datasets.annotations import lines_of, numbers_of, rows_of, table_of
 from ssl_transfer.datasets.base import Dataset
 from ssl_transfer.datasets.files import Listing
-from ssl_transfer.datasets.folder import class_listing
+from ssl_transfer.datasets.folder import class_listing, known_folders
 from ssl_transfer.datasets.layout import (
     by_lists,
     keep_named,
@@ -270,7 +270,9 @@ def _imagenet_folders(
             "folders."
         )
     chosen = tuple(classes if only is None else only)
-    train, test = (class_listing(folder, chosen, folder) for folder in folders)
+    train, test = (
+        class_listing(folder, chosen, folder, known_folders(options, folder)) for folder in folders
+    )
     return chosen, train, test
 
 

@@ -298,20 +298,24 @@ def _warn_of_deeper_classes(
         )  # fmt: skip
 
 
-def class_listing(folder: Path, classes: Sequence[str], root: Path) -> Listing:
+def class_listing(
+    folder: Path, classes: Sequence[str], root: Path, known: KnownFolders | None = None
+) -> Listing:
     """Return the images below each class's folder, of a published set.
 
     Args:
         folder: holds the classes' folders.
         classes: their names.
         root: folder that the images' names are relative to.
+        known: lists the folders, of a set with very many images (see ``known_folders``).
 
     Raises:
         ValueError: if a class has no image.
     """
-    left_out = LeftOut(root)
+    left_out, known = LeftOut(root), known or KnownFolders(None)
     places = [folder / name for name in classes]
-    listing = _listings({"all": places}, root, left_out, KnownFolders(None))["all"]
+    listing = _listings({"all": places}, root, left_out, known)["all"]
+    known.save()
     counts = np.bincount(listing.targets, minlength=len(classes))
     empty = [str(folder / name) for name, count in zip(classes, counts, strict=True) if not count]
     if empty:

@@ -1,6 +1,7 @@
 """Many texts in one block of memory: a million paths as objects would take 150 MB per process."""
 
 import itertools
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
@@ -111,9 +112,13 @@ def pick(texts: Sequence[str], indices: Int64[np.ndarray, " picked"]) -> Sequenc
 def joined(parts: Sequence[Sequence[str]]) -> Sequence[str]:
     """Return the texts of several sequences, one after the other."""
     tables = [part for part in parts if isinstance(part, Texts)]
-    if len(tables) < len(parts) or len({table.prefix for table in tables}) != 1:
+    if len(tables) < len(parts) or not tables:
         return [text for part in parts for text in part]
-    return Texts.joined(tables, tables[0].prefix)
+    if len({table.prefix for table in tables}) == 1:
+        return Texts.joined(tables, tables[0].prefix)
+    common = os.path.commonprefix([table.prefix for table in tables])  # noqa: RUF071 - cut below
+    folder = common[: common.rfind(os.sep) + 1]
+    return Texts.of((text[len(folder) :] for table in tables for text in table), folder)
 
 
 def pieces(texts: Sequence[str], separator: str) -> Iterator[str]:

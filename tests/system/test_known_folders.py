@@ -15,6 +15,7 @@ from tiny_runs import tiny
 
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.class_folders import imagenet
 from ssl_transfer.datasets.decoded import decode_once, require_unchanged
 from ssl_transfer.datasets.folder import image_folder
 from ssl_transfer.datasets.loading import load
@@ -109,6 +110,24 @@ def test_files_of_unchanged_folders_are_not_looked_at_again(
     assert again.inputs.identity == before.inputs.identity
     assert again.inputs.stamps == before.inputs.stamps
     assert pixels(again) == pixels(before)
+
+
+def test_imagenet_is_listed_as_class_folders_are(photos: Path, looked_at: list[str]) -> None:
+    root = photos.with_name("imagenet")
+    for part in ("train", "val"):
+        shutil.copytree(photos, root / part)
+    fill(root / "val", 8)  # other images than those of train
+    for path in root.glob("val/*/?.png"):
+        overwrite(path)
+    options = {"name": "imagenet", "root": str(root), "sizes": "warn"}
+    before = imagenet(**options)
+    assert len(looked_at) == 28
+    assert imagenet(**options).fingerprint == before.fingerprint
+    assert len(looked_at) == 28
+    overwrite(first(before))
+    with pytest.raises(OSError, match="changed in place"):
+        batches(imagenet(**options), 0)
+    assert imagenet(**options).fingerprint != before.fingerprint
 
 
 def replaced(path: Path) -> None:
@@ -345,4 +364,8 @@ def test_texts_are_a_sequence_of_text() -> None:
     both = joined([table.pick(picked), Texts.of(["x"], "root/")])
     assert isinstance(both, Texts)
     assert both == [*(whole[index] for index in picked), "root/x"]
+    splits = joined([Texts.of(["x"], "root/train/"), Texts.of(["y", "z"], "root/test/")])
+    assert isinstance(splits, Texts)
+    assert splits.prefix == "root/"
+    assert list(splits) == ["root/train/x", "root/test/y", "root/test/z"]
     assert "".join(pieces(table, "|")) == "|".join(whole)
