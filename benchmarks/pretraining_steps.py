@@ -9,7 +9,8 @@ the method's networks alone, replayed with the inputs of a step, in the same mem
 loss, optimizer and data. ``pipeline`` is the trainer on images from which it draws the method's own
 views. Encoder, widths of the heads, batch and optimizer are the same on lightly's side
 (https://github.com/lightly-ai/lightly, MIT), which lets its heads, losses, memory bank and momentum
-update stand for the rest, as in its examples. The sides take turns; each is judged by its fastest
+update stand for the rest, as in its examples, in a process of its own, whose allocator our trainer
+has not set (``memory.kept``). The sides take turns; each is judged by its fastest
 step, in CPU seconds of one thread (on a GPU: in seconds), so that other work on the machine
 disturbs the ratio little. Batch statistics are the whole batch's, and nothing is clipped: lightly's
 examples do neither.
@@ -19,12 +20,14 @@ import argparse
 import copy
 import dataclasses
 import itertools
+import multiprocessing
 import os
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +64,16 @@ Config = dict[str, Any]
 Clock = Callable[[], float]
 Side = Callable[[], list[float]]
 METHODS = (
-    "supervised", "simclr", "byol", "simsiam", "moco_v1", "moco_v2", "dino", "swav",
-    "barlow_twins", "mixed_barlow_twins", "vicreg", "w_mse", "seed",
+    "supervised", "simclr", "byol", "simsiam", "moco_v1", "moco_v2", "moco_v2_small", "dino",
+    "swav", "barlow_twins", "mixed_barlow_twins", "vicreg", "w_mse", "seed", "distill",
 )  # fmt: skip
+"""All options of ``conf/method`` but ``as_is``, ``cat`` and ``cat_sub``, which train nothing."""
 OVERRIDES = {
     "dino": ["method.hidden_dims=[2048,2048]"],
     "seed": ["method.teacher=small_resnet", "method.teacher_output=features"],
+    "distill": ["method.teachers=[small_resnet]"],
 }
-"""The head that lightly has; a teacher with random weights."""
+"""The head that lightly has; teachers with random weights."""
 
 
 class SameViews:
@@ -114,9 +119,11 @@ class Clocked:
 
 def built(config: Config, device: torch.device) -> methods.Method:
     """Return an untrained method."""
-    others = {}
+    others: dict[str, Any] = {}
     if config["method"]["name"] == "seed":
         others["teacher"] = models.build(config["model"], seed=1)
+    if config["method"]["name"] == "distill":
+        others["teachers"] = [models.build(config["model"], seed=1)]
     node = {**config["method"], "bn_groups": 1, "clip_grad_norm": None}
     return methods.build(node, models.build(config["model"]), 10, **others).to(device)
 
@@ -209,6 +216,7 @@ def theirs(
 ) -> list[float]:
     """Return the seconds of each step of a plain loop over lightly's parts."""
     node = config["method"]
+    torch.manual_seed(0)
     parts = LIGHTLY[node["name"]](models.build(config["model"]), node, device)
     for module in (*parts.modules, *(slow for _, slow in parts.slow)):
         module.to(device).train()
@@ -353,8 +361,8 @@ def drawn_images(count: int, size: int, views: Sequence[Any], preprocessing: Any
     )
 
 
-def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Return the seconds of the fastest step of every side."""
+def measure(name: str, options: argparse.Namespace, other: Executor) -> dict[str, float]:
+    """Return the seconds of the fastest step of every side; lightly's runs in ``other``."""
     device = torch.device(options.device)
     own = [f"method={name}", f"model={options.model}", *OVERRIDES.get(name, []), *options.overrides]
     config = resolve(plain(compose(own)))
@@ -373,15 +381,22 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, float]:
         "pipeline": lambda: ours(learner, config, images, options.steps, clock),
     }
     if name in LIGHTLY:
-        sides["lightly"] = lambda: theirs(config, data, options.steps, device, clock)
+        sides["lightly"] = lambda: other.submit(
+            theirs, config, data, options.steps, device, clock
+        ).result()
     if learner.other_preprocessing:
         del sides["pipeline"]
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for round_ in range(options.rounds):
         for side in list(sides) if round_ % 2 == 0 else list(sides)[::-1]:
-            torch.manual_seed(0)
             seconds[side] += sides[side]()
     return {side: min(times) for side, times in seconds.items()}
+
+
+def prepare() -> None:
+    """Set what holds for a whole process."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
 
 
 def main() -> None:
@@ -398,18 +413,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_intermixed_args()
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    prepare()
     print(f"{'':<20}{'seconds':>10}{'limit /':>12}{'limit /':>12}{'lightly /':>12}")
     print(f"{'method':<20}{'a step':>10}{'step':>12}{'pipeline':>12}{'step':>12}")
-    for name in options.methods.split(","):
-        seconds = measure(name, options)
-        ratios = [("limit", "ours"), ("limit", "pipeline"), ("lightly", "ours")]
-        cells = [
-            f"{seconds[a] / seconds[b]:>12.2f}" if a in seconds and b in seconds else f"{'':>12}"
-            for a, b in ratios
-        ]
-        print(f"{name:<20}{seconds['ours']:>10.3f}{''.join(cells)}", flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=prepare) as other:
+        for name in options.methods.split(","):
+            show(name, measure(name, options, other))
+
+
+def show(name: str, seconds: dict[str, float]) -> None:
+    """Print a method's row."""
+    ratios = [("limit", "ours"), ("limit", "pipeline"), ("lightly", "ours")]
+    cells = [
+        f"{seconds[a] / seconds[b]:>12.2f}" if a in seconds and b in seconds else f"{'':>12}"
+        for a, b in ratios
+    ]
+    print(f"{name:<20}{seconds['ours']:>10.3f}{''.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":
