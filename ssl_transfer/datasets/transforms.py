@@ -7,6 +7,7 @@ the conditions on the arithmetic).
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -252,9 +253,7 @@ class Pipeline:
         draws = uniforms(seed, "augment", epochs, indices, view=self.view, draws=NUM_DRAWS)
         chosen = self.augmentation
         if chosen is not None and chosen.before_crop:
-            images = [
-                recoloured(image, draws[row : row + 1], chosen) for row, image in enumerate(images)
-            ]
+            images = recoloured(images, draws, chosen)
         pixels = torch.from_numpy(self._geometry(images, draws))
         batch = _reserve(len(images), 3, *pixels.shape[1:3])
         mean, std = (
@@ -382,19 +381,31 @@ def random_boxes(
     return np.concatenate([left, top, left + width, top + height], axis=1)
 
 
-def recoloured(image: Image.Image, draws: Draws, chosen: Augmentation) -> Image.Image:
-    """Return an image of any size after the operations that precede the crop.
+def recoloured(
+    images: Sequence[Image.Image], draws: Draws, chosen: Augmentation
+) -> list[Image.Image]:
+    """Return images of any sizes after the operations that precede the crop.
 
     Args:
-        image: the image in RGB.
-        draws: its random numbers, one row.
+        images: the images in RGB.
+        draws: random numbers of every image.
         chosen: the augmentation, which defines the operations and their strength.
     """
-    # Copy: PIL's memory is read-only and may be shared with other processes.
-    array = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
-    pixels = photometry(array.float().div_(255), draws, chosen, chosen.before_crop)
-    levels = pixels[0].permute(1, 2, 0).mul(255).round_().to(torch.uint8)
-    return Image.fromarray(levels.numpy())
+    recoloured = list(images)
+    rows_of: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, image in enumerate(images):
+        rows_of[image.size].append(row)
+    for (width, height), alike in rows_of.items():
+        chunk = max(1, CHUNK // (3 * width * height))
+        for start in range(0, len(alike), chunk):
+            rows = alike[start : start + chunk]
+            array = np.stack([np.asarray(images[row]) for row in rows])
+            pixels = torch.from_numpy(array).permute(0, 3, 1, 2).contiguous().float().div_(255)
+            pixels = photometry(pixels, draws[rows], chosen, chosen.before_crop)
+            levels = pixels.permute(0, 2, 3, 1).mul(255).round_().to(torch.uint8).numpy()
+            for row, level in zip(rows, levels, strict=True):
+                recoloured[row] = Image.fromarray(level)
+    return recoloured
 
 
 def photometry(
