@@ -81,7 +81,8 @@ def finish(folder: Path, overrides: list[str], seeds: int, inputs: dict[str, obj
             run = Run({**example, "seed": seed})
             record = {**run.identify(), "status": "finished", "reason": None, "scores": [score],
                       "encoder": {"id": "0" * 16, "label": run.label}, "config": run.config,
-                      "duration_s": 0.0, "inputs": inputs}  # fmt: skip
+                      "started": "2026-11-27T00:00:00+00:00", "duration_s": 0.0,
+                      "inputs": inputs}  # fmt: skip
             write_json(folder / "outputs" / run.place / "record.json", record)
 
 

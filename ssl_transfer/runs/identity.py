@@ -188,15 +188,32 @@ def _rules(axis: str, target: str | None) -> _Rules:
     )
 
 
+# Identities of nodes by axis and text: the runs of a sweep have equal nodes.
+_IDENTITIES: dict[tuple[str, str], Any] = {}
+_MOST_IDENTITIES = 4096
+
+
 def identity_of(axis: str, node: Any) -> Any:
     """Return the part of an axis's node that identifies it, without neutral and default keys.
 
     Args:
         axis: ``model``, ``method``, ``dataset`` or ``protocol``.
         node: plain dictionaries and lists; anything but a dictionary is returned unchanged.
+
+    Returns:
+        A dictionary that is shared by equal nodes and must not be changed.
     """
     if not isinstance(node, dict):
         return node
+    key = axis, repr(node)
+    if key not in _IDENTITIES:
+        if len(_IDENTITIES) == _MOST_IDENTITIES:
+            _IDENTITIES.clear()
+        _IDENTITIES[key] = _identity_of(axis, node)
+    return _IDENTITIES[key]
+
+
+def _identity_of(axis: str, node: dict[str, Any]) -> dict[str, Any]:
     target = node.get("_target_")
     rules = _rules(axis, target if isinstance(target, str) else None)
     if not rules.foreign:

@@ -382,6 +382,7 @@ def joined(labels: Iterable[str]) -> str:
     return "+".join(label if count == 1 else f"{count}x-{label}" for label, count in counted)
 
 
+@functools.lru_cache(maxsize=1024)
 def _filename(text: str) -> str:
     """Return ``text`` as a file name, without characters that file systems may reject."""
     return re.sub(r"[^\w.=+-]+", "-", text).strip("-.")[:60] or "unnamed"

@@ -100,7 +100,7 @@ def _missing(config: Mapping[str, Any]) -> Iterator[str]:
     for axis in AXES:
         node = config.get(axis)
         needed = ("name", "seed") if axis == "method" else ("name",)
-        if isinstance(node, Mapping):
+        if isinstance(node, dict):
             yield from (f"{axis}.{key}" for key in needed if key not in node)
 
 
