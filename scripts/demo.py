@@ -23,6 +23,14 @@ def step(title: str, *arguments: str) -> None:
         sys.exit(done.returncode)
 
 
+def sweep(experiment: str) -> list[str]:
+    """Return the command of an experiment with a process of one thread for each core.
+
+    Scores do not depend on the number of cores then, and small networks gain little from threads.
+    """
+    return ["run.py", "-m", f"experiment={experiment}", "hydra/launcher=local"]
+
+
 MEASURES = (
     "linear_probe", "bn_tune", "knn", "logistic_regression", "few_shot", "instance_discrimination",
     "alignment_uniformity", "synthetic_invariance", "transferability:logme",
@@ -37,11 +45,9 @@ def main() -> None:
     with_measures = parser.parse_args().measures
     began = time.monotonic()
     tables = f"{OUTPUTS}/tables"
-    step("Pre-train nine encoders, judge each", "run.py", "-m", "experiment=demo")
-    step("Judge a random encoder", "run.py", "-m", "experiment=demo_random")
+    step("Pre-train nine encoders, judge them and a random one", *sweep("demo"))
     if with_measures:
-        step("Measure the frozen features", "run.py", "-m", "experiment=demo_measures")
-        step("And those of the random encoder", "run.py", "-m", "experiment=demo_measures_random")
+        step("Measure the frozen features", *sweep("demo_measures"))
     saved = ["--outputs", OUTPUTS, "--save", tables]
     step("The scores", "-m", "results", "table", *saved)
     proxies = ",".join(MEASURES) if with_measures else "linear_probe,bn_tune"

@@ -99,8 +99,8 @@ def test_nothing_is_left_in_the_folder_where_a_user_stands(
             "`protocol.epoch` is not a key of `protocol=linear_probe`; did you mean `epochs`?",
         ),
         (
-            ["-m", "seed=0,1", "experiment=demo,demo_random"],
-            "since each has a grid of its own, but is `demo,demo_random`; send one command for "
+            ["-m", "seed=0,1", "experiment=demo,demo_measures"],
+            "since each has a grid of its own, but is `demo,demo_measures`; send one command for "
             "each.",
         ),
         (["experiment=bn_tuning_many_shot"], "; use `experiment=bn_tuning/many_shot`."),

@@ -84,7 +84,7 @@ def test_compositions_remembered_or_not_equal_hydras_own_on_random_command_lines
 
 UNUSUAL = [
     ["experiment=demo", "seed=3"],
-    ["seed=3", "experiment=demo_random", "protocol.epochs=2"],
+    ["seed=3", "experiment=demo_measures", "protocol.epochs=2"],
     ["protocol.epochs=2", "protocol=finetune", "protocol.epochs=4"],
     ["~experiment", "~logger", "seed=2"],
     ["~seed", "+seed=4"],

@@ -19,6 +19,7 @@ from PIL import Image
 
 import launchers
 from launchers import sweep
+from launchers.applicable import compose_cells
 from launchers.composition import sweep_composer
 from launchers.sweeper import products
 from ssl_transfer.config import AXES, CONF, compose, options, plain, resolve
@@ -112,10 +113,12 @@ def models(sweeps: dict[str, Sweep]) -> dict[tuple[str, str], Config]:
     }
 
 
-@pytest.mark.parametrize("experiment", ["demo", "demo_random"])
+@pytest.mark.parametrize("experiment", ["demo", "demo_measures"])
 def test_every_cell_of_the_demo_is_accepted(hydra: Hydra, experiment: str) -> None:
     one = Sweep(hydra, experiment)
-    cells = [one.config(*line) for line in one.lines("seed=0")]
+    cells, _ = compose_cells(
+        one.lines("seed=0"), lambda line: plain(one.composer.compose(line)), one.composer
+    )
     assert [problem for cell in cells for problem in problems(cell)] == []
 
 
