@@ -1,7 +1,8 @@
-"""Pre-training steps: our trainer against its networks alone and against a loop of lightly's parts.
+r"""Pre-training steps: our trainer against its networks alone and against a loop of lightly's parts.
 
     python benchmarks/pretraining_steps.py
-    python benchmarks/pretraining_steps.py --methods byol,swav --model resnet18 model.stem=cifar
+    python benchmarks/pretraining_steps.py --methods byol,swav --batch-size 64 --model resnet18 \
+        model.stem=cifar model.preprocessing.size=32 model.preprocessing.resize=32
 
 A step: a batch of two views in memory, forward, backward, the optimizer's update, the momentum
 encoder's, and the loss read. ``limit`` is what no step can beat: the forward and backward passes of
@@ -366,7 +367,7 @@ def measure(name: str, options: argparse.Namespace, other: Executor) -> dict[str
     device = torch.device(options.device)
     own = [f"method={name}", f"model={options.model}", *OVERRIDES.get(name, []), *options.overrides]
     config = resolve(plain(compose(own)))
-    size = options.size or config["model"]["preprocessing"]["size"]
+    size = config["model"]["preprocessing"]["size"]
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     learner = built(config, device)
     count = len(learner.views) * (1 + len(learner.other_preprocessing))
@@ -407,7 +408,6 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of our configuration")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--model", default="small_resnet")
-    parser.add_argument("--size", type=int, default=None, help="in pixels (the model's)")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--steps", type=int, default=4, help="of each side in each round")
     parser.add_argument("--rounds", type=int, default=6)
