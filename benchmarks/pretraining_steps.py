@@ -1,4 +1,4 @@
-r"""Pre-training steps: our trainer against its networks alone and against a loop of lightly's parts.
+r"""Pre-training steps: our trainer against its networks alone and against a loop of lightly parts.
 
     python benchmarks/pretraining_steps.py
     python benchmarks/pretraining_steps.py --methods byol,swav --batch-size 64 --model resnet18 \

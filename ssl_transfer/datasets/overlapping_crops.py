@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from ssl_transfer.datasets.transforms import NUM_DRAWS, random_boxes
+from ssl_transfer.datasets.draws import NUM_DRAWS, random_boxes
 from ssl_transfer.randomness import derive, uniforms
 
 MEAN_COLOUR = (124, 116, 104)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from ssl_transfer.datasets.base import Dataset
+from ssl_transfer.datasets.draws import FLIP, NUM_DRAWS
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.nearest import contents, existing_folder
 from ssl_transfer.datasets.object_views import assemble_views, refuse_options_of_labels
@@ -28,14 +29,7 @@ from ssl_transfer.datasets.overlapping_crops import (
     pair_of_quadrants,
 )
 from ssl_transfer.datasets.reader import Options, reader, some
-from ssl_transfer.datasets.transforms import (
-    FLIP,
-    NUM_DRAWS,
-    RESAMPLING,
-    Augmentation,
-    Pipeline,
-    photometry,
-)
+from ssl_transfer.datasets.transforms import RESAMPLING, Augmentation, Pipeline, photometry
 from ssl_transfer.datasets.walk import LeftOut, images_below, subfolders
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.randomness import derive, uniforms

@@ -14,12 +14,26 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 import torch.utils.data
-from jaxtyping import Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from ssl_transfer.config.ranges import Fraction, Range, Side, checked
 from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.draws import (
+    BLUR,
+    FACTORS,
+    FLIP,
+    GRAYSCALE,
+    JITTER,
+    NUM_DRAWS,
+    ORDER,
+    SIGMA,
+    SOLARIZE,
+    VERTICAL_FLIP,
+    Draws,
+    random_boxes,
+)
 from ssl_transfer.datasets.pixels import (
     Pixels,
     brightness,
@@ -35,20 +49,11 @@ from ssl_transfer.datasets.pixels import (
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.randomness import uniforms
 
-Draws = Float64[np.ndarray, "batch draws"]
 Chosen = TypeVar("Chosen", bound="Augmentation")
 Share = Annotated[float, Range(0, 1, open_low=True)]
 Ratio = Annotated[float, Range(0, open_low=True, cap=1e3)]
 Strength = Annotated[float, Range(0, cap=1e3)]
 Sigma = Annotated[float, Range(0, open_low=True, cap=1e3)]
-
-# The purpose of each of a sample's random numbers.
-ATTEMPTS = 10
-AREA, RATIO = slice(0, ATTEMPTS), slice(ATTEMPTS, 2 * ATTEMPTS)
-TOP, LEFT, FLIP, JITTER = range(20, 24)
-FACTORS, ORDER = slice(24, 28), slice(28, 32)
-GRAYSCALE, BLUR, SIGMA, SOLARIZE, VERTICAL_FLIP = range(32, 37)
-NUM_DRAWS = 37
 
 # Number of floats per chunk, so that a chunk stays in the processor's cache.
 CHUNK = 2**18
@@ -335,50 +340,6 @@ def centre_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image
     if (width, height) == (size, size):
         return image
     return image.crop((left, top, left + size, top + size))
-
-
-def random_boxes(
-    sizes: Int64[np.ndarray, "batch 2"],
-    draws: Draws,
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-) -> Int64[np.ndarray, "batch 4"]:
-    """Return the boxes of random resized crops, distributed as torchvision's.
-
-    Ten attempts draw a share of the area and a ratio of the sides; the first box that fits is
-    placed at random. If none fits, the box is the largest central crop with an allowed ratio.
-
-    Args:
-        sizes: width and height of every image.
-        draws: random numbers of every image.
-        scale: range of the share of the area.
-        ratio: range of width over height.
-
-    Returns:
-        Left, top, right and bottom of every box.
-    """
-    full_width, full_height = sizes[:, :1], sizes[:, 1:]
-    area = full_width * full_height * (scale[0] + (scale[1] - scale[0]) * draws[:, AREA])
-    low, high = np.log(ratio)
-    aspect = np.exp(low + (high - low) * draws[:, RATIO])
-    widths = np.rint(np.sqrt(area * aspect)).astype(np.int64)
-    heights = np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (widths > 0) & (widths <= full_width) & (heights > 0) & (heights <= full_height)
-    first = fits.argmax(axis=1)[:, None]
-    fitting = fits.any(axis=1, keepdims=True)
-
-    central_width = np.minimum(full_width, np.rint(full_height * ratio[1]).astype(np.int64))
-    central_height = np.minimum(full_height, np.rint(full_width / ratio[0]).astype(np.int64))
-    width = np.where(fitting, np.take_along_axis(widths, first, axis=1), central_width)
-    height = np.where(fitting, np.take_along_axis(heights, first, axis=1), central_height)
-    free_width, free_height = full_width - width, full_height - height
-    left = np.where(
-        fitting, (draws[:, [LEFT]] * (free_width + 1)).astype(np.int64), free_width // 2
-    )
-    top = np.where(
-        fitting, (draws[:, [TOP]] * (free_height + 1)).astype(np.int64), free_height // 2
-    )
-    return np.concatenate([left, top, left + width, top + height], axis=1)
 
 
 def recoloured(

@@ -12,10 +12,10 @@ from torchvision.transforms.v2 import functional as judge_functional
 from ssl_transfer.datasets import pixels as pixel_operations
 from ssl_transfer.datasets import transforms
 from ssl_transfer.datasets.base import Split
+from ssl_transfer.datasets.draws import FACTORS, NUM_DRAWS, ORDER, random_boxes
 from ssl_transfer.datasets.images import ArrayImages
 from ssl_transfer.datasets.transforms import (
     CROP_FLIP,
-    NUM_DRAWS,
     Augmentation,
     Pipeline,
     View,
@@ -189,8 +189,8 @@ def test_jitter_applies_torchvisions_operations_in_each_images_own_order() -> No
     orders = set()
     for row in range(40):
         low, high = np.array([0.2, 0.4, 0.6, -0.3]), np.array([1.8, 1.6, 1.4, 0.3])
-        factors = low + (high - low) * draws[row, transforms.FACTORS]
-        order = np.argsort(draws[row, transforms.ORDER])
+        factors = low + (high - low) * draws[row, FACTORS]
+        order = np.argsort(draws[row, ORDER])
         orders.add(tuple(order))
         expected = pixels[row]
         for part in order:
@@ -207,7 +207,7 @@ def test_boxes_are_distributed_as_torchvisions() -> None:
         judge.RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(count)
     ]
     top, left, height, width = np.array(sampled, dtype=float).T
-    boxes = transforms.random_boxes(
+    boxes = random_boxes(
         np.tile([90, 60], (count, 1)), numbers(count), (0.08, 1.0), (3 / 4, 4 / 3)
     ).astype(float)
     ours = (boxes[:, 0], boxes[:, 1], boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
@@ -219,7 +219,7 @@ def test_boxes_are_distributed_as_torchvisions() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(1000, 10), (10, 1000), (1, 1), (7, 500)])
 def test_hopeless_shapes_get_torchvisions_central_crop(width: int, height: int) -> None:
-    box = transforms.random_boxes(
+    box = random_boxes(
         np.array([[width, height]]), np.full((1, NUM_DRAWS), 0.999), (0.9, 1.0), (3 / 4, 4 / 3)
     )[0]
     torch.manual_seed(0)
@@ -236,7 +236,7 @@ def test_a_cropped_view_equals_crop_and_resize_except_near_its_border() -> None:
     images = photographs(5, 64, 64)
     ours = run(Pipeline(preprocessing, chosen), images)
     draws = uniforms(0, "augment", np.zeros(5, np.int64), np.arange(5), draws=NUM_DRAWS)
-    boxes = transforms.random_boxes(np.full((5, 2), 64), draws, (0.5, 0.9), (3 / 4, 4 / 3))
+    boxes = random_boxes(np.full((5, 2), 64), draws, (0.5, 0.9), (3 / 4, 4 / 3))
     for row, image in enumerate(images):
         expected = image.crop(boxes[row].tolist()).resize((16, 16), Image.Resampling.BILINEAR)
         torch.testing.assert_close(
@@ -374,9 +374,9 @@ def test_colours_before_the_crop_are_torchvisions_on_the_whole_image() -> None:
             judge_functional.adjust_contrast,
             judge_functional.adjust_saturation,
         )
-        for part in np.argsort(row[transforms.ORDER]):
+        for part in np.argsort(row[ORDER]):
             if part < 3:
-                pixels = functions[part](pixels, 0.6 + 0.8 * float(row[transforms.FACTORS][part]))
+                pixels = functions[part](pixels, 0.6 + 0.8 * float(row[FACTORS][part]))
         changed.append(judge_functional.to_pil_image(pixels))
     crop_only = Augmentation(flip_probability=0.5)
     # The same random numbers crop both; torchvision cuts off decimals, which ours rounds.
