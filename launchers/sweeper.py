@@ -75,8 +75,10 @@ def products(
         typed: the overrides of the command line; of several of one key the last one wins.
 
     Raises:
-        SweepRefused: with exit code 2, if no run is left; see ``command_lines``, too.
+        SweepRefused: with exit code 2, if no run is left, or if only some of an axis's values are
+            in the grids; see ``command_lines``, too.
     """
+    _refuse_mixed(grids, typed)
     lines: dict[tuple[str, ...], list[str]] = {}
     for number, grid in enumerate(grids):
         selected = _selected(grids, number, typed)
@@ -111,6 +113,27 @@ def _selected(
         for key, values in chosen.items()
         if _of_key(grids[number], key) and any(_of_key(grid, key) & values for grid in grids)
     }
+
+
+def _refuse_mixed(grids: Sequence[Sequence[Override]], typed: Sequence[Override]) -> None:
+    """Refuse values of an axis of which some are in the grids and others are in none.
+
+    The former select runs of the grids, and the latter would replace the values of all grids.
+    """
+    for own in typed:
+        if (key := own.get_key_element()) not in AXES:
+            continue
+        known = {value for grid in grids for value in _of_key(grid, key)}
+        chosen = list(dict.fromkeys(_values(own)))
+        others = [value for value in chosen if value not in known]
+        if 0 < len(others) < len(chosen):
+            inside = [value for value in chosen if value in known]
+            raise SweepRefused([
+                f"all values of `{key}` must be in the experiment's grids, or none of them, but "
+                f"`{'`, `'.join(inside)}` {'is' if len(inside) == 1 else 'are'} and "
+                f"`{'`, `'.join(others)}` {'is' if len(others) == 1 else 'are'} not; send "
+                f"{key}={','.join(inside)} and {key}={','.join(others)} by two commands."
+            ])  # fmt: skip
 
 
 def unneeded_keys(grids: Sequence[Sequence[Override]], typed: Sequence[Override]) -> frozenset[str]:

@@ -52,6 +52,16 @@ def test_the_command_line_selects_from_the_grids(typed: list[str], count: int) -
         assert {line[key] for line in found if key in line} <= set(values.split(","))
 
 
+def test_values_of_which_only_some_are_in_the_grids_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SweepRefused):
+        lines("method=as_is,distill,cat,swav")
+    assert "`as_is`, `cat` are and `distill`, `swav` are not; send method=as_is,cat and " in (
+        capsys.readouterr().err
+    )
+
+
 def test_equal_lines_of_two_grids_are_one_run() -> None:
     # As `method=cat method.members=[swav,byol]` of two grids, whose protocol is replaced.
     found = lines("method=cat", "protocol=knn")
