@@ -33,7 +33,8 @@ def test_all_other_protocols_are_proxies_by_default(outputs, zoo) -> None:
     assert len(analysis.encoders) == 7
     assert not analysis.too_few
     expected = correlate(read(outputs), ["bn_tune", "linear_probe", "static_rank"], "finetune")
-    assert analysis.correlations == expected
+    # As text, because NaN differs from NaN in estimates without an interval.
+    assert repr(analysis.correlations) == repr(expected)
 
 
 def test_a_protocol_on_other_datasets_is_no_default_proxy() -> None:
