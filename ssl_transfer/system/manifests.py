@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FOLDER = "inputs"
 _HERE = "." + os.sep  # prefix of paths inside the outputs folder, which may be moved
 _NUMBERS = 4  # per stamp
+MOST_SEEN = 100_000
+"""Number of files whose stamps a ``Comparer`` remembers."""
 _BLOCK = 1 << 16  # bytes of names, or names, that are objects at once
 _CHUNK = 1 << 20  # bytes of a list that are unpacked at once
 
@@ -137,7 +139,9 @@ class Comparison:
 
 
 class Comparer:
-    """Compares lists with the disk; looks at each list only once.
+    """Compares lists with the disk; looks at each list and each file only once.
+
+    Of very many files, only the first ``MOST_SEEN`` are remembered, which bounds the memory.
 
     Every file is looked at, because a file that is overwritten in place leaves the times of its
     folder as they were.
@@ -149,6 +153,7 @@ class Comparer:
     def __init__(self, outputs: Path) -> None:
         self.outputs = outputs
         self.known: dict[str, Comparison] = {}
+        self.seen: dict[str, Stamp | None] = {}
 
     def compare(self, identity: str) -> Comparison:
         """Return how the files of a list differ from those on the disk."""
@@ -166,16 +171,15 @@ class Comparer:
         paths = zip(stored.paths(self.outputs), known, strict=True)
         for row, (path, before) in enumerate(paths):
             try:
-                status = os.stat(path)  # noqa: PTH116
-            except (FileNotFoundError, NotADirectoryError):
-                if stored.digest_of(row) != ABSENT:
-                    comparison.gone.append(path)
-                continue
+                now = self._stamp(path)
             except OSError as error:  # no permission, or a server that does not answer
                 log.debug("%s", error)
                 return Comparison(unreachable=True)
+            if now is None:
+                if stored.digest_of(row) != ABSENT:
+                    comparison.gone.append(path)
+                continue
             files += row not in stored.rules
-            now = stamps.of(status)
             if now != before:
                 differing[row] = path, now
         if not files and comparison.gone:  # only empty folders: the disk is not mounted
@@ -186,6 +190,18 @@ class Comparer:
                 stored.stamps[_NUMBERS * row : _NUMBERS * (row + 1)] = array("q", now)
             _write(stored.inputs(self.outputs), self.outputs, identity)
         return comparison
+
+    def _stamp(self, path: str) -> Stamp | None:
+        """Return a file's stamp; None if there is no such file."""
+        if path in self.seen:
+            return self.seen[path]
+        try:
+            now = stamps.of(os.stat(path))  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            now = None
+        if len(self.seen) < MOST_SEEN:
+            self.seen[path] = now
+        return now
 
 
 def _changed(stored: _Stored, differing: Mapping[int, tuple[str, Stamp]]) -> list[str]:

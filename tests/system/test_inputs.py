@@ -75,6 +75,29 @@ def test_files_as_they_were_are_current_without_being_read(photos: Path, monkeyp
     assert compared(photos, identity) == Comparison()
 
 
+@pytest.mark.parametrize(("most", "looks"), [(100, 1), (0, 2)])
+def test_a_file_of_two_lists_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, looks: int
+) -> None:
+    shared, identities = tmp_path / "shared.txt", []
+    for name in ("a", "b"):
+        own = tmp_path / name
+        for path in (shared, own):
+            path.write_text("text")
+        with inputs.collected() as listed:
+            inputs.note_file(shared)
+            inputs.note_file(own)
+        identities.append(manifests.save(listed, tmp_path / "outputs"))
+    looked, of = [], os.stat
+    monkeypatch.setattr(manifests, "MOST_SEEN", most)
+    monkeypatch.setattr(
+        os, "stat", lambda path, **keys: looked.append(str(path)) or of(path, **keys)
+    )
+    comparer = Comparer(tmp_path / "outputs")
+    assert [comparer.compare(identity).changed for identity in identities] == [[], []]
+    assert looked.count(str(shared)) == looks
+
+
 def restored(root: Path) -> None:
     away = root.with_name("away")
     shutil.copytree(root, away)
