@@ -124,7 +124,7 @@ def room(name: str) -> str:
 def test_rooms_import_only_what_comes_before_them(
     package: str, order: Sequence[Sequence[str]]
 ) -> None:
-    levels = {room: level for level, rooms in enumerate(order) for room in rooms}
+    levels = {one: level for level, rooms in enumerate(order) for one in rooms}
     inside = {name for name in MODULES if name.startswith(f"{package}.")}
     assert {room(name) for name in inside} == levels.keys()
     upwards = {

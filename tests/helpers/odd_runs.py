@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 from ssl_transfer.config import compose, plain
 from ssl_transfer.runs import Run
+from ssl_transfer.system import provenance
 
-ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "PYTHONPATH": provenance.search_path(Path(__file__).parent),
+    "OMP_NUM_THREADS": "1",
+}
 """Of processes that load these encoders."""
 SECONDS = "ODD_SECONDS"
 """Environment variable: how long a training step takes at least."""

@@ -15,8 +15,7 @@ from tiny_runs import run_all
 from launchers import __main__ as cli
 from launchers.sweep import SweepRefused
 from launchers.sweep_folder import SweepFolder
-
-ROOT = Path(__file__).resolve().parents[2]
+from ssl_transfer.system import provenance
 
 
 @pytest.fixture
@@ -158,8 +157,8 @@ def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder, capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, **ALONE, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
-             "SSL_TRANSFER_OUTPUTS": str(folder / "out")},
+        env={**os.environ, **ALONE, "OMP_NUM_THREADS": "1",
+             "PYTHONPATH": provenance.search_path(), "SSL_TRANSFER_OUTPUTS": str(folder / "out")},
     )  # fmt: skip
 
 

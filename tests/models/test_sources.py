@@ -16,6 +16,7 @@ from torch import nn
 
 from ssl_transfer import models
 from ssl_transfer.models import build, sources
+from ssl_transfer.system import provenance
 
 FACTS = {"size": 32, "resize": None}
 FORWARD = """
@@ -143,11 +144,11 @@ def test_every_process_finds_the_same(tmp_path: Path) -> None:
         "sources.network(torchvision.models.vit_b_16()), "
         "sources.network(models.build(node).backbone))"
     )
-    root = str(Path(sources.__file__).parents[2])
+    path = f"{tmp_path}:{provenance.search_path()}"
     answers = {
         subprocess.run(
             [sys.executable, "-c", code],
-            env={"PYTHONPATH": f"{tmp_path}:{root}", "PYTHONHASHSEED": seed, "PATH": "/usr/bin"},
+            env={"PYTHONPATH": path, "PYTHONHASHSEED": seed, "PATH": "/usr/bin"},
             capture_output=True, text=True, check=True,
         ).stdout
         for seed in ("1", "2")
