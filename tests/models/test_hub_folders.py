@@ -287,8 +287,11 @@ def of_timm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder that timm saved, with a classifier of three classes."""
     folder = tmp_path_factory.mktemp("timm")
     whole = randomly(timm.create_model(TIMM_ARCH, num_classes=3, **TIMM_KEYS))
-    whole.pretrained_cfg.update(mean=(0.1, 0.2, 0.3), crop_pct=0.8)  # type: ignore[operator, union-attr]
-    save_for_hf(whole, folder, safe_serialization=True)
+    # Before 1.0.30, timm does not save what its builder was told unless it is repeated here.
+    whole.pretrained_cfg.update(  # type: ignore[operator, union-attr]
+        input_size=(3, 48, 48), mean=(0.1, 0.2, 0.3), crop_pct=0.8
+    )
+    save_for_hf(whole, folder, model_args=TIMM_KEYS, safe_serialization=True)
     return folder
 
 

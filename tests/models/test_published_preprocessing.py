@@ -49,7 +49,7 @@ def stated(folder: Path, name: str, content: Any) -> Preprocessing:
 def test_the_file_of_timm_means_what_timm_reads_from_it(tmp_path: Path) -> None:
     network = timm.create_model("resnet18", num_classes=3)
     network.pretrained_cfg.update(crop_pct=0.9, input_size=(3, 160, 160), mean=(0.1, 0.2, 0.3))
-    save_config_for_hf(network, str(tmp_path / "config.json"))
+    save_config_for_hf(network, tmp_path / "config.json")
     judge = resolve_data_config(network.pretrained_cfg)
     found = stated(tmp_path, "config.json", (tmp_path / "config.json").read_text())
     assert (found.mean, found.std) == (judge["mean"], judge["std"])
