@@ -124,7 +124,10 @@ def _write_pt2(classifier: Classifier, path: Path) -> None:
 
 
 def _read_pt2(path: Path) -> Scoring:
-    network: Scoring = torch.export.load(path).module()
+    with warnings.catch_warnings():
+        # torch 2.11 warns about the buffer that it reads the file into itself.
+        warnings.filterwarnings("ignore", "The given buffer is not writable")
+        network: Scoring = torch.export.load(path).module()
     return network
 
 

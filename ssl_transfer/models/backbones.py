@@ -3,11 +3,13 @@
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ssl_transfer.models.transformers_backbone import transformers_backbone
 from ssl_transfer.models.widened_resnet import widened_resnet
@@ -240,13 +242,31 @@ def timm_backbone(
         arch = f"{hub.LOCAL}{Path(arch.removeprefix(hub.LOCAL)).expanduser()}"
     elif not timm.is_model(arch):
         raise ValueError(_unknown_arch("timm", arch, timm.list_models()))
-    with _explained(arch, pretrained):
+    widths = _WidthsOnCPU() if arch.startswith("regnet") else nullcontext()
+    with _explained(arch, pretrained), widths:
         module: nn.Module = timm.create_model(
             arch, pretrained=pretrained, **{"num_classes": 0, **(options or {})}
         )
     preprocessing = timm_preprocessing(module)
     _attach(module, preprocessing.at_size((options or {}).get("img_size")))
     return module
+
+
+class _WidthsOnCPU(TorchFunctionMode):
+    """Makes ranges and tensors from lists on the CPU, also where the default device is ``meta``.
+
+    timm before 1.0.30 computes the widths and depths of a RegNet's stages by such tensors, but
+    those on ``meta`` have no values.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Call a function of torch."""
+        kwargs = dict(kwargs or {})
+        if function is torch.arange or (function is torch.tensor and isinstance(args[0], list)):
+            kwargs.setdefault("device", "cpu")
+        return function(*args, **kwargs)
 
 
 def _refuse_options(arch: str, options: Mapping[str, Any] | None) -> None:
