@@ -47,6 +47,7 @@ test-browser: $(READY) ## the tests of the report in a browser without a window,
 
 gpu-check: $(READY) ## methods, NCCL, compile, resuming, features and speed on one GPU (four minutes)
 	$(PY) scripts/gpu_check.py --device cuda
+	$(PY) benchmarks/pretraining_steps.py --device cuda --precision bf16 --model resnet50 --methods simclr,byol,barlow_twins
 
 lint: $(READY) ## ruff, codespell
 	$(VENV)/bin/ruff check .

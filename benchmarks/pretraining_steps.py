@@ -8,12 +8,13 @@ A step: a batch of two views in memory, forward, backward, the optimizer's updat
 encoder's, and the loss read. ``limit`` is what no step can beat: the forward and backward passes of
 the method's networks alone, replayed with the inputs of a step, in the same memory layout, without
 loss, optimizer and data. ``pipeline`` is the trainer on images from which it draws the method's own
-views. Encoder, widths of the heads, batch and optimizer are the same on lightly's side
-(https://github.com/lightly-ai/lightly, MIT), which lets its heads, losses, memory bank and momentum
-update stand for the rest, as in its examples, in a process of its own, whose allocator our trainer
-has not set (``memory.kept``). The sides take turns; each is judged by its fastest
-step, in CPU seconds of one thread (on a GPU: in seconds), so that other work on the machine
-disturbs the ratio little. Batch statistics are the whole batch's, and nothing is clipped: lightly's
+views, on a GPU in worker processes. Encoder, widths of the heads, batch and optimizer are the same
+on lightly's side (https://github.com/lightly-ai/lightly, MIT), which lets its heads, losses, memory
+bank and momentum update stand for the rest, as in its examples, in a process of its own, whose
+allocator our trainer has not set (``memory.kept``). The sides take turns; on a CPU each is judged
+by its fastest step, in CPU seconds of one thread, so that other work on the machine disturbs the
+ratio little; on a GPU by the mean of a round's steps after the first ones, in seconds by the clock,
+in the fastest round. Batch statistics are the whole batch's, and nothing is clipped: lightly's
 examples do neither.
 """
 
@@ -44,25 +45,24 @@ from ssl_transfer.config import compose, plain, resolve
 from ssl_transfer.context import Context
 from ssl_transfer.datasets.base import Split
 from ssl_transfer.datasets.images import ArrayImages
-from ssl_transfer.datasets.loading import Items, TrainingData
+from ssl_transfer.datasets.loading import Items, TrainingData, load
 from ssl_transfer.datasets.transforms import Batch, Pipeline, ViewDataset
 from ssl_transfer.models import Encoder
 from ssl_transfer.system import memory
 from ssl_transfer.training import optim
 from ssl_transfer.training.memory_layout import is_faster_last
 from ssl_transfer.training.options import TrainingOptions
-from ssl_transfer.training.trainer import fit
+from ssl_transfer.training.trainer import HALF, fit
 
 try:
     from lightly import loss as losses
     from lightly.models import utils
     from lightly.models.modules import heads
 except ImportError as error:  # it is no dependency, and `make benchmarks` goes on
-    print(f"pretraining_steps: nothing to compare with ({error}); `pip install lightly`.")
-    raise SystemExit(0) from None
+    print(f"pretraining_steps: without lightly ({error}); `pip install lightly` adds that side.")
+    losses = heads = utils = None
 
 Config = dict[str, Any]
-Clock = Callable[[], float]
 Side = Callable[[], list[float]]
 METHODS = (
     "supervised", "simclr", "byol", "simsiam", "moco_v1", "moco_v2", "moco_v2_small", "dino",
@@ -77,11 +77,15 @@ OVERRIDES = {
 """The head that lightly has; teachers with random weights."""
 
 
+WARM = 5
+"""Steps on a GPU that do not count, of each side in each round."""
+
+
 class SameViews:
     """Training data that are one batch of views, again and again.
 
     Args:
-        views: of all images.
+        views: of all images; on a GPU's computer in memory from which the GPU can copy by itself.
     """
 
     def __init__(self, views: tuple[Tensor, ...]) -> None:
@@ -96,26 +100,49 @@ class SameViews:
         return Batch(self.views, self.targets, torch.arange(len(items)))
 
 
-class Clocked:
-    """Training data that note when a batch is requested.
+class StepClock:
+    """Notes when steps end, as an observer of a training that is part of no checkpoint.
 
     Args:
-        data: the training data.
-        clock: in seconds.
+        device: where the steps run. A GPU is waited for twice only: a step may begin before the GPU
+            has ended the one before.
+        steps: number of steps.
     """
 
-    def __init__(self, data: Any, clock: Clock) -> None:
-        self.data, self.clock = data, clock
+    def __init__(self, device: torch.device, steps: int) -> None:
+        self.on_gpu, self.steps = device.type == "cuda", steps
+        self.first = min(WARM, steps - 2) if self.on_gpu else 0
         self.times: list[float] = []
 
-    def __len__(self) -> int:
-        return len(self.data)
+    def note(self) -> None:
+        """Note that a step has ended."""
+        if self.on_gpu and len(self.times) in (self.first, self.steps - 1):
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter() if self.on_gpu else time.process_time())
 
-    def __getitems__(self, items: Items) -> Batch:
-        """Return the batch."""
-        self.times.append(self.clock())
-        batch: Batch = self.data.__getitems__(items)
-        return batch
+    def seconds(self) -> list[float]:
+        """Return the seconds of each step but the first; on a GPU the mean of those that count."""
+        times = self.times[self.first :]
+        if self.on_gpu and len(times) > 1:
+            return [(times[-1] - times[0]) / (len(times) - 1)]
+        return [after - before for before, after in itertools.pairwise(times)]
+
+    def after_step(self, step: int, progress: float, batch: Batch) -> None:
+        """Note it."""
+        self.note()
+
+    def after_epoch(self, step: int, passes: float, *, last: bool) -> None:
+        """Nothing is due."""
+
+    def misfit(self, passes: float) -> None:
+        """A training can always continue."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: nothing must be kept."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing was kept."""
 
 
 def built(config: Config, device: torch.device) -> methods.Method:
@@ -130,20 +157,30 @@ def built(config: Config, device: torch.device) -> methods.Method:
 
 
 def ours(
-    learner: methods.Method, config: Config, data: TrainingData, steps: int, clock: Clock
+    learner: methods.Method, config: Config, data: TrainingData, options: argparse.Namespace
 ) -> list[float]:
-    """Return the seconds of each step of our trainer."""
+    """Return the seconds of the steps of our trainer."""
     node = {**config["method"], "batch_size": len(data), "bn_groups": 1, "clip_grad_norm": None}
     device = next(learner.parameters()).device
-    clocked = Clocked(data, clock)
+    clock = StepClock(device, options.steps)
     with tempfile.TemporaryDirectory() as folder:
         context = Context(
-            Path(folder), Path(folder), device=device, progress_bar=False, channels_last="auto"
-        )
-        options = TrainingOptions.of(node, steps=steps, drop_last=True, warmup_epochs=0.0)
-        fit(learner, clocked, options, context, name="pretrain")
-        times = [*clocked.times, clock()]
-    return [after - before for before, after in itertools.pairwise(times)]
+            Path(folder), Path(folder), device=device, progress_bar=False, channels_last="auto",
+            precision=options.precision,
+            workers=0 if isinstance(data, SameViews) else options.workers,
+        )  # fmt: skip
+        recipe = TrainingOptions.of(node, steps=options.steps, drop_last=True, warmup_epochs=0.0)
+        fit(learner, data, recipe, context, name="pretrain", observer=clock)
+    return clock.seconds()
+
+
+def loading(data: TrainingData, options: argparse.Namespace) -> list[float]:
+    """Return the mean seconds of drawing a batch in the workers, without a network."""
+    context = Context(Path(), Path(), device=torch.device(options.device), workers=options.workers)
+    full = 3 * options.workers  # batches that are drawn before the first one is waited for
+    items = [[(epoch, i) for i in range(len(data))] for epoch in range(full + options.steps)]
+    times = [time.perf_counter() for _ in load(data, items, context)]
+    return [(times[-1] - times[full]) / (len(times) - 1 - full)]
 
 
 class Networks:
@@ -179,22 +216,28 @@ class Networks:
             hook.remove()
 
     @memory.kept()  # as in the trainer
-    def seconds(self, steps: int, clock: Clock) -> list[float]:
-        """Return the seconds of the forward and backward passes of each step."""
-        last = is_faster_last(self.learner, self.calls[0][1].device.type, "fp32")
-        if last:
+    def seconds(self, options: argparse.Namespace) -> list[float]:
+        """Return the seconds of the forward and backward passes of the steps."""
+        device = self.calls[0][1].device
+        if is_faster_last(self.learner, device.type, options.precision):
             self.learner.to(memory_format=torch.channels_last)
-        times = [clock()]
-        for _ in range(steps):
+        clock = StepClock(device, options.steps)
+        for _ in range(options.steps):
             for network, inputs, trained in self.calls:
                 leaf = inputs.detach().requires_grad_(trained and inputs.requires_grad)
-                with torch.set_grad_enabled(trained):
+                with torch.set_grad_enabled(trained), half(options):
                     output = network(leaf)
                 if output.requires_grad:
                     output.backward(output.detach())
             self.learner.zero_grad(set_to_none=True)
-            times.append(clock())
-        return [after - before for before, after in itertools.pairwise(times)]
+            clock.note()
+        return clock.seconds()
+
+
+def half(options: argparse.Namespace) -> torch.autocast:
+    """Return the context of a forward pass in the precision of the steps."""
+    half = options.precision in HALF
+    return torch.autocast(options.device, dtype=HALF.get(options.precision), enabled=half)
 
 
 @dataclasses.dataclass
@@ -212,29 +255,27 @@ class Parts:
     slow: Sequence[tuple[nn.Module, nn.Module]] = ()
 
 
-def theirs(
-    config: Config, data: SameViews, steps: int, device: torch.device, clock: Clock
-) -> list[float]:
-    """Return the seconds of each step of a plain loop over lightly's parts."""
-    node = config["method"]
+def theirs(config: Config, data: SameViews, options: argparse.Namespace) -> list[float]:
+    """Return the seconds of the steps of a plain loop over lightly's parts."""
+    node, device = config["method"], torch.device(options.device)
     torch.manual_seed(0)
     parts = LIGHTLY[node["name"]](models.build(config["model"]), node, device)
     for module in (*parts.modules, *(slow for _, slow in parts.slow)):
         module.to(device).train()
     trained = [p for module in parts.modules for p in module.parameters() if p.requires_grad]
     optimizer = optim.build(node["optimizer"], [{"params": trained}])
-    seconds = []
-    for _ in range(steps):
-        began = clock()
-        loss = parts.loss(*(view.to(device, non_blocking=True) for view in data.views))
+    clock = StepClock(device, options.steps)
+    for _ in range(options.steps):
+        with half(options):
+            loss = parts.loss(*(view.to(device, non_blocking=True) for view in data.views))
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         for fast, slow in parts.slow:
             utils.update_momentum(fast, slow, node["momentum"])
         loss.item()
-        seconds.append(clock() - began)
-    return seconds
+        clock.note()
+    return clock.seconds()
 
 
 def projection(encoder: Encoder, node: Config) -> nn.Module:
@@ -368,25 +409,26 @@ def measure(name: str, options: argparse.Namespace, other: Executor) -> dict[str
     own = [f"method={name}", f"model={options.model}", *OVERRIDES.get(name, []), *options.overrides]
     config = resolve(plain(compose(own)))
     size = config["model"]["preprocessing"]["size"]
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
     learner = built(config, device)
     count = len(learner.views) * (1 + len(learner.other_preprocessing))
-    data = SameViews(tuple(torch.randn(options.batch_size, 3, size, size) for _ in range(count)))
+    views = tuple(torch.randn(options.batch_size, 3, size, size) for _ in range(count))
+    data = SameViews(tuple(v.pin_memory() for v in views) if device.type == "cuda" else views)
     images = drawn_images(options.batch_size, size, learner.views, learner.encoder.preprocessing)
     networks = Networks(learner)
-    ours(learner, config, data, 1, clock)
+    ours(learner, config, data, argparse.Namespace(**{**vars(options), "steps": 1}))
     networks.stop()
     sides: dict[str, Side] = {
-        "ours": lambda: ours(learner, config, data, options.steps, clock),
-        "limit": lambda: networks.seconds(options.steps, clock),
-        "pipeline": lambda: ours(learner, config, images, options.steps, clock),
+        "ours": lambda: ours(learner, config, data, options),
+        "limit": lambda: networks.seconds(options),
+        "pipeline": lambda: ours(learner, config, images, options),
+        "loading": lambda: loading(images, options),
     }
-    if name in LIGHTLY:
-        sides["lightly"] = lambda: other.submit(
-            theirs, config, data, options.steps, device, clock
-        ).result()
+    if name in LIGHTLY and losses is not None:
+        sides["lightly"] = lambda: other.submit(theirs, config, data, options).result()
     if learner.other_preprocessing:
-        del sides["pipeline"]
+        del sides["pipeline"], sides["loading"]
+    elif not options.workers:
+        del sides["loading"]
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     for round_ in range(options.rounds):
         for side in list(sides) if round_ % 2 == 0 else list(sides)[::-1]:
@@ -409,27 +451,40 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--model", default="small_resnet")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--steps", type=int, default=4, help="of each side in each round")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, help="of each side in each round (5; on a GPU 25)")
+    parser.add_argument("--rounds", type=int, help="default: 6; on a GPU 2")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", *HALF])
+    parser.add_argument("--workers", type=int, help="of ``pipeline`` (0; on a GPU one per core)")
     options = parser.parse_intermixed_args()
+    on_gpu = options.device == "cuda"
+    options.steps = options.steps or (25 if on_gpu else 5)
+    options.rounds = options.rounds or (2 if on_gpu else 6)
+    if options.workers is None:
+        options.workers = (os.cpu_count() or 1) if on_gpu else 0
     prepare()
-    print(f"{'':<20}{'seconds':>10}{'limit /':>12}{'limit /':>12}{'lightly /':>12}")
-    print(f"{'method':<20}{'a step':>10}{'step':>12}{'pipeline':>12}{'step':>12}")
+    print(f"{'':<20}{'seconds':>10}{'images':>10}{'limit /':>12}{'limit /':>12}{'lightly /':>12}")
+    print(
+        f"{'method':<20}{'a step':>10}{'a second':>10}{'step':>12}{'pipeline':>12}{'step':>12}"
+        + f"{'loading':>12}" * bool(options.workers)
+    )
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawn, initializer=prepare) as other:
         for name in options.methods.split(","):
-            show(name, measure(name, options, other))
+            show(name, measure(name, options, other), options.batch_size)
 
 
-def show(name: str, seconds: dict[str, float]) -> None:
+def show(name: str, seconds: dict[str, float], batch_size: int) -> None:
     """Print a method's row."""
     ratios = [("limit", "ours"), ("limit", "pipeline"), ("lightly", "ours")]
     cells = [
         f"{seconds[a] / seconds[b]:>12.2f}" if a in seconds and b in seconds else f"{'':>12}"
         for a, b in ratios
     ]
-    print(f"{name:<20}{seconds['ours']:>10.3f}{''.join(cells)}", flush=True)
+    if "loading" in seconds:
+        cells.append(f"{batch_size / seconds['loading']:>12.0f}")
+    rate = batch_size / seconds["ours"]
+    print(f"{name:<20}{seconds['ours']:>10.4f}{rate:>10.0f}{''.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":
