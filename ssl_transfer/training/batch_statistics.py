@@ -138,18 +138,20 @@ class _GroupedBatchNorm(_BatchNorm):
     def _track(self, mean: Channels, variance: Channels) -> None:
         if self.running_mean is None or self.running_var is None:
             return
-        self.pending.append((mean, variance))
-        if len(self.pending) < self.micro_batches:
-            return
-        mean, variance = (torch.stack(part).mean(0) for part in zip(*self.pending, strict=True))
-        self.pending.clear()
+        if self.micro_batches > 1:
+            self.pending.append((mean, variance))
+            if len(self.pending) < self.micro_batches:
+                return
+            mean, variance = (torch.stack(part).mean(0) for part in zip(*self.pending, strict=True))
+            self.pending.clear()
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = self.momentum
         if momentum is None:  # torch's convention: the average over all batches
             momentum = 1.0 / float(self.num_batches_tracked)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+        kept = [self.running_mean, self.running_var]
+        news = [mean.to(kept[0].dtype), variance.to(kept[1].dtype)]
+        torch._foreach_lerp_(kept, news, momentum)
 
 
 _kinds: dict[type[_BatchNorm], type[_GroupedBatchNorm]] = {}
@@ -196,7 +198,7 @@ def group_batch_norm(
         y, mean, variance = _local_groups(x, weight, bias, eps, local)
     else:
         members = distributed.subgroup(span)
-        y, mean, variance = _SpanningGroup.apply(x, weight, bias, eps, members)
+        y, mean, variance = spanning_batch_norm(x, weight, bias, eps, members)
     if processes > span:
         # Average over the processes. Every group counts `span` times, so this is the groups' mean.
         total = distributed.all_reduce_sum(torch.stack([mean, variance]).detach())
@@ -222,8 +224,32 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def spanning_batch_norm(
+    x: Float[Tensor, "batch channels *positions"],
+    weight: Channels | None,
+    bias: Channels | None,
+    eps: float,
+    members: dist.ProcessGroup | None,
+) -> tuple[Float[Tensor, "batch channels *positions"], Channels, Channels]:
+    """Standardise one group that is spread over several processes in parts of equal size.
+
+    Args:
+        x: this process's part of the group.
+        weight: see ``group_batch_norm``.
+        bias: see ``group_batch_norm``.
+        eps: see ``group_batch_norm``.
+        members: the processes of the group (``None``: all).
+
+    Returns:
+        As ``group_batch_norm``, for this one group.
+    """
+    kind = _SpanningGroupOnGpu if x.is_cuda else _SpanningGroup
+    y, mean, variance = kind.apply(x, weight, bias, eps, members)
+    return y, mean, variance
+
+
 class _SpanningGroup(torch.autograd.Function):
-    """One group that is spread over several processes in parts of equal size.
+    """``spanning_batch_norm`` in torch's own operations, for any device.
 
     Each direction needs one collective operation. The forward pass combines the parts' means and
     variances by the formula of Chan, Golub and LeVeque 1983 (https://doi.org/10.2307/2683386),
@@ -237,7 +263,7 @@ class _SpanningGroup(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
-        members: dist.ProcessGroup,
+        members: dist.ProcessGroup | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         dims, shape = _axes(x)
         parts = torch.stack(torch.var_mean(x.to(_wide(x)), dims, correction=0))
@@ -278,6 +304,69 @@ class _SpanningGroup(torch.autograd.Function):
         grad_weight = None if weight is None else sums[1].to(weight.dtype)
         grad_bias = None if bias is None else sums[0].to(bias.dtype)
         return grad_x, grad_weight, grad_bias, None, None
+
+
+class _SpanningGroupOnGpu(torch.autograd.Function):
+    """``spanning_batch_norm`` in the kernels of torch's SyncBatchNorm, which read ``x`` only twice.
+
+    SyncBatchNorm itself waits for the GPU in every layer, since parts may differ in size there.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        members: dist.ProcessGroup | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = _dense(x)
+        parts = torch.stack(torch.batch_norm_stats(x, eps))
+        means, scales = distributed.gather(parts[None], members).unbind(1)
+        counts = means.new_full((len(means),), x.numel() // x.shape[1])
+        # With momentum 1 the kernel's running statistics are those of the group.
+        batch_mean, unbiased = torch.zeros_like(parts).unbind(0)
+        mean, scale = torch.batch_norm_gather_stats_with_counts(
+            x, means, scales, batch_mean, unbiased, 1.0, eps, counts
+        )
+        ctx.save_for_backward(x, weight, bias, mean, scale, counts.int())
+        ctx.members = members
+        ctx.mark_non_differentiable(batch_mean, unbiased)
+        y = torch.batch_norm_elemt(x, weight, bias, mean, scale, eps)
+        return y, batch_mean, unbiased
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor, _mean: Tensor, _variance: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight, bias, mean, scale, counts = ctx.saved_tensors
+        grad = _dense(grad, like=x)
+        # The gradients of weight and bias are this process's sums; DDP averages them.
+        sum_grad, sum_product, grad_weight, grad_bias = torch.batch_norm_backward_reduce(
+            grad, x, mean, scale, weight, True, weight is not None, bias is not None
+        )
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            sums = torch.stack([sum_grad, sum_product])
+            sum_grad, sum_product = distributed.all_reduce_sum(sums, ctx.members).unbind(0)
+            grad_x = torch.batch_norm_backward_elemt(
+                grad, x, mean, scale, weight, sum_grad, sum_product, counts
+            )
+        if weight is None:  # the kernel returns empty tensors
+            grad_weight = grad_bias = None
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return ``x`` in a memory layout of the kernels, that of ``like`` if there is one."""
+    last = x if like is None else like
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    layout = formats.get(x.ndim, torch.contiguous_format)
+    if not last.is_contiguous(memory_format=layout):
+        layout = torch.contiguous_format
+    return x.contiguous(memory_format=layout)
 
 
 def _axes(x: Tensor) -> tuple[list[int], list[int]]:
