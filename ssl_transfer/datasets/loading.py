@@ -34,7 +34,10 @@ class TrainingData(Protocol):
 
 
 def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iterable[Batch]:
-    """Return the batches of these items in order; the number of processes has no effect on them."""
+    """Return the batches of these items in order; the number of processes has no effect on them.
+
+    On a GPU, views and targets are there already (see ``_copied_ahead``).
+    """
     dataset: Any = data  # torch's stubs only declare single samples
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -45,7 +48,35 @@ def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iter
         generator=torch.Generator(),  # the global one stays untouched
         pin_memory=context.device.type == "cuda",
     )
-    return _watched(loader)
+    batches_read = _watched(loader)
+    return batches_read if context.device.type != "cuda" else _copied_ahead(batches_read, context)
+
+
+def _copied_ahead(batches: Iterable[Batch], context: Context) -> Iterator[Batch]:
+    """Yield batches on the GPU, one batch late: it is copied while the GPU computes a step.
+
+    The copies have a stream of their own, so that they do not wait for the step's kernels.
+    """
+    copies = torch.cuda.Stream(context.device)  # type: ignore[no-untyped-call]
+    ready: Batch | None = None
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            views = tuple(view.to(context.device, non_blocking=True) for view in batch.views)
+            targets = batch.targets.to(context.device, non_blocking=True)
+        if ready is not None:
+            yield _received(ready, copies)
+        ready = batch._replace(views=views, targets=targets)
+    if ready is not None:
+        yield _received(ready, copies)
+
+
+def _received(batch: Batch, copies: torch.cuda.Stream) -> Batch:
+    """Return a batch whose copies to the GPU end before kernels that are launched from now on."""
+    current = torch.cuda.current_stream(copies.device)
+    current.wait_stream(copies)
+    for tensor in (*batch.views, batch.targets):
+        tensor.record_stream(current)  # its memory is free only after the step's kernels
+    return batch
 
 
 class LostWorker(RuntimeError):

@@ -149,14 +149,11 @@ class BarlowTwins(Method):
             "eps": eps,
         }
         self.projector = Projector(encoder.feature_dim, **projector)
-        self.flat = torch.zeros(())  # features without variance in this step
 
     def embed(self, views: Sequence[Images]) -> list[Float[Tensor, "global_batch dim"]]:
         """Return each view's embeddings of the global batch."""
         own = [full_precision(self.projector(self.encoder(view))) for view in views]
-        embeddings = distributed.gather_views(own)
-        self.flat = count_constant_features(embeddings)
-        return list(embeddings)
+        return list(distributed.gather_views(own))
 
     def forward(
         self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
@@ -165,13 +162,14 @@ class BarlowTwins(Method):
         a, b = self.embed(views)
         with torch.autocast(a.device.type, enabled=False):
             terms = barlow_twins(a, b, **self.loss_keys)
+            constant = count_constant_features([a, b])
         return {
             "loss": terms.loss,
             "on_diagonal": terms.on_diagonal.detach(),
             "off_diagonal": terms.off_diagonal.detach(),
-            "constant_features": self.flat,
+            "constant_features": constant,
         }
 
-    def before_step(self, progress: float) -> None:
-        """Warn of constant features; the loop has just synchronised with the device."""
-        warn_of_constant_features(float(self.flat))
+    def after_loss(self, values: Mapping[str, float]) -> None:
+        """Warn of constant features."""
+        warn_of_constant_features(values["constant_features"])

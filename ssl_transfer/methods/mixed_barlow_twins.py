@@ -16,7 +16,12 @@ from ssl_transfer.config.ranges import Fraction, Length, NotNegative, Positive, 
 from ssl_transfer.datasets.transforms import Augmentation
 from ssl_transfer.methods.barlow_twins import BarlowTwins, Target, Terms, redundancy
 from ssl_transfer.methods.base import Images
-from ssl_transfer.methods.correlation import Embeddings, squared_norms, standardise
+from ssl_transfer.methods.correlation import (
+    Embeddings,
+    count_constant_features,
+    squared_norms,
+    standardise,
+)
 from ssl_transfer.models import Encoder
 from ssl_transfer.system import distributed
 
@@ -161,7 +166,7 @@ class MixedBarlowTwins(BarlowTwins):
     ) -> tuple[Images, Int64[Tensor, " global_batch"], float]:
         """Return this process's mixed images, and the permutation and share of the global batch."""
         count = len(first) * distributed.world_size()
-        permutation = distributed.shared_permutation(count).to(first.device)
+        permutation = distributed.shared_permutation(count, first.device)
         share = distributed.broadcast_object(float(self.shares.sample()))
         share_indices = permutation.chunk(distributed.world_size())[distributed.rank()]
         others = distributed.gather(second)[share_indices]
@@ -177,11 +182,12 @@ class MixedBarlowTwins(BarlowTwins):
             terms = mixed_barlow_twins(a, b, m, permutation, share, **self.loss_keys)
             mixing = self.mixing_weight * (terms.to_first + terms.to_second)
             loss = terms.twins.loss + self.warmth * mixing
+            constant = count_constant_features([a, b, m])
         return {
             "loss": loss,
             "barlow_twins": terms.twins.loss.detach(),
             "mixing": mixing.detach(),
-            "constant_features": self.flat,
+            "constant_features": constant,
         }
 
     def scheduled(self, progress: float) -> dict[str, float]:

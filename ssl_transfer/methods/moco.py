@@ -142,7 +142,10 @@ class MoCo(Method):
         first, second = views
         pairs = [(first, second), (second, first)] if self.symmetric else [(first, second)]
         count = len(first) * distributed.world_size()
-        orders = [distributed.shared_permutation(count) if self.shuffle_bn else None for _ in pairs]
+        orders = [
+            distributed.shared_permutation(count, first.device) if self.shuffle_bn else None
+            for _ in pairs
+        ]
         keys = [self._keys(images, order) for (_, images), order in zip(pairs, orders, strict=True)]
         self.fresh = keys
         losses, hits = [], []
@@ -163,7 +166,6 @@ class MoCo(Method):
         """Return the normalised keys of the global batch, computed in ``order``."""
         if order is None:
             return distributed.gather(self._embed(images))
-        order = order.to(images.device)
         share_indices = order.chunk(distributed.world_size())[distributed.rank()]
         shuffled = distributed.gather(self._embed(distributed.gather(images)[share_indices]))
         keys = torch.empty_like(shuffled)

@@ -165,13 +165,16 @@ class OnlineProbe:
 
     def learn(self, features: Features, targets: Int64[Tensor, " samples"]) -> None:
         """Take one SGD step on this process's share of a global batch; target -1 is no class."""
-        features, targets = features[targets >= 0], targets[targets >= 0]
+        # Multiply by zero instead of selecting rows: the number of rows would have to be known on
+        # the host, which would wait for the device.
+        known = targets >= 0
         inputs = self._inputs(features)
         log_probabilities = (inputs @ self.weight.T).log_softmax(dim=1)
-        loss = F.nll_loss(log_probabilities, targets, reduction="sum")
+        loss = F.nll_loss(log_probabilities, targets, reduction="sum", ignore_index=-1)
         hits = (log_probabilities.argmax(dim=1) == targets).sum()
-        error = log_probabilities.exp() - F.one_hot(targets, len(self.weight))
-        sums = torch.stack([loss, hits.double(), loss.new_tensor(len(targets))])
+        error = log_probabilities.exp() - F.one_hot(targets.clamp_min(0), len(self.weight))
+        error = error * known[:, None]
+        sums = torch.stack([loss, hits.double(), known.sum().double()])
         # Sum the gradient, the loss, the correct predictions and the samples over all processes in
         # one reduction.
         totals = distributed.all_reduce_sum(torch.cat([(error.T @ inputs).flatten(), sums]))

@@ -1,9 +1,11 @@
 """A first-in, first-out queue of embeddings of earlier batches."""
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ssl_transfer.system.counts import Count
 
 
 class Queue(nn.Module):
@@ -21,19 +23,18 @@ class Queue(nn.Module):
     """
 
     rows: Float[Tensor, "size dim"]
-    pushed: Int64[Tensor, ""]
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"`method.queue_size` must be at least 1, but is {size}.")
         self.register_buffer("rows", F.normalize(torch.randn(size, dim)))
-        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))
+        self.count = Count(self, "pushed")
 
     @property
     def filled(self) -> int:
         """Number of rows that hold pushed embeddings; the others are still random."""
-        return min(int(self.pushed), len(self.rows))
+        return min(int(self.count), len(self.rows))
 
     @torch.no_grad()
     def push(self, rows: Float[Tensor, "batch dim"]) -> None:
@@ -49,7 +50,8 @@ class Queue(nn.Module):
                 f"`method.queue_size` must be at least {len(rows)}, the embeddings of one step, "
                 f"but is {len(self.rows)}; raise it, or lower `method.batch_size`."
             )
-        # Compute the positions on the device; a copy to the CPU would synchronise.
-        places = (self.pushed + torch.arange(len(rows), device=rows.device)) % len(self.rows)
-        self.rows[places] = rows.to(self.rows.dtype)
-        self.pushed += len(rows)
+        first = int(self.count) % len(self.rows)
+        until_end = min(len(rows), len(self.rows) - first)
+        self.rows[first : first + until_end] = rows[:until_end]
+        self.rows[: len(rows) - until_end] = rows[until_end:]
+        self.count.add(len(rows))

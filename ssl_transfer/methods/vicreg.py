@@ -103,7 +103,6 @@ class VICReg(Method):
         self.weights = (invariance_weight, variance_weight, covariance_weight)
         self.eps = eps
         self.projector = Projector(encoder.feature_dim, **projector)
-        self.flat = torch.zeros(())  # features without variance in this step
 
     def forward(
         self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
@@ -117,10 +116,10 @@ class VICReg(Method):
                 (weight * term for weight, term in zip(self.weights, terms, strict=True)),
                 start=a.new_zeros(()),
             )
-            self.flat = count_constant_features([a, b])
+            constant = count_constant_features([a, b])
         parts = {name: term.detach() for name, term in terms._asdict().items()}
-        return {"loss": loss, **parts, "constant_features": self.flat}
+        return {"loss": loss, **parts, "constant_features": constant}
 
-    def before_step(self, progress: float) -> None:
-        """Warn of constant features; the loop has just synchronised with the device."""
-        warn_of_constant_features(float(self.flat))
+    def after_loss(self, values: Mapping[str, float]) -> None:
+        """Warn of constant features."""
+        warn_of_constant_features(values["constant_features"])

@@ -165,30 +165,32 @@ class WMSE(Method):
         self.iterations = iterations
         self.eps = eps
         self.normalise = normalise
-        self.needed = eps
 
     def forward(
         self, views: tuple[Images, ...], targets: Int64[Tensor, " batch"]
     ) -> dict[str, Tensor]:
         """Return the loss over the global batch, and the largest eps that a sub-batch needed."""
         count = len(views[0]) * distributed.world_size()
-        permutations = [distributed.shared_permutation(count) for _ in range(self.iterations)]
+        device = views[0].device
+        permutations = [
+            distributed.shared_permutation(count, device) for _ in range(self.iterations)
+        ]
         features = torch.stack([self.encoder(view) for view in views], dim=1)
         z = full_precision(self.projector(features.flatten(0, 1)))
         with torch.autocast(z.device.type, enabled=False):
             every = distributed.gather(z.view(-1, len(views), z.shape[1])).transpose(0, 1)
-            loss, self.needed = w_mse(
+            loss, needed = w_mse(
                 every,
-                [permutation.to(z.device) for permutation in permutations],
+                permutations,
                 sub_batch=self.sub_batch,
                 eps=self.eps,
                 normalise=self.normalise,
             )
-        return {"loss": loss, "eps": loss.new_tensor(self.needed)}
+        return {"loss": loss, "eps": loss.new_full((), needed, dtype=torch.float64)}
 
-    def before_step(self, progress: float) -> None:
+    def after_loss(self, values: Mapping[str, float]) -> None:
         """Warn if a covariance was singular."""
-        if self.needed > self.eps and distributed.is_main():
+        if values["eps"] > self.eps and distributed.is_main():
             warnings.warn(
                 "the covariance of some sub-batches is singular, and was whitened with a larger "
                 "`method.eps` (`eps` in the log says which); raise `method.sub_batch` to twice the "

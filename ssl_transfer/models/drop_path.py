@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_transfer import randomness
 from ssl_transfer.models.encoder import Encoder
 from ssl_transfer.models.fusion import FusedEncoder
+from ssl_transfer.system.devices import to_device
 
 _SLOTS = ("drop_path", "drop_path1", "drop_path2")
 """Names of timm's layers behind the residual branches of a block."""
@@ -62,8 +63,10 @@ class DropPaths:
         drawn = randomness.uniforms(
             self.seed, "drop path", np.full_like(numbers, step), numbers, draws=len(self.layers)
         )
-        for layer, column in zip(self.layers, drawn.T, strict=True):
-            layer.kept = torch.from_numpy(column >= layer.rate).to(device)
+        rates = [layer.rate for layer in self.layers]
+        kept = to_device(torch.from_numpy((drawn >= rates).T), device)
+        for layer, row in zip(self.layers, kept.unbind(), strict=True):
+            layer.kept = row
 
 
 def set_drop_path(encoder: Encoder, rate: float) -> list[DropPath]:

@@ -15,6 +15,7 @@ from ssl_transfer.models.trainable import Trained
 from ssl_transfer.protocols.classification import classification_loss, image_losses
 from ssl_transfer.protocols.domain_risks import DomainObjective
 from ssl_transfer.system import distributed
+from ssl_transfer.system.counts import Count
 from ssl_transfer.training.learner import Learner
 from ssl_transfer.training.trainer import NonFiniteLoss
 
@@ -81,8 +82,7 @@ class TunedClassifier(Learner):
         """
         self.drop_paths, self.batch_size = paths, batch_size
         # Part of the state, so that a resumed training continues with the same draws.
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.steps: Tensor
+        self.step_count = Count(self, "steps")
 
     def _draw_paths(self, images: Tensor) -> None:
         """Draw the drop paths of the next micro-batch of this process's share of the batch."""
@@ -91,7 +91,7 @@ class TunedClassifier(Learner):
         share = self.batch_size // distributed.world_size()
         first = distributed.rank() * share + self.passed
         positions = range(first, first + len(images))
-        self.drop_paths.draw(int(self.steps), positions, images.device)
+        self.drop_paths.draw(int(self.step_count), positions, images.device)
         self.passed += len(images)
 
     def train(self, mode: bool = True) -> "TunedClassifier":
@@ -145,10 +145,12 @@ class TunedClassifier(Learner):
             NonFiniteLoss: if all heads are dropped.
         """
         if self.drop_paths is not None:
-            self.steps += 1
+            self.step_count.add(1)
             self.passed = 0
         if self.objective is not None:
             self.objective.after_step()
+        if len(self.heads) == 1:
+            return  # the loss of a single head is the training's
         alive = self.alive.tolist()
         if not any(alive):
             raise NonFiniteLoss("the loss of a head must stay finite, but that of none does.")

@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -17,6 +18,18 @@ def device_name(device: torch.device) -> str | None:
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return _processor() if device.type == "cpu" else None
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the host on a device; the host does not wait for a GPU's work.
+
+    Example:
+        >>> to_device(torch.arange(3), torch.device("cpu"))
+        tensor([0, 1, 2])
+    """
+    if device.type == "cuda":  # only from pinned memory is the copy asynchronous
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from ssl_transfer import randomness
+from ssl_transfer.system.devices import to_device
 
 T = TypeVar("T")
 
@@ -256,13 +257,13 @@ def share(count: int) -> slice:
     return slice(count * rank() // world_size(), count * (rank() + 1) // world_size())
 
 
-def shared_permutation(size: int) -> Int64[Tensor, " size"]:
-    """Return a random order that is the same on all processes.
+def shared_permutation(size: int, device: torch.device) -> Int64[Tensor, " size"]:
+    """Return a random order on a device, the same on all processes and kinds of devices.
 
     The first process draws it. The training loop seeds the generators at every step, so the first
     draw in a forward pass is a function of (seed, step) alone.
     """
-    return broadcast_object(torch.randperm(size))
+    return to_device(broadcast_object(torch.randperm(size)), device)
 
 
 def gather_objects(value: T) -> list[T]:

@@ -1,5 +1,6 @@
 """The interfaces between the training loop, the learner that it trains, and observers."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ class Learner(nn.Module):
     def starts_anew(self, step: int) -> bool:
         """Return whether the optimizer forgets its momenta before a step, counted from 0."""
         return False
+
+    def after_loss(self, values: Mapping[str, float]) -> None:
+        """Look at the loss and its parts, averaged over the processes; the loss is finite."""
 
     def before_step(self, progress: float) -> None:
         """Change or drop gradients before the optimizer's step; ``progress`` is in [0, 1)."""

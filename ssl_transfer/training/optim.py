@@ -57,23 +57,28 @@ class LARS(torch.optim.Optimizer):
         """Update the parameters that have a gradient."""
         assert closure is None, "LARS evaluates the loss once per step"
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                self._update(parameters, group)
 
-    def _update(self, parameter: Tensor, group: Mapping[str, Any]) -> None:
-        gradient = parameter.grad
-        assert gradient is not None
-        gradient = gradient.add(parameter, alpha=group["weight_decay"])
+    def _update(self, parameters: list[Tensor], group: Mapping[str, Any]) -> None:
+        """Update parameters by calls for all of them at once: a GPU then needs few kernels."""
+        raw = [p.grad for p in parameters if p.grad is not None]
+        gradients = torch._foreach_add(raw, parameters, alpha=group["weight_decay"])
         if group["adapt"]:
-            norms = parameter.norm(), gradient.norm()
-            ratio = group["trust"] * norms[0] / norms[1]
-            gradient *= torch.where((norms[0] > 0) & (norms[1] > 0), ratio, 1.0)
-        state = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].mul_(group["momentum"]).add_(gradient)
-        parameter.sub_(group["lr"] * state["momentum"])
+            weights, steps = (torch.stack(torch._foreach_norm(t)) for t in (parameters, gradients))
+            ratios = group["trust"] * weights / steps
+            ratios = torch.where((weights > 0) & (steps > 0), ratios, 1.0)
+            torch._foreach_mul_(gradients, list(ratios.unbind()))
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, gradients)
+        torch._foreach_copy_(gradients, momenta)  # in their memory
+        torch._foreach_mul_(gradients, group["lr"])
+        torch._foreach_sub_(parameters, gradients)
 
 
 def sgd(

@@ -6,6 +6,7 @@ defines. The loop handles steps, processes, precision, checkpoints and stopping.
 
 import contextlib
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from ssl_transfer.training.learner import Learner, Observer, Parts
 from ssl_transfer.training.memory_layout import channels_last, is_faster_last
 from ssl_transfer.training.options import SampleOrder, TrainingOptions
 from ssl_transfer.training.state import Checkpointer, TrainingState
+from ssl_transfer.training.step_outcome import StepOutcome
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +114,9 @@ def fit(
                 optimizer.state.clear()
             seed = randomness.derive(context.seed, name, step, distributed.rank())
             randomness.seed_torch(seed, context.device)
-            parts, stopping = _agree(step, name, _backward(model, batch, context, state), stop)
+            values, stopping = _backward(model, batch, context, state, stop).read()
+            _require_finite(values["loss"], step, name)
+            learner.after_loss(values)
             scaler.unscale_(optimizer)
             learner.before_step(step / steps)
             if options.clip_grad_norm is not None:
@@ -129,7 +133,7 @@ def fit(
                 learner.after_epoch(passes)
                 if observer is not None:
                     observer.after_epoch(step + 1, passes, last=step + 1 == steps)
-            logger.after(step, steps, parts, optimizer)
+            logger.after(step, steps, values, optimizer)
             checkpointer.after(step, steps, stopping=stopping)
         if distributed.any_true(stop()):  # a signal during the last step
             checkpointer.stop_after(steps)
@@ -213,8 +217,14 @@ def _share(stream: SampleOrder, steps: range) -> Iterator[Items]:
     return (stream.batch(step)[first : first + share] for step in steps)
 
 
-def _backward(model: nn.Module, batch: Batch, context: Context, state: TrainingState) -> Parts:
-    """Accumulate the gradient of one global batch and return its detached parts."""
+def _backward(
+    model: nn.Module,
+    batch: Batch,
+    context: Context,
+    state: TrainingState,
+    stop: Callable[[], bool],
+) -> StepOutcome:
+    """Accumulate the gradient of one global batch, and return its loss and parts."""
     totals: Parts = {}
     count = context.accumulate
     for micro in range(count):
@@ -226,10 +236,12 @@ def _backward(model: nn.Module, batch: Batch, context: Context, state: TrainingS
         with _reducing(model, last=micro == count - 1):
             with autocast(context):
                 parts = model(views, targets)
+            for key, value in parts.items():
+                totals[key] = totals.get(key, 0.0) + value.detach() / count
+            if micro == count - 1:
+                outcome = StepOutcome(totals, stopping=stop())
             state.scaler.scale(parts["loss"] / count).backward()
-        for key, value in parts.items():
-            totals[key] = totals.get(key, 0.0) + value.detach() / count
-    return totals
+    return outcome
 
 
 def _reducing(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
@@ -246,34 +258,16 @@ def autocast(context: Context) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(context.device.type, dtype=HALF[context.precision])
 
 
-def _agree(step: int, name: str, parts: Parts, stop: Callable[[], bool]) -> tuple[Parts, bool]:
-    """Return the mean of the parts over processes, and whether any process received a signal.
-
-    One small reduction per step computes both, so that all processes stop at the same step.
-
-    Raises:
-        NonFiniteLoss: if the mean loss is not finite.
-    """
-    local_values = torch.stack(
-        [
-            *(part.double() for part in parts.values()),
-            parts["loss"].new_tensor(float(stop()), dtype=torch.float64),
-        ]
+def _require_finite(loss: float, step: int, name: str) -> None:
+    """Raise NonFiniteLoss unless the loss of a step is finite."""
+    if math.isfinite(loss):
+        return
+    remedy = "lower the learning rate, or set `clip_grad_norm`"
+    if step == 0:  # nothing has been learnt yet
+        remedy = "check the initial weights, the images and `precision`"
+    raise NonFiniteLoss(
+        f"the loss must stay finite, but is {loss} at step {step} of `{name}`; {remedy}."
     )
-    if distributed.world_size() > 1:
-        torch.distributed.all_reduce(local_values)
-        local_values /= distributed.world_size()
-    *values, stops = local_values.unbind()
-    means = dict(zip(parts, values, strict=True))
-    if not torch.isfinite(means["loss"]):
-        remedy = "lower the learning rate, or set `clip_grad_norm`"
-        if step == 0:  # nothing has been learnt yet
-            remedy = "check the initial weights, the images and `precision`"
-        raise NonFiniteLoss(
-            f"the loss must stay finite, but is {float(means['loss'])} at step {step} of "
-            f"`{name}`; {remedy}."
-        )
-    return means, bool(stops > 0)
 
 
 class StepLogger:
@@ -284,14 +278,15 @@ class StepLogger:
         self.logged_at = time.monotonic()
         self.steps_since = 0  # steps since the last line of the log
 
-    def after(self, step: int, steps: int, parts: Parts, optimizer: torch.optim.Optimizer) -> None:
+    def after(
+        self, step: int, steps: int, parts: Mapping[str, float], optimizer: torch.optim.Optimizer
+    ) -> None:
         """Log the step if it is time or if it is the last step."""
         now = time.monotonic()
         self.steps_since += 1
         if step + 1 < steps and now - self.logged_at <= 1.0:
             return
-        values = {key: float(value) for key, value in parts.items()}
-        values |= self._load(now - self.logged_at)
+        values = {**parts, **self._load(now - self.logged_at)}
         self.logged_at, self.steps_since = now, 0
         lr = max(group["lr"] for group in optimizer.param_groups)
         self.context.log(training=self.name, step=step + 1, steps=steps, lr=lr, **values)

@@ -109,8 +109,9 @@ def test_a_tuned_run_end_to_end(
 
 
 def test_the_similarity_is_that_of_the_activations_on_the_runs_images(
-    kept: Run, tmp_path: Path
+    kept: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # where there is a GPU
     rows = analysed(kept, tmp_path, images=60)
     run = bn_tuning.read_run(kept.folder)
     assert run.preprocessing.size == 24

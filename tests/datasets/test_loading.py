@@ -140,3 +140,30 @@ def test_an_error_that_is_kept_keeps_no_process_of_the_loader(tmp_path: Path) ->
         list(load(Refuses(0), batches, context))
     assert kept.value.__traceback__ is not None
     assert not [one for one in multiprocessing.active_children() if one.name.startswith("Process")]
+
+
+class Numbered:
+    """Samples whose view is their index."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitems__(self, items: Items) -> Batch:
+        indices = torch.tensor([index for _, index in items])
+        return Batch((indices.float().view(-1, 1, 1, 1).expand(-1, 3, 2, 2),), indices, indices)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_on_the_gpu_in_order(workers: int) -> None:
+    batches = [[(0, index) for index in range(first, first + 4)] for first in (8, 0, 4)]
+    context = Context(Path(), Path(), device=torch.device("cuda", 0), workers=workers)
+    firsts = []
+    for batch in load(Numbered(), batches, context):
+        assert batch.views[0].is_cuda
+        assert batch.targets.is_cuda
+        assert not batch.indices.is_cuda
+        assert torch.equal(batch.views[0][:, 0, 0, 0].long(), batch.targets)
+        firsts.append(int(batch.targets[0]))
+    assert firsts == [8, 0, 4]

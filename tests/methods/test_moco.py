@@ -180,7 +180,7 @@ def test_shuffled_keys_have_the_statistics_of_other_images(gloo_pool: Any, proce
 
 def _permutation(seed: int) -> Tensor:
     torch.manual_seed(seed + 100 * distributed.rank())
-    return distributed.shared_permutation(50)
+    return distributed.shared_permutation(50, torch.device("cpu"))
 
 
 def test_all_processes_shuffle_alike_and_as_one_process_does(gloo_pool: Any) -> None:

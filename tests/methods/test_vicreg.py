@@ -102,7 +102,7 @@ def test_constant_features_are_counted_and_warned_of() -> None:
     parts["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in method.parameters())
     with pytest.warns(UserWarning, match="are the same for all images of a batch"):
-        method.before_step(0.0)
+        method.after_loss({"constant_features": 3.0})
 
 
 def test_an_eps_of_0_is_refused() -> None:

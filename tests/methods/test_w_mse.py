@@ -162,13 +162,13 @@ def test_a_singular_covariance_is_warned_of_and_logged() -> None:
     method = _method()
     images = torch.randn(2, 8, 3, 2, 2).double()
     assert method(tuple(images.unbind()), torch.zeros(8).long())["eps"].item() == 0
-    method.before_step(0.0)
+    method.after_loss({"eps": 0.0})
     with torch.no_grad():
         method.projector[-1].weight[1] = 0
     parts = method(tuple(images.unbind()), torch.zeros(8).long())
     assert parts["eps"].item() == pytest.approx(1e-4)
     with pytest.warns(UserWarning, match="the covariance of some sub-batches is singular"):
-        method.before_step(0.0)
+        method.after_loss({"eps": 1e-4})
 
 
 class Samples:
