@@ -354,9 +354,10 @@ class _SpanningGroupOnGpu(torch.autograd.Function):
             grad_x = torch.batch_norm_backward_elemt(
                 grad, x, mean, scale, weight, sum_grad, sum_product, counts
             )
-        if weight is None:  # the kernel returns empty tensors
-            grad_weight = grad_bias = None
-        return grad_x, grad_weight, grad_bias, None, None
+        # For a parameter that does not exist the kernel returns an empty tensor.
+        of_weight = None if weight is None else grad_weight
+        of_bias = None if bias is None else grad_bias
+        return grad_x, of_weight, of_bias, None, None
 
 
 def _dense(x: Tensor, like: Tensor | None = None) -> Tensor:
