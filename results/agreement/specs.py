@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 from results.errors import ResultsError
 from results.records.cells import choose
+from results.records.defaults import LEFT_OUT
 from results.records.reading import MissingRun, Results, Row
 
-_DEFAULTS = {"label_fraction": 1.0}
+_DEFAULTS = LEFT_OUT["ssl_transfer.datasets"]
 """Values of keys that an identity leaves out; of all others it is null."""
 _NULL = "null"
 

@@ -23,7 +23,8 @@ _ARRAYS = {"stamps": "q", "descriptions": "i", "metrics": "i", "durations": "d",
 _CODED = ("model", "method", "protocol", "dataset", "encoder_id", "encoder_label", "preprocessing",
           "dataset_node", "data", "weights", "status", "device")  # fmt: skip
 _MADE_BY = (
-    "columns.py", "descriptions.py", "differences.py", "finished_records.py", "validity.py"
+    "columns.py", "defaults.py", "descriptions.py", "differences.py", "finished_records.py",
+    "validity.py",
 )  # fmt: skip
 """Modules that decide what a block holds; a change of one of them makes older blocks unusable."""
 

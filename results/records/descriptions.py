@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from results.records.defaults import left_out
 from results.records.differences import leaves
 from results.records.validity import impossible
 
@@ -233,13 +234,15 @@ def values_of(axis: str, text: str) -> dict[str, Any]:
     """Return the hyper-parameters of one part of an identity by dotted key.
 
     A list of numbers or texts is one value, as text; a list of objects, such as views, has one key
-    per object: ``method.views.0.hue``.
+    per object: ``method.views.0.hue``. Keys that the identity leaves out have their default.
 
     Args:
         axis: the key of the part, such as ``protocol``.
         text: its value as JSON text.
     """
-    return {
+    node = json.loads(text)
+    values = {
         key: value if value is None or isinstance(value, str | int | float) else json.dumps(value)
-        for key, value in leaves(json.loads(text), axis)
+        for key, value in leaves(node, axis)
     }
+    return {**{f"{axis}.{key}": value for key, value in left_out(axis, node).items()}, **values}

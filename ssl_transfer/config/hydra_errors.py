@@ -4,6 +4,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -37,9 +38,9 @@ def sentence(error: HydraException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _unknown_option(error.missing_cfg_file, error.options)
     if isinstance(error, OverrideParseException):
-        reason = next((line for line in lines if "Unknown function" in line), lines[0])
-        if reason is not lines[0] or reason.startswith(_UNREADABLE):
-            return _unreadable(error.override, reason.rstrip("."))
+        for line in lines:
+            if line.startswith(_UNREADABLE) or "Unknown function" in line:
+                return _unreadable(error.override, line.rstrip("."))
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         parent, _, key = str(cause.full_key).rpartition(".")
@@ -96,10 +97,30 @@ def _unknown_option(path: str, beside: Collection[str]) -> str:
     if renamed := renamed_option(group, option):
         return f"`{group}={option}` has another name now; use `{group}={renamed}`."
     folder = "".join(f"{name}/" for name in parts[depth:-1])
+    no_folder = not set(options(group)).isdisjoint(beside)  # Hydra lists the whole group instead
+    if no_folder and (folder or Path(option).expanduser().exists()):
+        folder = ""
+        if advice := _of_a_file(group, option):
+            return f"`{group}` must name an option, but `{option}` is a path; {advice}."
     others = {f"{folder}{name}" for name in beside if not name.startswith("_")}
     known = sorted({*options(group), *others})
     hint = did_you_mean(option, known) or "."
     return f"`{group}` must be one of {', '.join(known)}, but is `{option}`{hint}"
+
+
+def _of_a_file(group: str, option: str) -> str:
+    """Return how a file or folder is named that stands for an option; "" if none does."""
+    if group == "model":
+        return (
+            "name the network and its weights, as in model=resnet50 "
+            f"{typed('model.weights.path', option)} (`python -m ssl_transfer.models.inspect FILE` "
+            "tells what a file is)"
+        )
+    if group != "dataset":
+        return ""
+    if option.endswith((".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")):
+        return f"a table of images is dataset=image_table {typed('dataset.path', option)}"
+    return f"images in class folders are dataset=image_folder {typed('dataset.root', option)}"
 
 
 _FORMER_PAPERS = {
@@ -129,6 +150,8 @@ def _unreadable(argument: str, reason: str) -> str:
     """Return what is wrong with an argument that Hydra's parser rejects."""
     prefix = f"every argument must read as key=value, but `{argument}` does not ({reason}); "
     key, equals, text = argument.partition("=")
+    if _KEY.fullmatch(argument):
+        return f"every argument must read as key=value, such as protocol=knn, but is `{argument}`."
     if not equals or not _KEY.fullmatch(key):
         return f"{prefix}put quotes around text with special characters, such as 'key=\"a b\"'."
     if text.startswith(("[", "{")):

@@ -36,12 +36,14 @@ class Summary(NamedTuple):
         not_finite: rows that contain NaN or infinity.
         constant: whether all rows are equal up to rounding.
         zero: whether all values are 0.
+        largest: the largest absolute value; None where it is not known.
     """
 
     samples: int
     not_finite: int
     constant: bool
     zero: bool
+    largest: float | None = None
 
 
 CONSTANT = 1e-6
@@ -79,7 +81,7 @@ class Summing:
         low, high = self.low.astype(np.float64), self.high.astype(np.float64)
         largest = max(float(np.abs(low).max()), float(np.abs(high).max()))
         constant = self.samples > 1 and float((high - low).max()) <= CONSTANT * largest
-        return Summary(self.samples, self.not_finite, constant, largest == 0)
+        return Summary(self.samples, self.not_finite, constant, largest == 0, largest)
 
 
 def chunks(rows: Rows) -> Iterator[Rows]:

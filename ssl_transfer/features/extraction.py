@@ -426,8 +426,12 @@ def extract(
         return map_samples(features, data, context, label=label)
 
 
+SMALLEST, LARGEST = 1e-12, 1e18
+"""Range of the largest feature: lengths below are taken for 0, and squares above are infinite."""
+
+
 def judge(summary: Summary, source: str, context: Context) -> None:
-    """Refuse features that are not finite, and warn if they are the same for every image.
+    """Refuse features with which no one can compute, and warn if they are all the same.
 
     Single constant dimensions are usual (units whose ReLU is always 0); if all dimensions are
     constant, no protocol can distinguish images. The record then has ``constant_features``.
@@ -438,7 +442,8 @@ def judge(summary: Summary, source: str, context: Context) -> None:
         context: the run's context.
 
     Raises:
-        ValueError: with the share of images whose features are NaN or infinite.
+        ValueError: with the share of images whose features are NaN or infinite, or with the
+            largest feature if lengths and distances of features are 0 or infinite by rounding.
     """
     if bad := summary.not_finite:
         half = " or use precision=fp32" if context.precision in HALF else ""
@@ -446,6 +451,15 @@ def judge(summary: Summary, source: str, context: Context) -> None:
             f"all features must be finite, but those of {source} are NaN or infinite for {bad} of "
             f"{summary.samples} images ({bad / summary.samples:.2%}); check the encoder's weights "
             f"and `preprocessing`{half}."
+        )
+    largest = summary.largest
+    too_large = context.precision != "fp64" and largest is not None and largest > LARGEST
+    if largest and (largest < SMALLEST or too_large):
+        raise ValueError(
+            f"the largest feature must lie between {SMALLEST:g} and {LARGEST:g}, but that of "
+            f"{source} is {largest:.3g}, so that lengths and distances of features are "
+            f"{'infinite' if too_large else '0'} by rounding; check the encoder's weights and "
+            "`preprocessing`."
         )
     if summary.constant:
         context.note(constant_features=True)

@@ -144,7 +144,7 @@ def test_mistakes_everywhere_are_told_at_once_each_with_its_place() -> None:
          "every combination, or write key=[a,b] for a list."),
         ("~protocol", "each of model, method, dataset, protocol and recipe must name one option, "
          "as in `protocol=knn`, but one of them is removed or has another kind of value."),
-        ("foo", "Error parsing override 'foo'; missing EQUAL at '<EOF>'."),
+        ("foo", "every argument must read as key=value, such as protocol=knn, but is `foo`."),
     ],
 )  # fmt: skip
 def test_what_does_not_compose_is_one_sentence_without_hydras_internals(

@@ -17,6 +17,13 @@ def test_an_argument_that_does_not_parse_is_named_with_what_to_do(override: str)
     assert "\n" not in told
 
 
+@pytest.mark.parametrize("text", [r"(patient\d+)_", "^(.)", "(a|b)", "f(x)"])
+def test_a_text_that_does_not_parse_is_answered_with_the_argument_to_type(text: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose([f"dataset.groups={text}"])
+    assert f"""in quotes: 'dataset.groups="{text}"'.""" in sentence(caught.value)
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -36,6 +43,30 @@ def test_what_cannot_be_overridden_is_told_with_what_to_do(line: list[str], told
     with pytest.raises(HydraException) as caught:
         compose(line)
     assert told in sentence(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("dataset=/data/my birds", "dataset=image_folder 'dataset.root=\"/data/my birds\"'."),
+        ("dataset=cells/train.csv", "dataset=image_table dataset.path=cells/train.csv."),
+        ("model=runs/moco.pth", "model=resnet50 model.weights.path=runs/moco.pth"),
+    ],
+)
+def test_a_path_in_place_of_an_option_is_answered_with_the_key_for_it(
+    typed: str, told: str
+) -> None:
+    with pytest.raises(HydraException) as caught:
+        compose([typed])
+    said = sentence(caught.value)
+    assert f"must name an option, but `{typed.partition('=')[2]}` is a path" in said
+    assert told in said
+
+
+def test_options_are_listed_by_their_own_names_also_for_a_path() -> None:
+    with pytest.raises(HydraException) as caught:
+        compose(["experiment=/x/y"])
+    assert "/x/demo" not in sentence(caught.value)
 
 
 @pytest.mark.parametrize(

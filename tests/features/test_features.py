@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -206,6 +208,15 @@ def test_features_that_are_not_finite_are_refused_with_their_share(tmp_path, cap
     rows[[3, 17], 1] = bad
     with pytest.raises(ValueError, match=r"`mine` on the train split .* 2 of 40 images \(5.00%\)"):
         _judged(rows, tmp_path, caplog)
+
+
+@pytest.mark.parametrize(("factor", "what"), [(1e20, "infinite"), (1e-20, "0")])
+def test_features_whose_lengths_are_lost_to_rounding_are_refused(tmp_path, caplog, factor, what):
+    rows = np.array([[1.0, 0.0], [0.0, -2.0]]) * factor
+    said = re.escape(f"is {2 * factor:.3g}, so that") + f".* are {what} by rounding"
+    with pytest.raises(ValueError, match=said):
+        _judged(rows, tmp_path, caplog)
+    judge(summarise(np.eye(2) * 1e20), "`mine`", context(tmp_path, precision="fp64"))
 
 
 def test_half_precision_is_named_where_it_may_be_the_cause(tmp_path):

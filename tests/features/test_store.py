@@ -204,6 +204,6 @@ def test_a_summary_of_parts_is_that_of_the_whole(monkeypatch):
     rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     rows[[3, 17], 1] = np.nan
     monkeypatch.setattr(array_file, "CHUNK_BYTES", 50)
-    assert summarise(rows) == (40, 2, False, False)
-    assert summarise(np.ones((40, 3))) == (40, 0, True, False)
-    assert summarise(np.zeros((40, 3))) == (40, 0, True, True)
+    assert summarise(rows) == (40, 2, False, False, None)
+    assert summarise(np.ones((40, 3))) == (40, 0, True, False, 1)
+    assert summarise(np.zeros((40, 3))) == (40, 0, True, True, 0)
