@@ -78,7 +78,7 @@ OVERRIDES = {
 
 
 WARM = 5
-"""Steps on a GPU that do not count, of each side in each round."""
+"""Steps on a GPU that do not count, of each side in each round; see ``ahead`` for more of them."""
 
 
 class SameViews:
@@ -107,11 +107,12 @@ class StepClock:
         device: where the steps run. A GPU is waited for twice only: a step may begin before the GPU
             has ended the one before.
         steps: number of steps.
+        warm: number of steps that do not count on a GPU.
     """
 
-    def __init__(self, device: torch.device, steps: int) -> None:
+    def __init__(self, device: torch.device, steps: int, warm: int = WARM) -> None:
         self.on_gpu, self.steps = device.type == "cuda", steps
-        self.first = min(WARM, steps - 2) if self.on_gpu else 0
+        self.first = min(warm, steps - 2) if self.on_gpu else 0
         self.times: list[float] = []
 
     def note(self) -> None:
@@ -162,22 +163,28 @@ def ours(
     """Return the seconds of the steps of our trainer."""
     node = {**config["method"], "batch_size": len(data), "bn_groups": 1, "clip_grad_norm": None}
     device = next(learner.parameters()).device
-    clock = StepClock(device, options.steps)
+    drawn = 0 if isinstance(data, SameViews) else ahead(options)
+    clock = StepClock(device, drawn + options.steps, drawn + WARM)
     with tempfile.TemporaryDirectory() as folder:
         context = Context(
             Path(folder), Path(folder), device=device, progress_bar=False, channels_last="auto",
             precision=options.precision,
             workers=0 if isinstance(data, SameViews) else options.workers,
         )  # fmt: skip
-        recipe = TrainingOptions.of(node, steps=options.steps, drop_last=True, warmup_epochs=0.0)
+        recipe = TrainingOptions.of(node, steps=clock.steps, drop_last=True, warmup_epochs=0.0)
         fit(learner, data, recipe, context, name="pretrain", observer=clock)
     return clock.seconds()
+
+
+def ahead(options: argparse.Namespace) -> int:
+    """Return how many batches the workers draw before the speed of a training is theirs."""
+    return 3 * int(options.workers)
 
 
 def loading(data: TrainingData, options: argparse.Namespace) -> list[float]:
     """Return the mean seconds of drawing a batch in the workers, without a network."""
     context = Context(Path(), Path(), device=torch.device(options.device), workers=options.workers)
-    full = 3 * options.workers  # batches that are drawn before the first one is waited for
+    full = ahead(options)
     items = [[(epoch, i) for i in range(len(data))] for epoch in range(full + options.steps)]
     times = [time.perf_counter() for _ in load(data, items, context)]
     return [(times[-1] - times[full]) / (len(times) - 1 - full)]

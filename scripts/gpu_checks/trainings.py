@@ -151,7 +151,7 @@ def check_waits(settings: Settings) -> Iterator[Row]:
         places = [
             f"{Path(one.filename).name}:{one.lineno}"
             for one in caught
-            if "synchronizing" in str(one.message)
+            if "called a synchronizing" in str(one.message)
         ]
         yield Row(f"{name}: waits per step", len(places) / 3, "", WAITS.get(name, 0),
                   " ".join(sorted(set(places))))  # fmt: skip
