@@ -26,6 +26,7 @@ from torch import Tensor
 from ssl_transfer import randomness
 from ssl_transfer.classifier import Classifier, load_classifier
 from ssl_transfer.config.trust import FLAG
+from ssl_transfer.runs.finished import only_run
 from ssl_transfer.system.plain_text import printable
 
 DESCRIPTION = "ssl_transfer"
@@ -181,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m ssl_transfer.export",
         description="Write the classifier of a finished run to one file, and check that file.",
     )
-    parser.add_argument("run", type=Path, help="folder of a run, or a file of published weights")
+    parser.add_argument("run", type=Path, nargs="+",
+                        help="folder of a run, or a file of published weights")  # fmt: skip
     parser.add_argument("--to", type=Path, required=True, metavar="MODEL.pt2|MODEL.onnx")
     parser.add_argument("--model", help="for published weights: their option of conf/model")
     parser.add_argument(FLAG, action="store_true",
@@ -190,7 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if args.to.suffix not in FORMATS:  # before the weights are read
             raise ValueError(f"`--to` must end in one of {sorted(FORMATS)}, but is `{args.to}`.")
-        classifier = load_classifier(args.run, args.model, trust_targets=args.trust_targets)
+        run = only_run(args.run)
+        classifier = load_classifier(run, args.model, trust_targets=args.trust_targets)
         difference = export(classifier, args.to)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")

@@ -103,6 +103,7 @@ def test_an_export_that_differs_leaves_no_file(tmp_path: Path, small: Classifier
     [
         (["nowhere", "--to", "model.pt"], "must end in one of ['.onnx', '.pt2']"),
         (["nowhere", "--to", "model.pt2"], "must be the folder of a finished run"),
+        (["a", "b", "c", "--to", "model.pt2"], "one run must be named, but 3 are, as by a pattern"),
     ],
 )
 def test_mistakes_get_one_sentence(

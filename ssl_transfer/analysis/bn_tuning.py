@@ -32,7 +32,7 @@ from ssl_transfer.models.batch_norm import batch_norm_layers
 from ssl_transfer.models.weights import WEIGHTS_FILE
 from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.runs import Run
-from ssl_transfer.runs.finished import kept_encoder, read_finished, starting_encoder
+from ssl_transfer.runs.finished import kept_encoder, only_run, read_finished, starting_encoder
 from ssl_transfer.system.files import write_atomically
 from ssl_transfer.system.plain_text import printable
 
@@ -381,7 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Show the changes by BN-tuning in each layer: affine parameters, running "
         "statistics and the similarity of outputs (linear CKA) on test images.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="holds record.json")
+    parser.add_argument("run", type=Path, nargs="+", metavar="RUN_FOLDER",
+                        help="holds record.json")  # fmt: skip
     parser.add_argument("--images", type=int, default=256, help="of the test split (default: 256)")
     parser.add_argument("--out", type=Path, help="folder of the tables and the picture "
                         "(default: bn_tuning in the run's folder)")  # fmt: skip
@@ -390,11 +391,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _require_enough(args.images)
         _require_matplotlib()
-        run = read_run(args.run, trust_targets=args.trust_targets)
+        folder = only_run(args.run)
+        run = read_run(folder, trust_targets=args.trust_targets)
         images, picked = images_to_see(run, args.images)
         changes = compare(run, images, picked)
         sys.stdout.write(to_markdown(changes) + "\n")
-        for path in report(run, changes, args.out or args.run / "bn_tuning"):
+        for path in report(run, changes, args.out or folder / "bn_tuning"):
             sys.stdout.write(f"wrote {path}\n")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"{printable(str(error))}\n")

@@ -1,8 +1,9 @@
 """Datasets from a user's own script: arrays of pixels, or torch datasets of images and labels."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -15,6 +16,8 @@ from ssl_transfer.datasets.decoding import to_rgb
 from ssl_transfer.datasets.images import ArrayImages, Images
 from ssl_transfer.datasets.reader import Options, assemble, some
 from ssl_transfer.datasets.splitting import hold_out
+
+log = logging.getLogger(__name__)
 
 ACCEPTED = (
     "a `Dataset`, (images uint8 [N, H, W, 3], labels [N]), a torch Dataset of (Pillow image, "
@@ -82,12 +85,15 @@ def in_memory(
     names = classes or next(
         (part.classes for part in parts.values() if hasattr(part, "classes")), None
     )
-    numbers, names = _numbered({key: labels for key, (_, labels, _) in read.items()}, names)
+    numbers, names = _numbered({key: part.labels for key, part in read.items()}, names)
+    if len(names) < 2:
+        log.warning("`%s`: all images are of one class, so that no classifier can be wrong", name)
     splits = {
-        key: Split(images, numbers[key], [f"{key}/{i}" for i in range(len(images))])
-        for key, (images, _, _) in read.items()
+        key: Split(part.images, numbers[key], [f"{key}/{i}" for i in range(len(part.images))])
+        for key, part in read.items()
     }
-    content = hashlib.sha256("".join(digest for *_, digest in read.values()).encode())
+    pixels = {key: part.pixels for key, part in read.items()}
+    content = hashlib.sha256("".join(part.digest for part in read.values()).encode())
     options = Options(name=name, val_fraction=val_fraction, split_seed=split_seed, flip=flip)
     train, test, facts = splits["train"], splits.get("test"), {}
     if test is None:
@@ -98,7 +104,13 @@ def in_memory(
             )
         kept, held = hold_out(train.targets, test_fraction, split_seed, "test")
         train, test = train.subset(kept), train.subset(held)
+        pixels = {key: pixels["train"][part] for key, part in (("train", kept), ("test", held))}
         facts["test"] = f"seeded, {test_fraction}"
+    if copies := int(np.isin(pixels["test"], pixels["train"]).sum()):
+        log.warning(
+            "`%s`: %d of %d test images are in train, too, so that scores are too good; remove the "
+            "copies", name, copies, len(test),
+        )  # fmt: skip
     return assemble(
         options,
         classes=names,
@@ -124,8 +136,24 @@ def _parts(data: object) -> dict[str, Any]:
     return {key: data[key] for key in _SPLITS if key in data}
 
 
-def _read(part: Any, key: str) -> tuple[Images, Labels, str]:
-    """Return a split's images and labels, and a hash of its pixels."""
+class _Part(NamedTuple):
+    """What a user gave as one split.
+
+    Args:
+        images: its images.
+        labels: their labels, as given.
+        digest: a hash of all pixels.
+        pixels: a number for the pixels of each image, equal for copies within one process.
+    """
+
+    images: Images
+    labels: Labels
+    digest: str
+    pixels: Int64[np.ndarray, " samples"]
+
+
+def _read(part: Any, key: str) -> _Part:
+    """Return a split's images and labels, and hashes of its pixels."""
     if isinstance(part, tuple | list) and len(part) == 2:
         pixels, labels = (_as_array(values) for values in part)
         if isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.ndim == 4:
@@ -150,7 +178,7 @@ def _as_array(values: Any) -> Any:
         raise ValueError(f"`dataset` must be {ACCEPTED}, but its values are ragged.") from error
 
 
-def _arrays(pixels: Any, labels: Any, key: str) -> tuple[Images, Labels, str]:
+def _arrays(pixels: Any, labels: Any, key: str) -> _Part:
     if pixels.shape[3] != 3:
         raise ValueError(
             f"the images of {key} must be uint8 [N, H, W, 3], but are {list(pixels.shape)}; "
@@ -162,12 +190,13 @@ def _arrays(pixels: Any, labels: Any, key: str) -> tuple[Images, Labels, str]:
             f"{list(labels.shape)}."
         )
     content = hashlib.sha256(np.ascontiguousarray(pixels).data)
-    return ArrayImages(pixels), labels, content.hexdigest()
+    each = np.array([hash(image.tobytes()) for image in pixels], dtype=np.int64)
+    return _Part(ArrayImages(pixels), labels, content.hexdigest(), each)
 
 
-def _items(items: Any, key: str) -> tuple[Images, Labels, str]:
+def _items(items: Any, key: str) -> _Part:
     """Return the images and labels of a torch dataset, after reading all of its items."""
-    labels, content = [], hashlib.sha256()
+    labels, content, each = [], hashlib.sha256(), []
     for place in range(len(items)):
         image, label = _item(items, place, key)
         pixels = to_rgb(image)
@@ -176,9 +205,12 @@ def _items(items: Any, key: str) -> tuple[Images, Labels, str]:
                 f"the items of a torch dataset must be the same in each reading, but item {place} "
                 f"of {key} changes; remove its random transform: the protocol augments."
             )
-        content.update(f"{pixels.size}".encode() + pixels.tobytes())
+        whole = f"{pixels.size}".encode() + pixels.tobytes()
+        content.update(whole)
+        each.append(hash(whole))
         labels.append(label)
-    return _ItemImages(items), np.asarray(labels), content.hexdigest()
+    hashes = np.array(each, dtype=np.int64)
+    return _Part(_ItemImages(items), np.asarray(labels), content.hexdigest(), hashes)
 
 
 def _item(items: Any, place: int, key: str) -> tuple[Image.Image, Any]:

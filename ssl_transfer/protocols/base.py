@@ -64,6 +64,15 @@ class EvaluationProtocol(Protocol):
         ...
 
 
+_REMEDIES = {
+    "none": " (it is for pre-training only)",
+    "values": "; use protocol=factor_regression or transferability",
+    "landmarks": "; use protocol=landmark_regression",
+    "views": "; use protocol=real_world_invariance",
+}
+"""Ends of the message for a dataset without classes, by its kind of target."""
+
+
 def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the protocol") -> None:
     """Refuse a dataset that a protocol cannot use, before any work.
 
@@ -79,7 +88,7 @@ def require(protocol: EvaluationProtocol, dataset: Dataset, name: str = "the pro
         raise ValueError(
             f"{name} must be given a dataset whose target is one of {sorted(protocol.targets)}, "
             f"but `{dataset.name}` has `{dataset.target}`"
-            f"{' (it is for pre-training only)' * (dataset.target == 'none')}."
+            f"{_REMEDIES.get(dataset.target, '')}."
         )
     for split, images in SPLITS.items():
         if split in getattr(protocol, "splits", SPLITS) and len(dataset[split]) == 0:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,21 @@ def read_finished(folder: Path, *, trust_targets: bool = False) -> tuple[Run, di
     outputs = str(folder.resolve().parents[1])
     run = Run({**config, "paths": {**config["paths"], "outputs": outputs}})
     return run, {**record, "config": config}
+
+
+def only_run(folders: Sequence[Path]) -> Path:
+    """Return the one folder that a command line names.
+
+    Raises:
+        ValueError: if it names several, as a shell's pattern that fits several runs does.
+    """
+    first, *others = folders
+    if others:
+        raise ValueError(
+            f"one run must be named, but {len(folders)} are, as by a pattern that fits several; "
+            f"name one of them: {first}, {others[0]}, …"
+        )
+    return first
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -193,6 +193,10 @@ def test_a_folder_without_a_record(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "must be a run's record" in refused(tmp_path, capsys)
 
 
+def test_a_pattern_that_fits_several_runs(kept: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "one run must be named, but 2 are" in refused(kept.folder, capsys, str(kept.folder))
+
+
 @pytest.mark.parametrize("images", ["3", "-5"])
 def test_too_few_images_are_refused_before_the_run_is_read(
     images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -121,3 +121,20 @@ def test_names_must_fit_the_labels() -> None:
         in_memory((PIXELS, LABELS), classes=["only"])
     with pytest.raises(ValueError, match="must be among `classes`, but `b` are not"):
         in_memory((PIXELS, ["ab"[label] for label in LABELS]), classes=["a"])
+
+
+def test_copies_in_train_and_test_and_a_single_class_are_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), dtype=np.uint8)
+    labels = ["cat", "dog"] * 4
+    in_memory({"train": (pixels[:4], labels[:4]), "test": (pixels[4:], labels[4:])})
+    assert not caplog.text
+    in_memory({"train": (pixels, labels), "test": (pixels[:2], labels[:2])}, name="mine")
+    assert "`mine`: 2 of 2 test images are in train, too" in caplog.text
+    caplog.clear()
+    in_memory((np.repeat(pixels[:1], 10, axis=0), ["cat", "dog"] * 5))
+    assert "2 of 2 test images are in train" in caplog.text
+    caplog.clear()
+    in_memory((pixels, ["cat"] * 8), name="mine")
+    assert "`mine`: all images are of one class" in caplog.text

@@ -353,3 +353,13 @@ def test_a_run_leaves_a_record_with_every_factor(tmp_path: Path) -> None:
     assert next(iter(scores)) == "r2"
     assert len(scores) == 7
     assert scores["r2_lighting"]["value"] > 0.5
+
+
+def test_a_protocol_of_classes_names_those_that_take_numbers() -> None:
+    probe, *others = (
+        locate(plain(compose([f"protocol={option}"]))["protocol"]["_target_"])
+        for option in ("knn", "factor_regression", "transferability")
+    )
+    assert all("values" in other.targets for other in others)
+    with pytest.raises(ValueError, match=r"use protocol=factor_regression or transferability\."):
+        require(probe(), shapes(name="shapes"))

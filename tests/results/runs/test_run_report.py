@@ -107,6 +107,11 @@ def test_a_failed_run_says_its_reason(write, capsys) -> None:
     assert "reason The loss must stay finite." in shown
 
 
+def test_a_pattern_that_fits_several_runs_is_refused(judged: Path, capsys) -> None:
+    assert main(["run", str(judged), str(judged)]) == 2
+    assert "one run must be named, but 2 are, as by a pattern" in words_of(capsys)[1]
+
+
 def test_several_classes_per_image_have_average_precisions(judged: Path, capsys) -> None:
     record = json.loads((judged / "record.json").read_text())
     record |= write_arrays(judged, targets=np.array([[1, 0], [1, -1], [0, 1]]))
