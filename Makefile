@@ -1,6 +1,6 @@
 # Everything starts here: `make help`. Works on a bare Debian or Ubuntu with git, make and Python 3.11+.
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-measures test test-slow test-slurm test-slurm-accounting test-browser gpu-check lint format types check benchmarks clean
+.PHONY: help install demo demo-measures test test-lowest test-slow test-slurm test-slurm-accounting test-browser gpu-check lint format types check benchmarks clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -29,6 +29,9 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest --numproces
 
 test: $(READY) ## the test suite, but for what takes minutes
 	$(PYTEST) -m "not slow"
+
+test-lowest: ## the same with the lowest versions that setup.cfg names, in an environment of its own
+	@UV_RESOLUTION=lowest-direct $(MAKE) test VENV=.venv-lowest
 
 test-slow: $(READY) ## published recipes at their published widths, long trainings by one and two processes
 	$(PYTEST) -m slow
@@ -74,4 +77,4 @@ benchmarks: $(READY) ## speed beside what users would use otherwise (several min
 
 clean: ## remove caches, not results
 	rm -rf .mypy_cache .ruff_cache .pytest_cache build *.egg-info
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)/*' -not -path './.venv-lowest/*' -prune -exec rm -rf {} +

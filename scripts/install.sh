@@ -32,5 +32,9 @@ fi
 echo "installing the dependencies (about 5 GB with torch's CUDA build; once)"
 # uv is several times faster than pip; where it cannot reach the index as configured for pip, pip does it.
 "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check uv
-"$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" -e '.[dev]' 2>/dev/null ||
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+if [ -n "${UV_RESOLUTION:-}" ]; then # the lowest versions, which pip does not find
+    "$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" -e '.[dev]'
+else
+    "$VENV/bin/uv" pip install --quiet --compile-bytecode --python "$VENV/bin/python" -e '.[dev]' 2>/dev/null ||
+        "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+fi

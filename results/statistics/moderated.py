@@ -29,8 +29,8 @@ def moderated(variances: Floats, degrees: NDArray[np.int64]) -> tuple[Floats, Fl
 
     Example:
         >>> variances, degrees = moderated(np.array([1.0, 2.0, 3.0]), np.array([2, 2, 2]))
-        >>> [round(variance, 2) for variance in variances.tolist()], degrees[0] > 100
-        ([3.24, 3.24, 3.24], np.True_)
+        >>> [round(variance, 2) for variance in variances.tolist()], bool(degrees[0] > 100)
+        ([3.24, 3.24, 3.24], True)
     """
     from scipy.special import digamma, polygamma  # slow to import, so only where it is needed
 

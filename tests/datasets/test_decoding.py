@@ -135,6 +135,8 @@ def transparent() -> dict[str, bytes]:
     palette = Image.new("P", (2, 1), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.putpixel((1, 0), 0)
+    palette_alpha = palette.copy()
+    palette_alpha.putalpha(Image.fromarray(np.array([[0, 255]], np.uint8)))
     layered = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
     layered.putpixel((1, 0), (0, 0, 0, 255))
     rows16 = np.array([[3000, 0]])
@@ -148,7 +150,7 @@ def transparent() -> dict[str, bytes]:
         "16-bit grey": png(16, 0, rows16, tRNS=struct.pack(">H", 3000)),
         "RGBA": saved(layered, "PNG"),
         "LA": saved(layered.convert("LA"), "PNG"),
-        "PA": saved(layered.convert("PA"), "TIFF"),
+        "PA": saved(palette_alpha, "TIFF"),
         "WebP": saved(layered, "WEBP", lossless=True),
     }
 

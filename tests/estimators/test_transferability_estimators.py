@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.linalg
 import scipy.optimize
 import scipy.special
@@ -415,7 +416,7 @@ def test_gbc_is_the_sum_over_pairs_of_classes(samples, dim, gaussian):
 def test_the_coefficient_of_two_gaussians_is_the_integral_of_their_geometric_mean():
     x = np.linspace(-30, 30, 20001)
     densities = [scipy.stats.norm(m, s).pdf(x) for m, s in ((0, 1), (1.5, 2))]
-    expected = np.trapezoid(np.sqrt(densities[0] * densities[1]), x)
+    expected = scipy.integrate.trapezoid(np.sqrt(densities[0] * densities[1]), x)
     means, variances = tensors(np.array([[0.0], [1.5]]), np.array([[1.0], [4.0]]))
     gaussians = transferability.gaussians._coefficients(means, variances, slice(0, 2), 1.0)
     assert float(gaussians[0, 1]) == pytest.approx(expected, rel=1e-6)
