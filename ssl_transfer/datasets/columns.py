@@ -72,6 +72,7 @@ def read_table(key: str, path: Path, choose: Choose, problems: list[str]) -> Tab
             "rename or convert it."
         )
     read = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}[form]
+    remedy = "correct the path"
     try:
         return read(path, choose, problems)
     except OSError as error:
@@ -80,7 +81,8 @@ def read_table(key: str, path: Path, choose: Choose, problems: list[str]) -> Tab
             reason = f"does not exist{nearest(path)}"
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text ({error.reason} at byte {error.start})"
-    raise ValueError(f"`{key}` must be a table, but `{path}` {reason}; correct the path.")
+        remedy = "save it as UTF-8, or correct the path"
+    raise ValueError(f"`{key}` must be a table, but `{path}` {reason}; {remedy}.")
 
 
 def _read_csv(path: Path, choose: Choose, problems: list[str]) -> Table:

@@ -256,6 +256,7 @@ def _warn_of_unread(options: Options, tables: Mapping[str, list_tables.Table]) -
 
 
 def _read(path: Path, what: str) -> str:
+    remedy = "correct the path"
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -264,7 +265,8 @@ def _read(path: Path, what: str) -> str:
             reason = f"does not exist{nearest(path)}"
     except UnicodeDecodeError as error:
         reason = f"is not UTF-8 text ({error.reason} at byte {error.start})"
-    raise ValueError(f"`{what}` must be a text file, but `{path}` {reason}; correct the path.")
+        remedy = "save it as UTF-8, or correct the path"
+    raise ValueError(f"`{what}` must be a text file, but `{path}` {reason}; {remedy}.")
 
 
 def _parse(path: Path, key: str, problems: list[str]) -> Iterator[Line]:

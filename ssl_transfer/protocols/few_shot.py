@@ -203,8 +203,9 @@ class FewShot(FrozenProtocol):
             seed=dataset.split_seed,
         )
         accuracies = EpisodeRun(self, encoder, dataset, context).accuracies(episodes)
-        # As published: the population's standard deviation.
-        interval = 1.96 * float(accuracies.std()) / math.sqrt(len(accuracies))
+        interval = None
+        if len(accuracies) > 1:  # as published: the population's standard deviation
+            interval = 1.96 * float(accuracies.std()) / math.sqrt(len(accuracies))
         context.note(
             episodes={
                 "pool": self.pooled(dataset),
@@ -224,7 +225,8 @@ class FewShot(FrozenProtocol):
             drawn=np.asarray(digest(episodes, dataset, self.pooled(dataset))),
         )
         yield Score(metric="top1", value=float(accuracies.mean()), primary=True)
-        yield Score(metric="top1_interval_95", value=interval, higher_is_better=False)
+        if interval is not None:
+            yield Score(metric="top1_interval_95", value=interval, higher_is_better=False)
 
 
 def digest(episodes: Episodes, dataset: Dataset, pooled: Sequence[str]) -> str:

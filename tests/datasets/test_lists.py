@@ -108,7 +108,7 @@ def test_the_first_problems_come_in_one_message(tmp_path) -> None:
     [
         ({"train": "gone.txt"}, r"`dataset\.train` must be a text file, but .* does not exist"),
         ({"classes": "gone.txt"}, r"`dataset\.classes` must be a text file"),
-        ({"test": "a photo.png"}, "is not UTF-8 text"),
+        ({"test": "a photo.png"}, "is not UTF-8 text .* save it as UTF-8"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, options, sentence: str) -> None:

@@ -121,6 +121,12 @@ def test_encoders_are_compared_on_the_same_episodes(encoder, tmp_path):
     assert run(FewShot(**TINY), encoder, moved, tmp_path / "2")[2]["drawn"] != kept[0]["drawn"]
 
 
+def test_a_single_episode_has_no_interval(encoder, tmp_path):
+    scores, facts, _ = run(FewShot(**TINY | {"episodes": 1}), encoder, toy(), tmp_path)
+    assert list(scores) == ["top1"]
+    assert facts["episodes"]["interval_95"] is None
+
+
 def test_constant_features_are_right_once_per_way(tmp_path):
     blind = models.wrap(nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), FOUR)
     nn.init.zeros_(blind.backbone[1].weight)
