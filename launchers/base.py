@@ -108,6 +108,7 @@ class ProjectLauncher(Launcher):
             for composed in compositions
         ]
         refuse_default_datasets(runs, job_overrides)
+        warn_of_unused_datasets(runs, job_overrides)
         return runs
 
 
@@ -133,6 +134,26 @@ def refuse_default_datasets(runs: Sequence[Run], overrides: Sequence[Sequence[st
             f"{each}; add `dataset={','.join(protocol_of)}`, or the sets that you mean, or send "
             "one command for each protocol if no set suits all."
         ])  # fmt: skip
+
+
+def warn_of_unused_datasets(runs: Sequence[Run], overrides: Sequence[Sequence[str]]) -> None:
+    """Warn if a data set is named for runs that only pre-train, whose images are the method's.
+
+    Args:
+        runs: the runs of a command.
+        overrides: the overrides of each run.
+    """
+    if not all(run.is_pretraining for run in runs):
+        return
+    named = {text for line in overrides for text in line if text.startswith("dataset=")}
+    methods = [run.config["method"] for run in runs]
+    trained_on = {method["pretrain_on"]["name"] for method in methods if method.get("pretrain_on")}
+    if named and trained_on:
+        log.warning(
+            "`%s` changes nothing with `protocol=pretrain`, which trains on `%s`; "
+            "dataset@method.pretrain_on=NAME chooses its images",
+            "`, `".join(sorted(named)), "`, `".join(sorted(trained_on)),
+        )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=16)

@@ -71,7 +71,10 @@ def help_text(own: Path | None = None) -> str:
 @hydra.main(version_base="1.3", config_path=str(configuration.CONF), config_name="config")
 def run(config: DictConfig) -> None:
     """Execute one run and the runs that it requires."""
+    from hydra.core.hydra_config import HydraConfig
+
     from launchers import sweep
+    from launchers.base import warn_of_unused_datasets
     from ssl_transfer.config.hydra_errors import sentence
     from ssl_transfer.runs import Run
     from ssl_transfer.system.files import let_group_write
@@ -82,6 +85,7 @@ def run(config: DictConfig) -> None:
         single_run = Run(configuration.plain(config))
     except HydraException as error:  # from an encoder reference
         raise sweep.SweepRefused([sentence(error)]) from error
+    warn_of_unused_datasets([single_run], [HydraConfig.get().overrides.task])
     if config.dry_run:
         from launchers import dry_run
 

@@ -244,7 +244,7 @@ def test_damaged_tables_are_told(photos: Path) -> None:
     for name, content, sentence in (
         ("a.csv", b"", "no column `path`, `file`"),
         ("b.csv", b"path,label\n", r"b\.csv: no rows"),
-        ("c.csv", "path,label\nä.png,a\n".encode("latin-1"), "is not UTF-8 text .* save it as UTF-8"),
+        ("c.csv", "path,label\nä.png,a\n".encode("latin-1"), "is not UTF-8 .* save it as UTF-8"),
         ("d.jsonl", b"{\n", r"d\.jsonl:1: no JSON"),
         ("e.jsonl", b"[1]\n", r"e\.jsonl:1: no JSON object"),
         ("f.parquet", b"PAR1", r"f\.parquet: no Parquet file"),
