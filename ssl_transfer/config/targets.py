@@ -16,9 +16,12 @@ def locate(target: str) -> Callable[..., Any]:
     try:
         value = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
+        package = module_name.partition(".")[0]
+        missing = isinstance(error, ModuleNotFoundError) and error.name == package
         raise ValueError(
             f"`_target_` must name something that can be imported as package.module.name, "
-            f"but `{target}` cannot ({error})."
+            f"but `{target}` cannot ({error})"
+            f"{'; PYTHONPATH must name the folder that holds it' * missing}."
         ) from error
     if not callable(value):
         raise ValueError(f"`_target_` must name a function or class, but `{target}` is neither.")

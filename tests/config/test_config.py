@@ -165,7 +165,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
     ("change", "said"),
     [
         (lambda c: c["method"].update(_target_="simclr"), "`simclr` cannot"),
-        (lambda c: c["method"].update(_target_="nowhere.SimCLR"), "No module named 'nowhere'"),
+        (lambda c: c["method"].update(_target_="nowhere.SimCLR"), "'nowhere'); PYTHONPATH must"),
         (lambda c: c["model"].update(_target_="math.pi"), "is neither"),
         (lambda c: c["model"].pop("_target_"), "`model._target_`"),
         (lambda c: c["protocol"].update(_target_=None), "`protocol._target_`"),
