@@ -1,5 +1,6 @@
 """Functions for losses on correlations and covariances of features (Barlow Twins, VICReg)."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from ssl_transfer.system import distributed
 
@@ -46,12 +48,19 @@ def standardise(z: Embeddings, *, unbiased: bool, eps: float) -> Embeddings:
         unbiased: whether to divide by batch - 1 in the deviation instead of by batch.
         eps: added to the variance.
     """
-    variance, mean = torch.var_mean(z, dim=0, correction=int(unbiased))
-    if eps == 0:
-        # Replace the variance before the square root, whose gradient is infinite at 0.
-        variance = variance.masked_fill(constant_features(z), torch.inf)
-    deviation: Tensor = (variance + eps).sqrt()
-    return (z - mean) / deviation
+    # BatchNorm's kernel takes an eighth of the time of mean, variance and quotient. It divides by
+    # the batch: for n/(n-1) of its variance, eps and the result have to shrink.
+    shrinkage = (len(z) - 1) / len(z) if unbiased else 1.0
+    constant = constant_features(z) if eps == 0 else None
+    if constant is not None:
+        # Any numbers that vary: the gradient of a deviation of 0 is infinite.
+        ramp = torch.linspace(-1, 1, len(z), dtype=z.dtype, device=z.device)
+        z = torch.where(constant, ramp[:, None], z)
+    positive = eps * shrinkage or torch.finfo(z.dtype).tiny  # the kernel refuses 0
+    standardised = F.batch_norm(z, None, None, training=True, eps=positive)
+    if constant is not None:
+        standardised = standardised.masked_fill(constant, 0.0)
+    return standardised * math.sqrt(shrinkage) if unbiased else standardised
 
 
 class _Gram(torch.autograd.Function):

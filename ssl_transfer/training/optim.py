@@ -111,7 +111,9 @@ def adam(
 ) -> torch.optim.Optimizer:
     """Return Adam with weight decay as part of the gradient (L2)."""
     split = _split(groups, exclude_bias_and_norm)
-    return _adaptive(torch.optim.Adam, split, lr, betas, eps, weight_decay)
+    return _fused(
+        torch.optim.Adam, split, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay
+    )
 
 
 def adamw(
@@ -125,19 +127,59 @@ def adamw(
 ) -> torch.optim.Optimizer:
     """Return Adam with decoupled weight decay (multiplied by the learning rate)."""
     split = _split(groups, exclude_bias_and_norm)
-    return _adaptive(torch.optim.AdamW, split, lr, betas, eps, weight_decay)
+    return _fused(
+        torch.optim.AdamW, split, lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay
+    )
 
 
-def _adaptive(
-    kind: type[torch.optim.Adam],
-    groups: Groups,
-    lr: float,
-    betas: Sequence[float],
-    eps: float,
-    weight_decay: float,
+def _fused(
+    kind: Callable[..., torch.optim.Optimizer], groups: Groups, **settings: Any
 ) -> torch.optim.Optimizer:
-    first, second = betas
-    return kind(groups, lr=lr, betas=(first, second), eps=eps, weight_decay=weight_decay)
+    """Return an optimizer of torch that updates all parameters in one pass over their memory.
+
+    Adam takes a fifth of the time then on a CPU, and a few kernels on a GPU. A training that
+    continues keeps the way in which it began, which its checkpoint holds. (SGD has such kernels,
+    too, but they fail for parameters that get their first gradient in a later step.)
+    """
+    optimizer = kind(groups, fused=True, **settings)
+    optimizer.register_step_pre_hook(_FusedWhereAlike())
+    optimizer.register_load_state_dict_post_hook(_tell_scaler)
+    return optimizer
+
+
+def _tell_scaler(optimizer: torch.optim.Optimizer) -> None:
+    """Let a gradient scaler leave overflowed steps to the optimizer only if its steps are fused."""
+    fused = all(group["fused"] for group in optimizer.param_groups)
+    optimizer._step_supports_amp_scaling = fused  # type: ignore[attr-defined]
+
+
+class _FusedWhereAlike:
+    """Before its first step, keeps an optimizer from fused kernels where memory layouts differ.
+
+    These kernels take the n-th number in memory of parameter, gradient and moving averages for
+    those of the same weight. Autograd gives gradients the layout of their parameters.
+    """
+
+    def __init__(self) -> None:
+        self.checked = False
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if self.checked:
+            return
+        self.checked = True
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for parameter in parameters:
+            others = [parameter.grad, *optimizer.state.get(parameter, {}).values()]
+            tensors = [t for t in others if isinstance(t, Tensor) and t.shape == parameter.shape]
+            if any(_strides(tensor) != _strides(parameter) for tensor in tensors):
+                for group in optimizer.param_groups:
+                    group["fused"] = False
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """Return the strides of the axes that have more than one index."""
+    pairs = zip(tensor.stride(), tensor.shape, strict=True)
+    return [stride for stride, size in pairs if size > 1]
 
 
 def lars(

@@ -38,7 +38,42 @@ def test_a_mapping_gives_torchs_optimizer(config: dict[str, Any]) -> None:
     keys = {key: value for key, value in config.items() if key != "name"}
     judge = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     expected = _steps(twin, judge[config["name"]](twin.parameters(), **keys))
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", CONFIGS[1:3], ids=lambda config: config["name"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_and_parameters_may_lie_in_memory_in_different_orders(
+    config: dict[str, Any], layout: torch.memory_format
+) -> None:
+    results = []
+    for parameter_layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        filters = torch.randn(4, 3, 2, 2).contiguous(memory_format=parameter_layout)
+        parameter = nn.Parameter(filters)
+        optimizer = optim.build(config, [{"params": [parameter]}])
+        for _ in range(3):
+            parameter.grad = torch.randn(4, 3, 2, 2).contiguous(memory_format=layout)
+            optimizer.step()
+        assert optimizer.param_groups[0]["fused"] == (layout == parameter_layout)
+        results.append(parameter.detach().contiguous())
+    torch.testing.assert_close(*results)
+
+
+def test_an_optimizer_of_a_checkpoint_without_fused_steps_goes_on_without_them() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    old = torch.optim.Adam([parameter], lr=0.1)
+    parameter.grad = torch.ones(3)
+    old.step()
+    new = optim.build({"name": "adam", "lr": 0.1}, [{"params": [parameter]}])
+    new.load_state_dict(old.state_dict())
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.zeros(1))
+    parameter.grad = torch.full((3,), 4.0)
+    scaler.unscale_(new)
+    scaler.step(new)
+    assert not new.param_groups[0]["fused"]
+    torch.testing.assert_close(parameter.detach(), torch.full((3,), 0.8))
 
 
 def test_lars_takes_the_published_first_step() -> None:
