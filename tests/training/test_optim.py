@@ -41,7 +41,24 @@ def test_a_mapping_gives_torchs_optimizer(config: dict[str, Any]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("config", CONFIGS[1:3], ids=lambda config: config["name"])
+@pytest.mark.parametrize("config", CONFIGS[:3], ids=lambda config: config["name"])
+def test_a_parameter_may_get_its_first_gradient_in_a_later_step(config: dict[str, Any]) -> None:
+    keys = {key: value for key, value in config.items() if key != "name"}
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    ours, judge = ([nn.Parameter(torch.ones(3)) for _ in range(2)] for _ in range(2))
+    optimizers = [
+        optim.build(config, [{"params": ours}]),
+        kinds[config["name"]](judge, foreach=False, **keys),
+    ]
+    for step in range(4):
+        for parameters, optimizer in zip((ours, judge), optimizers, strict=True):
+            parameters[0].grad = torch.full((3,), 0.5 + step)
+            parameters[1].grad = torch.full((3,), 0.25) if step > 1 else None
+            optimizer.step()
+    torch.testing.assert_close([*ours], [*judge])
+
+
+@pytest.mark.parametrize("config", CONFIGS[:3], ids=lambda config: config["name"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_gradients_and_parameters_may_lie_in_memory_in_different_orders(
     config: dict[str, Any], layout: torch.memory_format
