@@ -51,15 +51,15 @@ def target_from(
     theirs = scores(read_source(source), target)
     encoders = matching(
         ordered(encoder for column in theirs.raw.values() for encoder in column),
-        results.known("encoder"),
+        results.scored("encoder"),
         aliases,
     )
-    datasets = matching(theirs.raw, ["", *results.known("dataset")], {})
+    datasets = matching(theirs.raw, ["", *results.scored("dataset")], {})
     if not encoders or not datasets:
         axis = "dataset" if encoders else "encoder"
         raise ResultsError(
             f"both sources must share {'a' if encoders else 'an'} {axis}, but none of `{source}` "
-            f"is known ({', '.join(f'`{name}`' for name in results.known(axis)[:5])}, …)."
+            f"is known ({', '.join(f'`{name}`' for name in results.scored(axis)[:5])}, …)."
         )
     renamed = Scores(f"{target} of {source}", negated=theirs.negated)
     for dataset, label in datasets.items():

@@ -93,12 +93,15 @@ class Results:
 
     def known(self, axis: str) -> list[str]:
         """Return the labels that occur on an axis, in natural order."""
-        labels = (getattr(entry, axis) for entry in (*self.rows, *self.gaps))
-        return sorted({label for label in labels if label}, key=natural)
+        return sorted(self._labels(axis, self.rows) | self._labels(axis, self.gaps), key=natural)
+
+    def scored(self, axis: str) -> list[str]:
+        """Return the labels of runs with scores on an axis, in natural order."""
+        return sorted(self._labels(axis, self.rows), key=natural)
 
     def matching(self, axis: str, name: str) -> list[str]:
-        """Return the labels on an axis that a name selects, in natural order."""
-        known = self.known(axis)
+        """Return the labels of runs with scores that a name selects, in natural order."""
+        known = self.scored(axis)
         return [name] if name in known else [label for label in known if fits(label, name)]
 
     def facts(self, encoder: str) -> EncoderFacts:
@@ -132,13 +135,20 @@ class Results:
         return None if run is None else hyperparameter(run.description, key)
 
     def _named(self, axis: str, names: Iterable[str]) -> set[str]:
+        names = list(names)
         selected: set[str] = set()
+        without_scores = set(self.known(axis)).difference(self.scored(axis)) if names else set()
         for name in names:
-            matches = self.matching(axis, name)
+            matches = {label for label in without_scores if fits(label, name)}
+            matches.update(self.matching(axis, name))
             if not matches:
                 raise unknown(f"the {axis}", name, self.known(axis))
-            selected |= set(matches)
+            selected |= matches
         return selected
+
+    @staticmethod
+    def _labels(axis: str, entries: Iterable[Row | MissingRun]) -> set[str]:
+        return {label for entry in entries if (label := getattr(entry, axis))}
 
 
 def read(

@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from results.records.descriptions import Run
+from results.records.descriptions import Description, Run
 from results.records.labels import Identity, label
 from results.records.rows import MissingRun, Row
+from results.records.unscored_labels import beside
 from results.records.versions import Version, versions
 
 
@@ -68,14 +69,25 @@ def identities_of(
 ) -> dict[int, Identity]:
     """Return the labels of runs by the ``id`` of their descriptions, which runs share.
 
-    The arguments are those of ``label``.
+    Runs without scores do not change the labels of others. The arguments are those of ``label``.
     """
     runs = list(runs)
+    distinct = _distinct(runs)
+    judged = _distinct([run for run in runs if run.metrics])
+    scored = label(judged, mean_over, apart) if judged else {}
+    if len(scored) < len(set(distinct)):
+        scored = beside(label(distinct, mean_over, apart), scored, apart)
+    return {id(one): scored[one] for one in distinct}
+
+
+def _distinct(runs: Sequence[Run]) -> list[Description]:
+    """Return descriptions from which the same labels follow as from those of all runs.
+
+    The labels depend on the orders of first and of last runs, not on the number of runs.
+    """
     first = {id(run.description): run.description for run in runs}
     last = {id(run.description): run.description for run in reversed(runs)}
-    # The labels depend on the orders of first and of last runs, not on the number of runs.
-    identities = label([*first.values(), *reversed(last.values())], mean_over, apart)
-    return {number: identities[description] for number, description in first.items()}
+    return [*first.values(), *reversed(last.values())]
 
 
 def _gap(run: Run, identity: Identity, outputs: Path | None, kind: str, reason: str) -> MissingRun:

@@ -96,10 +96,15 @@ def best_encoders(results: Results) -> list[str]:
     tables = {protocol: cells(results, protocol) for protocol in protocols(results)}
     by_coverage = sorted(
         tables,
-        key=lambda name: (name.split(" ")[0] != TARGET, -len({d for _, d in tables[name]})),
+        key=lambda name: (name.split(" ")[0] != TARGET, -_coverage(tables[name])),
     )
     lines = (_best(protocol, tables[protocol]) for protocol in by_coverage)
     return [line for line in lines if line is not None]
+
+
+def _coverage(table: Mapping[tuple[str, str], Cell]) -> int:
+    """Return the number of datasets with a score."""
+    return len({dataset for (_, dataset), cell in table.items() if cell.values})
 
 
 def _best(protocol: str, table: Mapping[tuple[str, str], Cell]) -> str | None:

@@ -30,8 +30,8 @@ class Grid:
         rows: the coordinates of the rows, in the order of the table.
         columns: the coordinates of the columns.
         entries: by row and column; a missing one was not run.
-        means: by row, the mean over the datasets of the columns; empty if there is one dataset,
-            or columns are something else.
+        means: by row, the mean over the datasets of the columns that have a score; empty if there
+            is one such dataset, or columns are something else.
         datasets: by protocol, the datasets that entries are means over; empty if they are not.
     """
 
@@ -136,27 +136,29 @@ def _grid(about: Coordinates, entries: dict[_Place, Entry], layout: Layout) -> G
     columns = sorted({column for _, _, column, _ in entries}, key=order)
     if "dataset" in layout.mean_over:
         datasets: dict[str, set[str]] = defaultdict(set)
-        for *_, (protocol, dataset) in entries:
-            datasets[protocol].add(dataset)
+        for (*_, (protocol, dataset)), entry in entries.items():
+            if entry.value is not None:
+                datasets[protocol].add(dataset)
         averaged = {protocol: sorted(some, key=natural) for protocol, some in datasets.items()}
         return Grid(about, rows, columns, _over_datasets(entries, averaged), {}, averaged)
     by_cell = {(row, column): entry for (_, row, column, _), entry in entries.items()}
     grid = Grid(about, rows, columns, by_cell, {})
-    if layout.columns == ("dataset",) and len(columns) > 1:
-        grid.means = {row: mean_of([grid.at(row, one) for one in columns]) for row in rows}
+    scored = [one for one in columns if any(grid.at(row, one).value is not None for row in rows)]
+    if layout.columns == ("dataset",) and len(scored) > 1:
+        grid.means = {row: mean_of([grid.at(row, one) for one in scored]) for row in rows}
     return grid
 
 
 def _over_datasets(
     entries: dict[_Place, Entry], datasets: dict[str, list[str]]
 ) -> dict[tuple[Coordinates, Coordinates], Entry]:
-    """Return means over all datasets that occur with a cell's protocol in the table."""
+    """Return means over all datasets with a score by a cell's protocol in the table."""
     places = {(about, row, column, key[0]) for about, row, column, key in entries}
     return {
         (row, column): mean_of(
             [
                 entries.get((about, row, column, (protocol, one)), Entry())
-                for one in datasets[protocol]
+                for one in datasets.get(protocol, ())
             ]
         )
         for about, row, column, protocol in places

@@ -28,20 +28,28 @@ def wide_csv(results: Results, metric: str | None = None) -> str:
 
 
 def without_refused(results: Results) -> tuple[Results, str | None]:
-    """Return results without data sets of which every run was refused before its work.
+    """Return results without labels of which every run was refused before its work.
 
-    Such a data set is usually a mistyped name or folder; its column would stay in all tables.
+    Such an encoder, protocol or data set is usually a mistyped setting; its row, table or column
+    would stay in all tables.
 
     Returns:
-        The results, and a sentence that names these data sets (None: there are none).
+        The results, and a sentence that names these labels (None: there are none).
     """
-    tried = {row.dataset for row in results.rows}
-    tried |= {gap.dataset for gap in results.gaps if gap.stage != "check"}
-    refused = ordered({gap.dataset for gap in results.gaps if gap.dataset} - tried)
+    entries = [*results.rows, *(gap for gap in results.gaps if gap.stage != "check")]
+    refused: set[tuple[str, str]] = set()
+    for axis in ("encoder", "protocol", "dataset"):
+        tried = {getattr(entry, axis) for entry in entries}
+        labels = {getattr(gap, axis) for gap in results.gaps}
+        refused |= {(axis, label) for label in labels - tried if label}
     if not refused:
         return results, None
-    gaps = [gap for gap in results.gaps if gap.dataset not in refused]
-    named = ", ".join(f"`{name}`" for name in refused)
+    gaps = [
+        gap
+        for gap in results.gaps
+        if not any(getattr(gap, axis) == label for axis, label in refused)
+    ]
+    named = ", ".join(f"`{name}`" for name in ordered(label for _, label in refused))
     return dataclasses.replace(results, gaps=gaps), (
         f"left out: {named}, of which every run was refused before its work; `python -m results "
         "failures` has the reasons."
