@@ -93,19 +93,19 @@ def show(runs: Sequence[Run], outputs: Path, at_once: int = 1) -> sweep.Outcome:
 
 
 def estimates(runs: Sequence[Run], outputs: Path, at_once: int) -> Iterator[str]:
-    """Yield lines with the estimated hours and the disk of runs, and what the hours rest on."""
+    """Yield lines with the estimated time and the disk of runs, and what the time rests on."""
     if not runs:
         return
-    yield from _hours(runs, list(finished_runs(outputs)))
+    yield from _times(runs, list(finished_runs(outputs)))
     yield _disk(runs, outputs, min(at_once, len(runs)))
 
 
-def _hours(runs: Sequence[Run], finished: Sequence[Finished]) -> Iterator[str]:
+def _times(runs: Sequence[Run], finished: Sequence[Finished]) -> Iterator[str]:
     estimated = [one for one in _estimated(runs, finished) if one is not None]
-    hours = sum(one.seconds for one in estimated) / 3600
-    shown = f"{hours:.3g}" if estimated else "unknown"
+    seconds = sum(one.seconds for one in estimated)
+    shown = sweep.duration(seconds) if estimated else "unknown"
     asked = sweep.count(len(runs), "run")
-    yield f"device hours  {shown}, estimated for {len(estimated)} of {asked}"
+    yield f"device time   {shown}, estimated for {len(estimated)} of {asked}"
     for level in LEVELS:
         here = [one for one in estimated if one.level == level]
         known = {id(run): run for one in here for run in one.alike}

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from launchers.sweep import count, describe_scores, say
+from launchers.sweep import count, describe_scores, duration, say
 from launchers.sweep_folder import SweepFolder
 from ssl_transfer.system import claims, slurm
 from ssl_transfer.system.files import Unreadable, read_json
@@ -157,15 +157,8 @@ def _progress(folder: Path) -> str:
     text = f"{last.get('training')}: step {last['step']}/{last['steps']}"
     walked, took = last["step"] - same[0]["step"], last["time"] - same[0]["time"]
     if walked > 0 and took > 0:
-        text += f", {_duration((last['steps'] - last['step']) * took / walked)} left"
+        text += f", {duration((last['steps'] - last['step']) * took / walked)} left"
     return text
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 def _tail(path: Path) -> list[str]:

@@ -336,6 +336,23 @@ def size(number: int) -> str:
     return f"{number} B"
 
 
+def duration(seconds: float) -> str:
+    """Return a time as a person reads it.
+
+    Example:
+        >>> [duration(seconds) for seconds in (0.26, 5.4, 60, 3599, 90_000, 3_600_000)]
+        ['0.3 s', '5 s', '1 min', '1 h', '25 h', '1,000 h']
+    """
+    if seconds < 59.5:
+        return f"{max(seconds, 0.1):.1f} s" if seconds < 1 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min"
+    # Minutes are not worth reading beside days.
+    return f"{hours} h {rest} min" if rest and hours < 100 else f"{hours:,} h"
+
+
 def is_main_process() -> bool:
     """Return whether this process prints for all of them, without importing torch."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

@@ -14,15 +14,19 @@ from results.tables.rendering import Table, to_csv
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A mean over episodes, and half the width of its 95 % interval, as fractions."""
+    """A mean over episodes, and half the width of its 95 % interval, as fractions.
+
+    A single episode has no interval.
+    """
 
     mean: float
-    interval: float
+    interval: float | None
 
 
 def estimate(values: NDArray[np.float64]) -> Estimate:
     """Return the mean and 1.96 standard deviations (of the population) of the mean."""
-    return Estimate(float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values)))
+    mean, several = float(values.mean()), len(values) > 1
+    return Estimate(mean, 1.96 * float(values.std()) / math.sqrt(len(values)) if several else None)
 
 
 def compared(runs: Sequence[EpisodeAccuracies]) -> list[tuple[str, Estimate, Estimate]]:
@@ -51,11 +55,13 @@ def to_table(rows: Sequence[tuple[str, Estimate, Estimate]]) -> Table:
         [label, _percent(own), _percent(difference, "+") if number else "–"]
         for number, (label, own, difference) in enumerate(rows)
     ]
+    known = all(own.interval is not None for _, own, _ in rows)
+    width = "± is half the width of the 95 % interval over these episodes"
     return Table(
         "Accuracy over episodes, and paired difference from the first run (in %)",
         ["run", "accuracy", "difference"],
         body,
-        ["± is half the width of the 95 % interval over these episodes"],
+        [width if known else "a single episode has no interval"],
     )
 
 
@@ -63,11 +69,16 @@ def to_csv_rows(rows: Sequence[tuple[str, Estimate, Estimate]]) -> str:
     """Return the comparison as CSV, in percent."""
     header = ["run", "accuracy", "interval", "difference", "difference interval"]
     numbers = [
-        [label, *(round(100 * value, 4) for one in pair for value in dataclasses.astuple(one))]
+        [label, *(_rounded(value) for one in pair for value in (one.mean, one.interval))]
         for label, *pair in rows
     ]
     return to_csv(header, numbers)
 
 
 def _percent(value: Estimate, sign: str = "") -> str:
-    return f"{100 * value.mean:{sign}.2f} ± {100 * value.interval:.2f}"
+    width = "" if value.interval is None else f" ± {100 * value.interval:.2f}"
+    return f"{100 * value.mean:{sign}.2f}{width}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 4)

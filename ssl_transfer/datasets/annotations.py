@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from ssl_transfer.datasets.reader import some
-from ssl_transfer.system import inputs
+from ssl_transfer.system import inputs, lfs
 
 Row = TypeVar("Row")
 REMEDY = "unpack the archive again"
@@ -30,6 +30,7 @@ def reading(path: Path, form: str, remedy: str = REMEDY) -> Iterator[None]:
         ValueError: for any exception in the block.
     """
     inputs.note_file(path)
+    lfs.refuse_pointer(path)
     try:
         yield
     except Exception as error:  # parsers of damaged bytes raise exceptions of any type

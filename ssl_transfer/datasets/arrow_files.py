@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from ssl_transfer.datasets.columns import pyarrow
 from ssl_transfer.datasets.images import Spans
-from ssl_transfer.system import claims, inputs, staging
+from ssl_transfer.system import claims, inputs, lfs, staging
 from ssl_transfer.system.files import own_folder, replace_atomically
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ def read_arrow(source: Path, choose: Choose) -> Stored:
         ValueError: if the file is damaged, or does not hold images as bytes.
     """
     inputs.note_file(source)
+    lfs.refuse_pointer(source)
     arrow = pyarrow("", source)
     try:
         path = source

@@ -13,6 +13,7 @@ import orjson
 
 from ssl_transfer.datasets.list_tables import csv_rows
 from ssl_transfer.datasets.nearest import nearest
+from ssl_transfer.system import lfs
 
 FORMS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json",
@@ -73,6 +74,7 @@ def read_table(key: str, path: Path, choose: Choose, problems: list[str]) -> Tab
         )
     read = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}[form]
     remedy = "correct the path"
+    lfs.refuse_pointer(path)
     try:
         return read(path, choose, problems)
     except OSError as error:

@@ -21,12 +21,15 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+from ssl_transfer.system import lfs
 
 MAX_PIXELS = 89_478_485
 """Pillow warns of a decompression bomb above this (256 MiB of RGB) and refuses twice as many."""
@@ -167,7 +170,7 @@ def read_header(file: str | io.BytesIO) -> None:
         OSError: if the file cannot be read.
         ValueError: saying why it is no image that ``decode`` reads.
     """
-    with _explained(), Image.open(file, formats=FORMATS) as opened:
+    with _explained(file), Image.open(file, formats=FORMATS) as opened:
         _reduce(opened, checking=True)
         _refuse_misread(getattr(opened, "tag_v2", {}))
 
@@ -188,16 +191,20 @@ def decode(data: bytes, decoding: Decoding, *, checking: bool = False) -> tuple[
     """
     if not data:
         raise ValueError("an empty file")
-    with _explained():
-        return _decode(io.BytesIO(data), decoding, checking=checking)
+    file = io.BytesIO(data)
+    with _explained(file):
+        return _decode(file, decoding, checking=checking)
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _explained(file: str | io.BytesIO) -> Iterator[None]:
     """Turn the errors of Pillow into ValueErrors that say what is wrong with the content."""
     try:
         yield
     except UnidentifiedImageError as error:
+        start = file.getvalue()[:64] if isinstance(file, io.BytesIO) else Path(file).read_bytes()
+        if lfs.is_pointer(start):
+            raise ValueError(lfs.ADVICE) from error
         raise ValueError(f"not an image that Pillow {PIL.__version__} reads") from error
     except MemoryError:
         raise

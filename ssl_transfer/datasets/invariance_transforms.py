@@ -106,6 +106,11 @@ class Transform:
     most: int | None = None
     maps: bool = False
 
+    @property
+    def name(self) -> Name:
+        """Its key in ``TRANSFORMS``."""
+        return next(name for name, one in TRANSFORMS.items() if one is self)
+
     def settings(self, count: int | None, definition: Definition) -> Settings:
         """Return the settings, one per row.
 
@@ -120,12 +125,12 @@ class Transform:
         root = round(chosen ** (1 / self.power))
         if root**self.power != chosen:
             raise ValueError(
-                f"`k` must be a whole number to the power of {self.power} with this transform, but "
+                f"`k` must be a whole number to the power of {self.power} for `{self.name}`, but "
                 f"is {count}; use {max(root, 1) ** self.power}."
             )
         if self.most is not None and chosen > self.most:
             raise ValueError(
-                f"`k` must be at most {self.most} with this transform, but is {count}; use "
+                f"`k` must be at most {self.most} for `{self.name}`, but is {count}; use "
                 f"{self.most} or null."
             )
         return self.grid(chosen, definition)

@@ -22,6 +22,7 @@ from ssl_transfer.datasets.groups import group
 from ssl_transfer.datasets.named_files import refuse
 from ssl_transfer.datasets.nearest import alike, existing_folder, nearest
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
+from ssl_transfer.system import lfs
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +258,7 @@ def _warn_of_unread(options: Options, tables: Mapping[str, list_tables.Table]) -
 
 def _read(path: Path, what: str) -> str:
     remedy = "correct the path"
+    lfs.refuse_pointer(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

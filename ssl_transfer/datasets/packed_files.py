@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ssl_transfer.system import inputs
+from ssl_transfer.system import inputs, lfs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,7 @@ def indexed(path: Path, kind: str, index: Callable[[Path], Packed]) -> Packed:
         index: finds them.
     """
     inputs.note_file(path)
+    lfs.refuse_pointer(path)
     place = os.path.abspath(path)  # noqa: PTH100
     stamp = inputs.stamps_of([place])
     remembered = inputs.Remembered(kind, inputs.originals([place]), stamp, digests=0)

@@ -101,4 +101,5 @@ def place_of_weights(config: Mapping[str, Any]) -> Path | None:
         return None
     keys = ("path", "url", "download", "obtain", "sha256", "md5", "terms", "package")
     stated = {key: weights[key] for key in keys if key in weights}
-    return weights_file(find_weights(**stated, name=config.get("name")))
+    key = hub.key_of_weights(config)
+    return weights_file(find_weights(**stated, name=config.get("name"), key=key))

@@ -23,15 +23,19 @@ from ssl_transfer.config import options
 from ssl_transfer.models.backbones import timm_backbone, torchvision_backbone, torchvision_resnet
 from ssl_transfer.models.comparison import LoadReport, compare
 from ssl_transfer.models.inspect_run import describe_run
-from ssl_transfer.models.layouts import LAYOUTS, STEMS, in_order, recognised
+from ssl_transfer.models.layouts import LAYOUTS, STEMS, below, in_order, recognised
 from ssl_transfer.models.reading import State, read_state
 from ssl_transfer.models.small_networks import small_network
+from ssl_transfer.models.weights import prefixes
 from ssl_transfer.system.downloads import checksum
 from ssl_transfer.system.files import replace_atomically
 from ssl_transfer.system.plain_text import printable
 
 ALIKE = ("cifar", "tiny", "cifar_pad2")
 """Stems of a ResNet whose tensors have the same names and shapes."""
+
+_TRIED = 5
+"""Number of prefixes that are tried."""
 
 ARCHITECTURES = (
     "resnet50", "resnet18", "resnet34", "resnet101", "resnet152", "wide_resnet50_2",
@@ -76,6 +80,28 @@ def best_match(state: State, path: Path, arch: str | None, layout: str | None) -
     return best
 
 
+def with_prefix(
+    state: State, path: Path, arch: str | None, layout: str | None
+) -> tuple[str, State, LoadReport] | None:
+    """Return the prefix under which a file holds a whole network, the network and its match.
+
+    Trainers such as Lightning put the name of an attribute before each tensor's name. The arguments
+    are those of ``best_match``; None if there is no such prefix.
+    """
+    tried = dict.fromkeys(
+        prefix
+        for name in ((arch,) if arch else ARCHITECTURES)
+        for prefix in prefixes(state, next(iter(_tensors_of(name))))
+    )
+    networks = {prefix: below(prefix, state) for prefix in tried}
+    # The prefix of a layer has fewer tensors below it than that of the network.
+    for prefix in sorted(networks, key=lambda one: -len(networks[one]))[:_TRIED]:
+        report = best_match(networks[prefix], path, arch, layout)
+        if report is not None and report.complete:
+            return prefix, networks[prefix], report
+    return None
+
+
 def _layouts(state: State, layout: str | None) -> list[str]:
     """Return the layouts to try, one name per distinct layout (``plain`` has several names)."""
     names = [name for name in in_order(state) if name not in ("ssl_transfer", "plain")]
@@ -103,14 +129,27 @@ def _tensors_of(name: str) -> dict[str, Tensor]:
     return net.state_dict()
 
 
-def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[str]:
-    """Yield the lines of a checkpoint's description."""
-    size = sum(tensor.numel() for tensor in state.values())
+def describe(
+    path: Path, whole: State, state: State, report: LoadReport | None, prefix: str = ""
+) -> Iterator[str]:
+    """Yield the lines of a checkpoint's description.
+
+    Args:
+        path: the file.
+        whole: its tensors.
+        state: those of them that are compared, without ``prefix``.
+        report: the comparison with the architecture that matches best.
+        prefix: what stands before the names of the compared tensors in the file.
+    """
+    size = sum(tensor.numel() for tensor in whole.values())
     yield f"file          {path} ({path.stat().st_size / 1e6:,.1f} MB)"
     yield f"sha256        {checksum(path, 'sha256')}"
-    yield f"tensors       {len(state)} with {size:,} numbers: {_groups(state)}"
+    yield f"tensors       {len(whole)} with {size:,} numbers: {_groups(whole)}"
     looks = recognised(state)
-    yield f"looks like    {looks[0] if looks else 'nothing known'}"
+    if prefix:
+        yield f"prefix        {prefix} stands before the names of {len(state)} tensors"
+    if looks or not prefix:
+        yield f"looks like    {looks[0] if looks else 'nothing known'}"
     if report is None:
         yield "architecture  none of those tried; name one by --arch"
         return
@@ -122,7 +161,7 @@ def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[st
     yield f"matched       {len(report.matched)} of {report.total}{without}"
     if report.dropped:
         yield f"heads         {len(report.dropped)}: {', '.join(report.dropped[:4])}"
-    left = len(state) - len(report.matched) - len(report.dropped) - len(report.unexpected)
+    left = len(whole) - len(report.matched) - len(report.dropped) - len(report.unexpected)
     left -= len(report.reshaped)
     if left:
         yield f"left out      {left} that do not belong to the encoder"
@@ -131,8 +170,9 @@ def describe(path: Path, state: State, report: LoadReport | None) -> Iterator[st
     elif arch.split()[0] in options("model"):
         # These two layouts need another preprocessing than most; their model options set it.
         model = layout if arch == "resnet50" and layout in ("byol", "simclr_v2") else arch
+        keys = f" model.weights.prefix={prefix}" if prefix else ""
         yield (f"use           model={model} model.weights.path={path} "
-               f"model.weights.layout={layout}")  # fmt: skip
+               f"model.weights.layout={layout}{keys}")  # fmt: skip
         alike = [stem for stem in ALIKE if stem in STEMS.get(layout, ALIKE)]
         if "stem=" in arch and len(alike) > 1:
             yield (f"stem          {', '.join(alike[:-1])} and {alike[-1]} have the same tensors; "
@@ -189,9 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in describe_run(args.file):
                 sys.stdout.write(f"{printable(line)}\n")
             return 0
-        state = read_state(args.file)
-        report = best_match(state, args.file, args.arch, args.layout)
-        for line in describe(args.file, state, report):
+        whole = state = read_state(args.file)
+        report, prefix = best_match(state, args.file, args.arch, args.layout), ""
+        if report is None or not report.complete:
+            below_prefix = with_prefix(state, args.file, args.arch, args.layout)
+            prefix, state, report = below_prefix or (prefix, state, report)
+        for line in describe(args.file, whole, state, report, prefix):
             sys.stdout.write(f"{printable(line)}\n")
         if args.to:
             count = convert(state, report, args.to)

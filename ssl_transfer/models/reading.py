@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ssl_transfer.models import checkpoints, haiku, numpy_arrays
 from ssl_transfer.models.checkpoints import Stored
-from ssl_transfer.models.unpickling import DEEPEST, Array, Budget, Refused, TooMuch
-from ssl_transfer.system import inputs
+from ssl_transfer.models.unpickling import DEEPEST, Array, Budget, Inert, Refused, TooMuch
+from ssl_transfer.system import inputs, lfs
 from ssl_transfer.system.downloads import checksum
 from ssl_transfer.system.plain_text import printable
 
@@ -62,6 +62,7 @@ def read_state(
         raise ValueError(
             f"The weights file must hold tensors, but `{path}` is empty; copy it again."
         )
+    lfs.refuse_pointer(path)
     for kind, expected in (("sha256", sha256), ("md5", md5)):
         if expected is not None:
             _check_sum(path, expected, kind)
@@ -74,12 +75,22 @@ def read_state(
     except TooMuch as error:
         raise ValueError(_too_much(path, error)) from error
     if not state:
-        keys = list(content)[:8] if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(
             f"The weights file must hold named tensors, but `{path}` holds none (found: "
-            f"{_cut(str(keys))})."
+            f"{_cut(_kind(content))})."
         )
     return state
+
+
+def _kind(content: Any) -> str:
+    """Return what a file without named tensors holds, for messages."""
+    if isinstance(content, Mapping):
+        return str(list(content)[:8])
+    if isinstance(content, Stored):
+        return f"one tensor without a name, of shape {list(content.size)}"
+    if isinstance(content, Array):
+        return "one array without a name"
+    return "an object of a class" if isinstance(content, Inert) else type(content).__name__
 
 
 def further_networks(path: Path) -> list[str]:

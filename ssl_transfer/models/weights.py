@@ -235,8 +235,8 @@ def weights_file(path: Path) -> Path:
     if (file := hub.weights_in(path)) is not None:
         return file
     raise ValueError(
-        f"`model.weights.path` must be a file, or a folder with {WEIGHTS_FILE}, or with "
-        f"{hub.CONFIG_FILE} and {hub.WEIGHTS_FILES[0]}, but `{path}` is a folder without them."
+        f"Weights must be a file, or a folder with {WEIGHTS_FILE}, or with {hub.CONFIG_FILE} and "
+        f"{hub.WEIGHTS_FILES[0]}, but `{path}` is a folder without them; correct the path."
     )
 
 
@@ -268,9 +268,7 @@ def _hint(
             how = f"under another layout{what}: use model.weights.layout={name}"
             return _all_match(expected, how + instead)
     anchor = next((name for name in expected if not is_optional(name)), "")
-    prefixes = {name.removesuffix(anchor): None for name in state if name.endswith(anchor)}
-    # Only suggest names from a file that need no quotes in a shell.
-    fitting = [p for p in [*prefixes][:_TRIED] if _TYPED.fullmatch(p) and fits(below(p, state))]
+    fitting = [prefix for prefix in prefixes(state, anchor) if fits(below(prefix, state))]
     if fitting:
         several = f" (the file holds {len(fitting)} such networks)" if len(fitting) > 1 else ""
         keys = " or ".join(f"`model.weights.prefix={prefix}`" for prefix in fitting)
@@ -290,6 +288,15 @@ def _hint(
         "choose the model that the weights belong to, or describe the difference in names by "
         "model.weights.layout, .prefix, .add_prefix or .drop"
     )
+
+
+def prefixes(state: State, name: str) -> list[str]:
+    """Return what stands before a tensor's name in a file, as far as it may be a key's value.
+
+    Only prefixes that need no quotes in a shell are returned.
+    """
+    before = dict.fromkeys(one.removesuffix(name) for one in state if one.endswith(name))
+    return [prefix for prefix in [*before][:_TRIED] if _TYPED.fullmatch(prefix)]
 
 
 def _all_match(expected: Mapping[str, Tensor], how: str) -> str:

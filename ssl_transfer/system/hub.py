@@ -38,6 +38,15 @@ def with_weights(model: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**model, "weights": {**weights, "path": arch.removeprefix(LOCAL)}}
 
 
+def key_of_weights(model: Mapping[str, Any]) -> str:
+    """Return the key by which a user named the place of a model's weights.
+
+    A folder that ``arch`` names stands in ``weights.path``, too.
+    """
+    path = (model.get("weights") or {}).get("path")
+    return "model.arch" if model.get("arch") == f"{LOCAL}{path}" else "model.weights.path"
+
+
 def on_this_computer(model: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a node ``model`` with a folder in place of a name on the hub, fetched if it is asked.
 

@@ -23,6 +23,7 @@ def find_weights(
     terms: str | None = None,
     package: str | None = None,
     name: str | None = None,
+    key: str = "model.weights.path",
 ) -> Path:
     """Return the path of the weights; download them first if ``download`` is set.
 
@@ -37,6 +38,7 @@ def find_weights(
         package: name on PyPI of a package that holds a file of the same name as ``path``, which is
             used if ``path`` does not exist.
         name: name of the model, for messages.
+        key: the key that the user typed, for messages.
 
     Raises:
         ValueError: if the weights are missing; the message tells how to get them.
@@ -51,7 +53,7 @@ def find_weights(
         downloads.fetch(url, file, sha256=sha256, md5=md5)
         return file
     raise ValueError(
-        _how_to_get(file, url=url, obtain=obtain, terms=terms, package=package, name=name)
+        _how_to_get(file, url=url, obtain=obtain, terms=terms, package=package, name=name, key=key)
     )
 
 
@@ -78,7 +80,8 @@ def missing_weights(model: Any) -> str | None:
     if file.exists() or (download and url):
         return None
     further = {key: weights.get(key) for key in ("obtain", "terms", "package")}
-    return _how_to_get(file, url=url, name=model.get("name"), **further)
+    key = hub.key_of_weights({**model, "weights": weights})
+    return _how_to_get(file, url=url, name=model.get("name"), key=key, **further)
 
 
 def _place(path: str | Path, package: str | None) -> Path:
@@ -101,6 +104,7 @@ def _how_to_get(
     terms: str | None,
     package: str | None,
     name: str | None,
+    key: str,
 ) -> str:
     if url:
         how = (
@@ -108,11 +112,11 @@ def _how_to_get(
             "paths.weights"
         )
     elif package:
-        how = f"run `pip install {package}`, which holds them, or correct `model.weights.path`"
+        how = f"run `pip install {package}`, which holds them, or correct `{key}`"
     elif obtain:
         how = f"they are not published ready to use: {obtain}"
     else:
-        how = "correct `model.weights.path`"
+        how = f"correct `{key}`"
     where = "" if file.is_absolute() else f" (relative paths start at `{Path.cwd()}`)"
     if terms:
         how = f"accept {terms}; then {how}"

@@ -265,9 +265,9 @@ def test_images_are_resized_as_by_pillow(mode, pixels, images):
 @pytest.mark.parametrize(
     ("name", "count", "message"),
     [
-        ("translation", 10, "power of 2 with this transform, but is 10; use 9"),
-        ("resized_crop", 100, "power of 4 with this transform, but is 100; use 81"),
-        ("grayscale", 256, "at most 2 with this transform, but is 256; use 2 or null"),
+        ("translation", 10, "power of 2 for `translation`, but is 10; use 9"),
+        ("resized_crop", 100, "power of 4 for `resized_crop`, but is 100; use 81"),
+        ("grayscale", 256, "at most 2 for `grayscale`, but is 256; use 2 or null"),
         ("posterize", 8, "at most 7"),
     ],
 )

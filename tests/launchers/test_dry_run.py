@@ -33,7 +33,7 @@ def test_the_nearest_finished_runs_are_averaged(tmp_path: Path) -> None:
     ]
     *hours, disk = dry_run.estimates(runs, tmp_path, at_once=2)
     assert hours == [
-        "device hours  32, estimated for 2 of 3 runs",
+        "device time   32 h, estimated for 2 of 3 runs",
         "  1 run by 2 finished runs of the same protocol, data set and architecture (H100, cpu)",
         "  1 run by 1 finished run of the same protocol and data set (cpu)",
         "  no estimate for 1 run: none of the same protocol has finished",
@@ -50,7 +50,7 @@ def test_pretrainings_count_by_their_method_and_nothing_is_started(
     outcome = dry_run.show([run], tmp_path)
     text = capsys.readouterr().out
     assert "2 runs to execute, 0 finished before\n" in text
-    assert "device hours  2, estimated for 1 of 2 runs" in text
+    assert "device time   2 h, estimated for 1 of 2 runs" in text
     assert text.endswith("nothing was started (dry_run=true)\n")
     assert outcome.folder is None
     assert not run.folder.exists()
@@ -72,7 +72,7 @@ def test_refused_runs_are_named_once_with_those_that_require_them_and_leave_no_f
 
 def test_without_finished_runs_there_is_no_estimate_of_time(tmp_path: Path) -> None:
     run = new(tmp_path, "protocol=knn")
-    unknown = "device hours  unknown, estimated for 0 of 1 run"
+    unknown = "device time   unknown, estimated for 0 of 1 run"
     assert next(dry_run.estimates([run], tmp_path, 1)) == unknown
     (tmp_path / "knn" / "odd").mkdir(parents=True)
     (tmp_path / "knn" / "odd" / "record.json").write_text("[")

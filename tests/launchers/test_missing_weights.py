@@ -47,6 +47,12 @@ def test_the_sentence_is_that_of_the_attempt_to_load_the_weights(kind: str, tmp_
     assert check(run) == str(caught.value)
 
 
+def test_a_folder_of_the_hub_is_named_by_the_key_that_was_typed(tmp_path: Path) -> None:
+    run = run_of(*MISSING["a folder of the hub"], outputs=tmp_path)
+    with pytest.raises(ValueError, match=r"correct `model\.arch`\.$"):
+        models.build(run.resolved["model"])
+
+
 def test_every_kind_of_missing_weights_is_told_without_torch(tmp_path: Path) -> None:
     lines = [" ".join(["protocol=knn", *overrides]) for overrides in MISSING.values()]
     cat = "protocol=knn method=cat method.members=[small_resnet,moco_v2,vicreg]"

@@ -13,6 +13,7 @@ from fake_slurm import FakeSlurm
 
 from launchers import status
 from launchers.status import RunStatus
+from launchers.sweep import duration
 from launchers.sweep_folder import SweepFolder
 from ssl_transfer.system import claims
 
@@ -243,10 +244,19 @@ def test_the_table_shows_first_what_needs_attention_and_counts_the_rest() -> Non
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(5.4, "5 s"), (60, "1 min"), (3599, "1 h 0 min"), (90_000, "25 h 0 min")],
+    [
+        (0.258, "0.3 s"),
+        (5.4, "5 s"),
+        (59.7, "1 min"),
+        (60, "1 min"),
+        (3599, "1 h"),
+        (5400, "1 h 30 min"),
+        (90_000, "25 h"),
+        (3_601_000, "1,000 h"),
+    ],
 )
 def test_durations_are_written_for_people(seconds: float, text: str) -> None:
-    assert status._duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_watching_ends_with_the_last_run_that_waits_or_runs(

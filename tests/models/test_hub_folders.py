@@ -256,7 +256,7 @@ def test_images_are_prepared_as_the_processor_in_the_folder_states(
 def test_a_folder_that_cannot_be_used_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"`model.weights.path` must be a file, or a folder"):
+    with pytest.raises(ValueError, match=r"Weights must be a file, or a folder"):
         built(tmp_path)
     (tmp_path / "model.safetensors").touch()
     config = tmp_path / "config.json"

@@ -311,6 +311,24 @@ def test_inspection_says_which_network_it_is(
     assert ("does not tell which" in said) == (layout == "ssl_sota")
 
 
+def test_inspection_says_the_prefix_of_a_trainer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspect, "ARCHITECTURES", ("resnet18", "mobilenet_v3_small"))
+    tensors = _encoder("imagenet").backbone.state_dict()
+    names = {f"model.backbone.{name}": tensor for name, tensor in tensors.items()}
+    path, target = tmp_path / "lightning.ckpt", tmp_path / "encoder.safetensors"
+    torch.save({"state_dict": {**names, "model.extra.weight": torch.ones(2, 2)}}, path)
+    assert inspect.main([str(path), "--to", str(target)]) == 0
+    said = capsys.readouterr().out
+    assert "prefix        model.backbone. stands before the names of 120 tensors\n" in said
+    assert "nothing known" not in said
+    assert "architecture  resnet18\n" in said
+    assert "left out      1 that do" in said
+    assert "model.weights.prefix=model.backbone.\n" in said
+    assert read_state(target).keys() <= tensors.keys()
+
+
 def test_every_layout_survives_every_file(file: Any) -> None:
     state = read_state(file[1])
     assert all(isinstance(convert(state), dict) for convert in LAYOUTS.values())

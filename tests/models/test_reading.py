@@ -126,6 +126,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, share: float) ->
     assert "truncated or damaged" in _refusal(path)
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     assert "does not" in _refusal(path)
@@ -133,6 +136,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     assert "is empty" in _refusal(path)
     path.write_text("<!DOCTYPE html><title>404</title>")
     assert "starts with b'<!DOCTYPE html><'" in _refusal(path)
+    path.write_text(POINTER)
+    assert _refusal(path).endswith("run `git lfs pull` in its repository.")
+    torch.save(WEIGHT, path)
+    shape = list(WEIGHT.shape)
+    assert f"(found: one tensor without a name, of shape {shape})" in _refusal(path)
     torch.save([1, 2], path)
     assert "holds none (found: list)" in _refusal(path)
     torch.save({"epoch": 3, "state_dict": {"lr": 0.1}}, path)

@@ -209,7 +209,7 @@ def test_a_dry_run_lists_the_stages_and_estimates_them(
     lines = capsys.readouterr().out.splitlines()
     new = [line.split()[1] for line in lines if line.startswith("new")]
     assert new == ["finetune", "two_stage_finetune"]
-    assert "device hours  1, estimated for 1 of 2 runs" in lines
+    assert "device time   1 h, estimated for 1 of 2 runs" in lines
 
 
 def test_a_second_stage_is_outdated_when_a_member_is_computed_again(tmp_path: Path) -> None:

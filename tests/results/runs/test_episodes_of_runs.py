@@ -7,7 +7,7 @@ import pytest
 from results.commands.main import main
 from results.errors import ResultsError
 from results.records.episodes import read_episodes
-from results.runs.episodes import compared
+from results.runs.episodes import compared, to_csv_rows, to_table
 from results.runs.folder import SingleRun
 
 FIRST, SECOND = [0.5, 0.6, 0.9, 0.8], [0.6, 0.6, 0.95, 0.85]
@@ -33,6 +33,15 @@ def test_runs_are_compared_episode_by_episode(tmp_path: Path) -> None:
     assert rows[1][2].interval == pytest.approx(1.96 * np.sqrt(((gains - 0.05) ** 2).mean() / 4))
     # The pairs are closer to each other than the intervals of both runs tell.
     assert rows[1][2].interval < rows[1][1].interval / 2
+
+
+def test_a_single_episode_has_no_interval(tmp_path: Path) -> None:
+    runs = [run(tmp_path / name, [value]) for name, value in (("a", 0.5), ("b", 0.75))]
+    rows = compared([read_episodes(one.folder, one.document) for one in runs])
+    table = to_table(rows)
+    assert [list(row[1:]) for row in table.rows] == [["50.00", "–"], ["75.00", "+25.00"]]
+    assert "±" not in " ".join(table.notes)
+    assert to_csv_rows(rows).splitlines()[2] == "b digits 12345678,75.0,,25.0,"
 
 
 def test_other_episodes_are_not_compared(tmp_path: Path) -> None:
