@@ -7,6 +7,7 @@ from pathlib import Path
 
 from results.records.descriptions import Description, Run
 from results.records.labels import Identity, label
+from results.records.places import by_first_path
 from results.records.rows import MissingRun, Row
 from results.records.unscored_labels import beside
 from results.records.versions import Version, versions
@@ -73,11 +74,13 @@ def identities_of(
     """
     runs = list(runs)
     distinct = _distinct(runs)
-    judged = _distinct([run for run in runs if run.metrics])
-    scored = label(judged, mean_over, apart) if judged else {}
-    if len(scored) < len(set(distinct)):
-        scored = beside(label(distinct, mean_over, apart), scored, apart)
-    return {id(one): scored[one] for one in distinct}
+    place = by_first_path(distinct)
+    judged = [place[one] for one in _distinct([run for run in runs if run.metrics])]
+    labels = label(judged, mean_over, apart) if judged else {}
+    every = [place[one] for one in distinct]
+    if len(labels) < len(set(every)):
+        labels = beside(label(every, mean_over, apart), labels, apart)
+    return {id(one): labels[place[one]] for one in distinct}
 
 
 def _distinct(runs: Sequence[Run]) -> list[Description]:
