@@ -51,7 +51,7 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], str | None]:
     """
     descriptions = {id(run.description): run.description for run in runs}
     place = by_first_path(descriptions.values())
-    named_twice = {place[one].parts for one in descriptions.values() if place[one] is not one}
+    named_twice = {place[one].parts for one in descriptions.values() if place[one] != one}
     latest: dict[Hashable, Run] = {}
     repeats = set()
     for run in runs if named_twice else ():

@@ -8,7 +8,7 @@ import pytest
 from results import read
 from results.tables.wide import wide
 
-PATHS = ("data/birds", "../data/birds", "/home/me/data/birds/", "${paths.data}/birds", ".")
+PATHS = ("data/birds", "../data/birds", "/sets/data/birds/", "${paths.data}/birds", ".")
 
 
 def data(fingerprint: str = "f", **keys: object) -> dict[str, object]:
