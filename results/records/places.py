@@ -20,34 +20,39 @@ def by_first_path(descriptions: Iterable[Description]) -> dict[Description, Desc
     Data sets are the same if they have one name and one fingerprint, and differ in nothing but
     paths that may mean the same place.
     """
+    distinct = list(dict.fromkeys(descriptions))
     firsts: dict[tuple[str | None, str, str], str] = {}
     nodes: dict[tuple[str | None, str], dict[str, Any]] = {}
-    replaced = {}
-    for one in dict.fromkeys(descriptions):
-        replaced[one] = one
-        text = dict(one.parts or ()).get("dataset")
-        if text is None or not one.data:
-            continue
+    # A run that failed has no fingerprint, so its path means what it means in another run.
+    meant: dict[tuple[str | None, str], str] = {}
+    for one in distinct:
+        text = _dataset(one)
         key = one.dataset, one.data, text
-        if key not in firsts:
+        if text and one.data and key not in firsts:
             node, known = json.loads(text), nodes.setdefault(key[:2], {})
             first = next((other for other in known if _same(node, known[other])), text)
             # The text of an equal node may differ in blanks.
             firsts[key] = text if known.setdefault(first, node) == node else first
-        if firsts[key] != text:
-            replaced[one] = one._replace(
-                parts=tuple((k, firsts[key] if k == "dataset" else v) for k, v in one.parts or ())
-            )
+            meant[one.dataset, text] = firsts[key]
+    replaced = {}
+    for one in distinct:
+        text = _dataset(one)
+        first = firsts.get((one.dataset, one.data, text)) or meant.get((one.dataset, text), text)
+        replaced[one] = one if first == text else one._replace(
+            parts=tuple((k, first if k == "dataset" else v) for k, v in one.parts or ())
+        )  # fmt: skip
     return replaced
 
 
-def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], str | None]:
-    """Return runs without those that repeat another one on data that another path names.
+def _dataset(description: Description) -> str:
+    """Return the configuration of the data set as JSON text; empty if it is unknown."""
+    return dict(description.parts or ()).get("dataset", "")
 
-    The latest of them stays, so that a repeat does not count as a further seed.
 
-    Returns:
-        The runs, and a sentence about those that are left out (None: there are none).
+def repeats_of(runs: Sequence[Run]) -> set[str]:
+    """Return the ids of runs that repeat a later one on data that another path names.
+
+    They must not count as further seeds.
     """
     descriptions = {id(run.description): run.description for run in runs}
     place = by_first_path(descriptions.values())
@@ -57,17 +62,11 @@ def without_repeats(runs: Sequence[Run]) -> tuple[list[Run], str | None]:
     for run in runs if named_twice else ():
         one = place[run.description]
         if one.parts in named_twice and run.metrics:
-            key = one.parts, one.encoder_id, one.protocol, run.seed
+            key = one.parts, one.encoder_id, one.preprocessing, one.protocol, run.seed
             if (other := latest.setdefault(key, run)) is not run:
                 old, latest[key] = sorted((other, run), key=lambda each: each.started)
                 repeats.add(old.run_id)
-    if not repeats:
-        return list(runs), None
-    several = len(repeats) > 1
-    number = f"{len(repeats)} runs that repeat others" if several else "1 run that repeats another"
-    return [run for run in runs if run.run_id not in repeats], (
-        f"left out: {number} on the same data under another path."
-    )
+    return repeats
 
 
 def _same(node: Any, other: Any) -> bool:

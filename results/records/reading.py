@@ -12,7 +12,6 @@ from results.errors import ResultsError, unknown
 from results.records.descriptions import Run, hyperparameter
 from results.records.differences import fits, natural
 from results.records.encoder_facts import EncoderFacts, facts_of
-from results.records.places import without_repeats
 from results.records.rows import MissingRun, Row
 from results.records.store import (
     Documents,
@@ -208,9 +207,6 @@ def _read(
     problems = [problem for _, some in read_ones for problem in some]
     runs, contradictions = merged(run for some, _ in read_ones for run in some)
     problems += contradictions
-    present = {run.run_id for run in runs}
-    runs, repeats = without_repeats(runs)
-    problems += filter(None, [repeats])
     real = [run for run in runs if not run.description.trial]
     if real and len(real) < len(runs):
         # Runs of two steps are no results, so they are shown only if there are no other runs.
@@ -233,7 +229,7 @@ def _read(
         runs=own,
     )
     if contents is not None:
-        _explain_missing(results, contents, present)
+        _explain_missing(results, contents, own.keys())
     return results
 
 

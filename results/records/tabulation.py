@@ -7,7 +7,7 @@ from pathlib import Path
 
 from results.records.descriptions import Description, Run
 from results.records.labels import Identity, label
-from results.records.places import by_first_path
+from results.records.places import by_first_path, repeats_of
 from results.records.rows import MissingRun, Row
 from results.records.unscored_labels import beside
 from results.records.versions import Version, versions
@@ -43,6 +43,7 @@ def tabulate(runs: Sequence[Run], outputs: Path | None, mean_over: Sequence[str]
         if run.description.status == "finished" and run.description.protocol != "pretrain"
     ]
     table.versions = versions(judged)
+    repeats = repeats_of(runs)
     for run in runs:
         identity = identities[id(run.description)]
         if run.description.status != "finished":
@@ -50,6 +51,8 @@ def tabulate(runs: Sequence[Run], outputs: Path | None, mean_over: Sequence[str]
             table.gaps.append(gap._replace(stage=run.stage))
             continue
         table.finished += 1
+        if run.run_id in repeats:
+            continue
         if run.faults or not run.metrics:
             table.gaps += _invalid(run, identity, outputs)
         encoder_id, encoder, protocol, dataset = identity
@@ -62,6 +65,11 @@ def tabulate(runs: Sequence[Run], outputs: Path | None, mean_over: Sequence[str]
         ]  # fmt: skip
     _part_mixed_units(table)
     _tell_invalid(table)
+    if repeats:
+        number = "1 run repeats" if len(repeats) == 1 else f"{len(repeats)} runs repeat"
+        table.problems.append(
+            f"left out: {number} a later one on the same data, which another path names."
+        )
     return table
 
 

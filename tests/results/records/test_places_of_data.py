@@ -50,7 +50,7 @@ def test_a_repeat_under_another_path_is_left_out(write, outputs: Path) -> None:
     results = read(outputs)
     assert [row.value for row in results.rows] == [0.4, 0.6]
     assert results.problems == [
-        "left out: 1 run that repeats another on the same data under another path."
+        "left out: 1 run repeats a later one on the same data, which another path names."
     ]
 
 
@@ -65,6 +65,18 @@ def test_a_failure_at_another_path_keeps_a_label_of_its_own(write, outputs: Path
     results = read(outputs)
     assert {row.dataset for row in results.rows} == {"digits"}
     assert [gap.dataset for gap in results.gaps] == ["digits root=bird"]
+
+
+def test_a_failure_means_the_place_that_its_path_means_in_another_run(write, outputs: Path) -> None:
+    for day, path in ((2, "../data/birds"), (1, "data/birds")):
+        write(started=f"2026-01-0{day}", **data(root=path))
+    write(error="It broke.", requires=["x"], seed=1, identity={
+        "model": {"name": "small_resnet"}, "method": {"name": "simclr"}, "precision": "fp32",
+        "protocol": {"name": "linear_probe", "epochs": 10},
+        "dataset": {"name": "digits", "root": "data/birds"},
+    })  # fmt: skip
+    results = read(outputs)
+    assert [one.dataset for one in (*results.rows, *results.gaps)] == ["digits", "digits"]
 
 
 def test_weights_that_two_paths_name_are_one_row(write, outputs: Path) -> None:
