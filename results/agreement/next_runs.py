@@ -81,7 +81,7 @@ def next_runs(results: Results, proxies: Sequence[str], target: str, k: int) -> 
             raise ResultsError(f"{proxy.undefined}; choose another proxy.")
         known = chosen(results, name).results if keys_of(name) else results
         own = [dataset for dataset in proxy.raw if dataset]
-        datasets = own or [dataset for dataset in results.known("dataset") if dataset]
+        datasets = own or results.scored("dataset")
         for dataset in sorted(datasets, key=natural):
             found.append(_next(known, proxy, aim, dataset, k, keys_of(name)))
     return found

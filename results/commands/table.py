@@ -60,9 +60,7 @@ def _table(options: argparse.Namespace) -> int:
     layout, options.mean_over = _layout(options)
     results = results_of(options)
     _tell_variants(results, options.protocol, layout)
-    left_out = None
-    if not options.sweep:  # the table of a sweep shows all of its cells
-        results, left_out = without_refused(results)
+    results, left_out = without_refused(results)
     shown = in_order(
         grids(results, layout, intervals=options.show == "interval"), options.sort, layout
     )

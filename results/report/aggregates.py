@@ -10,7 +10,7 @@ from results.agreement.choosing import FAR
 from results.agreement.correlation_tables import to_csv_long, to_one_table
 from results.records.reading import Results
 from results.tables.rendering import Table
-from results.tables.wide import wide, wide_csv
+from results.tables.wide import wide, wide_csv, without_refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Aggregate:
 
 def scores_of(results: Results) -> Aggregate:
     """Return the tables of all scores."""
+    results, _ = without_refused(results)
     return Aggregate("table", wide(results), wide_csv(results))
 
 

@@ -16,6 +16,7 @@ from results.tables.grid_tables import tables_of
 from results.tables.grids import Grid, grids
 from results.tables.layout import Layout
 from results.tables.rendering import Table, is_best
+from results.tables.wide import without_refused
 
 LISTS_ENCODERS = "without a score of"
 """The start of notes that name all encoders, which may be hundreds; the page counts them."""
@@ -37,7 +38,7 @@ def correlation_table(analysis: Analysis) -> Table:
 def score_tables(analysis: Analysis) -> list[Table]:
     """Return one table of encoders and datasets per protocol, the target's first."""
     layout = Layout()
-    several = grids(analysis.results, layout)
+    several = grids(without_refused(analysis.results)[0], layout)
     texts = tables_of(several, layout, analysis.results.mean_over)
     pairs = sorted(
         zip(several, texts, strict=True), key=lambda pair: pair[0].about[0] != analysis.protocol

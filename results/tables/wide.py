@@ -31,11 +31,13 @@ def without_refused(results: Results) -> tuple[Results, str | None]:
     """Return results without labels of which every run was refused before its work.
 
     Such an encoder, protocol or data set is usually a mistyped setting; its row, table or column
-    would stay in all tables.
+    would stay in all tables. The tables of a sweep show all of its cells.
 
     Returns:
         The results, and a sentence that names these labels (None: there are none).
     """
+    if results.sweep:
+        return results, None
     entries = [*results.rows, *(gap for gap in results.gaps if gap.stage != "check")]
     refused: set[tuple[str, str]] = set()
     for axis in ("encoder", "protocol", "dataset"):

@@ -4,7 +4,7 @@ from results.agreement.analysis import Analysis, analyse
 from results.agreement.choosing import MEAN
 from results.agreement.ranks import OVERALL
 from results.published.catalogue import read_published
-from results.records.reading import MissingRun
+from results.records.reading import MissingRun, read
 from results.report import drawings, tables
 from results.report.html import Number
 
@@ -25,6 +25,21 @@ def test_scores_are_sorted_by_their_numbers_in_percent(analysis: Analysis) -> No
     swav = next(row for row in target.rows if row[0] == "swav")
     assert numbers(swav)[0] == pytest.approx(83.08)
     assert numbers(swav)[-1] == pytest.approx(85.33, abs=0.005)
+
+
+def test_what_was_refused_is_no_table_of_scores_but_a_cell_without_a_score(
+    zoo, write, outputs
+) -> None:
+    zoo()
+    before = tables.score_tables(analyse(read(outputs)))
+    write("0" * 16, protocol="finetune", dataset="digitz", error="no folder", stage="check")
+    results = read(outputs)
+    assert tables.score_tables(analyse(results)) == before
+    assert tables.gap_table(results.gaps).rows[0][:3] == [
+        "small_resnet-simclr epochs=0",
+        "finetune",
+        "digitz",
+    ]
 
 
 def test_correlations_have_one_number_per_coefficient(analysis: Analysis) -> None:
