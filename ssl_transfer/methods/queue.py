@@ -32,9 +32,9 @@ class Queue(nn.Module):
         self.count = Count(self, "pushed")
 
     @property
-    def filled(self) -> int:
-        """Number of rows that hold pushed embeddings; the others are still random."""
-        return min(int(self.count), len(self.rows))
+    def is_full(self) -> bool:
+        """Whether all rows hold pushed embeddings; otherwise some are still random."""
+        return int(self.count) >= len(self.rows)
 
     @torch.no_grad()
     def push(self, rows: Float[Tensor, "batch dim"]) -> None:

@@ -127,7 +127,12 @@ class SwAV(Method):
             Queue(queue_size, dim) for _ in range(ASSIGNED) if queue_size > 0
         )
         self.maximum_batch = queue_size or None
+        self.queues_are_full = False  # at the beginning of this step
         self.fresh = torch.empty(0)  # embeddings of this step, until the queues take them
+
+    def before_pass(self, samples: int) -> None:
+        """Note whether the queues are full; both get the same number of rows."""
+        self.queues_are_full = any(queue.is_full for queue in self.queues)
 
     def forward(
         self,
@@ -155,11 +160,10 @@ class SwAV(Method):
     def _codes(self, view: int) -> Float[Tensor, "global_batch prototypes"]:
         """Return the codes of the global batch, computed together with the queue if it is full."""
         rows = self.fresh[:, view]
-        if self.queues:
+        if self.queues_are_full:
             queue = self.queues[view]
             assert isinstance(queue, Queue)
-            if queue.filled == len(queue.rows):
-                rows = torch.cat([rows, queue.rows])
+            rows = torch.cat([rows, queue.rows])
         scores = F.linear(rows, self.prototypes.weight)
         return sinkhorn(scores, **self.sinkhorn)[: len(self.fresh)]
 

@@ -69,7 +69,7 @@ class TunedClassifier(Learner):
         self.silenced: list[nn.Module] = []
         self.drop_paths: DropPaths | None = None
         self.passed = 0
-        """Images of this step that have passed the network in this process."""
+        """Images of this step, in this process, whose drop paths are drawn."""
         self.places: tuple[int, ...] = (0,)
         """For each input of the encoder, the number of its view."""
 
@@ -84,15 +84,15 @@ class TunedClassifier(Learner):
         # Part of the state, so that a resumed training continues with the same draws.
         self.step_count = Count(self, "steps")
 
-    def _draw_paths(self, images: Tensor) -> None:
+    def before_pass(self, samples: int) -> None:
         """Draw the drop paths of the next micro-batch of this process's share of the batch."""
-        if self.drop_paths is None or not self.training:
+        if self.drop_paths is None:
             return
         share = self.batch_size // distributed.world_size()
         first = distributed.rank() * share + self.passed
-        positions = range(first, first + len(images))
-        self.drop_paths.draw(int(self.step_count), positions, images.device)
-        self.passed += len(images)
+        positions = range(first, first + samples)
+        self.drop_paths.draw(int(self.step_count), positions, self.alive.device)
+        self.passed += samples
 
     def train(self, mode: bool = True) -> "TunedClassifier":
         """Put only the heads and the trained layers in train mode."""
@@ -120,7 +120,6 @@ class TunedClassifier(Learner):
         targets: Int64[Tensor, " batch"] | Int64[Tensor, "batch classes"],
     ) -> dict[str, Tensor]:
         """Return the classification loss, summed over the heads that are still finite."""
-        self._draw_paths(views[0])
         logits = torch.stack(self.logits(*views))
         # Only the network uses half precision; the sum over classes needs float32.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -26,6 +26,16 @@ class Learner(nn.Module):
         """Return ``{"loss": …}`` and other scalars worth logging."""
         raise TypeError(f"{type(self).__name__} must define `forward`.")
 
+    def before_pass(self, samples: int) -> None:
+        """Prepare the next forward pass by what ``torch.compile`` cannot trace.
+
+        Numbers on the host that change in every step belong here: a compiled ``forward`` that reads
+        one is compiled again for each value.
+
+        Args:
+            samples: images of this process's next micro-batch.
+        """
+
     def starts_anew(self, step: int) -> bool:
         """Return whether the optimizer forgets its momenta before a step, counted from 0."""
         return False

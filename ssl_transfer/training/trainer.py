@@ -233,6 +233,7 @@ def _backward(
         if state.channels_last:
             views = tuple(channels_last(view) for view in views)
         targets = batch.targets.chunk(count)[micro].to(context.device, non_blocking=True)
+        state.learner.before_pass(len(targets))
         with _reducing(model, last=micro == count - 1):
             with autocast(context):
                 parts = model(views, targets)

@@ -158,6 +158,7 @@ def _with_queue() -> list[Tensor]:
     for step in range(5):
         views = [_images(10 * step + v) for v in range(2)]
         own = tuple(v.chunk(distributed.world_size())[distributed.rank()] for v in views)
+        method.before_pass(len(own[0]))
         parts = method(own, torch.zeros(len(own[0])).long())
         total = distributed.all_reduce_sum(parts["loss"].detach()) / distributed.world_size()
         losses.append(total)

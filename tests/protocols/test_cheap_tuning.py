@@ -24,6 +24,7 @@ from ssl_transfer.preprocessing import Preprocessing
 from ssl_transfer.protocols.tuning import Tuning, TuningRun
 from ssl_transfer.runs import Run
 from ssl_transfer.system import distributed
+from ssl_transfer.system.counts import Count
 from ssl_transfer.training import trainer
 
 CHEAP = ("norm", "bias", "last_block")
@@ -272,6 +273,29 @@ def test_drop_paths_change_the_training_and_micro_batches_do_not(
         transformer(), digits, tmp_path / "parts", tuning("all", drop_path=0.5), accumulate=2
     )
     np.testing.assert_allclose(parts, found[1], rtol=0, atol=1e-9)
+
+
+def test_what_is_compiled_reads_no_number_that_changes_in_every_step(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = tuning("all", drop_path=0.5)
+    expected, _ = learnt(transformer(), digits, tmp_path / "plain", protocol)
+    inside, read = [False], Count.__int__
+
+    def compiled(learner: nn.Module) -> nn.Module:
+        learner.register_forward_pre_hook(lambda *_: inside.append(True))
+        learner.register_forward_hook(lambda *_: inside.append(False))
+        return learner
+
+    def read_outside(count: Count) -> int:
+        assert not inside[-1], "torch.compile would compile the network for each number"
+        return read(count)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(Count, "__int__", read_outside)
+    outputs, _ = learnt(transformer(), digits, tmp_path / "compiled", protocol, compile=True)
+    assert True in inside
+    np.testing.assert_array_equal(outputs, expected)
 
 
 # ---- processes and interruptions ----------------------------------------------------------------
