@@ -82,7 +82,6 @@ class DrawnViews:
     """
 
     def __init__(self, learner: Any, samples: int, size: int) -> None:
-
         generator = torch.Generator().manual_seed(0)
         sizes = [view.size or size for view in learner.views]
         sizes *= 1 + len(learner.other_preprocessing)

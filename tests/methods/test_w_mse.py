@@ -163,6 +163,9 @@ def test_a_singular_covariance_is_warned_of_and_logged() -> None:
     images = torch.randn(2, 8, 3, 2, 2).double()
     assert method(tuple(images.unbind()), torch.zeros(8).long())["eps"].item() == 0
     method.after_loss({"eps": 0.0})
+    method.eps = 1e-4
+    method.after_loss({"eps": sum(7 * [1e-4]) / 7})  # the mean of seven processes, rounded up
+    method.eps = 0.0
     with torch.no_grad():
         method.projector[-1].weight[1] = 0
     parts = method(tuple(images.unbind()), torch.zeros(8).long())
