@@ -243,8 +243,8 @@ class Networks:
 
 def half(options: argparse.Namespace) -> torch.autocast:
     """Return the context of a forward pass in the precision of the steps."""
-    half = options.precision in HALF
-    return torch.autocast(options.device, dtype=HALF.get(options.precision), enabled=half)
+    dtype = HALF.get(options.precision)
+    return torch.autocast(options.device, dtype=dtype, enabled=dtype is not None)
 
 
 @dataclasses.dataclass
@@ -411,7 +411,7 @@ def drawn_images(count: int, size: int, views: Sequence[Any], preprocessing: Any
 
 
 def measure(name: str, options: argparse.Namespace, other: Executor) -> dict[str, float]:
-    """Return the seconds of the fastest step of every side; lightly's runs in ``other``."""
+    """Return the seconds of a step of every side in its fastest round; lightly's in ``other``."""
     device = torch.device(options.device)
     own = [f"method={name}", f"model={options.model}", *OVERRIDES.get(name, []), *options.overrides]
     config = resolve(plain(compose(own)))

@@ -18,6 +18,7 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import math
 import os
 import platform
 import subprocess
@@ -149,6 +150,12 @@ def run_checks(checks: Iterable[Check], settings: Any, budget: float) -> list[An
     return rows
 
 
+def _as_json(row: Any) -> dict[str, Any]:
+    """Return a row for JSON, which has neither NaN nor infinity."""
+    value = row.value if math.isfinite(row.value) else None
+    return {**vars(row), "value": value, "passed": row.passed}
+
+
 def main() -> None:
     """Run the checks, print the table, write the JSON."""
     parser = argparse.ArgumentParser(
@@ -189,8 +196,8 @@ def main() -> None:
         settings = common.Settings(device, options.small)
         rows = run_checks(all_checks(), settings, options.budget)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {**about, "rows": [{**vars(row), "passed": row.passed} for row in rows]}
-    options.out.write_text(json.dumps(report, indent=1).replace("NaN", "null"))
+    report = {**about, "rows": [_as_json(row) for row in rows]}
+    options.out.write_text(json.dumps(report, indent=1, allow_nan=False))
     failed = [row.name for row in rows if not row.passed]
     sys.stdout.write(
         f"{len(failed)} failed{': ' if failed else ''}{', '.join(failed)}\n{options.out}\n"

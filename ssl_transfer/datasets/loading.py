@@ -36,7 +36,7 @@ class TrainingData(Protocol):
 def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iterable[Batch]:
     """Return the batches of these items in order; the number of processes has no effect on them.
 
-    On a GPU, views and targets are there already (see ``_copied_ahead``).
+    Views and targets for a GPU are already in its memory (see ``_copied_ahead``).
     """
     dataset: Any = data  # torch's stubs only declare single samples
     loader: DataLoader[Any] = DataLoader(
@@ -53,9 +53,9 @@ def load(data: TrainingData, batches: Iterable[Items], context: Context) -> Iter
 
 
 def _copied_ahead(batches: Iterable[Batch], context: Context) -> Iterator[Batch]:
-    """Yield batches on the GPU, one batch late: it is copied while the GPU computes a step.
+    """Yield batches in the GPU's memory; each one is copied while the GPU computes the step before.
 
-    The copies have a stream of their own, so that they do not wait for the step's kernels.
+    The copies have a stream of their own, so that they do not wait for the kernels of that step.
     """
     copies = torch.cuda.Stream(context.device)  # type: ignore[no-untyped-call]
     ready: Batch | None = None
@@ -71,7 +71,7 @@ def _copied_ahead(batches: Iterable[Batch], context: Context) -> Iterator[Batch]
 
 
 def _received(batch: Batch, copies: torch.cuda.Stream) -> Batch:
-    """Return a batch whose copies to the GPU end before kernels that are launched from now on."""
+    """Return a batch; kernels that are launched from now on wait until it is copied."""
     current = torch.cuda.current_stream(copies.device)
     current.wait_stream(copies)
     for tensor in (*batch.views, batch.targets):

@@ -427,11 +427,12 @@ def extract(
 
 
 SMALLEST, LARGEST = 1e-12, 1e18
-"""Range of the largest feature: lengths below are taken for 0, and squares above are infinite."""
+"""Range of the largest absolute feature: in float32, lengths below are taken for 0 and sums of
+squares above are infinite."""
 
 
 def judge(summary: Summary, source: str, context: Context) -> None:
-    """Refuse features with which no one can compute, and warn if they are all the same.
+    """Refuse features that are not finite or out of range; warn if all images have the same.
 
     Single constant dimensions are usual (units whose ReLU is always 0); if all dimensions are
     constant, no protocol can distinguish images. The record then has ``constant_features``.

@@ -7,7 +7,8 @@ from torch import nn
 class Count:
     """A buffer of a module that counts, with the same number on the host.
 
-    ``int(buffer)`` would make a GPU finish all of its work first.
+    ``int(buffer)`` would make the host wait for all work of a GPU. Only ``add`` and
+    ``load_state_dict`` may change the buffer: the number would not follow other changes.
 
     Args:
         module: gets the buffer, an integer that starts at 0.
@@ -26,10 +27,10 @@ class Count:
         return self._number
 
     def add(self, amount: int) -> None:
-        """Count further."""
+        """Add to the count."""
         self._number = int(self) + amount
         self._module.get_buffer(self._name).add_(amount)
 
     def _forget(self, *_: object) -> None:
-        """Read the buffer again after a state was loaded."""
+        """Let the next reader read the buffer, whose state was loaded."""
         self._number = None

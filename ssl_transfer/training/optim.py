@@ -147,7 +147,7 @@ def _fused(
 
 
 def _begin_momenta(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Begin a momentum with zero, which the first gradient replaces, as in torch's other steps.
+    """Let momenta begin at zero: after the first step they are the gradient, as without fusion.
 
     The fused step of SGD fails where some momenta have begun and others have not: for parameters
     that get their first gradient in a later step.
