@@ -58,22 +58,23 @@ def _copied_ahead(batches: Iterable[Batch], context: Context) -> Iterator[Batch]
     The copies have a stream of their own, so that they do not wait for the kernels of that step.
     """
     copies = torch.cuda.Stream(context.device)  # type: ignore[no-untyped-call]
-    ready: Batch | None = None
+    ready: tuple[Batch, torch.cuda.Event] | None = None
     for batch in batches:
         with torch.cuda.stream(copies):
             views = tuple(view.to(context.device, non_blocking=True) for view in batch.views)
             targets = batch.targets.to(context.device, non_blocking=True)
+        copied = copies.record_event()
         if ready is not None:
-            yield _received(ready, copies)
-        ready = batch._replace(views=views, targets=targets)
+            yield _received(*ready)
+        ready = batch._replace(views=views, targets=targets), copied
     if ready is not None:
-        yield _received(ready, copies)
+        yield _received(*ready)
 
 
-def _received(batch: Batch, copies: torch.cuda.Stream) -> Batch:
+def _received(batch: Batch, copied: torch.cuda.Event) -> Batch:
     """Return a batch; kernels that are launched from now on wait until it is copied."""
-    current = torch.cuda.current_stream(copies.device)
-    current.wait_stream(copies)
+    current = torch.cuda.current_stream(batch.targets.device)
+    current.wait_event(copied)
     for tensor in (*batch.views, batch.targets):
         tensor.record_stream(current)  # its memory is free only after the step's kernels
     return batch

@@ -168,6 +168,7 @@ class OnlineProbe:
         # Multiply by zero instead of selecting rows: the number of rows would have to be known on
         # the host, which would wait for the device.
         known = targets >= 0
+        features = torch.where(known[:, None], features, 0.0)  # they may not be finite
         inputs = self._inputs(features)
         log_probabilities = (inputs @ self.weight.T).log_softmax(dim=1)
         loss = F.nll_loss(log_probabilities, targets, reduction="sum", ignore_index=-1)

@@ -140,10 +140,17 @@ def _fused(
     On a CPU, Adam takes a fifth and SGD half of the time; on a GPU, both need a few kernels. A
     training that continues keeps the way in which it began, which its checkpoint holds.
     """
-    optimizer = kind(groups, fused=True, **settings)
-    optimizer.register_step_pre_hook(_FusedWhereAlike())
+    dense = all(_is_dense(p) for group in groups for p in group["params"])
+    optimizer = kind(groups, fused=dense or None, **settings)
+    optimizer.register_step_pre_hook(_EqualLayouts())
     optimizer.register_load_state_dict_post_hook(_tell_scaler)
     return optimizer
+
+
+def _is_dense(parameter: Tensor) -> bool:
+    """Return whether a parameter fills its memory, so that a gradient can have the same layout."""
+    alike = torch.empty_like(parameter, device="meta")
+    return _strides(alike) == _strides(parameter)
 
 
 def _begin_momenta(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -168,27 +175,36 @@ def _tell_scaler(optimizer: torch.optim.Optimizer) -> None:
     optimizer._step_supports_amp_scaling = fused  # type: ignore[attr-defined]
 
 
-class _FusedWhereAlike:
-    """Before its first step, keeps an optimizer from fused kernels where memory layouts differ.
+class _EqualLayouts:
+    """Before a fused step, gives gradients and moving averages the memory layout of the parameters.
 
-    These kernels take the n-th number in memory of parameter, gradient and moving averages for
-    those of the same weight. Autograd gives gradients the layout of their parameters.
+    The kernels take the n-th number in memory of each of them for those of the same weight.
+    Autograd gives gradients the layout of dense parameters, so that a copy is an exception.
+    Averages may differ only before the first step: after a checkpoint was loaded.
     """
 
     def __init__(self) -> None:
-        self.checked = False
+        self.averages_differ = True
 
     def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        if self.checked:
-            return
-        self.checked = True
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for parameter in parameters:
-            others = [parameter.grad, *optimizer.state.get(parameter, {}).values()]
-            tensors = [t for t in others if isinstance(t, Tensor) and t.shape == parameter.shape]
-            if any(_strides(tensor) != _strides(parameter) for tensor in tensors):
-                for group in optimizer.param_groups:
-                    group["fused"] = False
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["fused"] else ():
+                if parameter.grad is None:
+                    continue
+                parameter.grad = _laid_out_as(parameter, parameter.grad)
+                if self.averages_differ:
+                    state = optimizer.state.get(parameter, {})
+                    for key, value in state.items():
+                        if isinstance(value, Tensor) and value.shape == parameter.shape:
+                            state[key] = _laid_out_as(parameter, value)
+        self.averages_differ = False
+
+
+def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return the tensor itself if it has the parameter's memory layout, else a copy that has it."""
+    if tensor.stride() == parameter.stride() or _strides(tensor) == _strides(parameter):
+        return tensor
+    return torch.empty_like(parameter).copy_(tensor)
 
 
 def _strides(tensor: Tensor) -> list[int]:
