@@ -190,8 +190,15 @@ def _arrays(pixels: Any, labels: Any, key: str) -> _Part:
             f"{list(labels.shape)}."
         )
     content = hashlib.sha256(np.ascontiguousarray(pixels).data)
-    each = np.array([hash(image.tobytes()) for image in pixels], dtype=np.int64)
-    return _Part(ArrayImages(pixels), labels, content.hexdigest(), each)
+    height, width = pixels.shape[1:3]
+    each = [hash(_whole((width, height), image)) for image in pixels]
+    hashes = np.array(each, dtype=np.int64)
+    return _Part(ArrayImages(pixels), labels, content.hexdigest(), hashes)
+
+
+def _whole(size: tuple[int, int], pixels: Any) -> bytes:
+    """Return what identifies an image, whether it comes from an array or from a torch dataset."""
+    return f"{size}".encode() + bytes(pixels.tobytes())
 
 
 def _items(items: Any, key: str) -> _Part:
@@ -205,7 +212,7 @@ def _items(items: Any, key: str) -> _Part:
                 f"the items of a torch dataset must be the same in each reading, but item {place} "
                 f"of {key} changes; remove its random transform: the protocol augments."
             )
-        whole = f"{pixels.size}".encode() + pixels.tobytes()
+        whole = _whole(pixels.size, pixels)
         content.update(whole)
         each.append(hash(whole))
         labels.append(label)

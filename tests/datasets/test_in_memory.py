@@ -136,5 +136,8 @@ def test_copies_in_train_and_test_and_a_single_class_are_said(
     in_memory((np.repeat(pixels[:1], 10, axis=0), ["cat", "dog"] * 5))
     assert "2 of 2 test images are in train" in caplog.text
     caplog.clear()
+    in_memory({"train": Pairs(), "test": (PIXELS[:3], LABELS[:3])})
+    assert "3 of 3 test images are in train" in caplog.text
+    caplog.clear()
     in_memory((pixels, ["cat"] * 8), name="mine")
     assert "`mine`: all images are of one class" in caplog.text
