@@ -50,7 +50,8 @@ test-browser: $(READY) ## the tests of the report in a browser without a window,
 
 gpu-check: $(READY) ## methods, NCCL, compile, resuming, features and speed on one GPU (four minutes)
 	$(PY) scripts/gpu_check.py --device cuda
-	$(PY) benchmarks/pretraining_steps.py --device cuda --precision bf16 --model resnet50 --methods simclr,byol,barlow_twins
+	$(PY) benchmarks/pretraining_steps.py --device cuda --precision bf16 --model resnet18 --batch-size 1024 \
+	  --methods simclr,byol,moco_v2 model.stem=cifar model.preprocessing.size=32 model.preprocessing.resize=32
 
 lint: $(READY) ## ruff, codespell
 	$(VENV)/bin/ruff check .
