@@ -11,9 +11,7 @@ from typing import Any
 
 import orjson
 
-from ssl_transfer.datasets.list_tables import csv_rows
-from ssl_transfer.datasets.nearest import nearest
-from ssl_transfer.system import lfs
+from ssl_transfer.datasets.list_tables import csv_rows, reading
 
 FORMS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json",
@@ -73,18 +71,8 @@ def read_table(key: str, path: Path, choose: Choose, problems: list[str]) -> Tab
             "rename or convert it."
         )
     read = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}[form]
-    remedy = "correct the path"
-    lfs.refuse_pointer(path)
-    try:
+    with reading(key, "a table", path):
         return read(path, choose, problems)
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror or error})"
-        if not path.exists():
-            reason = f"does not exist{nearest(path)}"
-    except UnicodeDecodeError as error:
-        reason = f"is not UTF-8 text ({error.reason} at byte {error.start})"
-        remedy = "save it as UTF-8, or correct the path"
-    raise ValueError(f"`{key}` must be a table, but `{path}` {reason}; {remedy}.")
 
 
 def _read_csv(path: Path, choose: Choose, problems: list[str]) -> Table:

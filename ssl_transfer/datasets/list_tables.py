@@ -1,5 +1,6 @@
 """Annotation files as tables: CSV or TSV with a header, an image and a label per row."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -10,8 +11,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ssl_transfer.datasets.nearest import nearest
 from ssl_transfer.datasets.reader import some
 from ssl_transfer.datasets.split_folders import meaning
+from ssl_transfer.system import lfs
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,33 @@ LABEL_COLUMNS = ("label", "class", "target", "category", "class_name", "y")
 UNUSED = "none"
 """Name of a split or group column that stands for no column."""
 _SEPARATORS = ",;\t"
+
+
+@contextlib.contextmanager
+def reading(key: str, kind: str, path: Path) -> Iterator[None]:
+    """Explain why a file that a user named cannot be read.
+
+    Args:
+        key: the key that names the file.
+        kind: what the file must be, with its article.
+        path: the file, which is read in the block.
+
+    Raises:
+        ValueError: if it cannot be opened, is not UTF-8, or is a pointer of Git LFS.
+    """
+    remedy = "correct the path"
+    lfs.refuse_pointer(path)
+    try:
+        yield
+        return
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        if not path.exists():
+            reason = f"does not exist{nearest(path)}"
+    except UnicodeDecodeError as error:
+        reason = f"is not UTF-8 text ({error.reason} at byte {error.start})"
+        remedy = "save it as UTF-8, or correct the path"
+    raise ValueError(f"`{key}` must be {kind}, but `{path}` {reason}; {remedy}.")
 
 
 class Columns(NamedTuple):

@@ -20,9 +20,8 @@ from ssl_transfer.datasets.duplicates import OnDuplicates, settle_duplicates
 from ssl_transfer.datasets.files import Listing, inspect_files
 from ssl_transfer.datasets.groups import group
 from ssl_transfer.datasets.named_files import refuse
-from ssl_transfer.datasets.nearest import alike, existing_folder, nearest
+from ssl_transfer.datasets.nearest import alike, existing_folder
 from ssl_transfer.datasets.reader import Options, assemble, reader, some
-from ssl_transfer.system import lfs
 
 log = logging.getLogger(__name__)
 
@@ -256,19 +255,9 @@ def _warn_of_unread(options: Options, tables: Mapping[str, list_tables.Table]) -
             )  # fmt: skip
 
 
-def _read(path: Path, what: str) -> str:
-    remedy = "correct the path"
-    lfs.refuse_pointer(path)
-    try:
+def _read(path: Path, key: str) -> str:
+    with list_tables.reading(key, "a text file", path):
         return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror})"
-        if not path.exists():
-            reason = f"does not exist{nearest(path)}"
-    except UnicodeDecodeError as error:
-        reason = f"is not UTF-8 text ({error.reason} at byte {error.start})"
-        remedy = "save it as UTF-8, or correct the path"
-    raise ValueError(f"`{what}` must be a text file, but `{path}` {reason}; {remedy}.")
 
 
 def _parse(path: Path, key: str, problems: list[str]) -> Iterator[Line]:
