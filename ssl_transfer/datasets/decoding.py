@@ -21,7 +21,6 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,8 +201,7 @@ def _explained(file: str | io.BytesIO) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:
-        start = file.getvalue()[:64] if isinstance(file, io.BytesIO) else Path(file).read_bytes()
-        if lfs.is_pointer(start):
+        if lfs.is_pointer(file):
             raise ValueError(lfs.ADVICE) from error
         raise ValueError(f"not an image that Pillow {PIL.__version__} reads") from error
     except MemoryError:
