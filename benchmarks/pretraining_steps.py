@@ -50,6 +50,7 @@ from ssl_transfer.datasets.transforms import Batch, Pipeline, ViewDataset
 from ssl_transfer.models import Encoder
 from ssl_transfer.system import memory
 from ssl_transfer.training import optim
+from ssl_transfer.training.learner import Observer
 from ssl_transfer.training.memory_layout import is_faster_last
 from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import HALF, fit
@@ -100,7 +101,7 @@ class SameViews:
         return Batch(self.views, self.targets, torch.arange(len(items)))
 
 
-class StepClock:
+class StepClock(Observer):
     """Notes when steps end, as an observer of a training that is part of no checkpoint.
 
     Args:
@@ -131,19 +132,6 @@ class StepClock:
     def after_step(self, step: int, progress: float, batch: Batch) -> None:
         """Note it."""
         self.note()
-
-    def after_epoch(self, step: int, passes: float, *, last: bool) -> None:
-        """Nothing is due."""
-
-    def misfit(self, passes: float) -> None:
-        """A training can always continue."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: nothing must be kept."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing was kept."""
 
 
 def built(config: Config, device: torch.device) -> methods.Method:

@@ -29,6 +29,7 @@ from gpu_checks.common import (
 )  # fmt: skip
 from ssl_transfer.system.files import replace_atomically
 from ssl_transfer.training.batch_statistics import spanning_batch_norm
+from ssl_transfer.training.learner import Observer
 from ssl_transfer.training.options import TrainingOptions
 from ssl_transfer.training.trainer import fit
 
@@ -100,7 +101,7 @@ def check_transformer(settings: Settings) -> Iterator[Row]:
     yield from differences(node_of("simclr", *VIT), settings, "vision transformer")
 
 
-class Waits:
+class Waits(Observer):
     """An observer of a training that counts how often the host waits for the GPU in some steps.
 
     Args:
@@ -117,19 +118,6 @@ class Waits:
             torch.cuda.set_sync_debug_mode("warn")
         if step == self.last:
             torch.cuda.set_sync_debug_mode("default")
-
-    def after_epoch(self, step: int, passes: float, *, last: bool) -> None:
-        """Nothing is due."""
-
-    def misfit(self, passes: float) -> None:
-        """A training can always continue."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: nothing must be kept."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing was kept."""
 
 
 def check_waits(settings: Settings) -> Iterator[Row]:
