@@ -184,7 +184,7 @@ class _EqualLayouts:
     """
 
     def __init__(self) -> None:
-        self.averages_differ = True
+        self.averages_may_differ = True
 
     def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         for group in optimizer.param_groups:
@@ -192,12 +192,12 @@ class _EqualLayouts:
                 if parameter.grad is None:
                     continue
                 parameter.grad = _laid_out_as(parameter, parameter.grad)
-                if self.averages_differ:
+                if self.averages_may_differ:
                     state = optimizer.state.get(parameter, {})
                     for key, value in state.items():
                         if isinstance(value, Tensor) and value.shape == parameter.shape:
                             state[key] = _laid_out_as(parameter, value)
-        self.averages_differ = False
+        self.averages_may_differ = False
 
 
 def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
